@@ -1,0 +1,220 @@
+"""Everything that can go wrong, each with the exit status it leaves the shell.
+
+Error                          5
+├── InvalidRequest             2  the request itself: sizes, names, owners
+│   ├── ConfigError            2  the configuration file or environment
+│   ├── ExtraSpecError         2  an ``allocpolicy:`` key or its value
+│   ├── FlavorError            2  a flavors file, or a flavor that is not in it
+│   ├── StrategyNotFound       2  no such strategy is installed
+│   ├── PlanError              2  the strategy cannot serve this request
+│   ├── ImageError             2  an unsafe, malformed or busy image
+│   ├── DestinationError       2  no usable directory for the disk
+│   └── DestinationExists      2  provision never overwrites
+├── NotEnoughSpace             3  ENOSPC, EDQUOT, or admission
+├── Unsupported                4  this storage cannot do it
+├── DuplicateStrategy          5  two distributions claim one name
+├── StrategyFailed             5  code of a plugin raised, or breaks the contract
+├── PromiseBroken              5  the observation does not bear the promise out
+├── CommandError               5  a program that we started failed
+└── Replan                     5  what the plan relied on was lost; plan again
+
+An error's arguments are positional and reach ``Exception.__init__`` unchanged, so
+that errors pickle; the message is made from ``template`` and the attributes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+def format_size(size: int) -> str:
+    """Return a byte count for people: exact bytes, and binary units above 1 KiB."""
+    if size < 1024:
+        return f"{size} bytes"
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        value /= 1024
+        if value < 1024 or unit == "PiB":
+            break
+    return f"{value:.1f} {unit} ({size} bytes)"
+
+
+class Error(Exception):
+    """The root: anything that allocpolicy raises on purpose."""
+
+    template: ClassVar[str] = "{reason}"
+    exit_status: ClassVar[int] = 5
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.reason = str(args[-1]) if args else ""
+
+    def __str__(self) -> str:
+        return self.template.format_map(vars(self))
+
+
+class InvalidRequest(Error):
+    """The request cannot be served as it was written: ``(reason)``."""
+
+    exit_status = 2
+
+
+class ConfigError(InvalidRequest):
+    """The configuration is wrong: ``(reason)``."""
+
+    template = "configuration: {reason}"
+
+
+class ExtraSpecError(InvalidRequest):
+    """An extra spec is wrong: ``(key, value, reason)``."""
+
+    template = "extra spec {key} = {value!r}: {reason}"
+
+    def __init__(self, key: str, value: str, reason: str) -> None:
+        super().__init__(key, value, reason)
+        self.key = key
+        self.value = value
+
+
+class FlavorError(InvalidRequest):
+    """A flavors file is wrong, or lacks the flavor: ``(path, reason)``."""
+
+    template = "flavors file {path}: {reason}"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+
+
+class StrategyNotFound(InvalidRequest):
+    """No installed strategy has the name: ``(name, reason)``."""
+
+    template = "strategy {name!r} is not installed: {reason}"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+
+
+class PlanError(InvalidRequest):
+    """The strategy cannot serve this request, on any storage: ``(reason)``."""
+
+
+class ImageError(InvalidRequest):
+    """An image is unsafe, malformed, busy or misdeclared: ``(path, reason)``."""
+
+    template = "image {path}: {reason}"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+
+
+class DestinationError(InvalidRequest):
+    """The destination has no usable directory: ``(path, reason)``."""
+
+    template = "cannot create {path}: {reason}"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+
+
+class DestinationExists(InvalidRequest):
+    """The destination exists, and provision never overwrites: ``(path,)``."""
+
+    template = (
+        "cannot create {path}: it exists, and a new disk never overwrites;"
+        " remove it or choose another name"
+    )
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class NotEnoughSpace(Error):
+    """There is no room: ``(path, needed, free, reason)``, sizes in bytes."""
+
+    template = (
+        "{path}: not enough space: {needed_text} needed, {free_text} free{because};"
+        " free some space, or choose a smaller disk or another strategy"
+    )
+    exit_status = 3
+
+    def __init__(self, path: Path, needed: int, free: int, reason: str = "") -> None:
+        super().__init__(path, needed, free, reason)
+        self.path = path
+        self.needed = needed
+        self.free = free
+        self.needed_text = format_size(needed)
+        self.free_text = format_size(free)
+        self.because = f" ({reason})" if reason else ""
+
+
+class Unsupported(Error):
+    """This storage cannot do what a strategy needs: ``(path, reason)``."""
+
+    template = "{path}: this storage cannot do it: {reason}"
+    exit_status = 4
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+
+
+class DuplicateStrategy(Error):
+    """More than one distribution claims a name: ``(name, owners)``."""
+
+    template = (
+        "strategy {name!r} is claimed by {owned_by}; uninstall all of them but one"
+    )
+
+    def __init__(self, name: str, owners: tuple[str, ...]) -> None:
+        super().__init__(name, owners)
+        self.name = name
+        self.owners = owners
+        self.owned_by = " and ".join(owners)
+
+
+class StrategyFailed(Error):
+    """Code of a strategy raised or breaks the contract: ``(name, target, reason)``."""
+
+    template = "strategy {name!r} ({target}) failed: {reason}"
+
+    def __init__(self, name: str, target: str, reason: str) -> None:
+        super().__init__(name, target, reason)
+        self.name = name
+        self.target = target
+
+
+class PromiseBroken(Error):
+    """The finished disk does not keep the promise: ``(path, strategy, reason)``."""
+
+    template = (
+        "{path}: the disk that strategy {strategy!r} made does not keep its promise:"
+        " {reason}; nothing was left behind"
+    )
+
+    def __init__(self, path: Path, strategy: str, reason: str) -> None:
+        super().__init__(path, strategy, reason)
+        self.path = path
+        self.strategy = strategy
+
+
+class CommandError(Error):
+    """A program that we started failed: ``(command, exit_status, stderr)``."""
+
+    template = "{program} failed with exit status {status}: {reason}"
+
+    def __init__(self, command: tuple[str, ...], status: int, stderr: str) -> None:
+        super().__init__(command, status, stderr)
+        self.command = command
+        self.program = " ".join(command[:2])
+        self.status = status
+        self.reason = " ".join(stderr.split()) or "it said nothing"
+
+
+class Replan(Error):
+    """What the plan relied on was lost to another; plan again: ``(reason)``."""

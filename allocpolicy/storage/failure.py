@@ -1,0 +1,39 @@
+"""The kernel's errno, told as one of our errors with the numbers that explain it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from allocpolicy.errors import NotEnoughSpace, Unsupported
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
+
+
+def free_bytes(fd: int) -> int:
+    """Return what an ordinary user may still take on the filesystem of ``fd``."""
+    status = os.fstatvfs(fd)
+    return status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None]:
+    """Turn ENOSPC and EDQUOT, and "cannot do it", of the body into our errors.
+
+    :param needed: bytes that the body tries to allocate.
+    :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+    :raises Unsupported: on EOPNOTSUPP, ENOSYS or ENOTTY.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            reason = f"{action}: {os.strerror(error.errno or 0)}"
+            raise NotEnoughSpace(path, needed, free_bytes(fd), reason) from error
+        if error.errno in UNSUPPORTED:
+            raise Unsupported(path, f"{action}: {error.strerror}") from error
+        raise

@@ -1,0 +1,71 @@
+"""Reserving storage with fallocate(2), and writing what is still a hole.
+
+The system call itself, never posix_fallocate(3): where a filesystem lacks it, glibc
+writes zeroes in silence (seen on ext2), and a reservation must be known for what it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_int64,
+)
+ZERO_CHUNK = 4 << 20
+
+
+def allocate(fd: int, *, offset: int, length: int) -> None:
+    """Give ``[offset, offset + length)`` storage; the file grows to cover it.
+
+    Mode 0 of fallocate(2): data stays, holes become unwritten extents. On ENOSPC ext4
+    leaves what it got (the file long and partly allocated): the caller drops the file.
+
+    :raises OSError: as fallocate(2); EINTR is retried.
+    """
+    while _libc.fallocate(fd, 0, offset, length) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def holes(fd: int) -> Iterator[tuple[int, int]]:
+    """Yield the (offset, length) that hold no data, by SEEK_HOLE and SEEK_DATA.
+
+    Unwritten extents count as holes (lseek(2)): sync the file first, so that pages
+    which are still dirty count as data on every filesystem.
+    """
+    end = os.fstat(fd).st_size
+    offset = 0
+    while offset < end:
+        start = os.lseek(fd, offset, os.SEEK_HOLE)
+        if start >= end:
+            return
+        try:
+            offset = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: no data from here to the end
+                raise
+            offset = end
+        yield start, offset - start
+
+
+def write_zeroes(
+    fd: int, *, offset: int, length: int, advance: Callable[[int], None]
+) -> None:
+    """Write zeroes to ``[offset, offset + length)``, saying each chunk's bytes.
+
+    :raises OSError: as pwrite(2); what was written stays.
+    """
+    zeroes = memoryview(bytes(min(ZERO_CHUNK, length)))
+    end = offset + length
+    while offset < end:
+        written = os.pwrite(fd, zeroes[: end - offset], offset)
+        offset += written
+        advance(written)

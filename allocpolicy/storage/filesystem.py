@@ -1,0 +1,135 @@
+"""What the filesystem of one directory is and can do, found by trying.
+
+The trying is done on an unnamed file, so that nothing in the directory changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.storage import fallocate, inode_flags, staging
+from allocpolicy.storage.failure import UNSUPPORTED, free_bytes
+from allocpolicy.storage.inode_flags import InodeFlag
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_PROBE = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+    type: str
+    source: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filesystem:
+    """One directory's filesystem: identity, sizes in bytes, capabilities.
+
+    ``key`` names the filesystem for the reservation lock: the mount's source, which
+    bind mounts and btrfs subvolumes share. ``free`` is what ordinary users may take
+    (f_bavail), also for root. ``fallocate`` means that the call succeeds and st_blocks
+    shows it (ZFS accepts the call and reserves nothing). ``copy_on_write`` means that
+    overwriting allocates anew unless the file is NOCOW.
+    """
+
+    type: str
+    key: str
+    block_size: int
+    size: int
+    free: int
+    fallocate: bool
+    copy_on_write: bool
+    nocow: bool
+    user_xattr: bool
+
+
+def mount_of(fd: int) -> Mount:
+    """Return the mount that holds the open file, by its mount id (Linux 3.15)."""
+    info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    wanted = next(
+        line.split()[1] for line in info.splitlines() if line.startswith("mnt_id:")
+    )
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if fields[0] == wanted:
+            kind, source = right.split()[:2]
+            return Mount(type=kind, source=_unescape(source), device=fields[2])
+    raise OSError(errno.ENODEV, "the mount is not in /proc/self/mountinfo")
+
+
+def _unescape(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def settled_free(directory: int) -> int:
+    """Return the free bytes once pending frees have reached the books: syncfs(2) first.
+
+    XFS frees inodes in the background and btrfs with the transaction: right after a
+    big file is removed, statvfs(3) still shows too little.
+    """
+    _libc.syncfs(directory)
+    return free_bytes(directory)
+
+
+def probe(directory: Path) -> Filesystem:
+    """Return what the directory's filesystem is and can do.
+
+    :raises DestinationError: when no file can be made in the directory.
+    :raises OSError: when the mount cannot be found.
+    """
+    with staging.create(directory) as staged:
+        mount = mount_of(staged.directory_fd)
+        by_device = mount.source.startswith("/") or ":" in mount.source
+        status = os.fstatvfs(staged.directory_fd)
+        copy_on_write = mount.type in ("btrfs", "zfs", "bcachefs")
+        nocow = copy_on_write and _accepts_nocow(staged.fd)
+        return Filesystem(
+            type=mount.type,
+            key=mount.source if by_device else f"{mount.source}-{mount.device}",
+            block_size=status.f_bsize,
+            size=status.f_blocks * status.f_frsize,
+            free=free_bytes(staged.directory_fd),
+            fallocate=_reserves(staged.fd),
+            copy_on_write=copy_on_write,
+            nocow=nocow,
+            user_xattr=_accepts_user_xattr(staged.fd),
+        )
+
+
+def _reserves(fd: int) -> bool:
+    try:
+        fallocate.allocate(fd, offset=0, length=_PROBE)
+    except OSError as error:
+        # A full filesystem has fallocate as well; the plan finds the lack of room.
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return os.fstat(fd).st_blocks * 512 >= _PROBE
+
+
+def _accepts_nocow(fd: int) -> bool:
+    try:
+        inode_flags.add(fd, InodeFlag.NOCOW)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EINVAL, errno.EPERM}:
+            raise
+        return False
+    return inode_flags.has(fd, InodeFlag.NOCOW)
+
+
+def _accepts_user_xattr(fd: int) -> bool:
+    try:
+        os.setxattr(fd, "user.allocpolicy", b"{}")
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EPERM, errno.ENOSPC, errno.EDQUOT}:
+            raise
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return True

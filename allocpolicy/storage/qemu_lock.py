@@ -1,0 +1,25 @@
+"""QEMU's image locks: OFD locks on single bytes (QEMU's block/file-posix.c, 2.10 on).
+
+A process that holds a permission has a shared lock on byte 100 + permission; the bits
+are those of BLK_PERM_*: 0x02 is "write" (byte 101) and 0x08 is "resize" (byte 103).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+_FLOCK = struct.Struct("=hhxxxxqqixxxx")  # l_type, l_whence, l_start, l_len, l_pid
+_WRITE, _RESIZE = 101, 103
+
+
+def held_for_writing(fd: int) -> bool:
+    """Return whether a QEMU process has the image open for writing."""
+    return any(_is_locked(fd, byte) for byte in (_WRITE, _RESIZE))
+
+
+def _is_locked(fd: int, byte: int) -> bool:
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted)
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

@@ -1,0 +1,205 @@
+"""A file that has no name until it is complete: open(2) O_TMPFILE and linkat(2).
+
+A kill at any moment leaves nothing at all. Where O_TMPFILE is missing (NFS, FUSE), the
+file has a temporary name and is locked with flock(2) for as long as its maker lives;
+`sweep` removes names whose makers are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from allocpolicy.errors import (
+    DestinationError,
+    DestinationExists,
+    Replan,
+    Unsupported,
+)
+
+PREFIX, SUFFIX = ".allocpolicy-", ".tmp"
+# O_TMPFILE is missing: EOPNOTSUPP by the filesystem, EISDIR by a kernel before 3.11.
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
+PRIVATE = 0o600
+
+
+class Staged:
+    """An open file that becomes a directory entry only by `publish`."""
+
+    def __init__(self, *, directory: Path, directory_fd: int) -> None:
+        self.directory = directory
+        self.directory_fd = directory_fd
+        self._temporary: str | None = None
+        self.fd = self._open()
+
+    def _open(self) -> int:
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        try:
+            return os.open(".", flags, PRIVATE, dir_fd=self.directory_fd)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+        return self._open_named()
+
+    def _open_named(self) -> int:
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        while True:
+            name = f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
+            fd = os.open(name, flags, PRIVATE, dir_fd=self.directory_fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # else a sweep came between open and lock
+                self._temporary = name
+                return fd
+            os.close(fd)
+
+    def adopt(self, path: Path) -> None:
+        """Make the ready-made file at ``path`` the staged one; all or nothing.
+
+        :raises Replan: when somebody else took it first.
+        :raises Unsupported: when it is on another filesystem.
+        """
+        fd = _lock_ready_made(path)
+        name = f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
+        try:
+            os.rename(path, name, dst_dir_fd=self.directory_fd)
+            if not _same_file(fd, name, self.directory_fd):
+                os.rename(name, path, src_dir_fd=self.directory_fd)
+                raise Replan(f"{path} was replaced while it was taken")
+        except FileNotFoundError as error:
+            os.close(fd)
+            raise Replan(f"{path} was taken by another") from error
+        except OSError as error:
+            os.close(fd)
+            if error.errno != errno.EXDEV:
+                raise
+            raise Unsupported(path, "it is not on the disk's filesystem") from error
+        except Replan:
+            os.close(fd)
+            raise
+        self._discard()
+        self.fd, self._temporary = fd, name
+
+    def publish(self, name: str) -> None:
+        """Give the complete file its name, never over another.
+
+        :raises DestinationExists: when the name is taken.
+        """
+        source = self._temporary or f"/proc/self/fd/{self.fd}"
+        # With src_dir_fd Python calls linkat(2) with AT_SYMLINK_FOLLOW; link(2) would
+        # fail with EXDEV on the magic link.
+        try:
+            os.link(
+                source,
+                name,
+                src_dir_fd=self.directory_fd,
+                dst_dir_fd=self.directory_fd,
+                follow_symlinks=True,
+            )
+        except FileExistsError as error:
+            raise DestinationExists(self.directory / name) from error
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            reason = "it has no hard links, so a disk can't be published atomically"
+            raise Unsupported(self.directory, reason) from error
+        self._forget_name()
+        os.fsync(self.directory_fd)
+
+    def close(self) -> None:
+        """Drop the file unless it was published."""
+        self._discard()
+        os.close(self.directory_fd)
+
+    def _discard(self) -> None:
+        self._forget_name()
+        os.close(self.fd)
+
+    def _forget_name(self) -> None:
+        if self._temporary is not None:
+            os.unlink(self._temporary, dir_fd=self.directory_fd)
+            self._temporary = None
+
+
+@contextlib.contextmanager
+def create(directory: Path) -> Iterator[Staged]:
+    """Open a staged file, mode 0600, in the directory; drop it if not published.
+
+    :raises DestinationError: when the directory is missing or not writable.
+    """
+    try:
+        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DestinationError(directory, _directory_problem(error)) from error
+    try:
+        staged = Staged(directory=directory, directory_fd=directory_fd)
+    except OSError as error:
+        os.close(directory_fd)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+            raise DestinationError(directory, _directory_problem(error)) from error
+        raise
+    try:
+        yield staged
+    finally:
+        staged.close()
+
+
+def sweep(directory: Path) -> None:
+    """Remove temporary names in the directory whose makers are gone."""
+    with os.scandir(directory) as entries:
+        names = [
+            entry.path
+            for entry in entries
+            if entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)
+        ]
+    for name in names:
+        with contextlib.suppress(OSError):
+            _remove_if_unlocked(name)
+
+
+def _remove_if_unlocked(path: str) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(fd)
+
+
+def _lock_ready_made(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Replan(f"{path} is gone") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Unsupported(path, "it is not a regular file")
+    except BlockingIOError as error:
+        os.close(fd)
+        raise Replan(f"{path} is being taken by another") from error
+    except Unsupported:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _same_file(fd: int, name: str, directory_fd: int) -> bool:
+    named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    return os.path.samestat(os.fstat(fd), named)
+
+
+def _directory_problem(error: OSError) -> str:
+    hints = {
+        errno.ENOENT: "the directory does not exist; create it first",
+        errno.ENOTDIR: "its parent is not a directory",
+        errno.EACCES: "no permission to write in the directory",
+        errno.EPERM: "no permission to write in the directory",
+        errno.EROFS: "the filesystem is mounted read-only",
+    }
+    return hints.get(error.errno or 0, str(error.strerror))
