@@ -1,0 +1,128 @@
+"""What is true of the host's storage, of a base image and of a disk: records only.
+
+All sizes are int bytes. `observe` fills these records; strategies read them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from allocpolicy.storage.extent import ExtentSummary
+from allocpolicy.storage.filesystem import Filesystem
+
+
+class DiskFormat(enum.StrEnum):
+    """The formats that a disk may have."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+class Allocation(enum.StrEnum):
+    """How storage stands behind a disk, as observed.
+
+    ``thin``: some of what the guest may write has no storage of its own (shared
+    extents are not the disk's own). ``reserved``: all has storage, some of it
+    unwritten. ``written``: all has storage and all was written. ``unverifiable``:
+    the filesystem does not show it, or does not keep to it.
+    """
+
+    THIN = "thin"
+    RESERVED = "reserved"
+    WRITTEN = "written"
+    UNVERIFIABLE = "unverifiable"
+
+
+class MappingState(enum.StrEnum):
+    """Observed share of a qcow2's clusters that L2 tables map; raw is always full."""
+
+    NONE = "none"
+    PARTIAL = "partial"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headroom:
+    """How much is kept free beside reserved bytes that are not written yet.
+
+    Turning unwritten extents into written ones takes tree blocks (16 bytes for each
+    4 KiB in the worst case, in nodes that may be half full: below 1 %), and QEMU's
+    write-zeroes frees and allocates again; docs/headroom.md has the measurements.
+    """
+
+    ratio: float
+    minimum: int
+
+    def bytes_for(self, reserved_unwritten: int) -> int:
+        """Return the bytes to keep free for so many reserved-unwritten bytes."""
+        return max(self.minimum, int(reserved_unwritten * self.ratio))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The directory that a disk is made in, its filesystem, and the host's policy."""
+
+    directory: Path
+    filesystem: Filesystem
+    headroom: Headroom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseImage:
+    """What a disk starts from, opened once; ``fd`` stays open for the whole job.
+
+    ``data_bytes`` is the most that a copy of its data takes. ``identity`` is what
+    changes when somebody writes to the file. ``source`` is the file
+    that the user named; it differs from ``path`` when a foreign format was converted
+    into the image cache, and ``pending`` then says what is yet to be done to get there
+    (dry run).
+    """
+
+    path: Path
+    fd: int
+    format: DiskFormat
+    virtual_size: int
+    data_bytes: int
+    identity: tuple[int, ...]
+    source: Path
+    source_format: str
+    pending: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that a plan may rest on: observed once, before planning.
+
+    ``observed`` is what the strategy's own ``observe`` returned.
+    """
+
+    host: Host
+    base: BaseImage | None
+    observed: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What a disk is, measured: st_blocks, FIEMAP and the qcow2 tables.
+
+    ``exception`` names what keeps the disk from being ``guaranteed`` (that no write of
+    its guest meets ENOSPC); it is None when it is.
+    """
+
+    format: DiskFormat
+    virtual_size: int
+    file_size: int
+    actual_size: int
+    mapping: MappingState
+    allocation: Allocation
+    guaranteed: bool
+    exception: str | None
+    filesystem: str
+    extents: ExtentSummary | None
+    backing_file: Path | None = None
+    backing_format: str | None = None
+    cluster_size: int | None = None
+    extended_l2: bool = False

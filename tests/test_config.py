@@ -1,0 +1,205 @@
+"""The operator's options: where they are read from, and what they come to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from allocpolicy import config
+from allocpolicy.errors import ConfigError
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        path = tmp_path / "nova.conf"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def no_default_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+
+
+def policy(*files: Path) -> config.Policy:
+    return config.policy(config.load(config_files=files))
+
+
+def refusal(*files: Path) -> str:
+    with pytest.raises(ConfigError) as raised:
+        policy(*files)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_nothing_set_is_the_policy_without_arguments() -> None:
+    """The fields of Policy and the options have the same defaults."""
+    assert policy() == config.Policy(overridden_defaults=())
+
+
+def test_nova_conf_is_honoured_without_a_warning(
+    write: Write, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """[DEFAULT] preallocate_images counts where [allocpolicy] has none."""
+    caplog.set_level(logging.DEBUG)
+    path = write("[DEFAULT]\npreallocate_images = space\n[libvirt]\nimages_type=raw\n")
+    made = policy(path)
+    assert made.default_strategy == "space"
+    assert made.default_origin == f"[DEFAULT] preallocate_images in {path}"
+    assert made.overridden_defaults == (("none", "default"),)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert not [w for w in recwarn if "preallocate" in str(w.message)]
+
+
+def test_own_group_goes_before_default(write: Write) -> None:
+    """[allocpolicy] > [DEFAULT] > none, and what was overridden is told."""
+    path = write(
+        "[DEFAULT]\npreallocate_images = space\n"
+        "[allocpolicy]\npreallocate_images = none\n"
+    )
+    made = policy(path)
+    assert made.default_strategy == "none"
+    assert made.default_origin == f"[allocpolicy] preallocate_images in {path}"
+    assert made.overridden_defaults == (
+        ("space", f"[DEFAULT] preallocate_images in {path}"),
+        ("none", "default"),
+    )
+
+
+def test_environment_goes_before_files(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OS_ALLOCPOLICY__… works as oslo.config does it."""
+    path = write("[allocpolicy]\npreallocate_images = none\n")
+    monkeypatch.setenv("OS_ALLOCPOLICY__PREALLOCATE_IMAGES", "space")
+    made = policy(path)
+    assert made.default_strategy == "space"
+    assert made.default_origin == "environment OS_ALLOCPOLICY__PREALLOCATE_IMAGES"
+
+
+def test_every_option_reaches_the_policy(write: Write) -> None:
+    """What the file says is what the record holds, typed."""
+    path = write(
+        "[allocpolicy]\nflavor_override = no\nallowed_strategies = none, space\n"
+        "on_unsupported = fallback\nfallback_strategies = space,none\n"
+        "headroom_ratio = 0.5\nheadroom_minimum = 7\nlock_path = /l\n"
+        "image_cache_dir = /c\n"
+    )
+    made = policy(path)
+    assert not made.flavor_override
+    assert made.flavor_override_origin == f"[allocpolicy] flavor_override in {path}"
+    assert made.allowed_strategies == ("none", "space")
+    assert made.on_unsupported == "fallback"
+    assert made.fallback_strategies == ("space", "none")
+    assert (made.headroom.ratio, made.headroom.minimum) == (0.5, 7)
+    assert (made.lock_path, made.image_cache_dir) == (Path("/l"), Path("/c"))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("headroom_ratio = 2", "headroom_ratio"),
+        ("headroom_ratio = nan", "headroom_ratio"),
+        ("headroom_minimum = -1", "headroom_minimum"),
+        ("headroom_minimum = 64M", "headroom_minimum"),
+        ("flavor_override = perhaps", "flavor_override"),
+        ("on_unsupported = panic", "on_unsupported"),
+        ("preallocate_images =", "preallocate_images"),
+        ("lock_path = here", "lock_path"),
+        ("image_cache_dir = ./x", "image_cache_dir"),
+        ("image_cache_dir = $nothing", "image_cache_dir"),
+    ],
+)
+def test_bad_value_names_option_and_file(write: Write, line: str, what: str) -> None:
+    """A bad value is refused in one line that says which and where."""
+    path = write(f"[allocpolicy]\n{line}\n")
+    message = refusal(path)
+    assert f"[allocpolicy] {what}" in message
+    assert str(path) in message or "$nothing" in line
+
+
+def test_bad_value_names_the_variable(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad value of the environment isn't blamed on a file."""
+    path = write("[allocpolicy]\nheadroom_ratio = 0.5\n")
+    monkeypatch.setenv("OS_ALLOCPOLICY__HEADROOM_RATIO", "much")
+    message = refusal(path)
+    assert "environment OS_ALLOCPOLICY__HEADROOM_RATIO" in message
+    assert str(path) not in message
+
+
+@pytest.mark.parametrize("content", [b"no equals sign\n", b"[DEFAULT]\nx = \xff\xfe\n"])
+def test_unparsable_file_is_named(tmp_path: Path, content: bytes) -> None:
+    """A file that isn't configuration is refused by name."""
+    path = tmp_path / "broken.conf"
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+
+
+def test_missing_file_and_directory_are_named(tmp_path: Path) -> None:
+    """A file that was asked for must be there."""
+    assert "gone.conf" in refusal(tmp_path / "gone.conf")
+    assert str(tmp_path) in refusal(tmp_path)
+    with pytest.raises(ConfigError, match=r"gone\.d"):
+        config.load(config_dirs=[tmp_path / "gone.d"])
+
+
+def test_programs_own_options_serve() -> None:
+    """Nova passes its ConfigOpts, where [DEFAULT] preallocate_images exists."""
+    conf = cfg.ConfigOpts()
+    nova = cfg.StrOpt("preallocate_images", default="none", choices=("none", "space"))
+    conf.register_opt(nova)
+    conf([], project="nova", default_config_files=[], default_config_dirs=[])
+    assert config.policy(conf).default_origin == "default"
+    conf.set_override("preallocate_images", "space")
+    assert config.policy(conf).default_strategy == "space"
+    conf.set_override("preallocate_images", "performance", group="allocpolicy")
+    assert config.policy(conf).default_strategy == "performance"
+
+
+def test_lock_path_of_an_ordinary_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever isn't root gets a directory of his own."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert policy().lock_path == tmp_path / "allocpolicy"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert policy().lock_path.name == "allocpolicy-1234"
+
+
+def test_every_option_has_a_help_text() -> None:
+    """The sample configuration explains each option."""
+    for _, options in config.list_opts():
+        assert all(option.help and option.help.endswith(".") for option in options)
+
+
+def test_sample_configuration_is_complete() -> None:
+    """oslo-config-generator finds the options by entry point, host independent."""
+    generator = "import sys; from oslo_config.generator import main; sys.exit(main())"
+    sample = subprocess.run(
+        [sys.executable, "-P", "-c", generator, "--namespace", "allocpolicy"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for _, options in config.list_opts():
+        for option in options:
+            assert f"#{option.name} =" in sample
+    assert "#lock_path = /run/lock/allocpolicy" in sample
