@@ -1,0 +1,268 @@
+"""The data path: resolve, registry, observe, plan, execute, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from allocpolicy import (
+    destination,
+    execute,
+    image_cache,
+    invoke,
+    observe,
+    registry,
+    resolve,
+)
+from allocpolicy.config import Policy
+from allocpolicy.errors import (
+    ImageError,
+    InvalidRequest,
+    Replan,
+    Unsupported,
+    format_size,
+)
+from allocpolicy.execute import Access, Job, Outcome
+from allocpolicy.facts import BaseImage, DiskFormat, Facts, Host
+from allocpolicy.flavors import Flavor
+from allocpolicy.plan import Plan, Watcher, unwatched
+from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
+from allocpolicy.registry import Loaded
+from allocpolicy.report import Report
+from allocpolicy.resolve import Selection
+from allocpolicy.stamp import Choice, Stamp
+from allocpolicy.strategy import DiskRole, Operation, Request
+
+REPLANS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the user wants of a new disk.
+
+    ``virtual_size`` is bytes; None takes the base image's. ``base_format`` None lets
+    the inspector find it. ``extra_specs`` add to or override the flavor's.
+    """
+
+    destination: Path
+    virtual_size: int | None = None
+    base: Path | None = None
+    base_format: str | None = None
+    format: DiskFormat = DiskFormat.QCOW2
+    disk_role: DiskRole = DiskRole.ROOT
+    flavor: Flavor | None = None
+    extra_specs: Mapping[str, str] = field(default_factory=dict)
+    access: Access = field(default_factory=Access)
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """A selection, its plan, and what carrying it out gave (None: a dry run)."""
+
+    selection: Selection
+    reason: str
+    loaded: Loaded
+    plan: Plan
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What stays the same, whichever strategy is tried."""
+
+    request: Request
+    host: Host
+    requested: Selection
+    policy: Policy
+    order: Order
+    watch: Watcher
+
+
+def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Report:
+    """Make a new disk under the policy of its flavor, whole or not at all.
+
+    :raises InvalidRequest: (its subclasses) for what no storage could serve.
+    :raises NotEnoughSpace: when the disk does not fit.
+    :raises Unsupported: when the storage cannot do it and no fallback is configured.
+    :raises Error: for anything else; nothing is left behind.
+    """
+    started = time.monotonic()
+    requested = resolve.resolve(
+        policy=policy,
+        disk_role=order.disk_role,
+        flavor=order.flavor,
+        overrides=order.extra_specs,
+    )
+    if order.virtual_size is not None:
+        check_size(order.virtual_size)
+    disk = destination.resolve(order.destination)
+    with _open_base(order, disk=disk, policy=policy, watch=watch) as base:
+        work = _Work(
+            request=_request(order, disk=disk, base=base),
+            host=observe.host(disk.parent, headroom=policy.headroom),
+            requested=requested,
+            policy=policy,
+            order=order,
+            watch=watch,
+        )
+        attempt = _first_supported(work)
+        return _report(work, attempt, elapsed=time.monotonic() - started)
+
+
+def _open_base(
+    order: Order, *, disk: Path, policy: Policy, watch: Watcher
+) -> AbstractContextManager[BaseImage | None]:
+    if order.base is None:
+        return nullcontext()
+    if order.disk_role is not DiskRole.ROOT:
+        reason = f"an {order.disk_role} disk starts empty: leave out the base image"
+        raise InvalidRequest(reason)
+    return image_cache.opened_base(
+        order.base,
+        declared=order.base_format,
+        disk=disk,
+        policy=policy,
+        dry_run=order.dry_run,
+        watch=watch,
+    )
+
+
+def check_size(virtual_size: int) -> None:
+    """Check that a disk can have this virtual size, in bytes.
+
+    :raises InvalidRequest: when it cannot.
+    """
+    if 0 < virtual_size <= MAX_VIRTUAL_SIZE and virtual_size % SECTOR_SIZE == 0:
+        return
+    raise InvalidRequest(
+        f"size {virtual_size}: a disk has a positive multiple of {SECTOR_SIZE} bytes,"
+        f" at most {format_size(MAX_VIRTUAL_SIZE)}"
+    )
+
+
+def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
+    """Return the request, its size checked against the base image's.
+
+    :raises InvalidRequest: without any size, or for one that no disk has.
+    :raises ImageError: when the base image does not fit into the disk.
+    """
+    size = order.virtual_size
+    if size is None:
+        if base is None:
+            raise InvalidRequest("no size: give the disk a size, or a base image")
+        size = base.virtual_size
+    if base and size < base.virtual_size:
+        reason = (
+            f"its virtual size of {format_size(base.virtual_size)} is larger than"
+            f" the disk's {format_size(size)}; give the disk at least that"
+        )
+        raise ImageError(base.source, reason)
+    return Request(
+        operation=Operation.PROVISION,
+        destination=disk,
+        virtual_size=size,
+        format=order.format,
+        disk_role=order.disk_role,
+        base=base,
+    )
+
+
+def _first_supported(work: _Work) -> _Attempt:
+    """Try the requested strategy, then what `on_unsupported` allows instead."""
+    fallbacks: Iterator[str] = iter(())
+    if work.policy.on_unsupported == "fallback":
+        fallbacks = iter(work.policy.fallback_strategies)
+    selection, reason = work.requested, "as requested"
+    while True:
+        try:
+            return _attempt(work, selection, reason=reason)
+        except Unsupported as error:
+            name = next(fallbacks, None)
+            if name is None:
+                raise
+            reason = f"fallback: {selection.strategy} is not to be had: {error.reason}"
+            selection = resolve.resolve_fallback(
+                work.requested, name=name, reason=reason
+            )
+
+
+def _attempt(work: _Work, selection: Selection, *, reason: str) -> _Attempt:
+    """Plan and execute; again when what the plan relied on was lost to another."""
+    loaded = registry.load(selection.strategy)
+    for remaining in reversed(range(REPLANS)):
+        plan = _plan(work, loaded, selection)
+        try:
+            outcome = _carry_out(work, plan, loaded, selection)
+        except Replan:
+            if not remaining:
+                raise
+            continue
+        break
+    return _Attempt(
+        selection=selection,
+        reason="; ".join(filter(None, (reason, plan.reason))),
+        loaded=loaded,
+        plan=plan,
+        outcome=outcome,
+    )
+
+
+def _plan(work: _Work, loaded: Loaded, selection: Selection) -> Plan:
+    request, options = work.request, selection.options
+    observed = invoke.observe(loaded, request=request, options=options, host=work.host)
+    facts = Facts(host=work.host, base=request.base, observed=observed)
+    return invoke.plan(loaded, request=request, options=options, facts=facts)
+
+
+def _carry_out(
+    work: _Work, plan: Plan, loaded: Loaded, selection: Selection
+) -> Outcome | None:
+    job = Job(
+        request=work.request,
+        host=work.host,
+        loaded=loaded,
+        stamp=Stamp(
+            requested=_choice(work.requested),
+            effective=_choice(selection),
+            format=work.request.format,
+        ),
+        access=work.order.access,
+        lock_path=work.policy.lock_path,
+        watch=work.watch,
+    )
+    if work.order.dry_run:
+        execute.rehearse(plan, job)
+        return None
+    return execute.execute(plan, job)
+
+
+def _choice(selection: Selection) -> Choice:
+    return Choice(strategy=selection.strategy, options=dict(selection.options))
+
+
+def _report(work: _Work, attempt: _Attempt, *, elapsed: float) -> Report:
+    outcome, base = attempt.outcome, work.request.base
+    prepared = (base.pending,) if base and base.pending else ()
+    attachment = None
+    if outcome:
+        attachment = invoke.attach(
+            attempt.loaded,
+            options=attempt.selection.options,
+            observation=outcome.observation,
+        )
+    return Report(
+        disk=work.request.destination,
+        requested=work.requested,
+        effective=attempt.selection,
+        effective_reason=attempt.reason,
+        observed=outcome.observation if outcome else None,
+        verdict=outcome.verdict if outcome else None,
+        attachment=attachment,
+        stamp=outcome.stamp if outcome else None,
+        steps=(*prepared, *(step.describe() for step in attempt.plan.steps)),
+        elapsed=elapsed,
+    )

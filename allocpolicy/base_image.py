@@ -1,0 +1,235 @@
+"""Opening the base image once, and refusing what is unsafe before QEMU sees it.
+
+The format is declared, or found by the inspector of oslo.utils; either way it is
+checked against the content. What the inspector does not check (encryption, internal
+snapshots, absurd sizes, malformed tables) our own qcow2 reader does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allocpolicy.errors import ImageError
+from allocpolicy.facts import BaseImage, DiskFormat
+from allocpolicy.qcow2 import geometry, reader
+from allocpolicy.storage import fallocate, qemu_lock
+
+if TYPE_CHECKING:
+    from oslo_utils.imageutils.format_inspector import FileInspector
+
+# QEMU's name of a format -> the inspector's.
+INSPECTORS = {
+    "raw": "raw",
+    "qcow2": "qcow2",
+    "vmdk": "vmdk",
+    "vpc": "vhd",
+    "vhdx": "vhdx",
+}
+FORMATS = tuple(INSPECTORS)
+# What the inspector may find in a disk whose bytes are the guest's own.
+_RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
+_CHUNK = 1 << 20
+_BACKING_NAME_LIMIT = 1023  # the qcow2 specification's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceImage:
+    """The file that the user named, open and checked, in whatever format it is."""
+
+    path: Path
+    fd: int
+    format: str
+    virtual_size: int
+    data_bytes: int
+    identity: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def open_source(path: Path, *, declared: str | None) -> Iterator[SourceImage]:
+    """Open an image, find and check its format, and refuse it unless it is safe.
+
+    :param declared: one of `FORMATS`, or None to let the inspector find it.
+    :raises ImageError: when it is missing, unsafe, malformed, busy or something else
+        than declared.
+    """
+    resolved = _resolved(path)
+    fd = _open(resolved, named=path)
+    try:
+        yield _check(fd, path=resolved, declared=declared)
+    finally:
+        os.close(fd)
+
+
+def as_base(source: SourceImage) -> BaseImage:
+    """Return a raw or qcow2 source as the base image that it is."""
+    if len(os.fsencode(source.path)) > _BACKING_NAME_LIMIT:
+        reason = f"its path is longer than {_BACKING_NAME_LIMIT} bytes; move it"
+        raise ImageError(source.path, reason)
+    return BaseImage(
+        path=source.path,
+        fd=source.fd,
+        format=DiskFormat(source.format),
+        virtual_size=source.virtual_size,
+        data_bytes=source.data_bytes,
+        identity=source.identity,
+        source=source.path,
+        source_format=source.format,
+    )
+
+
+def identity(fd: int) -> tuple[int, ...]:
+    """Return what changes when somebody writes to the file (statx)."""
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def refuse_if_changed(image: SourceImage | BaseImage) -> None:
+    """Check that nobody wrote to the image since it was opened.
+
+    :raises ImageError: when it changed, or somebody has it open for writing.
+    """
+    if identity(image.fd) != image.identity:
+        raise ImageError(image.path, "it changed while it was read; try again")
+    _refuse_if_busy(image.fd, image.path)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "its symbolic links form a loop"
+        raise ImageError(path, f"cannot open it: {reason}") from error
+
+
+def _open(path: Path, *, named: Path) -> int:
+    # O_NONBLOCK: opening a FIFO would wait for a writer.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ImageError(named, f"cannot open it: {error.strerror}") from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise ImageError(named, f"it is {_kind(mode)}, not a regular file")
+    return fd
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    return "a block device" if stat.S_ISBLK(mode) else "a special file"
+
+
+def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
+    _refuse_if_busy(fd, path)
+    opened = identity(fd)
+    inspector = _inspect(fd, path)
+    found = "raw" if inspector is None else str(inspector)
+    format = _agreed_format(path, declared=declared, found=found, fd=fd)
+    if format == "raw":
+        virtual_size, data_bytes = _measure_raw(fd)
+    elif format == "qcow2":
+        virtual_size, data_bytes = _check_qcow2(fd, path)
+    else:
+        virtual_size = _check_foreign(inspector, fd, path)
+        data_bytes = virtual_size
+    if not virtual_size:
+        raise ImageError(path, "it is empty")
+    if virtual_size > geometry.MAX_VIRTUAL_SIZE:
+        raise ImageError(path, f"a virtual size of {virtual_size} bytes is absurd")
+    return SourceImage(
+        path=path,
+        fd=fd,
+        format=format,
+        virtual_size=virtual_size,
+        data_bytes=data_bytes,
+        identity=opened,
+    )
+
+
+def _refuse_if_busy(fd: int, path: Path) -> None:
+    if qemu_lock.held_for_writing(fd):
+        raise ImageError(path, "a QEMU process has it open for writing; stop it first")
+
+
+def _inspect(fd: int, path: Path) -> FileInspector | None:
+    """Return the inspector that matches the content; None for a guest's own bytes."""
+    from oslo_utils.imageutils import format_inspector
+
+    with io.FileIO(os.dup(fd)) as stream:
+        stream.seek(0)
+        wrapper = format_inspector.InspectWrapper(stream)
+        while wrapper.read(_CHUNK):
+            if wrapper.formats:
+                break
+        wrapper.close()
+        matches = wrapper.formats or []
+    names = {str(match) for match in matches}
+    if names <= _RAW_CONTENT:
+        return None
+    if len(matches) > 1:
+        several = ", ".join(sorted(names))
+        raise ImageError(path, f"its content matches several formats: {several}")
+    return matches[0]
+
+
+def _agreed_format(path: Path, *, declared: str | None, found: str, fd: int) -> str:
+    qemu_name = {theirs: ours for ours, theirs in INSPECTORS.items()}
+    if declared is not None:
+        if declared not in INSPECTORS:
+            choices = ", ".join(FORMATS)
+            raise ImageError(path, f"unknown base format {declared!r}: use {choices}")
+        if declared == "vpc" and found == "raw" and _is_fixed_vpc(fd):
+            return declared
+        if INSPECTORS[declared] != found:
+            content = qemu_name.get(found, found)
+            reason = f"declared as {declared}, but its content is {content}"
+            raise ImageError(path, reason)
+        return declared
+    if found not in qemu_name:
+        choices = ", ".join(FORMATS)
+        raise ImageError(path, f"its format {found} is not supported: use {choices}")
+    return qemu_name[found]
+
+
+def _is_fixed_vpc(fd: int) -> bool:
+    """Return whether the file ends in a VHD footer (a fixed VHD starts with data)."""
+    return os.pread(fd, 8, max(0, os.fstat(fd).st_size - 512)) == b"conectix"
+
+
+def _measure_raw(fd: int) -> tuple[int, int]:
+    """Return the virtual size, rounded up to a sector as QEMU does, and data bytes."""
+    size = os.fstat(fd).st_size
+    hole_bytes = sum(length for _, length in fallocate.holes(fd))
+    return -(-size // 512) * 512, size - hole_bytes
+
+
+def _check_qcow2(fd: int, path: Path) -> tuple[int, int]:
+    header = reader.read_header(fd, path=path)
+    reader.check_base(header, path=path)
+    reader.check_tables(fd, header, path=path)
+    summary = reader.summarise_mapping(fd, header, path=path)
+    return header.virtual_size, summary.data_bytes
+
+
+def _check_foreign(inspector: FileInspector | None, fd: int, path: Path) -> int:
+    from oslo_utils.imageutils import format_inspector
+
+    if inspector is None:  # a fixed VHD: data, then a footer of one sector
+        return os.fstat(fd).st_size - 512
+    try:
+        inspector.safety_check()
+        virtual_size = inspector.virtual_size
+    except format_inspector.SafetyCheckFailed as error:
+        failed = ", ".join(f"{name}: {why}" for name, why in error.failures.items())
+        raise ImageError(path, f"it is not safe: {failed}") from error
+    except Exception as error:  # the inspector's parsers raise whatever struct does
+        raise ImageError(path, f"it is malformed: {error}") from error
+    return virtual_size

@@ -1,0 +1,72 @@
+"""Progress of long work on a terminal; silence everywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from allocpolicy.plan import Progress, Watcher, unwatched
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+PATIENCE = 0.5  # seconds of work that need no bar
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[Watcher]:
+    """Yield a watcher that draws bars on stderr if it is a terminal."""
+    if not sys.stderr.isatty():
+        yield unwatched
+        return
+    terminal = _Terminal()
+    try:
+        yield terminal
+    finally:
+        terminal.stop()
+
+
+class _Terminal:
+    """Draws one bar a step, and none for what is quick."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+
+    def __call__(self, description: str, /) -> Progress:
+        started = time.monotonic()
+        task: TaskID | None = None
+
+        def progress(*, done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                if time.monotonic() - started < PATIENCE:
+                    return
+                task = self._started_bar().add_task(description, total=total)
+            self._started_bar().update(task, completed=done, total=total)
+
+        return progress
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _started_bar(self) -> Bar:
+        if self._bar is None:
+            from rich import progress as rich_progress  # 33 ms that quick work saves
+            from rich.console import Console
+
+            self._bar = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}", markup=False),
+                rich_progress.BarColumn(),
+                rich_progress.DownloadColumn(binary_units=True),
+                rich_progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+        return self._bar

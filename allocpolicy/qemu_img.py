@@ -1,0 +1,176 @@
+"""qemu-img, one function a subcommand, on open descriptors and under limits.
+
+Images reach it as ``/proc/self/fd/N`` of inherited descriptors, so that it opens the
+very files that were checked, and always with their format stated. It runs under
+prlimit(1) (CPU time, memory, size of the output) and setpriv(1) (it dies with us).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn
+
+from allocpolicy.errors import CommandError, NotEnoughSpace, Unsupported
+from allocpolicy.plan import Progress
+from allocpolicy.storage.failure import free_bytes
+
+PROGRAM = "qemu-img"
+NOT_INSTALLED = "it is not installed; bindep.txt lists the system packages"
+MEMORY_LIMIT = 4 << 30
+OUTPUT_SLACK = 64 << 20
+CPU_SECONDS = 60
+CPU_BYTES_PER_SECOND = 4 << 20  # slower than any machine decompresses
+MESSAGE_LIMIT = 64 << 10
+_PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+_NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An open image file, its stated format, and its path for messages."""
+
+    fd: int
+    format: str
+    path: Path
+
+    @property
+    def reference(self) -> str:
+        """Return what qemu-img is told to open."""
+        return f"/proc/self/fd/{self.fd}"
+
+
+def create(target: Image, *, virtual_size: int, options: Mapping[str, str]) -> None:
+    """Write an empty image over the open target.
+
+    A ``backing_file`` among the options is recorded unopened (-u).
+
+    :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+    :raises CommandError: when qemu-img fails otherwise.
+    """
+    arguments = ["create", "-q", "-f", target.format]
+    if "backing_file" in options:
+        arguments.append("-u")
+    for key, value in options.items():
+        # QEMU's option parser takes a doubled comma for a comma in a value.
+        arguments += ["-o", f"{key}={value.replace(',', ',,')}"]
+    arguments += [target.reference, str(virtual_size)]
+    _run(arguments, images=[target], work=virtual_size, output=2 * virtual_size)
+
+
+def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
+    """Copy the guest-visible bytes of the source into an existing, all-zero target.
+
+    ``-n --target-is-zero`` (QEMU 5.0): zero regions are skipped, so that what the
+    target has reserved or mapped stays so.
+
+    :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+    :raises CommandError: when qemu-img fails otherwise.
+    """
+    size = os.fstat(target.fd).st_size
+    arguments = ["convert", "-p", "-n", "--target-is-zero", "-f", source.format]
+    arguments += ["-O", target.format, source.reference, target.reference]
+    _run(arguments, images=[source, target], work=size, output=size, progress=progress)
+
+
+def convert(
+    source: Image, target: Image, *, virtual_size: int, progress: Progress
+) -> None:
+    """Write the source's guest-visible bytes over the open target, sparsely.
+
+    :param virtual_size: of the source; bounds what qemu-img may write.
+    :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+    :raises CommandError: when qemu-img fails otherwise.
+    """
+    arguments = ["convert", "-p", "-f", source.format, "-O", target.format]
+    arguments += [source.reference, target.reference]
+    _run(
+        arguments,
+        images=[source, target],
+        work=virtual_size,
+        output=2 * virtual_size,
+        progress=progress,
+    )
+
+
+def _run(
+    arguments: Sequence[str],
+    *,
+    images: Sequence[Image],
+    work: int,
+    output: int,
+    progress: Progress | None = None,
+) -> None:
+    """Run qemu-img; ``work`` bytes bound its time, ``output`` bytes its files."""
+    command = [*_limits(work=work, output=output), PROGRAM, *arguments]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+            pass_fds=[image.fd for image in images],
+        )
+    except FileNotFoundError as error:
+        raise CommandError((command[0],), 127, NOT_INSTALLED) from error
+    try:
+        stderr = _follow(process, work, progress)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.wait()
+    if process.returncode:
+        failed = CommandError((PROGRAM, *arguments), process.returncode, stderr)
+        _explain(failed, target=images[-1], work=work)
+
+
+def _limits(*, work: int, output: int) -> list[str]:
+    seconds = CPU_SECONDS + work // CPU_BYTES_PER_SECOND
+    largest = OUTPUT_SLACK + output
+    return [
+        *("prlimit", f"--cpu={seconds}", f"--as={MEMORY_LIMIT}", f"--fsize={largest}"),
+        *("--core=0", "--", "setpriv", "--pdeathsig", "KILL", "--"),
+    ]
+
+
+def _follow(
+    process: subprocess.Popen[bytes], total: int, progress: Progress | None
+) -> str:
+    """Read both pipes to their ends, keeping a bounded tail of stderr."""
+    assert process.stdout is not None and process.stderr is not None
+    stderr = b""
+    with selectors.DefaultSelector() as selector:
+        streams: list[IO[bytes]] = [process.stdout, process.stderr]
+        for stream in streams:
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select():
+                chunk = os.read(key.fd, MESSAGE_LIMIT)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is process.stderr:
+                    stderr = (stderr + chunk)[-MESSAGE_LIMIT:]
+                elif progress and (percents := _PERCENT.findall(chunk)):
+                    progress(done=int(float(percents[-1]) * total / 100), total=total)
+    for stream in streams:
+        stream.close()
+    return stderr.decode(errors="replace")
+
+
+def _explain(failed: CommandError, *, target: Image, work: int) -> NoReturn:
+    """Raise what the failure means, going by the words of strerror(3)."""
+    if failed.status == 127:
+        raise CommandError(failed.command, 127, NOT_INSTALLED) from failed
+    if _NO_SPACE.search(failed.reason):
+        free = free_bytes(target.fd)
+        raise NotEnoughSpace(target.path, work, free, failed.reason) from failed
+    if "Operation not supported" in failed.reason:
+        raise Unsupported(target.path, failed.reason) from failed
+    raise failed

@@ -1,0 +1,79 @@
+"""The report: what was requested, what was effective, what was observed.
+
+`as_document` gives the object that ``-f json`` prints, valid against
+schemas/report.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from allocpolicy.facts import Observation
+from allocpolicy.resolve import Selection
+from allocpolicy.stamp import Stamp
+from allocpolicy.strategy import Attachment, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All that is known of one provision.
+
+    ``effective_reason`` says why the effective selection is not the requested one, or
+    what the plan decided. After a dry run nothing was observed, judged or attached.
+    ``elapsed`` is seconds in process.
+    """
+
+    disk: Path
+    requested: Selection
+    effective: Selection
+    effective_reason: str
+    observed: Observation | None
+    verdict: Verdict | None
+    attachment: Attachment | None
+    stamp: Stamp | None
+    steps: tuple[str, ...]
+    elapsed: float
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether the plan was made and not carried out."""
+        return self.observed is None
+
+
+def as_document(report: Report) -> dict[str, object]:
+    """Return the report as JSON data."""
+    requested = report.requested
+    return {
+        "disk": str(report.disk),
+        "dry_run": report.dry_run,
+        "requested": {
+            "strategy": requested.strategy,
+            "options": dict(requested.options),
+            "origin": _origins(requested),
+        },
+        "effective": {
+            "strategy": report.effective.strategy,
+            "options": dict(report.effective.options),
+            "reason": report.effective_reason,
+        },
+        "observed": _observed(report.observed),
+        "verdict": asdict(report.verdict) if report.verdict else None,
+        "attachment": asdict(report.attachment) if report.attachment else None,
+        "stamp": asdict(report.stamp) if report.stamp else None,
+        "steps": list(report.steps),
+        "elapsed": report.elapsed,
+    }
+
+
+def _origins(selection: Selection) -> Mapping[str, object]:
+    origins = {"strategy": selection.origin, **selection.option_origins}
+    return {subject: asdict(origin) for subject, origin in origins.items()}
+
+
+def _observed(observation: Observation | None) -> dict[str, object] | None:
+    if observation is None:
+        return None
+    backing = observation.backing_file
+    return asdict(observation) | {"backing_file": str(backing) if backing else None}
