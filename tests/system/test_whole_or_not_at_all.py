@@ -1,0 +1,263 @@
+"""A disk is published whole, or nothing is left: full disks, races, kills."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.cli import allocpolicy, command, environment, provision
+from tests.images import GIB, MIB
+
+HEADROOM = 64 * MIB
+
+
+def free(mount_point: Path) -> int:
+    """Return f_bavail in bytes, once what was freed is in the books."""
+    os.sync()
+    status = os.statvfs(mount_point)
+    return status.f_bavail * status.f_frsize
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+def test_a_lack_of_room_is_known_at_once_and_nothing_stays_taken(
+    fresh_filesystem: Callable[..., Path], kind: str, format: str
+) -> None:
+    mount_point = fresh_filesystem(kind)
+    before = free(mount_point)
+    finished = allocpolicy(
+        *("provision", mount_point / "disk", "--size", "2G"),
+        *("--strategy", "space", "--format", format),
+    )
+    assert finished.status == 3
+    assert len(finished.stderr.splitlines()) == 1
+    assert "needed" in finished.stderr
+    assert "free" in finished.stderr
+    assert set(os.listdir(mount_point)) <= {"lost+found"}
+    assert abs(free(mount_point) - before) < MIB
+
+
+def test_room_without_headroom_is_not_enough(
+    fresh_filesystem: Callable[..., Path],
+) -> None:
+    mount_point = fresh_filesystem("ext4")
+    size = (free(mount_point) - HEADROOM // 2) // MIB * MIB
+    arguments = ("--size", size, "--strategy", "space", "--format", "raw")
+    finished = allocpolicy("provision", mount_point / "disk", *arguments)
+    assert finished.status == 3
+    assert "headroom" in finished.stderr
+    provision(
+        mount_point / "disk", *arguments, OS_ALLOCPOLICY__HEADROOM_MINIMUM="1048576"
+    )
+
+
+def test_fallocates_own_word_is_enough_where_free_space_says_otherwise(
+    fresh_filesystem: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The plan's numbers are a lie here, so that fallocate meets ENOSPC half way.
+
+    ext4 then leaves the file long and partly allocated; dropping the unnamed file must
+    give all of it back.
+    """
+    mount_point = fresh_filesystem("ext4")
+    before = free(mount_point)
+    script = tmp_path / "liar.py"
+    script.write_text(LIAR)
+    finished = subprocess.run(
+        [Path(command()[0]).with_name("python"), script, mount_point / "disk"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert finished.returncode == 3, finished.stderr
+    assert "fallocate" in finished.stderr
+    assert set(os.listdir(mount_point)) == {"lost+found"}
+    assert abs(free(mount_point) - before) < MIB
+
+
+LIAR = """
+import os, sys
+from pathlib import Path
+from allocpolicy import *
+from allocpolicy import execute
+from allocpolicy.registry import Found, Loaded
+from allocpolicy.stamp import Choice, Stamp
+from allocpolicy.config import Policy
+from allocpolicy import observe
+from allocpolicy.plan import unwatched
+
+class Liar(Strategy):
+    summary = "reserves more than it says"
+    def plan(self, *, request, options, facts):
+        steps = (CreateRaw(virtual_size=request.virtual_size),
+                 Reserve(length=request.virtual_size))
+        return Plan(mode=Mode.STAGED, steps=steps, peak_bytes=0, promised_bytes=0)
+    def verify(self, *, options, observation): raise AssertionError
+    def attach(self, *, options, observation): raise AssertionError
+
+disk = Path(sys.argv[1])
+policy = Policy()
+choice = Choice(strategy="liar", options={})
+request = Request(operation=Operation.PROVISION, destination=disk,
+    virtual_size=2 << 30, format=DiskFormat.RAW, disk_role=DiskRole.ROOT)
+host = observe.host(disk.parent, headroom=policy.headroom)
+job = execute.Job(request=request, host=host, access=Access(),
+    loaded=Loaded(found=Found(name="liar", target="x", distribution="x", version="1"),
+                  strategy=Liar()),
+    stamp=Stamp(requested=choice, effective=choice, format=DiskFormat.RAW),
+    lock_path=policy.lock_path, watch=unwatched)
+plan = Liar().plan(request=request, options={}, facts=None)
+try:
+    execute.execute(plan, job)
+except NotEnoughSpace as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_status)
+"""
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+def test_of_twenty_racing_disks_exactly_as_many_succeed_as_fit(
+    fresh_filesystem: Callable[..., Path], kind: str, format: str
+) -> None:
+    mount_point = fresh_filesystem(kind, size=2 * GIB)
+    # Seven and a half disks and the headroom fit.
+    size = int((free(mount_point) - HEADROOM) / 7.5) // MIB * MIB
+    racing = [
+        subprocess.Popen(
+            command(
+                *("provision", mount_point / f"disk{number}", "--size", size),
+                *("--strategy", "space", "--format", format, "-f", "json"),
+            ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        for number in range(20)
+    ]
+    errors = [process.communicate()[1] for process in racing]
+    statuses = [process.returncode for process in racing]
+    assert sorted(statuses) == [0] * 7 + [3] * 13, errors
+    disks = {f"disk{number}" for number, status in enumerate(statuses) if status == 0}
+    assert set(os.listdir(mount_point)) - {"lost+found"} == disks
+    for disk in disks:
+        assert (mount_point / disk).stat().st_blocks * 512 >= size
+    assert free(mount_point) >= HEADROOM
+
+
+@pytest.fixture(scope="module")
+def big_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw image whose 256 MiB of data take a while to copy."""
+    path = tmp_path_factory.mktemp("big") / "base.raw"
+    path.write_bytes(random.Random(7).randbytes(16 * MIB) * 16)
+    return path
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_whatever_ends_it_nothing_is_left(
+    directory: Path, big_base: Path, ending: signal.Signals
+) -> None:
+    """At any moment: the delays sweep over start-up, reservation and copy."""
+    before = free(directory)
+    for delay in (0.1, 0.3, 0.4, 0.5, 0.6, 0.7):
+        process = subprocess.Popen(
+            command(
+                *("provision", directory / "disk", "--base", big_base),
+                *("--strategy", "performance", "--size", "300M"),
+                *("--extra-spec", "allocpolicy:performance.data=full"),
+            ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+        time.sleep(delay)
+        process.send_signal(ending)
+        process.wait()
+        if process.returncode == 0:
+            assert os.listdir(directory) == ["disk"]
+            (directory / "disk").unlink()
+        assert os.listdir(directory) == []
+    deadline = time.monotonic() + 10
+    while abs(free(directory) - before) > 4 * MIB and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert abs(free(directory) - before) <= 4 * MIB
+
+
+@pytest.mark.filesystems("ext4")
+def test_a_base_image_that_changes_during_the_copy_fails_the_job(
+    directory: Path, big_base: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.raw"
+    base.write_bytes(big_base.read_bytes())
+    process = subprocess.Popen(
+        command(
+            *("provision", directory / "disk", "--base", base, "--strategy"),
+            *("performance", "--extra-spec", "allocpolicy:performance.data=full"),
+        ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    while process.poll() is None:
+        os.utime(base)
+        time.sleep(0.01)
+    assert process.stderr is not None
+    assert process.returncode == 2
+    assert "changed" in process.stderr.read()
+    process.stderr.close()
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_the_largest_file_a_process_may_write_is_respected(directory: Path) -> None:
+    """RLIMIT_FSIZE: one line, nothing left."""
+    finished = subprocess.run(
+        [
+            *("prlimit", "--fsize=1048576", "--"),
+            *command("provision", directory / "disk", "--size", "64M"),
+            *("--strategy", "space", "--format", "raw"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert finished.returncode in (4, 5)
+    assert len(finished.stderr.splitlines()) == 1
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.filesystems("xfs")
+def test_an_image_cache_is_filled_once_by_ten_at_once(directory: Path) -> None:
+    work = directory / "work"
+    work.mkdir()
+    source = images.convert(images.make_base(work), format="vmdk")
+    racing = [
+        subprocess.Popen(
+            command("provision", directory / f"disk{number}", "--base", source),
+            stdout=subprocess.DEVNULL,
+            env=environment(),
+        )
+        for number in range(10)
+    ]
+    assert [process.wait() for process in racing] == [0] * 10
+    assert len(list((directory / "_base").glob("*.raw"))) == 1
+    kept = allocpolicy("cache", "prune", directory, "-f", "json").document
+    assert [row["Outcome"] for row in kept] == ["kept: it is in use"]
+    for number in range(10):
+        (directory / f"disk{number}").unlink()
+    gone = allocpolicy("cache", "prune", directory, "-f", "json").document
+    assert [row["Outcome"] for row in gone] == ["removed"]
+    assert list((directory / "_base").glob("*.raw")) == []
