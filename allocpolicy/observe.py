@@ -61,13 +61,14 @@ def disk(fd: int, *, path: Path, format: DiskFormat, host: Host) -> Observation:
     status = os.fstat(fd)
     extents = extent.summarise(fd, file_size=status.st_size)
     nocow = inode_flags.has(fd, InodeFlag.NOCOW)
-    stable = nocow or not host.filesystem.copy_on_write
+    kept = nocow or not host.filesystem.copy_on_write
+    shown = extents is not None or host.filesystem.type == "tmpfs"
     actual_size = status.st_blocks * 512
     covered = _is_covered(extents, status.st_size, actual_size)
     allocation = _allocation(
         extents,
         covered=covered and status.st_size >= content.needed,
-        stable=stable,
+        verifiable=kept and shown,
     )
     exception = _exception(allocation, extents, fd=fd, host=host)
     return Observation(
@@ -122,11 +123,11 @@ def _is_covered(extents: ExtentSummary | None, size: int, actual_size: int) -> b
 
 
 def _allocation(
-    extents: ExtentSummary | None, *, covered: bool, stable: bool
+    extents: ExtentSummary | None, *, covered: bool, verifiable: bool
 ) -> Allocation:
     if not covered:
         return Allocation.THIN
-    if not stable or (extents and extents.encoded):
+    if not verifiable or (extents and extents.encoded):
         return Allocation.UNVERIFIABLE
     if extents is None or extents.unwritten:
         return Allocation.RESERVED
@@ -143,6 +144,8 @@ def _exception(
         return "thin: some of the disk has no storage of its own yet"
     if allocation is Allocation.UNVERIFIABLE:
         kind = host.filesystem.type
+        if extents is None:
+            return f"{kind} does not show how storage stands behind a file (no FIEMAP)"
         return f"{kind} allocates anew on overwriting (not NOCOW, or compressed)"
     headroom = host.headroom.bytes_for(extents.unwritten if extents else 0)
     free = free_bytes(fd)

@@ -6,14 +6,18 @@ schemas/report.json.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy.facts import Observation
 from allocpolicy.resolve import Selection
 from allocpolicy.stamp import Stamp
 from allocpolicy.strategy import Attachment, Verdict
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,22 +62,29 @@ def as_document(report: Report) -> dict[str, object]:
             "options": dict(report.effective.options),
             "reason": report.effective_reason,
         },
-        "observed": _observed(report.observed),
-        "verdict": asdict(report.verdict) if report.verdict else None,
-        "attachment": asdict(report.attachment) if report.attachment else None,
-        "stamp": asdict(report.stamp) if report.stamp else None,
+        "observed": _plain(report.observed),
+        "verdict": _plain(report.verdict),
+        "attachment": _plain(report.attachment),
+        "stamp": _plain(report.stamp),
         "steps": list(report.steps),
         "elapsed": report.elapsed,
     }
 
 
-def _origins(selection: Selection) -> Mapping[str, object]:
+def _origins(selection: Selection) -> dict[str, object]:
     origins = {"strategy": selection.origin, **selection.option_origins}
-    return {subject: asdict(origin) for subject, origin in origins.items()}
+    return {subject: _plain(origin) for subject, origin in origins.items()}
 
 
-def _observed(observation: Observation | None) -> dict[str, object] | None:
-    if observation is None:
+def _plain(record: DataclassInstance | None) -> dict[str, object] | None:
+    """Return the record as data of which JSON and YAML know every type."""
+    if record is None:
         return None
-    backing = observation.backing_file
-    return asdict(observation) | {"backing_file": str(backing) if backing else None}
+    return asdict(record, dict_factory=_plain_values)
+
+
+def _plain_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    return {
+        name: str(value) if isinstance(value, (Enum, Path)) else value
+        for name, value in pairs
+    }

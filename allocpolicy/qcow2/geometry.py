@@ -1,0 +1,209 @@
+"""How large the parts of a qcow2 image are: numbers only, all sizes in bytes.
+
+The rules are those of QEMU's docs/interop/qcow2.rst ("Header", "Host cluster
+management", "Cluster mapping"); refcounts are 16 bits wide, as QEMU makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from allocpolicy.errors import InvalidRequest
+
+KiB, MiB, TiB = 1 << 10, 1 << 20, 1 << 40
+SECTOR_SIZE = 512
+MIN_CLUSTER_SIZE = 512
+MAX_CLUSTER_SIZE = 2 * MiB
+DEFAULT_CLUSTER_SIZE = 64 * KiB  # QEMU's
+# 32 subclusters of at least a sector each: cluster_bits must be at least 14.
+MIN_EXTENDED_L2_CLUSTER_SIZE = 16 * KiB
+MAX_VIRTUAL_SIZE = 64 * TiB
+MAX_L1_SIZE = 32 * MiB  # QEMU's limit, named by the specification
+DEFAULT_L2_CACHE_SIZE = 32 * MiB  # QEMU >= 3.1 on Linux
+TABLE_ENTRY_SIZE = 8  # of the L1 and the refcount table
+REFCOUNT_SIZE = 2
+SUBCLUSTERS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """The parts of a fully allocated image, counted in clusters unless named entries.
+
+    ``l1_clusters``, ``refcount_blocks`` and ``refcount_table_clusters`` include what
+    the refcount structures need for themselves.
+    """
+
+    virtual_size: int
+    cluster_size: int
+    extended_l2: bool
+    data_clusters: int
+    l2_tables: int
+    l1_entries: int
+    l1_clusters: int
+    refcount_blocks: int
+    refcount_table_clusters: int
+
+    @property
+    def l2_entries(self) -> int:
+        """Return how many guest clusters one L2 table maps."""
+        return l2_entries(self.cluster_size, extended_l2=self.extended_l2)
+
+    @property
+    def metadata_clusters(self) -> int:
+        """Return the clusters of header, L1, L2 and refcount structures."""
+        tables = self.l1_clusters + self.l2_tables
+        refcounts = self.refcount_blocks + self.refcount_table_clusters
+        return 1 + tables + refcounts
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Return the bytes of all metadata clusters."""
+        return self.metadata_clusters * self.cluster_size
+
+    @property
+    def total_clusters(self) -> int:
+        """Return the host clusters of the file: metadata and data."""
+        return self.metadata_clusters + self.data_clusters
+
+    @property
+    def file_size(self) -> int:
+        """Return the bytes of all host clusters."""
+        return self.total_clusters * self.cluster_size
+
+
+def geometry(
+    virtual_size: int, *, cluster_size: int, extended_l2: bool = False
+) -> Geometry:
+    """Return the parts of an image whose every guest cluster is mapped.
+
+    :raises InvalidRequest: when qcow2 has no such image, or its virtual size is above
+        `MAX_VIRTUAL_SIZE`.
+    """
+    _check(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    data_clusters = _divide_up(virtual_size, cluster_size)
+    entries = l2_entries(cluster_size, extended_l2=extended_l2)
+    l2_tables = _divide_up(data_clusters, entries)
+    if l2_tables * TABLE_ENTRY_SIZE > MAX_L1_SIZE:
+        reason = (
+            f"a virtual size of {virtual_size} bytes needs an L1 table larger than"
+            f" {MAX_L1_SIZE} bytes at a cluster size of {cluster_size}"
+        )
+        raise InvalidRequest(reason)
+    l1_clusters = _divide_up(l2_tables * TABLE_ENTRY_SIZE, cluster_size)
+    blocks, table_clusters = refcount_clusters(
+        1 + l1_clusters + l2_tables + data_clusters, cluster_size=cluster_size
+    )
+    return Geometry(
+        virtual_size=virtual_size,
+        cluster_size=cluster_size,
+        extended_l2=extended_l2,
+        data_clusters=data_clusters,
+        l2_tables=l2_tables,
+        l1_entries=l2_tables,
+        l1_clusters=l1_clusters,
+        refcount_blocks=blocks,
+        refcount_table_clusters=table_clusters,
+    )
+
+
+def fully_allocated_size(
+    virtual_size: int,
+    *,
+    cluster_size: int = DEFAULT_CLUSTER_SIZE,
+    extended_l2: bool = False,
+) -> int:
+    """Return the bytes of a fully allocated image: measure's "fully-allocated".
+
+    :raises InvalidRequest: as `geometry` does.
+    """
+    return geometry(
+        virtual_size, cluster_size=cluster_size, extended_l2=extended_l2
+    ).file_size
+
+
+def thin_size_bound(
+    virtual_size: int,
+    *,
+    cluster_size: int = DEFAULT_CLUSTER_SIZE,
+    extended_l2: bool = False,
+) -> int:
+    """Return the most bytes that an empty image without preallocation takes.
+
+    Header, L1 and refcount structures. The latter are counted twice: when the L1 of
+    an image with tiny clusters outgrows the first refcount table, QEMU makes a new one
+    elsewhere and leaves the old one's clusters behind.
+
+    :raises InvalidRequest: as `geometry` does.
+    """
+    whole = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    blocks, table = refcount_clusters(1 + whole.l1_clusters, cluster_size=cluster_size)
+    grown = blocks > 1
+    clusters = 1 + whole.l1_clusters + (blocks + table) * (2 if grown else 1)
+    return clusters * cluster_size
+
+
+def automatic_cluster_size(virtual_size: int, *, extended_l2: bool = False) -> int:
+    """Return the smallest cluster size whose L2 tables fit QEMU's default L2 cache.
+
+    At least 64 KiB, QEMU's own default; at most 2 MiB, even if they don't fit then.
+
+    :raises InvalidRequest: as `geometry` does.
+    """
+    cluster_size = 64 * KiB
+    while cluster_size < MAX_CLUSTER_SIZE:
+        whole = geometry(
+            virtual_size, cluster_size=cluster_size, extended_l2=extended_l2
+        )
+        if whole.l2_tables * cluster_size <= DEFAULT_L2_CACHE_SIZE:
+            break
+        cluster_size *= 2
+    return cluster_size
+
+
+def l2_entries(cluster_size: int, *, extended_l2: bool) -> int:
+    """Return how many entries an L2 table of one cluster has: 8 or 16 bytes each."""
+    return cluster_size // (16 if extended_l2 else 8)
+
+
+def l1_entries(virtual_size: int, *, cluster_size: int, extended_l2: bool) -> int:
+    """Return how many L2 tables, and so L1 entries, a virtual size needs."""
+    entries = l2_entries(cluster_size, extended_l2=extended_l2)
+    return _divide_up(virtual_size, cluster_size * entries)
+
+
+def refcount_clusters(clusters: int, *, cluster_size: int) -> tuple[int, int]:
+    """Return (blocks, table clusters) that count so many clusters and themselves.
+
+    The least fixed point: each pass counts what the pass before added, until nothing
+    is added any more.
+    """
+    blocks = table = 0
+    while True:
+        counted = clusters + blocks + table
+        more_blocks = _divide_up(counted * REFCOUNT_SIZE, cluster_size)
+        more_table = _divide_up(more_blocks * TABLE_ENTRY_SIZE, cluster_size)
+        if (more_blocks, more_table) == (blocks, table):
+            return blocks, table
+        blocks, table = more_blocks, more_table
+
+
+def _check(virtual_size: int, *, cluster_size: int, extended_l2: bool) -> None:
+    if virtual_size % SECTOR_SIZE or not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
+        reason = (
+            f"a virtual size of {virtual_size} bytes: it must be a multiple of"
+            f" {SECTOR_SIZE}, from {SECTOR_SIZE} to {MAX_VIRTUAL_SIZE}"
+        )
+        raise InvalidRequest(reason)
+    smallest = MIN_EXTENDED_L2_CLUSTER_SIZE if extended_l2 else MIN_CLUSTER_SIZE
+    power_of_two = cluster_size & (cluster_size - 1) == 0
+    if not power_of_two or not smallest <= cluster_size <= MAX_CLUSTER_SIZE:
+        extended = " with extended L2 entries" if extended_l2 else ""
+        reason = (
+            f"a cluster size of {cluster_size} bytes{extended}: it must be a power of"
+            f" two from {smallest} to {MAX_CLUSTER_SIZE}"
+        )
+        raise InvalidRequest(reason)
+
+
+def _divide_up(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)

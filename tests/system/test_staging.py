@@ -1,0 +1,148 @@
+"""Files without a name until they are complete, and what stands in for that."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from allocpolicy.errors import DestinationError, DestinationExists, Replan, Unsupported
+from allocpolicy.storage import staging
+from tests import filesystems
+from tests.cli import allocpolicy, command, environment, provision
+from tests.images import MIB
+
+UNNAMED = pytest.mark.filesystems("ext4", "xfs", "btrfs", "ext2", "tmpfs")
+
+
+@pytest.fixture
+def fuse(tmp_path: Path) -> Iterator[Path]:
+    """An ext4 that a FUSE server serves: a filesystem without O_TMPFILE."""
+    program = filesystems.require_program("fuse2fs")
+    image = filesystems.make_image("ext4", size=512 * MIB, directory=tmp_path)
+    mount_point = tmp_path / "mnt"
+    mount_point.mkdir()
+    subprocess.run([program, image, mount_point, "-o", "fakeroot"], check=True)
+    try:
+        yield mount_point
+    finally:
+        filesystems.unmount(mount_point)
+
+
+@UNNAMED
+class TestUnnamed:
+    """Where O_TMPFILE is there, as on every local filesystem."""
+
+    def test_nothing_is_seen_until_it_is_published(self, directory: Path) -> None:
+        with staging.create(directory) as staged:
+            os.write(staged.fd, b"whole")
+            assert os.listdir(directory) == []
+            staged.publish("disk")
+        assert (directory / "disk").read_bytes() == b"whole"
+
+    def test_nothing_is_left_when_it_is_not_published(self, directory: Path) -> None:
+        with staging.create(directory) as staged:
+            os.write(staged.fd, b"half")
+        assert os.listdir(directory) == []
+
+    def test_publication_never_overwrites(self, directory: Path) -> None:
+        (directory / "disk").write_text("precious")
+        with staging.create(directory) as staged, pytest.raises(DestinationExists):
+            staged.publish("disk")
+        assert (directory / "disk").read_text() == "precious"
+
+    def test_a_ready_made_file_is_adopted_whole(self, directory: Path) -> None:
+        pool = directory / "pool"
+        pool.mkdir()
+        (pool / "ready").write_text("made before")
+        with staging.create(directory) as staged:
+            staged.adopt(pool / "ready")
+            assert os.pread(staged.fd, 100, 0) == b"made before"
+            staged.publish("disk")
+        assert sorted(os.listdir(directory)) == ["disk", "pool"]
+        assert os.listdir(pool) == []
+
+    def test_a_file_that_another_takes_asks_for_a_new_plan(
+        self, directory: Path
+    ) -> None:
+        ready = directory / "ready"
+        ready.touch()
+        with staging.create(directory) as staged:
+            with ready.open() as other:
+                fcntl.flock(other, fcntl.LOCK_EX)
+                with pytest.raises(Replan):
+                    staged.adopt(ready)
+            ready.unlink()
+            with pytest.raises(Replan):
+                staged.adopt(ready)
+        assert os.listdir(directory) == []
+
+
+def test_a_ready_made_file_elsewhere_cannot_be_adopted(xfs: Path, ext4: Path) -> None:
+    ready = ext4 / "ready"
+    ready.touch()
+    with staging.create(xfs) as staged, pytest.raises(Unsupported):
+        staged.adopt(ready)
+    ready.unlink()
+
+
+def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "no", tmp_path / "file"):
+        with pytest.raises(DestinationError), staging.create(path):
+            pass
+
+
+class TestNamed:
+    """Where O_TMPFILE is missing: a locked name that the next command sweeps."""
+
+    @pytest.mark.parametrize("strategy", ["none", "space", "performance"])
+    def test_disks_are_made_all_the_same(self, fuse: Path, strategy: str) -> None:
+        report = provision(fuse / "disk", "--size", "32M", "--strategy", strategy)
+        assert set(os.listdir(fuse)) == {"disk", "lost+found"}
+        if strategy == "space":
+            assert report["observed"]["allocation"] == "unverifiable"
+            assert not report["observed"]["guaranteed"]
+
+    def test_publication_never_overwrites(self, fuse: Path) -> None:
+        (fuse / "disk").write_text("precious")
+        with staging.create(fuse) as staged, pytest.raises(DestinationExists):
+            staged.publish("disk")
+        assert set(os.listdir(fuse)) == {"disk", "lost+found"}
+
+    def test_a_killed_command_leaves_one_name_which_the_next_removes(
+        self, fuse: Path
+    ) -> None:
+        process = subprocess.Popen(
+            command(
+                *("provision", fuse / "disk", "--size", "200M"),
+                *("--strategy", "space", "--format", "raw"),
+                *("--extra-spec", "allocpolicy:space.reserve=zero-fill"),
+            ),
+            stdout=subprocess.DEVNULL,
+            env=environment(),
+        )
+        wait_until(lambda: any(p.stat().st_size > MIB for p in fuse.glob(".alloc*")))
+        process.send_signal(signal.SIGSTOP)
+        alive = set(os.listdir(fuse))
+        assert len(alive) == 2
+        assert allocpolicy("provision", fuse / "x", "--size", "1M").status == 0
+        assert alive <= set(os.listdir(fuse))  # whose maker lives is left alone
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        provision(fuse / "y", "--size", "1M")
+        assert set(os.listdir(fuse)) == {"lost+found", "x", "y"}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
