@@ -168,7 +168,7 @@ class TestBaseImages:
     def test_one_that_qemu_has_open_for_writing(
         self, directory: Path, raw: Path
     ) -> None:
-        command = ["qemu-io", "-f", "raw", "-c", "sleep 60000", raw]
+        command = ["qemu-io", "-f", "raw", "-c", "sleep 60000", str(raw)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as writer:
             try:
                 wait_for_image_lock(raw)

@@ -1,0 +1,164 @@
+"""Fixtures over real filesystems; each is made once a session, on first use."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests import filesystems
+
+GIB = 1 << 30
+
+MARKER = (
+    "filesystems(*kinds): run the test once on each of these filesystems "
+    f"({', '.join(filesystems.KINDS)}), through the fixtures `filesystem`, "
+    "`filesystem_kind` and `directory`"
+)
+
+
+class FreshFilesystem(Protocol):
+    """The type of the fixture `fresh_filesystem`."""
+
+    def __call__(
+        self,
+        kind: str,
+        *,
+        size: int = GIB,
+        options: tuple[str, ...] = (),
+        mkfs_options: tuple[str, ...] = (),
+    ) -> Path:
+        """Return the mount point of a new filesystem, the test's own."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-filesystems",
+        action="store_true",
+        help="fail instead of skipping where root, loop devices, a filesystem, the "
+        "guest kernel or a program is missing",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "filesystem_kind" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("filesystems")
+    if marker is None or not set(marker.args) <= set(filesystems.KINDS):
+        raise pytest.UsageError(f"{metafunc.definition.nodeid} needs the mark {MARKER}")
+    metafunc.parametrize("filesystem_kind", marker.args)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    with unavailable_reported(item.config):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    with unavailable_reported(item.config):
+        yield
+
+
+@contextmanager
+def unavailable_reported(config: pytest.Config) -> Iterator[None]:
+    """Skip what the host can't run, or fail it under ``--require-filesystems``."""
+    try:
+        yield
+    except filesystems.Unavailable as error:
+        if config.getoption("--require-filesystems"):
+            pytest.fail(f"required, but {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def mount_point(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], Path]]:
+    """Give the session's mount point of a kind of filesystem, 1 GiB large."""
+    made: dict[str, Path] = {}
+    with ExitStack() as stack:
+
+        def mount_point_of(kind: str) -> Path:
+            if kind not in made:
+                made[kind] = stack.enter_context(
+                    filesystems.mounted(
+                        kind, size=GIB, directory=tmp_path_factory.getbasetemp()
+                    )
+                )
+            return made[kind]
+
+        yield mount_point_of
+
+
+@pytest.fixture(scope="session")
+def btrfs(mount_point: Callable[[str], Path]) -> Path:
+    return mount_point("btrfs")
+
+
+@pytest.fixture(scope="session")
+def ext2(mount_point: Callable[[str], Path]) -> Path:
+    return mount_point("ext2")
+
+
+@pytest.fixture(scope="session")
+def ext4(mount_point: Callable[[str], Path]) -> Path:
+    return mount_point("ext4")
+
+
+@pytest.fixture(scope="session")
+def tmpfs(mount_point: Callable[[str], Path]) -> Path:
+    return mount_point("tmpfs")
+
+
+@pytest.fixture(scope="session")
+def xfs(mount_point: Callable[[str], Path]) -> Path:
+    return mount_point("xfs")
+
+
+@pytest.fixture
+def filesystem(filesystem_kind: str, mount_point: Callable[[str], Path]) -> Path:
+    """Give the mount point of each filesystem that the test's mark names."""
+    return mount_point(filesystem_kind)
+
+
+@pytest.fixture
+def directory(filesystem: Path) -> Iterator[Path]:
+    """Give a new empty directory on each filesystem that the test's mark names."""
+    path = Path(tempfile.mkdtemp(prefix="test-", dir=filesystem))
+    yield path
+    filesystems.remove_tree(path)
+
+
+@pytest.fixture
+def fresh_filesystem(tmp_path: Path) -> Iterator[FreshFilesystem]:
+    """Make filesystems for this test alone, as a test that fills them needs."""
+    with ExitStack() as stack:
+
+        def make(
+            kind: str,
+            *,
+            size: int = GIB,
+            options: tuple[str, ...] = (),
+            mkfs_options: tuple[str, ...] = (),
+        ) -> Path:
+            return stack.enter_context(
+                filesystems.mounted(
+                    kind,
+                    size=size,
+                    directory=tmp_path,
+                    options=options,
+                    mkfs_options=mkfs_options,
+                )
+            )
+
+        yield make

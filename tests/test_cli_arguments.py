@@ -1,0 +1,102 @@
+"""Sizes, owners and modes as people write them; what errors look like."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pickle
+import pwd
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allocpolicy import errors
+from allocpolicy.cli import access, size
+from allocpolicy.cli.command import one_line
+from allocpolicy.errors import InvalidRequest
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@given(st.integers(0, 1 << 50), st.sampled_from(sorted(UNITS)))
+def test_a_size_is_a_number_and_a_binary_unit(number: int, unit: str) -> None:
+    expected = number * UNITS[unit]
+    assert size.parse(f"{number}{unit}") == expected
+    assert size.parse(f"{number}{unit.lower()}") == expected
+    if unit:
+        assert size.parse(f"{number}{unit}iB") == expected
+
+
+@given(st.text(max_size=8))
+def test_any_other_text_is_refused_in_words(text: str) -> None:
+    try:
+        assert size.parse(text) >= 0
+    except InvalidRequest as error:
+        assert repr(text) in str(error)
+
+
+def test_fractions_are_exact() -> None:
+    assert size.parse("1.5G") == 3 << 29
+    assert size.parse("0.5K") == 512
+    with pytest.raises(InvalidRequest):
+        size.parse("0.0001K")
+
+
+def test_owner_by_name_or_number() -> None:
+    user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid())
+    by_name = access.parse(owner=f"{user.pw_name}:{group.gr_name}", mode="0640")
+    by_number = access.parse(owner=f"{user.pw_uid}:{group.gr_gid}", mode="640")
+    assert by_name == by_number
+    assert by_name.mode == 0o640
+
+
+@pytest.mark.parametrize("mode", ["", "rw", "0999", "-1", "7777", "0x1ff"])
+def test_what_is_no_mode_is_refused(mode: str) -> None:
+    with pytest.raises(InvalidRequest):
+        access.parse(owner=None, mode=mode)
+
+
+@given(st.text())
+def test_an_error_is_one_printable_line(text: str) -> None:
+    assert len(one_line(text).splitlines()) <= 1
+
+
+EXAMPLES = [
+    errors.Error("x"),
+    errors.InvalidRequest("x"),
+    errors.ConfigError("x"),
+    errors.ExtraSpecError("key", "value", "x"),
+    errors.FlavorError(Path("/f"), "x"),
+    errors.StrategyNotFound("name", "x"),
+    errors.PlanError("x"),
+    errors.ImageError(Path("/i"), "x"),
+    errors.DestinationError(Path("/d"), "x"),
+    errors.DestinationExists(Path("/d")),
+    errors.NotEnoughSpace(Path("/d"), 2, 1, "x"),
+    errors.Unsupported(Path("/d"), "x"),
+    errors.DuplicateStrategy("name", ("one", "two")),
+    errors.StrategyFailed("name", "target", "x"),
+    errors.PromiseBroken(Path("/d"), "name", "x"),
+    errors.CommandError(("qemu-img", "create"), 1, "x"),
+    errors.Replan("x"),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_errors_pickle_and_speak_in_one_line(error: errors.Error) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+    assert len(str(error).splitlines()) == 1
+
+
+def test_every_error_has_an_example_and_a_place_in_the_tree() -> None:
+    def below(error: type[errors.Error]) -> set[type[errors.Error]]:
+        return {error}.union(*map(below, error.__subclasses__()))
+
+    drawn = errors.__doc__ or ""
+    assert below(errors.Error) == {type(error) for error in EXAMPLES}
+    for error in below(errors.Error):
+        line = next(one for one in drawn.splitlines() if error.__name__ in one.split())
+        assert str(error.exit_status) in line
