@@ -74,10 +74,16 @@ def execute(plan: Plan, job: Job) -> Outcome:
     with staging.create(job.host.directory) as staged:
         staging.sweep(job.host.directory)
         _run_steps(plan, job, staged)
-        outcome = _finish(job, staged)
-        if job.request.base:
-            base_image.refuse_if_changed(job.request.base)
-        staged.publish(job.request.destination.name)
+        with explained(
+            fd=staged.directory_fd,
+            path=job.host.directory,
+            needed=plan.peak_bytes,
+            action="finish the disk",
+        ):
+            outcome = _finish(job, staged)
+            if job.request.base:
+                base_image.refuse_if_changed(job.request.base)
+            staged.publish(job.request.destination.name)
     return outcome
 
 
@@ -108,7 +114,6 @@ def _run_steps(plan: Plan, job: Job, staged: Staged) -> None:
             reservation.enter_context(named_lock.hold(key, lock_path=job.lock_path))
         _admit(plan, job, staged.directory_fd)
         for step in plan.steps:
-            progress = job.watch(step.describe())
             with (
                 invoke.blaming(job.loaded.found),
                 explained(
@@ -118,7 +123,7 @@ def _run_steps(plan: Plan, job: Job, staged: Staged) -> None:
                     action=step.describe(),
                 ),
             ):
-                step.run(staged, progress)
+                step.run(staged, job.watch(step.describe()))
             if os.fstat(staged.fd).st_blocks * 512 >= plan.peak_bytes:
                 # All that the plan will ever take is taken: others may reserve while
                 # we copy into it.

@@ -28,6 +28,7 @@ CPU_SECONDS = 60
 CPU_BYTES_PER_SECOND = 4 << 20  # slower than any machine decompresses
 MESSAGE_LIMIT = 64 << 10
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+_UNSUPPORTED = re.compile(r"Operation not supported|File too large")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 
 
@@ -171,6 +172,6 @@ def _explain(failed: CommandError, *, target: Image, work: int) -> NoReturn:
     if _NO_SPACE.search(failed.reason):
         free = free_bytes(target.fd)
         raise NotEnoughSpace(target.path, work, free, failed.reason) from failed
-    if "Operation not supported" in failed.reason:
+    if _UNSUPPORTED.search(failed.reason):
         raise Unsupported(target.path, failed.reason) from failed
     raise failed

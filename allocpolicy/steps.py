@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
 
 from allocpolicy import qemu_img
-from allocpolicy.errors import Unsupported, format_size
+from allocpolicy.errors import format_size
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.plan import Progress, Target
 from allocpolicy.storage import fallocate, inode_flags
@@ -68,13 +67,10 @@ class CreateRaw:
 
     def run(self, target: Target, progress: Progress) -> None:
         """Set the file's size."""
-        try:
+        with explained(
+            fd=target.fd, path=target.directory, needed=0, action=self.describe()
+        ):
             os.ftruncate(target.fd, self.virtual_size)
-        except OSError as error:
-            if error.errno != errno.EFBIG:
-                raise
-            reason = f"a file of {format_size(self.virtual_size)} is too large for it"
-            raise Unsupported(target.directory, reason) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from allocpolicy.errors import NotEnoughSpace, Unsupported
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
+# EFBIG: the filesystem's largest file is smaller, or RLIMIT_FSIZE is.
+UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EFBIG})
 
 
 def free_bytes(fd: int) -> int:
@@ -26,7 +27,7 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
 
     :param needed: bytes that the body tries to allocate.
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
-    :raises Unsupported: on EOPNOTSUPP, ENOSYS or ENOTTY.
+    :raises Unsupported: on EOPNOTSUPP, ENOSYS, ENOTTY or EFBIG.
     """
     try:
         yield
@@ -35,5 +36,7 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
             reason = f"{action}: {os.strerror(error.errno or 0)}"
             raise NotEnoughSpace(path, needed, free_bytes(fd), reason) from error
         if error.errno in UNSUPPORTED:
-            raise Unsupported(path, f"{action}: {error.strerror}") from error
+            raise Unsupported(
+                path, f"{action}: {os.strerror(error.errno or 0)}"
+            ) from error
         raise

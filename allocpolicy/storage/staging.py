@@ -22,11 +22,19 @@ from allocpolicy.errors import (
     Replan,
     Unsupported,
 )
+from allocpolicy.storage.failure import explained
 
 PREFIX, SUFFIX = ".allocpolicy-", ".tmp"
 # O_TMPFILE is missing: EOPNOTSUPP by the filesystem, EISDIR by a kernel before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
 PRIVATE = 0o600
+_DIRECTORY_PROBLEMS = {
+    errno.ENOENT: "the directory does not exist; create it first",
+    errno.ENOTDIR: "its parent is not a directory",
+    errno.EACCES: "no permission to write in the directory",
+    errno.EPERM: "no permission to write in the directory",
+    errno.EROFS: "the filesystem is mounted read-only",
+}
 
 
 class Staged:
@@ -82,7 +90,7 @@ class Staged:
         except Replan:
             os.close(fd)
             raise
-        self._discard()
+        self.discard()
         self.fd, self._temporary = fd, name
 
     def publish(self, name: str) -> None:
@@ -111,12 +119,8 @@ class Staged:
         self._forget_name()
         os.fsync(self.directory_fd)
 
-    def close(self) -> None:
+    def discard(self) -> None:
         """Drop the file unless it was published."""
-        self._discard()
-        os.close(self.directory_fd)
-
-    def _discard(self) -> None:
         self._forget_name()
         os.close(self.fd)
 
@@ -131,22 +135,25 @@ def create(directory: Path) -> Iterator[Staged]:
     """Open a staged file, mode 0600, in the directory; drop it if not published.
 
     :raises DestinationError: when the directory is missing or not writable.
+    :raises NotEnoughSpace: when not even an empty file can be made.
     """
-    try:
-        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DestinationError(directory, _directory_problem(error)) from error
-    try:
-        staged = Staged(directory=directory, directory_fd=directory_fd)
-    except OSError as error:
-        os.close(directory_fd)
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
-            raise DestinationError(directory, _directory_problem(error)) from error
-        raise
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            directory_fd = os.open(directory, flags)
+            stack.callback(os.close, directory_fd)
+            # ENOSPC here is a lack of inodes.
+            with explained(
+                fd=directory_fd, path=directory, needed=0, action="make a file"
+            ):
+                staged = Staged(directory=directory, directory_fd=directory_fd)
+        except OSError as error:
+            if error.errno not in _DIRECTORY_PROBLEMS:
+                raise
+            reason = _DIRECTORY_PROBLEMS[error.errno]
+            raise DestinationError(directory, reason) from error
+        stack.callback(staged.discard)
         yield staged
-    finally:
-        staged.close()
 
 
 def sweep(directory: Path) -> None:
@@ -192,14 +199,3 @@ def _lock_ready_made(path: Path) -> int:
 def _same_file(fd: int, name: str, directory_fd: int) -> bool:
     named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     return os.path.samestat(os.fstat(fd), named)
-
-
-def _directory_problem(error: OSError) -> str:
-    hints = {
-        errno.ENOENT: "the directory does not exist; create it first",
-        errno.ENOTDIR: "its parent is not a directory",
-        errno.EACCES: "no permission to write in the directory",
-        errno.EPERM: "no permission to write in the directory",
-        errno.EROFS: "the filesystem is mounted read-only",
-    }
-    return hints.get(error.errno or 0, str(error.strerror))

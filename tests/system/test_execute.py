@@ -216,7 +216,7 @@ def test_a_disk_of_another_size_than_requested_is_dropped(directory: Path) -> No
 
 def test_a_name_that_is_taken_meanwhile_is_not_overwritten(directory: Path) -> None:
     disk = directory / "disk"
-    steps = [CREATE, Do(function=lambda _: disk.touch())]
+    steps: list[Step] = [CREATE, Do(function=lambda _: disk.touch())]
     with pytest.raises(DestinationExists):
         carry_out(disk, steps)
     assert disk.stat().st_size == 0
@@ -233,7 +233,7 @@ def test_fallocates_own_word_counts_where_the_plan_lied(
     """On ext4 fallocate fails half way: the file long, and much of the disk taken."""
     mount_point = fresh_filesystem(filesystem_kind)
     before = free(mount_point)
-    steps = [CreateRaw(virtual_size=2 * GIB), Reserve(length=2 * GIB)]
+    steps: list[Step] = [CreateRaw(virtual_size=2 * GIB), Reserve(length=2 * GIB)]
     with pytest.raises(NotEnoughSpace, match="fallocate"):
         carry_out(mount_point / "disk", steps, size=2 * GIB)
     assert set(os.listdir(mount_point)) <= {"lost+found"}

@@ -169,7 +169,8 @@ def test_the_largest_file_a_process_may_write_is_respected(directory: Path) -> N
         check=False,
         env=environment(),
     )
-    assert finished.returncode in (4, 5)
+    assert finished.returncode == 4
+    assert "File too large" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
     assert os.listdir(directory) == []
 
@@ -196,3 +197,34 @@ def test_an_image_cache_is_filled_once_by_ten_at_once(directory: Path) -> None:
     gone = allocpolicy("cache", "prune", directory, "-f", "json").document
     assert [row["Outcome"] for row in gone] == ["removed"]
     assert list((directory / "_base").glob("*.raw")) == []
+
+
+def test_a_filesystem_without_inodes_is_one_without_room(
+    fresh_filesystem: Callable[..., Path],
+) -> None:
+    mount_point = fresh_filesystem("ext4", mkfs_options=("-N", "16"))
+    names = iter(range(1000))
+    try:
+        while True:
+            (mount_point / f"file{next(names)}").touch()
+    except OSError:
+        before = sorted(os.listdir(mount_point))
+    finished = allocpolicy("provision", mount_point / "disk", "--size", "1M")
+    assert finished.status == 3
+    assert len(finished.stderr.splitlines()) == 1
+    assert sorted(os.listdir(mount_point)) == before
+
+
+def test_a_file_that_the_filesystem_cannot_hold_is_refused(
+    fresh_filesystem: Callable[..., Path],
+) -> None:
+    """ext4 with blocks of 4 KiB ends at 16 TiB."""
+    mount_point = fresh_filesystem("ext4", mkfs_options=("-b", "4096"))
+    for strategy in ("none", "performance"):
+        finished = allocpolicy(
+            *("provision", mount_point / "disk", "--size", "20T"),
+            *("--format", "raw", "--strategy", strategy),
+        )
+        assert finished.status == 4
+        assert "File too large" in finished.stderr
+    assert os.listdir(mount_point) == ["lost+found"]
