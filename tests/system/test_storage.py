@@ -1,0 +1,180 @@
+"""What kernels and filesystems do with a file, as our mechanism reads it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from allocpolicy.storage import (
+    extent,
+    fallocate,
+    filesystem,
+    inode_flags,
+    lease,
+    qemu_lock,
+)
+from allocpolicy.storage.inode_flags import InodeFlag
+from tests.images import MIB
+
+PICTURE = (
+    ("data", MIB),
+    ("hole", 2 * MIB),
+    ("unwritten", 3 * MIB),
+    ("data", MIB),
+    ("hole", MIB),
+)
+
+
+@pytest.fixture
+def file(directory: Path) -> Iterator[int]:
+    with (directory / "file").open("w+b") as opened:
+        yield opened.fileno()
+
+
+def draw(fd: int, picture: Sequence[tuple[str, int]]) -> None:
+    """Make a file that looks like the picture."""
+    offset = 0
+    for state, length in picture:
+        if state == "data":
+            os.pwrite(fd, b"x" * length, offset)
+        elif state == "unwritten":
+            fallocate.allocate(fd, offset=offset, length=length)
+        offset += length
+    os.ftruncate(fd, offset)
+    os.fsync(fd)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_extents_are_as_they_were_drawn(file: int) -> None:
+    draw(file, PICTURE)
+    size = os.fstat(file).st_size
+    summary = extent.summarise(file, file_size=size)
+    assert summary is not None
+    assert (summary.written, summary.shared) == (2 * MIB, 0)
+    # xfs may have allocated holes ahead of the writes.
+    assert summary.unwritten >= 3 * MIB
+    assert summary.written + summary.unwritten + summary.hole == size
+    found = list(extent.extents(file))
+    assert found == sorted(found, key=lambda one: one.offset)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_thousands_of_extents_are_read_in_batches(file: int) -> None:
+    block, count = 4096, 3000
+    for number in range(count):
+        os.pwrite(file, b"x" * block, number * 2 * block)
+    size = os.fstat(file).st_size
+    summary = extent.summarise(file, file_size=size)
+    assert summary is not None
+    assert summary.count >= count  # xfs has unwritten ones between
+    assert summary.written == count * block
+
+
+@pytest.mark.filesystems("tmpfs")
+def test_where_there_is_no_fiemap_there_is_no_summary(file: int) -> None:
+    assert extent.summarise(file, file_size=0) is None
+
+
+@pytest.mark.filesystems("xfs", "btrfs")
+def test_a_reflinked_file_is_shared(directory: Path, file: int) -> None:
+    draw(file, [("data", MIB)])
+    source, target = str(directory / "file"), str(directory / "clone")
+    subprocess.run(["cp", "--reflink=always", source, target], check=True)
+    summary = extent.summarise(file, file_size=MIB)
+    assert summary is not None
+    assert summary.shared == MIB
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs", "ext2")
+def test_zeroes_fill_the_holes_and_nothing_else(file: int) -> None:
+    picture = [one for one in PICTURE if one[0] != "unwritten"]
+    draw(file, picture)
+    size = os.fstat(file).st_size
+    before = os.pread(file, size, 0)
+    written = 0
+
+    def advance(length: int) -> None:
+        nonlocal written
+        written += length
+
+    for offset, length in list(fallocate.holes(file)):
+        fallocate.write_zeroes(file, offset=offset, length=length, advance=advance)
+    os.fsync(file)
+    assert written == 3 * MIB
+    assert list(fallocate.holes(file)) == []
+    assert os.pread(file, size, 0) == before
+    assert os.fstat(file).st_blocks * 512 >= size
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs", "ext2")
+def test_what_a_filesystem_can_do_is_found_by_trying(
+    directory: Path, filesystem_kind: str
+) -> None:
+    before = directory.stat().st_mtime_ns
+    found = filesystem.probe(directory)
+    status = os.statvfs(directory)
+    assert found.type == filesystem_kind
+    assert found.size == status.f_blocks * status.f_frsize
+    assert abs(found.free - status.f_bavail * status.f_frsize) < MIB
+    assert found.fallocate is (filesystem_kind != "ext2")
+    assert found.nocow is (filesystem_kind == "btrfs")
+    assert found.user_xattr
+    assert directory.stat().st_mtime_ns == before
+
+
+@pytest.mark.filesystems("ext4")
+def test_bind_mounts_of_a_filesystem_have_its_key(directory: Path) -> None:
+    other = directory / "bind"
+    other.mkdir()
+    subprocess.run(["mount", "--bind", directory.parent, other], check=True)
+    try:
+        assert filesystem.probe(other).key == filesystem.probe(directory).key
+    finally:
+        subprocess.run(["umount", other], check=True)
+
+
+@pytest.mark.filesystems("btrfs")
+def test_subvolumes_of_a_filesystem_have_its_key(directory: Path) -> None:
+    volume = directory / "volume"
+    subprocess.run(["btrfs", "-q", "subvolume", "create", volume], check=True)
+    try:
+        assert filesystem.probe(volume).key == filesystem.probe(directory).key
+    finally:
+        subprocess.run(["btrfs", "-q", "subvolume", "delete", volume], check=True)
+
+
+@pytest.mark.filesystems("btrfs")
+def test_nocow_is_taken_while_the_file_is_empty(file: int) -> None:
+    assert not inode_flags.has(file, InodeFlag.NOCOW)
+    inode_flags.add(file, InodeFlag.NOCOW)
+    assert inode_flags.has(file, InodeFlag.NOCOW)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_a_lease_tells_whether_a_file_is_open_elsewhere(
+    directory: Path, file: int
+) -> None:
+    assert not lease.is_open_elsewhere(file)
+    with (directory / "file").open("rb"):
+        assert lease.is_open_elsewhere(file)
+    assert not lease.is_open_elsewhere(file)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
+@pytest.mark.parametrize(
+    ("byte", "writes"), [(100, False), (101, True), (103, True), (201, False)]
+)
+def test_qemus_lock_bytes_tell_a_writer_from_a_reader(
+    directory: Path, file: int, byte: int, *, writes: bool
+) -> None:
+    wanted = struct.pack("=hhxxxxqqixxxx", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+    with (directory / "file").open("r+b") as other:
+        fcntl.fcntl(other, fcntl.F_OFD_SETLK, wanted)
+        assert qemu_lock.held_for_writing(file) is writes
+    assert not qemu_lock.held_for_writing(file)
