@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import BaseImage, DiskFormat
-from allocpolicy.qcow2 import geometry, reader
+from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2.consistency import check_tables
+from allocpolicy.qcow2.header import check_base, read_header
+from allocpolicy.qcow2.mapping import summarise_mapping
 from allocpolicy.storage import fallocate, qemu_lock
 
 if TYPE_CHECKING:
@@ -212,10 +215,10 @@ def _measure_raw(fd: int) -> tuple[int, int]:
 
 
 def _check_qcow2(fd: int, path: Path) -> tuple[int, int]:
-    header = reader.read_header(fd, path=path)
-    reader.check_base(header, path=path)
-    reader.check_tables(fd, header, path=path)
-    summary = reader.summarise_mapping(fd, header, path=path)
+    header = read_header(fd, path=path)
+    check_base(header, path=path)
+    check_tables(fd, header, path=path)
+    summary = summarise_mapping(fd, header, path=path)
     return header.virtual_size, summary.data_bytes
 
 

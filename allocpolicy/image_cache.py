@@ -24,7 +24,7 @@ from allocpolicy.config import Policy
 from allocpolicy.errors import DestinationExists, Error, ImageError, InvalidRequest
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.plan import Progress, Watcher
-from allocpolicy.qcow2 import reader
+from allocpolicy.qcow2.header import read_header
 from allocpolicy.storage import fallocate, lease, named_lock, staging
 
 DEFAULT_NAME = "_base"
@@ -286,7 +286,7 @@ def _backing_file(disk: Path) -> Path | None:
     except OSError:
         return None
     try:
-        name = reader.read_header(fd, path=disk).backing_file
+        name = read_header(fd, path=disk).backing_file
     except (ImageError, OSError):
         return None
     finally:

@@ -19,7 +19,9 @@ from allocpolicy.facts import (
     MappingState,
     Observation,
 )
-from allocpolicy.qcow2 import geometry, reader
+from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2.header import read_header
+from allocpolicy.qcow2.mapping import summarise_mapping
 from allocpolicy.storage import extent, filesystem, inode_flags
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.failure import free_bytes
@@ -95,8 +97,8 @@ def _read_raw(fd: int) -> _Content:
 
 
 def _read_qcow2(fd: int, path: Path) -> _Content:
-    header = reader.read_header(fd, path=path)
-    mapping = MappingState(reader.summarise_mapping(fd, header, path=path).state)
+    header = read_header(fd, path=path)
+    mapping = MappingState(summarise_mapping(fd, header, path=path).state)
     # Unmapped clusters are allocated inside the file as long as it holds them all.
     needed = geometry.fully_allocated_size(
         header.virtual_size,

@@ -1,4 +1,5 @@
 """Mechanism: the qcow2 format, from its specification (QEMU's docs/interop/qcow2.rst).
 
-`geometry` is numbers only, `reader` checks and measures images, `writer` makes them.
+`geometry` is numbers only. `header` and `tables` read images, `consistency` checks
+their tables, and `mapping` counts what the guest's clusters are mapped to.
 """

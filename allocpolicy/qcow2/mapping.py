@@ -1,0 +1,90 @@
+"""Counting how the guest's clusters of a qcow2 image are mapped.
+
+Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from allocpolicy.qcow2 import geometry, tables
+from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.tables import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappingSummary:
+    """How the guest's clusters are mapped.
+
+    ``mapped_clusters`` have a host cluster each, even if they read as zeroes;
+    ``zero_clusters`` are marked so as a whole, with or without one.
+    ``data_bytes`` is the most that a copy of the image's own data takes.
+    """
+
+    total_clusters: int
+    mapped_clusters: int
+    compressed_clusters: int
+    zero_clusters: int
+    data_bytes: int
+
+    @property
+    def state(self) -> Literal["none", "partial", "full"]:
+        """Return the mapping; a write to a compressed cluster allocates anew."""
+        if not self.mapped_clusters and not self.compressed_clusters:
+            return "none"
+        return "full" if self.mapped_clusters == self.total_clusters else "partial"
+
+
+def summarise_mapping(fd: int, header: Header, *, path: Path) -> MappingSummary:
+    """Return how many of the guest's clusters are mapped.
+
+    :raises ImageError: when the L1 is malformed or a table is cut short.
+    """
+    mapped = compressed = zero = data = 0
+    l2 = tables.read_l2_tables(fd, header, path=path)
+    if l2 is not None:
+        for batch in tables.read_batches(fd, header, l2, path=path):
+            _forget_beyond_virtual_size(batch)
+            counts = _count(batch)
+            mapped += counts[0]
+            compressed += counts[1]
+            zero += counts[2]
+            data += counts[3]
+    return MappingSummary(
+        total_clusters=-(-header.virtual_size // header.cluster_size),
+        mapped_clusters=mapped,
+        compressed_clusters=compressed,
+        zero_clusters=zero,
+        data_bytes=(data + compressed) * header.cluster_size,
+    )
+
+
+def _forget_beyond_virtual_size(batch: Batch) -> None:
+    """Clear what the last table maps beyond the virtual size, and VM state."""
+    size, width = batch.header.virtual_size, batch.header.l2_entries
+    total = -(-size // batch.header.cluster_size)
+    for row in (batch.indices >= total // width).nonzero()[0].tolist():
+        kept = max(0, total - int(batch.indices[row]) * width)
+        batch.entries[row * width + kept : (row + 1) * width] = 0
+        if batch.bitmaps is not None:
+            batch.bitmaps[row * width + kept : (row + 1) * width] = 0
+
+
+def _count(batch: Batch) -> tuple[int, int, int, int]:
+    """Return the clusters that are mapped, compressed, zero, and standard data."""
+    import numpy as np
+
+    standard = batch.standard
+    mapped = (standard & batch.host_bits) != 0
+    if batch.bitmaps is None:
+        zero = (standard & tables.ZERO) != 0
+        data = mapped & ~zero
+    else:
+        zero = (batch.bitmaps >> geometry.SUBCLUSTERS) == tables.ALL_SUBCLUSTERS
+        zero &= ~batch.compressed
+        data = mapped & ((batch.bitmaps & tables.ALL_SUBCLUSTERS) != 0)
+    masks = (mapped, batch.compressed, zero, data)
+    counts = [int(np.count_nonzero(mask)) for mask in masks]
+    return counts[0], counts[1], counts[2], counts[3]

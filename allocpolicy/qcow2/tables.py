@@ -1,0 +1,221 @@
+"""Reading the L1, L2 and refcount tables of a qcow2 image, many L2 tables at once.
+
+Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping" and "Host cluster
+management", whose words the constants use. Tables must be whole, aligned and inside the
+file; what L2 entries say is taken as it is. numpy is imported only for images that map
+something: a new overlay is judged without it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allocpolicy.errors import ImageError
+from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2.header import Header
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Entries = npt.NDArray[np.uint64]
+    Indices = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+
+# L1, L2 and refcount table entries
+OFFSET = 0x00FF_FFFF_FFFF_FE00
+COPIED = 1 << 63
+COMPRESSED = 1 << 62
+ZERO = 1
+L1_RESERVED = 0x7F00_0000_0000_01FF
+L2_RESERVED = 0x3F00_0000_0000_01FE
+REFCOUNT_TABLE_RESERVED = 0x1FF
+ALL_SUBCLUSTERS = (1 << geometry.SUBCLUSTERS) - 1
+
+_BATCH_SIZE = 2 << 20  # bytes of L2 tables at once: they stay in a processor's cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class L2Tables:
+    """The L2 tables in host order: L1 indices and host offsets."""
+
+    indices: Indices
+    offsets: Indices
+
+
+def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
+    """Return the L2 tables, aligned, inside the file and all different; None if none.
+
+    An L1 of zeroes, which every new image has, doesn't need numpy.
+
+    :raises ImageError: naming the L1 entry that is wrong.
+    """
+    l1_size = header.l1_entries * geometry.TABLE_ENTRY_SIZE
+    raw = bytearray(l1_size)
+    _read_into(fd, memoryview(raw), offset=header.l1_offset, what="L1 table", path=path)
+    if raw == bytes(l1_size):
+        return None
+    import numpy as np
+
+    entries = np.frombuffer(raw, ">u8").astype(np.uint64)
+    offsets = (entries & OFFSET).astype(np.int64)
+    last = os.fstat(fd).st_size - header.cluster_size
+    faults = (
+        ((entries & L1_RESERVED) != 0, "has reserved bits set"),
+        (entries == COPIED, "is marked as in use, but has no L2 table"),
+        (offsets % header.cluster_size != 0, "points at an unaligned L2 table"),
+        (offsets > last, "points at an L2 table that is outside the file"),
+    )
+    refuse_entries(faults, name=lambda index: f"L1 entry {index}", path=path)
+    indices = np.flatnonzero(offsets)
+    indices = indices[np.argsort(offsets[indices], kind="stable")]
+    offsets = offsets[indices]
+    if len(twice := np.flatnonzero(offsets[1:] == offsets[:-1])):
+        first, second = indices[twice[0] : twice[0] + 2]
+        raise ImageError(path, f"L1 entries {first} and {second} share an L2 table")
+    return L2Tables(indices=indices, offsets=offsets)
+
+
+def read_refcount_blocks(fd: int, header: Header, *, path: Path) -> Indices:
+    """Return the host offsets of the refcount blocks, aligned and inside the file.
+
+    :raises ImageError: naming the refcount table entry that is wrong.
+    """
+    import numpy as np
+
+    file_size, offset = os.fstat(fd).st_size, header.refcount_table_offset
+    raw = bytearray(header.refcount_table_clusters * header.cluster_size)
+    # The table may be the file's last cluster, which may be short.
+    present = memoryview(raw)[: max(0, file_size - offset)]
+    _read_into(fd, present, offset=offset, what="refcount table", path=path)
+    entries = np.frombuffer(raw, ">u8").astype(np.uint64)
+    faults = (
+        ((entries & REFCOUNT_TABLE_RESERVED) != 0, "has reserved bits set"),
+        (entries % header.cluster_size != 0, "points at an unaligned block"),
+        (entries >= file_size, "points at a block that is outside the file"),
+    )
+    refuse_entries(
+        faults, name=lambda index: f"refcount table entry {index}", path=path
+    )
+    blocks: Indices = entries[entries != 0].astype(np.int64)
+    return blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Entries of some whole L2 tables, flat; bitmaps with extended L2 entries only."""
+
+    header: Header
+    indices: Indices
+    entries: Entries
+    bitmaps: Entries | None
+
+    @property
+    def compressed(self) -> Mask:
+        """Return which entries are compressed cluster descriptors."""
+        compressed: Mask = (self.entries & COMPRESSED) != 0
+        return compressed
+
+    @property
+    def standard(self) -> Entries:
+        """Return the entries, and 0 in the place of compressed ones."""
+        compressed = self.compressed
+        if not compressed.any():
+            return self.entries
+        return self.entries * ~compressed
+
+    @property
+    def host_bits(self) -> int:
+        """Return the bits that a standard entry with a host cluster has any of.
+
+        Only COPIED tells that external data is at offset 0.
+        """
+        return OFFSET | (COPIED if self.header.has_external_data_file else 0)
+
+    def guest_offset(self, position: int) -> int:
+        """Return the guest offset in bytes of the entry at a position."""
+        row, column = divmod(position, self.header.l2_entries)
+        cluster = int(self.indices[row]) * self.header.l2_entries + column
+        return cluster * self.header.cluster_size
+
+    def data_clusters(self) -> Indices:
+        """Return the host clusters of standard and preallocated clusters, sorted."""
+        import numpy as np
+
+        offsets = self.standard & OFFSET
+        offsets = offsets[offsets != 0]
+        clusters: Indices = (offsets // self.header.cluster_size).astype(np.int64)
+        if (clusters[1:] < clusters[:-1]).any():
+            clusters.sort()
+        return clusters
+
+    def compressed_clusters(self) -> Indices:
+        """Return the host clusters that compressed data starts in; they may repeat."""
+        import numpy as np
+
+        offsets = self.entries[self.compressed] & compressed_offset_mask(self.header)
+        clusters: Indices = (offsets // self.header.cluster_size).astype(np.int64)
+        return clusters
+
+
+def read_batches(
+    fd: int, header: Header, l2: L2Tables, *, path: Path
+) -> Iterator[Batch]:
+    """Yield 2 MiB of L2 tables at a time, in host order; adjacent ones are one read.
+
+    :raises ImageError: when a table is cut short.
+    """
+    import numpy as np
+
+    size = header.cluster_size
+    step = max(1, _BATCH_SIZE // size)
+    buffer = memoryview(bytearray(min(step, len(l2.offsets)) * size))
+    for start in range(0, len(l2.offsets), step):
+        offsets = l2.offsets[start : start + step]
+        cuts = np.flatnonzero(np.diff(offsets) != size) + 1
+        for first, last in itertools.pairwise((0, *cuts.tolist(), len(offsets))):
+            _read_into(
+                fd,
+                buffer[first * size : last * size],
+                offset=int(offsets[first]),
+                what="L2 tables",
+                path=path,
+            )
+        words = np.frombuffer(buffer[: len(offsets) * size], ">u8").astype(np.uint64)
+        extended = header.extended_l2
+        yield Batch(
+            header=header,
+            indices=l2.indices[start : start + step],
+            entries=words[::2] if extended else words,
+            bitmaps=words[1::2] if extended else None,
+        )
+
+
+def compressed_offset_mask(header: Header) -> int:
+    """Return the bits of the host offset in a compressed cluster descriptor."""
+    return (1 << 62 - (header.cluster_size.bit_length() - 9)) - 1
+
+
+def refuse_entries(
+    faults: Iterable[tuple[Mask, str]], *, name: Callable[[int], str], path: Path
+) -> None:
+    """Raise ImageError for the first fault, naming the first entry that has it."""
+    for wrong, reason in faults:
+        if wrong.any():
+            raise ImageError(path, f"{name(int(wrong.argmax()))} {reason}")
+
+
+def _read_into(
+    fd: int, buffer: memoryview, *, offset: int, what: str, path: Path
+) -> None:
+    while len(buffer):
+        count = os.preadv(fd, [buffer], offset)
+        if not count:
+            raise ImageError(path, f"the file ends inside its {what}")
+        buffer = buffer[count:]
+        offset += count
