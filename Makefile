@@ -1,0 +1,54 @@
+# Two commands for a fresh machine: `make demo` and `make test`.
+# As root they install what is missing; as anybody else they say what it is.
+
+PYTHON ?= python3
+VENV := .venv
+PIP_INSTALL := $(VENV)/bin/python -m pip install -qq
+
+# Interpreters that pyenv has, for tox to find beside those on the PATH.
+PYENV_BINS := $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.*/bin)
+empty :=
+space := $(empty) $(empty)
+TOX_PATH := $(PATH):$(subst $(space),:,$(PYENV_BINS))
+TOX_PROCESSES ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help:
+	@echo 'make demo   provision one base image under three flavors; show the reports'
+	@echo 'make test   run the test matrix (tox)'
+	@echo 'make venv   install the project, editable, into $(VENV)'
+	@echo 'make clean  remove what the others made'
+
+.PHONY: demo
+demo: $(VENV)/bin/allocpolicy
+	@tools/system-packages $(VENV)/bin/bindep demo
+	@$(VENV)/bin/python demo/demo.py
+
+.PHONY: test
+test: $(VENV)/bin/tox
+	@tools/system-packages $(VENV)/bin/bindep test
+	@PATH='$(TOX_PATH)' tools/run-tox $(VENV)/bin/tox $(TOX_PROCESSES)
+
+.PHONY: venv
+venv: $(VENV)/bin/allocpolicy
+
+# setup.cfg decides what is installed: the entry points and the dependencies.
+$(VENV)/bin/allocpolicy: setup.cfg pyproject.toml $(VENV)/bin/bindep
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/bin/tox: $(VENV)/bin/bindep
+	$(PIP_INSTALL) tox
+	@touch $@
+
+$(VENV)/bin/bindep:
+	@tools/python-venv $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) bindep
+	@touch $@
+
+.PHONY: clean
+clean:
+	rm -rf $(VENV) .tox build dist *.egg-info plugins/example/build \
+	    plugins/example/*.egg-info

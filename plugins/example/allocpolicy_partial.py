@@ -1,0 +1,144 @@
+"""The strategy ``partial``: reserve a share of the disk, thin beyond.
+
+An overcommit with a floor. QEMU gives new clusters of a qcow2 the lowest free host
+offsets, so storage reserved at the front of the file serves the first clusters that the
+guest writes, wherever in the disk they fall. Up to its share a guest depends on nobody;
+beyond, on what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from allocpolicy import (
+    Allocation,
+    Attachment,
+    CreateQcow2,
+    DiskFormat,
+    Facts,
+    Judgement,
+    Mode,
+    Observation,
+    Operation,
+    Plan,
+    PlanError,
+    Request,
+    Reserve,
+    SetNocow,
+    Step,
+    Strategy,
+    Unsupported,
+    Verdict,
+    fully_allocated_size,
+)
+
+CLUSTER_SIZE = 64 << 10
+
+
+def reserved_size(
+    virtual_size: int, *, share: int, cluster_size: int = CLUSTER_SIZE
+) -> int:
+    """Return the bytes to reserve: all metadata, and ``share`` percent of the data.
+
+    All metadata, since scattered writes may need every L2 table early.
+    """
+    full = fully_allocated_size(virtual_size, cluster_size=cluster_size)
+    metadata = full - virtual_size
+    data_clusters = -(-virtual_size * share // (100 * cluster_size))
+    return min(full, metadata + data_clusters * cluster_size)
+
+
+class Partial(Strategy):
+    """Reserves the front of a qcow2 file and leaves the rest thin."""
+
+    summary = "reserve a share of the disk, thin beyond: an overcommit with a floor"
+    options_schema = {
+        "type": "object",
+        "properties": {
+            "share": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 99,
+                "default": 25,
+                "description": "percent of the disk that has storage of its own",
+            },
+        },
+        "additionalProperties": False,
+    }
+
+    def plan(
+        self, *, request: Request, options: Mapping[str, object], facts: Facts
+    ) -> Plan:
+        """Return the steps to a new qcow2 whose front is reserved."""
+        _check(request, facts)
+        length = reserved_size(request.virtual_size, share=_share(options))
+        steps: list[Step] = [SetNocow()] if facts.host.filesystem.nocow else []
+        steps += [
+            CreateQcow2(
+                virtual_size=request.virtual_size,
+                cluster_size=CLUSTER_SIZE,
+                backing=facts.base,
+            ),
+            Reserve(length=length),
+        ]
+        return Plan(
+            mode=Mode.STAGED,
+            steps=steps,
+            peak_bytes=length,
+            promised_bytes=fully_allocated_size(
+                request.virtual_size, cluster_size=CLUSTER_SIZE
+            ),
+            reserved_bytes=length,
+        )
+
+    def verify(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Verdict:
+        """Judge whether the share still has storage of its own."""
+        if observation.format is not DiskFormat.QCOW2:
+            reason = f"it is {observation.format}, and only a qcow2 keeps a share"
+            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
+        if observation.allocation is Allocation.UNVERIFIABLE:
+            reason = f"{observation.filesystem} does not show what is reserved"
+            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
+        share = _share(options)
+        length = reserved_size(
+            observation.virtual_size,
+            share=share,
+            cluster_size=observation.cluster_size or CLUSTER_SIZE,
+        )
+        held = min(observation.file_size, observation.actual_size)
+        reason = f"{held} bytes have storage; a share of {share} % is {length}"
+        judgement = Judgement.MEETS if held >= length else Judgement.DRIFTED
+        return Verdict(judgement=judgement, reason=reason)
+
+    def attach(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Attachment:
+        """Return an attachment whose discards give nothing back to the host."""
+        return Attachment(
+            discard="ignore", detect_zeroes="off", cache="none", io="native"
+        )
+
+
+def _share(options: Mapping[str, object]) -> int:
+    return cast(int, options["share"])  # the schema has made it one
+
+
+def _check(request: Request, facts: Facts) -> None:
+    if request.operation is not Operation.PROVISION:
+        raise PlanError("strategy partial makes new disks only")
+    if request.format is not DiskFormat.QCOW2:
+        raise PlanError(
+            "strategy partial needs format qcow2: a raw disk keeps each block at its"
+            " own offset, so reserving the front would serve only the guest's first"
+            " blocks"
+        )
+    filesystem = facts.host.filesystem
+    if not filesystem.fallocate:
+        reason = f"strategy partial reserves, and {filesystem.type} has no fallocate"
+        raise Unsupported(facts.host.directory, reason)
+    if filesystem.copy_on_write and not filesystem.nocow:
+        reason = f"{filesystem.type} allocates anew on every write: nothing is reserved"
+        raise Unsupported(facts.host.directory, reason)

@@ -1,0 +1,149 @@
+"""The plans and verdicts of ``partial``: pure, so without a disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import (
+    Allocation,
+    CreateQcow2,
+    DiskFormat,
+    DiskRole,
+    Facts,
+    Filesystem,
+    Headroom,
+    Host,
+    Judgement,
+    MappingState,
+    Observation,
+    Operation,
+    PlanError,
+    Request,
+    Reserve,
+    SetNocow,
+    Unsupported,
+    fully_allocated_size,
+)
+from allocpolicy_partial import Partial, reserved_size
+
+GIB = 1 << 30
+SIZE = 10 * GIB
+OPTIONS = {"share": 25}
+
+EXT4 = Filesystem(
+    type="ext4",
+    key="/dev/test",
+    block_size=4096,
+    size=100 * GIB,
+    free=50 * GIB,
+    fallocate=True,
+    copy_on_write=False,
+    nocow=False,
+    user_xattr=True,
+)
+BTRFS = dataclasses.replace(EXT4, type="btrfs", copy_on_write=True, nocow=True)
+
+REQUEST = Request(
+    operation=Operation.PROVISION,
+    destination=Path("/srv/vm/disk"),
+    virtual_size=SIZE,
+    format=DiskFormat.QCOW2,
+    disk_role=DiskRole.ROOT,
+)
+
+
+def facts_on(filesystem: Filesystem) -> Facts:
+    headroom = Headroom(ratio=0.01, minimum=64 << 20)
+    host = Host(directory=Path("/srv/vm"), filesystem=filesystem, headroom=headroom)
+    return Facts(host=host, base=None)
+
+
+def observation(*, held: int, allocation: Allocation = Allocation.THIN) -> Observation:
+    return Observation(
+        format=DiskFormat.QCOW2,
+        virtual_size=SIZE,
+        file_size=held,
+        actual_size=held,
+        mapping=MappingState.NONE,
+        allocation=allocation,
+        guaranteed=False,
+        exception="the disk is thin",
+        filesystem="ext4",
+        extents=None,
+        cluster_size=64 << 10,
+    )
+
+
+def test_reserves_all_metadata_and_the_share_of_the_data() -> None:
+    """The floor is the share of the disk, whatever metadata scattered writes need."""
+    metadata = fully_allocated_size(SIZE, cluster_size=64 << 10) - SIZE
+    assert reserved_size(SIZE, share=25) == metadata + SIZE // 4
+
+
+@pytest.mark.parametrize("share", [1, 25, 99])
+@pytest.mark.parametrize("virtual_size", [512, 1 << 20, SIZE])
+def test_never_reserves_more_than_the_whole_disk(virtual_size: int, share: int) -> None:
+    """A share is at most everything, however small the disk."""
+    full = fully_allocated_size(virtual_size, cluster_size=64 << 10)
+    assert 0 < reserved_size(virtual_size, share=share) <= full
+
+
+def test_creates_then_reserves() -> None:
+    """Nothing is reserved in a file that is written anew afterwards."""
+    plan = Partial().plan(request=REQUEST, options=OPTIONS, facts=facts_on(EXT4))
+    length = reserved_size(SIZE, share=25)
+    assert plan.steps == [CreateQcow2(virtual_size=SIZE), Reserve(length=length)]
+    assert plan.peak_bytes == plan.reserved_bytes == length
+
+
+def test_is_nocow_where_overwriting_allocates_anew() -> None:
+    """The flag comes first: btrfs takes it only while the file is empty."""
+    plan = Partial().plan(request=REQUEST, options=OPTIONS, facts=facts_on(BTRFS))
+    assert plan.steps[0] == SetNocow()
+
+
+def test_refuses_raw() -> None:
+    """A raw disk has no first clusters to serve, and the error says so."""
+    request = dataclasses.replace(REQUEST, format=DiskFormat.RAW)
+    with pytest.raises(PlanError, match="needs format qcow2"):
+        Partial().plan(request=request, options=OPTIONS, facts=facts_on(EXT4))
+
+
+@pytest.mark.parametrize(
+    "filesystem",
+    [
+        dataclasses.replace(EXT4, type="ext2", fallocate=False),
+        dataclasses.replace(BTRFS, type="zfs", nocow=False),
+    ],
+    ids=lambda filesystem: filesystem.type,
+)
+def test_refuses_storage_that_reserves_nothing(filesystem: Filesystem) -> None:
+    """A share that could not be kept is not promised."""
+    with pytest.raises(Unsupported, match=filesystem.type):
+        Partial().plan(request=REQUEST, options=OPTIONS, facts=facts_on(filesystem))
+
+
+@pytest.mark.parametrize(
+    ("missing", "judgement"), [(0, Judgement.MEETS), (4096, Judgement.DRIFTED)]
+)
+def test_meets_while_the_share_has_storage(missing: int, judgement: Judgement) -> None:
+    """One block short of the share has drifted."""
+    observed = observation(held=reserved_size(SIZE, share=25) - missing)
+    verdict = Partial().verify(options=OPTIONS, observation=observed)
+    assert verdict.judgement is judgement
+
+
+def test_does_not_judge_what_the_filesystem_hides() -> None:
+    """No claim either way where storage is not shown."""
+    observed = observation(held=SIZE, allocation=Allocation.UNVERIFIABLE)
+    verdict = Partial().verify(options=OPTIONS, observation=observed)
+    assert verdict.judgement is Judgement.UNVERIFIABLE
+
+
+def test_attaches_without_discard() -> None:
+    """A guest's discards must not punch holes into its share."""
+    attachment = Partial().attach(options=OPTIONS, observation=observation(held=SIZE))
+    assert attachment.discard == "ignore"

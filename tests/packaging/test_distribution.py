@@ -1,0 +1,110 @@
+"""What is shipped: all that git knows, and a wheel that runs by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Where the wheel has what the repository keeps elsewhere (setup.cfg: package_dir).
+PACKAGES = {
+    "allocpolicy/": "allocpolicy/",
+    "schemas/": "allocpolicy_schemas/",
+    "plugins/allocpolicy_strategies/": "allocpolicy_strategies/",
+}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command and return what it printed."""
+    done = subprocess.run(command, capture_output=True, check=False, cwd=cwd, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def source_files() -> set[str]:
+    """Give what git tracks, and what it would if asked to add everything."""
+    command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    listed = run(*command, cwd=ROOT).splitlines()
+    return {name for name in listed if (ROOT / name).exists()}
+
+
+@pytest.fixture(scope="session")
+def built(source_files: set[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a directory with the sdist, and the wheel that was built from it."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in source_files:
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    output = tmp_path_factory.mktemp("built")
+    run(sys.executable, "-m", "build", "--outdir", output, copy, cwd=output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def clean_bin(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the bin directory of an environment with nothing but the wheel."""
+    environment = tmp_path_factory.mktemp("clean") / "venv"
+    run(sys.executable, "-m", "venv", environment, cwd=wheel.parent)
+    python = environment / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=wheel.parent)
+    return python.parent
+
+
+def test_wheel_has_the_packages_and_nothing_else(
+    source_files: set[str], wheel: Path
+) -> None:
+    """A subpackage that setup.cfg forgets would be dropped in silence."""
+    expected = {
+        name.replace(source, installed, 1)
+        for name in source_files
+        for source, installed in PACKAGES.items()
+        if name.startswith(source)
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {n for n in archive.namelist() if ".dist-info/" not in n}
+    assert shipped == expected
+
+
+def test_sdist_has_all_of_the_source(source_files: set[str], built: Path) -> None:
+    """Whoever has the sdist can run the tests."""
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = archive.getnames()
+    top = names[0].partition("/")[0]
+    assert not {f"{top}/{name}" for name in source_files} - set(names)
+
+
+def test_says_the_version_of_the_wheel(
+    wheel: Path, clean_bin: Path, tmp_path: Path
+) -> None:
+    """`allocpolicy --version` runs from the wheel alone, and there is one version."""
+    printed = run(clean_bin / "allocpolicy", "--version", cwd=tmp_path)
+    assert printed.split() == wheel.name.split("-")[:2]
+
+
+def test_bundled_strategies_are_in_the_wheel(clean_bin: Path, tmp_path: Path) -> None:
+    """Their entry points lead to packages that are there."""
+    command = ("strategy", "list", "-f", "value", "-c", "name")
+    printed = run(clean_bin / "allocpolicy", *command, cwd=tmp_path)
+    assert printed.split() == ["none", "performance", "space"]
+
+
+def test_oslo_config_generator_finds_our_options(
+    clean_bin: Path, tmp_path: Path
+) -> None:
+    """The sample configuration comes from the namespace that setup.cfg declares."""
+    command = ("--namespace", "allocpolicy")
+    printed = run(clean_bin / "oslo-config-generator", *command, cwd=tmp_path)
+    assert "#preallocate_images = none" in printed
