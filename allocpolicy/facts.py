@@ -48,9 +48,9 @@ class MappingState(enum.StrEnum):
 class Headroom:
     """How much is kept free beside reserved bytes that are not written yet.
 
-    Turning unwritten extents into written ones takes tree blocks (16 bytes for each
-    4 KiB in the worst case, in nodes that may be half full: below 1 %), and QEMU's
-    write-zeroes frees and allocates again; docs/headroom.md has the measurements.
+    Turning unwritten extents into written ones takes tree blocks: on xfs at most
+    0.79 %, on ext4 about as much for any order of writes but adverse ones; and QEMU's
+    write-zeroes frees and allocates again. docs/headroom.md has the measurements.
     """
 
     ratio: float

@@ -7,14 +7,14 @@ for which orders of writes this holds.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from allocpolicy.facts import Headroom
+from allocpolicy import Policy
 from tests import direct_io, filesystems
+from tests.cli import provision
 from tests.direct_io import BLOCK
 
 MIB = 1 << 20
@@ -22,7 +22,7 @@ GIB = 1 << 30
 SIZE = 8 * GIB
 CLUSTER = 64 * 1024
 
-HEADROOM = Headroom(ratio=0.01, minimum=64 * MIB)
+HEADROOM = Policy().headroom  # the default
 
 MKFS_OPTIONS = {"ext4": ("-m", "0"), "xfs": ()}
 
@@ -54,20 +54,15 @@ def memory_or(directory: Path) -> Path:
 
 def reserve(disk: Path, *, image_format: str) -> None:
     """Make a reserved disk: raw, or a qcow2 overlay on an empty base image."""
-    length = SIZE
+    arguments: list[object] = ["--size", SIZE]
     if image_format == "qcow2":
         base = disk.with_name("base")
         filesystems.run("truncate", "--size", str(SIZE), base)
-        create = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base)
-        filesystems.run(*create, disk)
-        measured = subprocess.run(
-            ["qemu-img", "measure", "-O", "qcow2", "--size", str(SIZE)],
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        length = int(measured.split("fully allocated size:")[1])
-    filesystems.run("fallocate", "--length", str(length), disk)
+        arguments = ["--base", base, "--base-format", "raw"]
+    report = provision(
+        disk, "--strategy", "space", "--format", image_format, *arguments
+    )
+    assert report["observed"]["guaranteed"]
 
 
 def test_scattered_first_writes_find_space(storage: Path) -> None:
