@@ -67,11 +67,11 @@ def disk(fd: int, *, path: Path, format: DiskFormat, host: Host) -> Observation:
     shown = extents is not None or host.filesystem.type == "tmpfs"
     actual_size = status.st_blocks * 512
     covered = _is_covered(extents, status.st_size, actual_size)
-    allocation = _allocation(
-        extents,
-        covered=covered and status.st_size >= content.needed,
-        verifiable=kept and shown,
-    )
+    allocation = Allocation.UNVERIFIABLE
+    if shown:
+        allocation = _allocation(
+            extents, covered=covered and status.st_size >= content.needed, kept=kept
+        )
     exception = _exception(allocation, extents, fd=fd, host=host)
     return Observation(
         format=format,
@@ -125,11 +125,11 @@ def _is_covered(extents: ExtentSummary | None, size: int, actual_size: int) -> b
 
 
 def _allocation(
-    extents: ExtentSummary | None, *, covered: bool, verifiable: bool
+    extents: ExtentSummary | None, *, covered: bool, kept: bool
 ) -> Allocation:
     if not covered:
         return Allocation.THIN
-    if not verifiable or (extents and extents.encoded):
+    if not kept or (extents and extents.encoded):
         return Allocation.UNVERIFIABLE
     if extents is None or extents.unwritten:
         return Allocation.RESERVED

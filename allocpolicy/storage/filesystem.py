@@ -19,6 +19,15 @@ from allocpolicy.storage.inode_flags import InodeFlag
 _libc = ctypes.CDLL(None, use_errno=True)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _PROBE = 64 << 10
+# include/uapi/linux/magic.h; ext2, ext3 and ext4 have one number.
+_MAGIC = {
+    0xEF53: "ext4",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0x01021994: "tmpfs",
+    0x2FC12FC1: "zfs",
+    0xCA451A4E: "bcachefs",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,10 @@ class Filesystem:
 
 
 def mount_of(fd: int) -> Mount:
-    """Return the mount that holds the open file, by its mount id (Linux 3.15)."""
+    """Return the mount that holds the open file, by its mount id (Linux 3.15).
+
+    In a chroot the mount may not be visible; the device and statfs(2) tell the rest.
+    """
     info = Path(f"/proc/self/fdinfo/{fd}").read_text()
     wanted = next(
         line.split()[1] for line in info.splitlines() if line.startswith("mnt_id:")
@@ -64,7 +76,17 @@ def mount_of(fd: int) -> Mount:
         if fields[0] == wanted:
             kind, source = right.split()[:2]
             return Mount(type=kind, source=_unescape(source), device=fields[2])
-    raise OSError(errno.ENODEV, "the mount is not in /proc/self/mountinfo")
+    number = os.fstat(fd).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    return Mount(type=_type_by_magic(fd), source="device", device=device)
+
+
+def _type_by_magic(fd: int) -> str:
+    buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes, f_type its first
+    if _libc.fstatfs(fd, buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return _MAGIC.get(buffer[0], f"filesystem {buffer[0]:#x}")
 
 
 def _unescape(text: str) -> str:

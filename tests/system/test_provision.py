@@ -129,6 +129,20 @@ def test_data_says_how_storage_stands_behind_a_performance_disk(
     assert_disk(disk, format=format, base=raw_base, base_format="raw")
 
 
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_a_third_partys_strategy_makes_disks_as_ours_do(
+    directory: Path, raw_base: Path
+) -> None:
+    disk = directory / "disk"
+    report = provision(
+        *(disk, "--base", raw_base, "--size", SIZE, "--strategy", "partial"),
+        *("--extra-spec", "allocpolicy:partial.share=50"),
+    )
+    assert report["verdict"]["judgement"] == "meets"
+    assert SIZE // 2 <= disk.stat().st_blocks * 512 < SIZE
+    assert_disk(disk, format="qcow2", base=raw_base, base_format="raw")
+
+
 @ALL
 def test_the_stamp_says_under_which_policy_the_disk_was_made(directory: Path) -> None:
     disk = directory / "disk"

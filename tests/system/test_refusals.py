@@ -142,7 +142,7 @@ class TestBaseImages:
         image = tmp_path / "image.qcow2"
         images.qemu_img(
             *("create", "-f", "qcow2", "--object", "secret,id=s,data=abc123"),
-            *("-o", "encrypt.format=luks,encrypt.key-secret=s", image, "16M"),
+            *("-o", "encrypt.format=aes,encrypt.key-secret=s", image, "16M"),
         )
         self.refuse(directory, image, says="encrypt")
 

@@ -25,7 +25,7 @@ UNNAMED = pytest.mark.filesystems("ext4", "xfs", "btrfs", "ext2", "tmpfs")
 def fuse(tmp_path: Path) -> Iterator[Path]:
     """An ext4 that a FUSE server serves: a filesystem without O_TMPFILE."""
     program = filesystems.require_program("fuse2fs")
-    image = filesystems.make_image("ext4", size=512 * MIB, directory=tmp_path)
+    image = filesystems.make_image("ext4", size=600 * MIB, directory=tmp_path)
     mount_point = tmp_path / "mnt"
     mount_point.mkdir()
     subprocess.run([program, image, mount_point, "-o", "fakeroot"], check=True)
@@ -119,25 +119,28 @@ class TestNamed:
     def test_a_killed_command_leaves_one_name_which_the_next_removes(
         self, fuse: Path
     ) -> None:
-        process = subprocess.Popen(
-            command(
-                *("provision", fuse / "disk", "--size", "200M"),
-                *("--strategy", "space", "--format", "raw"),
-                *("--extra-spec", "allocpolicy:space.reserve=zero-fill"),
-            ),
-            stdout=subprocess.DEVNULL,
-            env=environment(),
+        arguments = (
+            *("provision", fuse / "disk", "--size", "300M"),
+            *("--strategy", "space", "--format", "raw"),
+            *("--extra-spec", "allocpolicy:space.reserve=zero-fill"),
         )
+        with subprocess.Popen(command(*arguments), env=environment()) as process:
+            try:
+                self.sweep_while_it_lives(fuse, process)
+            finally:
+                process.kill()
+        provision(fuse / "y", "--size", "1M")
+        assert set(os.listdir(fuse)) == {"lost+found", "x", "y"}
+
+    def sweep_while_it_lives(
+        self, fuse: Path, process: subprocess.Popen[bytes]
+    ) -> None:
         wait_until(lambda: any(p.stat().st_size > MIB for p in fuse.glob(".alloc*")))
         process.send_signal(signal.SIGSTOP)
         alive = set(os.listdir(fuse))
         assert len(alive) == 2
         assert allocpolicy("provision", fuse / "x", "--size", "1M").status == 0
         assert alive <= set(os.listdir(fuse))  # whose maker lives is left alone
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        provision(fuse / "y", "--size", "1M")
-        assert set(os.listdir(fuse)) == {"lost+found", "x", "y"}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
