@@ -49,6 +49,16 @@ class Geometry:
         return l2_entries(self.cluster_size, extended_l2=self.extended_l2)
 
     @property
+    def l2_entry_size(self) -> int:
+        """Return the bytes of an L2 entry."""
+        return self.cluster_size // self.l2_entries
+
+    @property
+    def data_offset(self) -> int:
+        """Return where the data begins when all metadata is before it."""
+        return self.metadata_bytes
+
+    @property
     def metadata_clusters(self) -> int:
         """Return the clusters of header, L1, L2 and refcount structures."""
         tables = self.l1_clusters + self.l2_tables
@@ -119,6 +129,20 @@ def fully_allocated_size(
     return geometry(
         virtual_size, cluster_size=cluster_size, extended_l2=extended_l2
     ).file_size
+
+
+def unmapped_refcount_blocks(whole: Geometry) -> int:
+    """Return the refcount blocks of an image that maps nothing of ``whole``.
+
+    They count the header, the L1 table, ``whole``'s refcount table and themselves.
+    """
+    fixed = 1 + whole.l1_clusters + whole.refcount_table_clusters
+    blocks = 0
+    while (
+        more := _divide_up((fixed + blocks) * REFCOUNT_SIZE, whole.cluster_size)
+    ) != blocks:
+        blocks = more
+    return blocks
 
 
 def thin_size_bound(

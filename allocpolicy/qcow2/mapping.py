@@ -5,6 +5,10 @@ Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping".
 
 from __future__ import annotations
 
+import itertools
+import os
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +16,11 @@ from typing import Literal
 from allocpolicy.qcow2 import geometry, tables
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.tables import Batch
+
+State = Literal["none", "partial", "full"]
+_BATCH = 4 << 20  # bytes of L2 tables
+_COPIED_BYTE = tables.COPIED >> 56
+_NO_CLUSTER = tables.COPIED.to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +39,21 @@ class MappingSummary:
     data_bytes: int
 
     @property
-    def state(self) -> Literal["none", "partial", "full"]:
+    def state(self) -> State:
         """Return the mapping; a write to a compressed cluster allocates anew."""
         if not self.mapped_clusters and not self.compressed_clusters:
             return "none"
         return "full" if self.mapped_clusters == self.total_clusters else "partial"
+
+
+def mapping_state(fd: int, header: Header, *, path: Path) -> State:
+    """Return how much of the virtual size is mapped.
+
+    :raises ImageError: when the L1 is malformed or a table is cut short.
+    """
+    if _is_plainly_full(fd, header):
+        return "full"
+    return summarise_mapping(fd, header, path=path).state
 
 
 def summarise_mapping(fd: int, header: Header, *, path: Path) -> MappingSummary:
@@ -58,6 +77,68 @@ def summarise_mapping(fd: int, header: Header, *, path: Path) -> MappingSummary:
         compressed_clusters=compressed,
         zero_clusters=zero,
         data_bytes=(data + compressed) * header.cluster_size,
+    )
+
+
+def data_runs(fd: int, header: Header, *, path: Path) -> Iterator[tuple[int, int, int]]:
+    """Yield (guest offset, host offset, length) of the image's own data.
+
+    Clusters that follow one another on both sides are one run; zero clusters are none.
+    For images without compressed clusters and without subclusters.
+
+    :raises ImageError: when the L1 is malformed or a table is cut short.
+    """
+    l2 = tables.read_l2_tables(fd, header, path=path)
+    if l2 is None:
+        return
+    import numpy as np
+
+    size = header.cluster_size
+    for batch in tables.read_batches(fd, header, l2, path=path):
+        _forget_beyond_virtual_size(batch)
+        host = (batch.entries & tables.OFFSET).astype(np.int64)
+        here = np.flatnonzero((host != 0) & ((batch.entries & tables.ZERO) == 0))
+        rows, columns = np.divmod(here, header.l2_entries)
+        guest = (batch.indices[rows] * header.l2_entries + columns) * size
+        host = host[here]
+        together = (np.diff(guest) == size) & (np.diff(host) == size)
+        bounds = (0, *(np.flatnonzero(~together) + 1).tolist(), len(here))
+        for first, last in itertools.pairwise(bounds):
+            if last > first:
+                yield int(guest[first]), int(host[first]), (last - first) * size
+
+
+def _is_plainly_full(fd: int, header: Header) -> bool:
+    """Return whether one run of L2 tables maps all clusters, without a special one.
+
+    So are images that were made with all metadata; the answer needs no numpy, whose
+    import takes longer than reading the tables of 1 TiB. False means: look closer.
+    """
+    tables_count, size = header.needed_l1_entries, header.cluster_size
+    l1 = os.pread(fd, tables_count * geometry.TABLE_ENTRY_SIZE, header.l1_offset)
+    first = int.from_bytes(l1[: geometry.TABLE_ENTRY_SIZE], "big")
+    wanted = range(first, first + tables_count * size, size)
+    if not first & tables.COPIED or l1 != struct.pack(f">{tables_count}Q", *wanted):
+        return False
+    width = size // header.l2_entries
+    end = -(-header.virtual_size // size) * width
+    offset = first & tables.OFFSET
+    for start in range(0, end, _BATCH):
+        length = min(_BATCH, end - start)
+        entries = os.pread(fd, length, offset + start)
+        if len(entries) < length or not _are_plain(entries, width=width):
+            return False
+    return True
+
+
+def _are_plain(entries: bytes, *, width: int) -> bool:
+    """Return whether all entries are of standard clusters that have a host cluster."""
+    count = len(entries) // width
+    highest, lowest = entries[0::width], entries[7::width]
+    return (
+        highest.count(_COPIED_BYTE) == count
+        and lowest.count(0) == count
+        and _NO_CLUSTER not in entries
     )
 
 

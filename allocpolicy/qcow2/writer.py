@@ -1,0 +1,241 @@
+"""Writing new qcow2 images: all metadata in a few large writes, the header last.
+
+Specification: QEMU's docs/interop/qcow2.rst, version 3, 16-bit refcounts. In the file's
+order: header, refcount table, refcount blocks, L1 table, L2 tables, data. The tables
+are arithmetic sequences of big-endian numbers; they are made plane by plane with
+strided slices, which is as fast as numpy would be and needs no import of it (50 ms).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, TABLE_ENTRY_SIZE, Geometry
+from allocpolicy.qcow2.header import (
+    BACKING_FORMAT,
+    EXTENSION,
+    HEADER,
+    MAGIC,
+    MAX_BACKING_NAME,
+    Incompatible,
+)
+
+VERSION = 3
+REFCOUNT_ORDER = 4  # 16 bits
+HEADER_LENGTH = 112  # with the compression type, 0, and its padding
+_COPIED_BYTE = 0x80  # bit 63: the cluster's refcount is one
+_BATCH = 512 << 10  # entries at once
+_BYTE_VALUES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backing:
+    """What an overlay records of its backing file; the path is absolute."""
+
+    path: Path
+    format: str
+
+
+def write_unmapped(fd: int, whole: Geometry, *, backing: Backing | None = None) -> None:
+    """Write an image that maps nothing: a thin disk, or an overlay on its backing file.
+
+    Its refcount table is large enough for the fully allocated image, so that
+    `geometry.fully_allocated_size` holds all that QEMU will ever add.
+
+    :raises InvalidRequest: when the backing file's name does not fit.
+    """
+    blocks = geometry.unmapped_refcount_blocks(whole)
+    parts = _Parts(whole=whole, refcount_blocks=blocks)
+    os.ftruncate(fd, parts.l2_offset)
+    _write_refcounts(fd, parts, clusters=parts.l2_offset // whole.cluster_size)
+    _write_header(fd, parts, backing)
+
+
+def write_mapped(
+    fd: int,
+    whole: Geometry,
+    *,
+    backing: Backing | None = None,
+    advance: Callable[[int], None],
+) -> None:
+    """Write an image whose every cluster is mapped, the data being one run of holes.
+
+    Guest offset N is at host offset ``whole.data_offset + N``. With a backing file the
+    geometry must have extended L2 entries: no subcluster is allocated, so that the
+    guest reads the backing file until it writes.
+
+    :param advance: is told the bytes of each write.
+    :raises InvalidRequest: when a backing file needs extended L2 entries, or its name
+        does not fit.
+    """
+    if backing and not whole.extended_l2:
+        raise InvalidRequest("mapped clusters hide a backing file without subclusters")
+    parts = _Parts(whole=whole, refcount_blocks=whole.refcount_blocks)
+    os.ftruncate(fd, whole.file_size)
+    _write_refcounts(fd, parts, clusters=whole.total_clusters)
+    tables = _pointers(
+        parts.l2_offset, whole.l2_tables, cluster_size=whole.cluster_size, copied=True
+    )
+    _write_all(fd, tables, offset=parts.l1_offset, advance=advance)
+    entries = _pointers(
+        whole.data_offset,
+        whole.data_clusters,
+        cluster_size=whole.cluster_size,
+        copied=True,
+        width=whole.l2_entry_size,
+    )
+    _write_all(fd, entries, offset=parts.l2_offset, advance=advance)
+    _write_header(fd, parts, backing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """Where the parts are; an unmapped image has fewer refcount blocks than a whole."""
+
+    whole: Geometry
+    refcount_blocks: int
+
+    @property
+    def refcount_table_offset(self) -> int:
+        return self.whole.cluster_size
+
+    @property
+    def refcount_blocks_offset(self) -> int:
+        table = self.whole.refcount_table_clusters * self.whole.cluster_size
+        return self.refcount_table_offset + table
+
+    @property
+    def l1_offset(self) -> int:
+        return (
+            self.refcount_blocks_offset + self.refcount_blocks * self.whole.cluster_size
+        )
+
+    @property
+    def l2_offset(self) -> int:
+        return self.l1_offset + self.whole.l1_clusters * self.whole.cluster_size
+
+
+def _write_refcounts(fd: int, parts: _Parts, *, clusters: int) -> None:
+    """Write the table, and a count of one for each of the first ``clusters``."""
+    table = _pointers(
+        parts.refcount_blocks_offset,
+        parts.refcount_blocks,
+        cluster_size=parts.whole.cluster_size,
+        copied=False,
+    )
+    _write_all(fd, table, offset=parts.refcount_table_offset)
+    _write_all(fd, _ones(clusters), offset=parts.refcount_blocks_offset)
+
+
+def _ones(count: int) -> Iterator[bytes]:
+    one = (1).to_bytes(REFCOUNT_SIZE, "big")
+    for done in range(0, count, _BATCH):
+        yield one * min(_BATCH, count - done)
+
+
+def _write_header(fd: int, parts: _Parts, backing: Backing | None) -> None:
+    whole = parts.whole
+    extensions = b"".join(_extensions(backing))
+    name = os.fsencode(backing.path) if backing else b""
+    name_offset = HEADER_LENGTH + len(extensions)
+    if len(name) > MAX_BACKING_NAME or name_offset + len(name) > whole.cluster_size:
+        raise InvalidRequest(f"the backing file's name is too long: {len(name)} bytes")
+    features = Incompatible.EXTENDED_L2 if whole.extended_l2 else 0
+    fields = HEADER.pack(
+        MAGIC,
+        VERSION,
+        name_offset if name else 0,
+        len(name),
+        whole.cluster_size.bit_length() - 1,
+        whole.virtual_size,
+        0,  # crypt_method
+        whole.l1_entries,
+        parts.l1_offset,
+        parts.refcount_table_offset,
+        whole.refcount_table_clusters,
+        *(0, 0),  # nb_snapshots, snapshots_offset
+        features,
+        *(0, 0),  # compatible and autoclear features
+        REFCOUNT_ORDER,
+        HEADER_LENGTH,
+    )
+    _write_all(fd, [fields.ljust(HEADER_LENGTH, b"\0") + extensions + name], offset=0)
+
+
+def _extensions(backing: Backing | None) -> Iterator[bytes]:
+    if backing:
+        content = backing.format.encode()
+        yield EXTENSION.pack(BACKING_FORMAT, len(content))
+        yield content.ljust(-(-len(content) // 8) * 8, b"\0")
+    yield EXTENSION.pack(0, 0)
+
+
+def _write_all(
+    fd: int,
+    chunks: Iterator[bytes] | Iterator[bytearray] | list[bytes],
+    *,
+    offset: int,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    for chunk in chunks:
+        rest = memoryview(chunk)
+        while rest:
+            written = os.pwrite(fd, rest, offset)
+            rest = rest[written:]
+            offset += written
+        if advance:
+            advance(len(chunk))
+
+
+def _pointers(
+    offset: int,
+    count: int,
+    *,
+    cluster_size: int,
+    copied: bool,
+    width: int = TABLE_ENTRY_SIZE,
+) -> Iterator[bytearray]:
+    """Yield table entries, for ``count`` clusters one after another from ``offset``.
+
+    Entries of 16 bytes have 8 zero bytes after the pointer: no subcluster allocated.
+    """
+    first, end = offset // cluster_size, offset // cluster_size + count
+    bits = cluster_size.bit_length() - 1
+    for start in range(first, end, _BATCH):
+        some = min(_BATCH, end - start)
+        entries = bytearray(some * width)
+        if copied:
+            entries[0::width] = bytes((_COPIED_BYTE,)) * some
+        for place, plane in _planes(start, some, bits=bits):
+            entries[place::width] = plane
+        yield entries
+
+
+def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (byte's place in the entry, that byte of each of ``count`` entries).
+
+    The entries are ``(first + i) << bits``. The lowest byte that is not always zero
+    repeats itself soon; each byte above stays the same for as many entries as the one
+    below has values.
+    """
+    place, shift = TABLE_ENTRY_SIZE - 1 - bits // 8, bits % 8
+    period = _BYTE_VALUES >> shift
+    cycle = bytes(range(0, _BYTE_VALUES, 1 << shift))
+    skipped = first % period
+    repeated = cycle * (count // period + 2)
+    yield place, repeated[skipped : skipped + count]
+    run = period
+    while run <= first + count - 1:
+        place -= 1
+        lowest, highest = first // run, (first + count - 1) // run
+        runs = [
+            bytes((value % _BYTE_VALUES,)) * run for value in range(lowest, highest + 1)
+        ]
+        skipped = first - lowest * run
+        yield place, b"".join(runs)[skipped : skipped + count]
+        run *= _BYTE_VALUES
