@@ -1,4 +1,4 @@
-"""Reserving storage with fallocate(2), and writing what is still a hole.
+"""Reserving storage with fallocate(2), and finding what has none.
 
 The system call itself, never posix_fallocate(3): where a filesystem lacks it, glibc
 writes zeroes in silence (seen on ext2), and a reservation must be known for what it is.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (
@@ -18,7 +18,7 @@ _libc.fallocate.argtypes = (
     ctypes.c_int64,
     ctypes.c_int64,
 )
-ZERO_CHUNK = 4 << 20
+FALLOC_FL_WRITE_ZEROES = 0x80  # Linux 6.17
 
 
 def allocate(fd: int, *, offset: int, length: int) -> None:
@@ -29,7 +29,21 @@ def allocate(fd: int, *, offset: int, length: int) -> None:
 
     :raises OSError: as fallocate(2); EINTR is retried.
     """
-    while _libc.fallocate(fd, 0, offset, length) != 0:
+    _fallocate(fd, mode=0, offset=offset, length=length)
+
+
+def allocate_written(fd: int, *, offset: int, length: int) -> None:
+    """Give the range storage that counts as written and reads as zeroes.
+
+    FALLOC_FL_WRITE_ZEROES: only where the device itself unmaps to zeroes.
+
+    :raises OSError: as fallocate(2); EOPNOTSUPP on most devices and filesystems.
+    """
+    _fallocate(fd, mode=FALLOC_FL_WRITE_ZEROES, offset=offset, length=length)
+
+
+def _fallocate(fd: int, *, mode: int, offset: int, length: int) -> None:
+    while _libc.fallocate(fd, mode, offset, length) != 0:
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
@@ -54,18 +68,3 @@ def holes(fd: int) -> Iterator[tuple[int, int]]:
                 raise
             offset = end
         yield start, offset - start
-
-
-def write_zeroes(
-    fd: int, *, offset: int, length: int, advance: Callable[[int], None]
-) -> None:
-    """Write zeroes to ``[offset, offset + length)``, saying each chunk's bytes.
-
-    :raises OSError: as pwrite(2); what was written stays.
-    """
-    zeroes = memoryview(bytes(min(ZERO_CHUNK, length)))
-    end = offset + length
-    while offset < end:
-        written = os.pwrite(fd, zeroes[: end - offset], offset)
-        offset += written
-        advance(written)

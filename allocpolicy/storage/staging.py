@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ class Staged:
     def _open_named(self) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
         while True:
-            name = f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
+            name = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
             fd = os.open(name, flags, PRIVATE, dir_fd=self.directory_fd)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:  # else a sweep came between open and lock
@@ -73,7 +72,7 @@ class Staged:
         :raises Unsupported: when it is on another filesystem.
         """
         fd = _lock_ready_made(path)
-        name = f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
+        name = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
         try:
             os.rename(path, name, dst_dir_fd=self.directory_fd)
             if not _same_file(fd, name, self.directory_fd):

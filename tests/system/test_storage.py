@@ -18,6 +18,7 @@ from allocpolicy.storage import (
     inode_flags,
     lease,
     qemu_lock,
+    zeroes,
 )
 from allocpolicy.storage.inode_flags import InodeFlag
 from tests.images import MIB
@@ -104,7 +105,7 @@ def test_zeroes_fill_the_holes_and_nothing_else(file: int) -> None:
         written += length
 
     for offset, length in list(fallocate.holes(file)):
-        fallocate.write_zeroes(file, offset=offset, length=length, advance=advance)
+        zeroes.write(file, offset=offset, length=length, advance=advance)
     os.fsync(file)
     assert written == 3 * MIB
     assert list(fallocate.holes(file)) == []

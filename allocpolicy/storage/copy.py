@@ -1,0 +1,166 @@
+"""Copying between files: sharing blocks where the filesystem can, data only elsewhere.
+
+Sharing is FICLONERANGE (ioctl_ficlonerange(2)). copy_file_range(2) shares too where it
+can (xfs and btrfs clone in it), so that data which must be the target's own is read and
+written.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+FICLONERANGE = 0x4020940D
+_RANGE = struct.Struct("=qQQQ")  # src_fd, src_offset, src_length, dest_offset
+_CHUNK = 16 << 20
+_SHARED_CHUNK = 1 << 30
+# Not on one filesystem, no reflink there, unaligned, or COW to NOCOW on btrfs.
+_NOT_SHARED = frozenset(
+    {errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.EPERM}
+)
+_NO_COPY_FILE_RANGE = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
+)
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Bytes that go from one offset of the source to another of the target."""
+
+    source: int
+    target: int
+    length: int
+
+
+def can_share(source: int, target: int) -> bool:
+    """Return whether blocks of ``source`` can be shared with the file ``target``.
+
+    Found by sharing the first block, which the target then has.
+    """
+    length = min(os.fstatvfs(source).f_bsize, os.fstat(source).st_size)
+    try:
+        share(source, target, run=Run(source=0, target=0, length=length))
+    except OSError as error:
+        if error.errno not in _NOT_SHARED:
+            raise
+        return False
+    return True
+
+
+def share(source: int, target: int, *, run: Run) -> None:
+    """Make the target's range share the source's blocks; holes become holes.
+
+    :raises OSError: EINVAL where offsets or length are not multiples of the block size
+        (a length may end at the source's end, if the target then ends there too).
+    """
+    argument = _RANGE.pack(source, run.source, run.length, run.target)
+    fcntl.ioctl(target, FICLONERANGE, argument)
+
+
+def share_run(source: int, target: int, *, run: Run, advance: Advance) -> None:
+    """Share the whole blocks of a run, and copy the tail that is less than one.
+
+    A run that does not begin at blocks of both files is copied (qcow2 clusters may be
+    smaller than the filesystem's blocks).
+
+    :raises OSError: as `share`, or as `copy_data`.
+    """
+    block_size = os.fstatvfs(target).f_bsize
+    aligned = run.source % block_size == 0 and run.target % block_size == 0
+    whole = run.length // block_size * block_size if aligned else 0
+    for piece in _pieces(_part(run, start=0, length=whole), size=_SHARED_CHUNK):
+        share(source, target, run=piece)
+        advance(piece.length)
+    tail = _part(run, start=whole, length=run.length - whole)
+    copy_data(source, target, run=tail, advance=advance)
+
+
+def copy_data(
+    source: int, target: int, *, run: Run, may_share: bool = False, advance: Advance
+) -> None:
+    """Copy the data of a run, a chunk at a time; the source's holes are passed over.
+
+    :param may_share: copy by copy_file_range(2), which may share blocks; otherwise
+        what is written is the target's own.
+    :raises OSError: as pread(2), pwrite(2) and copy_file_range(2).
+    """
+    for data in _data_runs(source, run):
+        for piece in _pieces(data, size=_CHUNK):
+            if not (may_share and _copied_by_kernel(source, target, piece)):
+                _read_and_write(source, target, piece)
+            advance(piece.length)
+
+
+def _copied_by_kernel(source: int, target: int, run: Run) -> bool:
+    """Copy by copy_file_range(2); return False where it can't, for whatever part."""
+    done = 0
+    while done < run.length:
+        try:
+            count = os.copy_file_range(
+                source, target, run.length - done, run.source + done, run.target + done
+            )
+        except OSError as error:
+            if error.errno not in _NO_COPY_FILE_RANGE:
+                raise
+            return False
+        if not count:
+            return False
+        done += count
+    return True
+
+
+def _read_and_write(source: int, target: int, run: Run) -> None:
+    data = memoryview(os.pread(source, run.length, run.source))
+    if len(data) < run.length:
+        data = memoryview(_read_all(source, run))
+    written = 0
+    while written < run.length:
+        written += os.pwrite(target, data[written:], run.target + written)
+
+
+def _read_all(source: int, run: Run) -> bytes:
+    """Read what one pread(2) did not give at once."""
+    data = bytearray()
+    while len(data) < run.length:
+        part = os.pread(source, run.length - len(data), run.source + len(data))
+        if not part:
+            raise OSError(errno.EIO, "the source became shorter while it was read")
+        data += part
+    return bytes(data)
+
+
+def _data_runs(source: int, run: Run) -> Iterator[Run]:
+    """Yield the parts of a run that hold data."""
+    end = run.source + run.length
+    for offset, length in _data(source, start=run.source, end=end):
+        yield _part(run, start=offset - run.source, length=length)
+
+
+def _data(source: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the data between two offsets."""
+    while start < end:
+        try:
+            offset = os.lseek(source, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: no data from here to the end
+                raise
+            return
+        if offset >= end:
+            return
+        start = min(os.lseek(source, offset, os.SEEK_HOLE), end)
+        yield offset, start - offset
+
+
+def _pieces(run: Run, *, size: int) -> Iterator[Run]:
+    for start in range(0, run.length, size):
+        yield _part(run, start=start, length=min(size, run.length - start))
+
+
+def _part(run: Run, *, start: int, length: int) -> Run:
+    return Run(source=run.source + start, target=run.target + start, length=length)

@@ -1,0 +1,70 @@
+"""Making storage written: by the device where it can, else by writing zeroes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Callable, Iterator
+
+from allocpolicy.storage import fallocate
+
+_CHUNK = 4 << 20
+_PIECE = 256 << 20
+_ALIGNMENT = 4096  # of the largest logical blocks there are
+_NO_WRITE_ZEROES = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+Advance = Callable[[int], None]
+
+
+def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:
+    """Make ``[offset, offset + length)`` written zeroes, saying each piece's bytes.
+
+    The middle goes past the page cache (O_DIRECT) where the filesystem allows that.
+
+    :raises OSError: as pwrite(2); what was written stays.
+    """
+    end = offset + length
+    try:
+        for start in range(offset, end, _PIECE):
+            piece = min(_PIECE, end - start)
+            fallocate.allocate_written(fd, offset=start, length=piece)
+            advance(piece)
+            offset = start + piece
+    except OSError as error:
+        if error.errno not in _NO_WRITE_ZEROES:
+            raise
+    first = min(-(-offset // _ALIGNMENT) * _ALIGNMENT, end)
+    last = max(end // _ALIGNMENT * _ALIGNMENT, first)
+    _write(fd, offset=offset, end=first, advance=advance)
+    with _direct(fd):
+        _write(fd, offset=first, end=last, advance=advance)
+    _write(fd, offset=last, end=end, advance=advance)
+
+
+def _write(fd: int, *, offset: int, end: int, advance: Advance) -> None:
+    if offset >= end:
+        return
+    with mmap.mmap(-1, _CHUNK) as zeroes, memoryview(zeroes) as aligned:
+        while offset < end:
+            with aligned[: end - offset] as part:
+                written = os.pwrite(fd, part, offset)
+            offset += written
+            advance(written)
+
+
+@contextlib.contextmanager
+def _direct(fd: int) -> Iterator[None]:
+    """Bypass the page cache in the body; tmpfs before Linux 6.6 has no O_DIRECT."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    try:
+        yield
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
