@@ -2,71 +2,146 @@
 
 `provision` makes a disk. Everything that a strategy may use is here, for the bundled
 strategies as for anybody's; whatever is not listed in ``__all__`` may change.
+
+Names are imported when they are first used, so that a command pays for what it needs.
 """
 
-from allocpolicy.allocate import Order, provision
-from allocpolicy.config import Policy
-from allocpolicy.errors import (
-    CommandError,
-    ConfigError,
-    DestinationError,
-    DestinationExists,
-    DuplicateStrategy,
-    Error,
-    ExtraSpecError,
-    FlavorError,
-    ImageError,
-    InvalidRequest,
-    NotEnoughSpace,
-    PlanError,
-    PromiseBroken,
-    Replan,
-    StrategyFailed,
-    StrategyNotFound,
-    Unsupported,
-)
-from allocpolicy.execute import Access
-from allocpolicy.facts import (
-    Allocation,
-    BaseImage,
-    DiskFormat,
-    Facts,
-    Headroom,
-    Host,
-    MappingState,
-    Observation,
-)
-from allocpolicy.flavors import Flavor
-from allocpolicy.plan import Mode, Plan, Progress, Step, Target, Watcher
-from allocpolicy.qcow2.geometry import (
-    automatic_cluster_size,
-    fully_allocated_size,
-    thin_size_bound,
-)
-from allocpolicy.report import Report
-from allocpolicy.steps import (
-    CopyBase,
-    CreateQcow2,
-    CreateRaw,
-    FillHoles,
-    Reserve,
-    SetNocow,
-)
-from allocpolicy.storage.extent import ExtentSummary
-from allocpolicy.storage.filesystem import Filesystem
-from allocpolicy.strategy import (
-    API_VERSION,
-    NO_OPTIONS,
-    Attachment,
-    DiskRole,
-    Judgement,
-    Operation,
-    Request,
-    Strategy,
-    Verdict,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from allocpolicy.allocate import Order, provision
+    from allocpolicy.config import Policy
+    from allocpolicy.errors import (
+        CommandError,
+        ConfigError,
+        DestinationError,
+        DestinationExists,
+        DuplicateStrategy,
+        Error,
+        ExtraSpecError,
+        FlavorError,
+        ImageError,
+        InvalidRequest,
+        NotEnoughSpace,
+        PlanError,
+        PromiseBroken,
+        Replan,
+        StrategyFailed,
+        StrategyNotFound,
+        Unsupported,
+    )
+    from allocpolicy.execute import Access
+    from allocpolicy.facts import (
+        Allocation,
+        BaseImage,
+        DiskFormat,
+        Facts,
+        Headroom,
+        Host,
+        MappingState,
+        Observation,
+    )
+    from allocpolicy.flavors import Flavor
+    from allocpolicy.plan import Mode, Plan, Progress, Step, Target, Watcher
+    from allocpolicy.qcow2.geometry import (
+        automatic_cluster_size,
+        fully_allocated_size,
+        thin_size_bound,
+    )
+    from allocpolicy.report import Report
+    from allocpolicy.steps import (
+        CopyBase,
+        CreateQcow2,
+        CreateRaw,
+        FillHoles,
+        Reserve,
+        SetNocow,
+        Sharing,
+        mapped_data_offset,
+    )
+    from allocpolicy.storage.extent import ExtentSummary
+    from allocpolicy.storage.filesystem import Filesystem
+    from allocpolicy.strategy import (
+        API_VERSION,
+        NO_OPTIONS,
+        Attachment,
+        DiskRole,
+        Judgement,
+        Operation,
+        Request,
+        Strategy,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "allocate": ["Order", "provision"],
+    "config": ["Policy"],
+    "errors": [
+        "CommandError",
+        "ConfigError",
+        "DestinationError",
+        "DestinationExists",
+        "DuplicateStrategy",
+        "Error",
+        "ExtraSpecError",
+        "FlavorError",
+        "ImageError",
+        "InvalidRequest",
+        "NotEnoughSpace",
+        "PlanError",
+        "PromiseBroken",
+        "Replan",
+        "StrategyFailed",
+        "StrategyNotFound",
+        "Unsupported",
+    ],
+    "execute": ["Access"],
+    "facts": [
+        "Allocation",
+        "BaseImage",
+        "DiskFormat",
+        "Facts",
+        "Headroom",
+        "Host",
+        "MappingState",
+        "Observation",
+    ],
+    "flavors": ["Flavor"],
+    "plan": ["Mode", "Plan", "Progress", "Step", "Target", "Watcher"],
+    "qcow2.geometry": [
+        "automatic_cluster_size",
+        "fully_allocated_size",
+        "thin_size_bound",
+    ],
+    "report": ["Report"],
+    "steps": [
+        "CopyBase",
+        "CreateQcow2",
+        "CreateRaw",
+        "FillHoles",
+        "Reserve",
+        "SetNocow",
+        "Sharing",
+        "mapped_data_offset",
+    ],
+    "storage.extent": ["ExtentSummary"],
+    "storage.filesystem": ["Filesystem"],
+    "strategy": [
+        "API_VERSION",
+        "NO_OPTIONS",
+        "Attachment",
+        "DiskRole",
+        "Judgement",
+        "Operation",
+        "Request",
+        "Strategy",
+        "Verdict",
+    ],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "API_VERSION",
@@ -114,6 +189,7 @@ __all__ = [
     "Request",
     "Reserve",
     "SetNocow",
+    "Sharing",
     "Step",
     "Strategy",
     "StrategyFailed",
@@ -125,6 +201,16 @@ __all__ = [
     "__version__",
     "automatic_cluster_size",
     "fully_allocated_size",
+    "mapped_data_offset",
     "provision",
     "thin_size_bound",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name where it is defined (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value

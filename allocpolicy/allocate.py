@@ -214,7 +214,14 @@ def _attempt(work: _Work, selection: Selection, *, reason: str) -> _Attempt:
 def _plan(work: _Work, loaded: Loaded, selection: Selection) -> Plan:
     request, options = work.request, selection.options
     observed = invoke.observe(loaded, request=request, options=options, host=work.host)
-    facts = Facts(host=work.host, base=request.base, observed=observed)
+    base = request.base
+    facts = Facts(
+        host=work.host,
+        base=base,
+        shares_base=base is not None
+        and observe.shares(base, directory=work.host.directory),
+        observed=observed,
+    )
     return invoke.plan(loaded, request=request, options=options, facts=facts)
 
 

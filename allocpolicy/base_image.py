@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import BaseImage, DiskFormat
-from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2 import geometry, mapping
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import check_base, read_header
-from allocpolicy.qcow2.mapping import summarise_mapping
 from allocpolicy.storage import fallocate, qemu_lock
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class SourceImage:
     format: str
     virtual_size: int
     data_bytes: int
+    plain: bool
     identity: tuple[int, ...]
 
 
@@ -81,6 +81,7 @@ def as_base(source: SourceImage) -> BaseImage:
         format=DiskFormat(source.format),
         virtual_size=source.virtual_size,
         data_bytes=source.data_bytes,
+        plain=source.plain,
         identity=source.identity,
         source=source.path,
         source_format=source.format,
@@ -91,6 +92,23 @@ def identity(fd: int) -> tuple[int, ...]:
     """Return what changes when somebody writes to the file (statx)."""
     status = os.fstat(fd)
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def data_runs(base: BaseImage) -> Iterator[tuple[int, int, int]]:
+    """Yield (guest offset, offset in the file, length) of a plain base image's data.
+
+    For raw that is all of it, its holes included.
+
+    :raises ImageError: when a table is cut short.
+    """
+    file_size = os.fstat(base.fd).st_size
+    if base.format is DiskFormat.RAW:
+        yield 0, 0, file_size
+        return
+    header = read_header(base.fd, path=base.path)
+    for guest, host, length in mapping.data_runs(base.fd, header, path=base.path):
+        # The last cluster may end beyond the virtual size, or beyond the file.
+        yield guest, host, min(length, base.virtual_size - guest, file_size - host)
 
 
 def refuse_if_changed(image: SourceImage | BaseImage) -> None:
@@ -136,10 +154,11 @@ def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
     inspector = _inspect(fd, path)
     found = "raw" if inspector is None else str(inspector)
     format = _agreed_format(path, declared=declared, found=found, fd=fd)
+    plain = format in ("raw", "qcow2")
     if format == "raw":
         virtual_size, data_bytes = _measure_raw(fd)
     elif format == "qcow2":
-        virtual_size, data_bytes = _check_qcow2(fd, path)
+        virtual_size, data_bytes, plain = _check_qcow2(fd, path)
     else:
         virtual_size = _check_foreign(inspector, fd, path)
         data_bytes = virtual_size
@@ -153,6 +172,7 @@ def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
         format=format,
         virtual_size=virtual_size,
         data_bytes=data_bytes,
+        plain=plain,
         identity=opened,
     )
 
@@ -214,12 +234,13 @@ def _measure_raw(fd: int) -> tuple[int, int]:
     return -(-size // 512) * 512, size - hole_bytes
 
 
-def _check_qcow2(fd: int, path: Path) -> tuple[int, int]:
+def _check_qcow2(fd: int, path: Path) -> tuple[int, int, bool]:
     header = read_header(fd, path=path)
     check_base(header, path=path)
     check_tables(fd, header, path=path)
-    summary = summarise_mapping(fd, header, path=path)
-    return header.virtual_size, summary.data_bytes
+    summary = mapping.summarise_mapping(fd, header, path=path)
+    plain = not summary.compressed_clusters and not header.extended_l2
+    return header.virtual_size, summary.data_bytes, plain
 
 
 def _check_foreign(inspector: FileInspector | None, fd: int, path: Path) -> int:

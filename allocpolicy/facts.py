@@ -74,11 +74,12 @@ class Host:
 class BaseImage:
     """What a disk starts from, opened once; ``fd`` stays open for the whole job.
 
-    ``data_bytes`` is the most that a copy of its data takes. ``identity`` is what
-    changes when somebody writes to the file. ``source`` is the file
-    that the user named; it differs from ``path`` when a foreign format was converted
-    into the image cache, and ``pending`` then says what is yet to be done to get there
-    (dry run).
+    ``data_bytes`` is the most that a copy of its data takes; ``plain`` says that its
+    data stands in the file as the guest reads it (not compressed, no subclusters).
+    ``identity`` is what changes when somebody writes to the file. ``source`` is the
+    file that the user named; it differs from ``path`` when a foreign format was
+    converted into the image cache, and ``pending`` then says what is yet to be done to
+    get there (dry run).
     """
 
     path: Path
@@ -86,6 +87,7 @@ class BaseImage:
     format: DiskFormat
     virtual_size: int
     data_bytes: int
+    plain: bool
     identity: tuple[int, ...]
     source: Path
     source_format: str
@@ -96,11 +98,13 @@ class BaseImage:
 class Facts:
     """All that a plan may rest on: observed once, before planning.
 
-    ``observed`` is what the strategy's own ``observe`` returned.
+    ``shares_base`` says that files in the directory can share the base image's blocks
+    (reflink). ``observed`` is what the strategy's own ``observe`` returned.
     """
 
     host: Host
     base: BaseImage | None
+    shares_base: bool = False
     observed: Mapping[str, object] = field(default_factory=dict)
 
 

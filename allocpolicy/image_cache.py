@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -152,6 +151,7 @@ def _base(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
         format=DiskFormat.RAW,
         virtual_size=size,
         data_bytes=size - hole_bytes,
+        plain=True,
         identity=base_image.identity(fd),
         source=source.path,
         source_format=source.format,
@@ -165,6 +165,7 @@ def _pending(source: SourceImage, path: Path) -> BaseImage:
         format=DiskFormat.RAW,
         virtual_size=source.virtual_size,
         data_bytes=source.data_bytes,
+        plain=True,
         identity=source.identity,
         source=source.path,
         source_format=source.format,
@@ -232,6 +233,8 @@ def _memo_name(fd: int) -> str:
 
 
 def _hash(fd: int, progress: Progress) -> str:
+    import hashlib  # loads OpenSSL, for foreign formats only
+
     hasher = hashlib.sha256()
     total = os.fstat(fd).st_size
     done = 0

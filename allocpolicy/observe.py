@@ -13,6 +13,7 @@ from pathlib import Path
 from allocpolicy.errors import format_size
 from allocpolicy.facts import (
     Allocation,
+    BaseImage,
     DiskFormat,
     Headroom,
     Host,
@@ -21,8 +22,8 @@ from allocpolicy.facts import (
 )
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import read_header
-from allocpolicy.qcow2.mapping import summarise_mapping
-from allocpolicy.storage import extent, filesystem, inode_flags
+from allocpolicy.qcow2.mapping import mapping_state
+from allocpolicy.storage import copy, extent, filesystem, inode_flags, staging
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.failure import free_bytes
 from allocpolicy.storage.inode_flags import InodeFlag
@@ -38,6 +39,17 @@ def host(directory: Path, *, headroom: Headroom) -> Host:
         filesystem=filesystem.probe(directory),
         headroom=headroom,
     )
+
+
+def shares(base: BaseImage, *, directory: Path) -> bool:
+    """Return whether files in the directory can share the base image's blocks.
+
+    Found by trying, on an unnamed file.
+
+    :raises DestinationError: when no file can be made in the directory.
+    """
+    with staging.create(directory) as staged:
+        return copy.can_share(base.fd, staged.fd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +110,7 @@ def _read_raw(fd: int) -> _Content:
 
 def _read_qcow2(fd: int, path: Path) -> _Content:
     header = read_header(fd, path=path)
-    mapping = MappingState(summarise_mapping(fd, header, path=path).state)
+    mapping = MappingState(mapping_state(fd, header, path=path))
     # Unmapped clusters are allocated inside the file as long as it holds them all.
     needed = geometry.fully_allocated_size(
         header.virtual_size,

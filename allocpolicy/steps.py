@@ -2,57 +2,78 @@
 
 from __future__ import annotations
 
+import enum
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from allocpolicy import qemu_img
+from allocpolicy import base_image, qemu_img
 from allocpolicy.errors import format_size
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.plan import Progress, Target
-from allocpolicy.storage import fallocate, inode_flags
+from allocpolicy.qcow2 import writer
+from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, geometry
+from allocpolicy.qcow2.writer import Backing
+from allocpolicy.storage import copy, extent_size, fallocate, inode_flags, zeroes
+from allocpolicy.storage.copy import Run
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.inode_flags import InodeFlag
 
 
-def _image(target: Target, format: DiskFormat) -> qemu_img.Image:
-    return qemu_img.Image(fd=target.fd, format=format, path=target.directory)
+class Sharing(enum.StrEnum):
+    """Whether a copy may share the base image's blocks."""
+
+    NEVER = "never"  # every block is the disk's own
+    ALLOWED = "allowed"  # if the kernel likes (copy_file_range)
+    SHARED = "shared"  # all of them, by reflink: the facts say that it can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateQcow2:
     """Afterwards the target is an empty qcow2; with ``backing``, an overlay on it.
 
-    ``preallocation`` is QEMU's: off, or metadata (every cluster is mapped; without a
-    backing file only).
+    ``mapped``: every cluster is mapped to storage that is still a hole, so that the
+    guest's first write changes no table. With a backing file the clusters then have
+    subclusters (extended L2 entries, QEMU 5.2).
     """
 
     virtual_size: int
-    cluster_size: int = 64 << 10
+    cluster_size: int = DEFAULT_CLUSTER_SIZE
     backing: BaseImage | None = None
-    preallocation: str = "off"
+    mapped: bool = False
 
     def describe(self) -> str:
         """Return one line for people."""
         size, clusters = format_size(self.virtual_size), self.cluster_size >> 10
         text = f"create a qcow2 of {size}, {clusters} KiB clusters"
-        if self.preallocation != "off":
-            text += f", preallocation={self.preallocation}"
+        if self.mapped:
+            text += ", all mapped"
         if self.backing:
             text += f", backing file {self.backing.path} ({self.backing.format})"
         return text
 
     def run(self, target: Target, progress: Progress) -> None:
-        """Write the image's metadata."""
-        options = {
-            "compat": "1.1",
-            "cluster_size": str(self.cluster_size),
-            "preallocation": self.preallocation,
-        }
+        """Write the image's metadata, the header last."""
+        backing = None
         if self.backing:
-            options["backing_file"] = str(self.backing.path)
-            options["backing_fmt"] = self.backing.format
-        image = _image(target, DiskFormat.QCOW2)
-        qemu_img.create(image, virtual_size=self.virtual_size, options=options)
+            backing = Backing(path=self.backing.path, format=self.backing.format)
+        whole = geometry(
+            self.virtual_size,
+            cluster_size=self.cluster_size,
+            extended_l2=self.mapped and backing is not None,
+        )
+        with explained(
+            fd=target.fd,
+            path=target.directory,
+            needed=whole.metadata_bytes,
+            action="write metadata",
+        ):
+            extent_size.hint(target.fd)
+            if self.mapped:
+                advance = counted(progress, total=whole.metadata_bytes)
+                writer.write_mapped(target.fd, whole, backing=backing, advance=advance)
+            else:
+                writer.write_unmapped(target.fd, whole, backing=backing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +91,7 @@ class CreateRaw:
         with explained(
             fd=target.fd, path=target.directory, needed=0, action=self.describe()
         ):
+            extent_size.hint(target.fd)
             os.ftruncate(target.fd, self.virtual_size)
 
 
@@ -113,22 +135,55 @@ class SetNocow:
 class CopyBase:
     """Afterwards the disk's first bytes are those of the base image.
 
-    The disk must be all zero; its reservation and its mapping stay.
+    The disk must be all zero, and a qcow2 all mapped in one run that begins at
+    ``data_offset`` (`mapped_data_offset`; 0 for raw); its reservation and its mapping
+    stay.
     """
 
     base: BaseImage
     format: DiskFormat
+    data_offset: int = 0
+    sharing: Sharing = Sharing.NEVER
 
     def describe(self) -> str:
         """Return one line for people."""
         data = format_size(self.base.data_bytes)
-        return f"copy the data of {self.base.path} ({self.base.format}, up to {data})"
+        verb = "share" if self._shares else "copy"
+        return f"{verb} the data of {self.base.path} ({self.base.format}, up to {data})"
+
+    @property
+    def _shares(self) -> bool:
+        return self.sharing is Sharing.SHARED and self.base.plain
 
     def run(self, target: Target, progress: Progress) -> None:
-        """Copy what is not zero."""
+        """Share or copy what is data."""
         base = self.base
-        source = qemu_img.Image(fd=base.fd, format=base.format, path=base.path)
-        qemu_img.copy_into(source, _image(target, self.format), progress=progress)
+        if not base.plain:  # compressed, or with subclusters
+            source = qemu_img.Image(fd=base.fd, format=base.format, path=base.path)
+            disk = qemu_img.Image(
+                fd=target.fd, format=self.format, path=target.directory
+            )
+            qemu_img.copy_into(source, disk, progress=progress)
+            return
+        advance = counted(progress, total=base.data_bytes)
+        with explained(
+            fd=target.fd,
+            path=target.directory,
+            needed=base.data_bytes,
+            action="copy the base image",
+        ):
+            for guest, offset, length in base_image.data_runs(base):
+                run = Run(source=offset, target=self.data_offset + guest, length=length)
+                if self._shares:
+                    copy.share_run(base.fd, target.fd, run=run, advance=advance)
+                else:
+                    copy.copy_data(
+                        base.fd,
+                        target.fd,
+                        run=run,
+                        may_share=self.sharing is Sharing.ALLOWED,
+                        advance=advance,
+                    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,20 +199,32 @@ class FillHoles:
     def run(self, target: Target, progress: Progress) -> None:
         """Write zeroes where the file has holes or unwritten extents."""
         fd = target.fd
-        if os.fstat(fd).st_size < self.length:
-            os.ftruncate(fd, self.length)
         with explained(
             fd=fd, path=target.directory, needed=self.length, action="write zeroes"
         ):
+            if os.fstat(fd).st_size < self.length:
+                os.ftruncate(fd, self.length)
             os.fsync(fd)  # dirty pages then count as data (see fallocate.holes)
-            done = 0
-
-            def advance(written: int) -> None:
-                nonlocal done
-                done += written
-                progress(done=done, total=self.length)
-
+            advance = counted(progress, total=self.length)
             for offset, length in fallocate.holes(fd):
-                fallocate.write_zeroes(
-                    fd, offset=offset, length=length, advance=advance
-                )
+                zeroes.write(fd, offset=offset, length=length, advance=advance)
+
+
+def mapped_data_offset(
+    virtual_size: int, *, cluster_size: int, extended_l2: bool = False
+) -> int:
+    """Return where the data of a mapped `CreateQcow2` begins, in bytes."""
+    whole = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    return whole.data_offset
+
+
+def counted(progress: Progress, *, total: int) -> Callable[[int], None]:
+    """Return a function that adds up the bytes it is told, and reports the sum."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done=min(done, total), total=total)
+
+    return advance

@@ -16,6 +16,7 @@ from allocpolicy import (
     Observation,
     Plan,
     Request,
+    Sharing,
     Step,
     Strategy,
     Verdict,
@@ -43,11 +44,12 @@ class NoneStrategy(Strategy):
             )
         steps: list[Step] = [CreateRaw(virtual_size=size)]
         if base:
-            steps.append(CopyBase(base=base, format=request.format))
+            sharing = Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
+            steps.append(CopyBase(base=base, format=request.format, sharing=sharing))
         return Plan(
             mode=Mode.STAGED,
             steps=tuple(steps),
-            peak_bytes=base.data_bytes if base else 0,
+            peak_bytes=base.data_bytes if base and not facts.shares_base else 0,
             promised_bytes=size,
         )
 

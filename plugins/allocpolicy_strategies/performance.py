@@ -1,8 +1,9 @@
-"""performance: every cluster is mapped in advance, and there is no backing file."""
+"""performance: every cluster is mapped in advance; no backing file by default."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from allocpolicy import (
     Allocation,
@@ -22,12 +23,14 @@ from allocpolicy import (
     Request,
     Reserve,
     SetNocow,
+    Sharing,
     Step,
     Strategy,
     Unsupported,
     Verdict,
     automatic_cluster_size,
     fully_allocated_size,
+    mapped_data_offset,
 )
 
 _CLUSTER_SIZES = {f"{kib}K": kib << 10 for kib in (64, 128, 256, 512)} | {
@@ -71,9 +74,13 @@ class Performance(Strategy):
             },
             "layout": {
                 "type": "string",
-                "enum": ["standalone"],
+                "enum": ["standalone", "backed"],
                 "default": "standalone",
-                "description": "standalone: a full copy, without a backing file.",
+                "description": (
+                    "standalone: a full copy, without a backing file. backed: an"
+                    " overlay with subclusters on the base image, nothing is copied;"
+                    " it needs QEMU 5.2, and some inspectors refuse it."
+                ),
             },
         },
         "additionalProperties": False,
@@ -82,29 +89,35 @@ class Performance(Strategy):
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Create with all metadata, reserve, copy the base image's data, fill."""
+        """Create with all metadata, reserve, share or copy the base image, fill."""
         data = str(options["data"])
         _refuse_unsupported(data, facts)
-        base = facts.base
-        create, length, metadata, reason = _layout(request, options)
-        steps: list[Step] = [create]
+        image = _image(request, options)
+        steps: list[Step] = [image.create]
         if data != "sparse" and facts.host.filesystem.nocow:
             steps.insert(0, SetNocow())
-        reserves = data != "sparse" and facts.host.filesystem.fallocate
-        if reserves:
-            steps.append(Reserve(length=length))
+        if data != "sparse" and facts.host.filesystem.fallocate:
+            steps.append(Reserve(length=image.length))
+        base = None if image.backed else facts.base
         if base:
-            steps.append(CopyBase(base=base, format=request.format))
+            copy = CopyBase(
+                base=base,
+                format=request.format,
+                data_offset=image.data_offset,
+                sharing=_sharing(data, facts),
+            )
+            steps.append(copy)
         if data == "full":
-            steps.append(FillHoles(length=length))
-        thin_peak = metadata + (base.data_bytes if base else 0)
+            steps.append(FillHoles(length=image.length))
+        copied = base.data_bytes if base and not _shares(data, facts) else 0
+        reserved = 0 if data == "sparse" else image.length
         return Plan(
             mode=Mode.STAGED,
             steps=tuple(steps),
-            peak_bytes=thin_peak if data == "sparse" else length,
-            promised_bytes=length,
-            reserved_bytes=0 if data == "sparse" else length,
-            reason=reason,
+            peak_bytes=reserved or image.data_offset + copied,
+            promised_bytes=image.length,
+            reserved_bytes=reserved,
+            reason="; ".join(filter(None, (image.reason, _copy_reason(data, facts)))),
         )
 
     def verify(
@@ -112,7 +125,7 @@ class Performance(Strategy):
     ) -> Verdict:
         """All clusters mapped, no backing file, and the data as promised."""
         data = str(options["data"])
-        if observation.backing_file is not None:
+        if observation.backing_file is not None and options["layout"] != "backed":
             reason = f"it has a backing file, {observation.backing_file}"
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
         if observation.mapping is not MappingState.FULL:
@@ -143,7 +156,8 @@ def _l2_cache_size(observation: Observation) -> int | None:
     """Return the bytes of all L2 tables where QEMU's default cache is smaller."""
     if observation.cluster_size is None:
         return None
-    needed = -(-observation.virtual_size // observation.cluster_size) * 8
+    entry_size = 16 if observation.extended_l2 else 8
+    needed = -(-observation.virtual_size // observation.cluster_size) * entry_size
     return needed if needed > _DEFAULT_L2_CACHE else None
 
 
@@ -157,27 +171,76 @@ def _refuse_unsupported(data: str, facts: Facts) -> None:
         raise Unsupported(facts.host.directory, reason)
 
 
-def _layout(
-    request: Request, options: Mapping[str, object]
-) -> tuple[Step, int, int, str]:
-    """Return the step that creates, the full length, the metadata, and why so."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """How the image is created; lengths in bytes."""
+
+    create: Step
+    length: int
+    data_offset: int
+    backed: bool
+    reason: str
+
+
+def _image(request: Request, options: Mapping[str, object]) -> _Image:
+    """Return the image that the options ask for.
+
+    :raises PlanError: for options that do not go together with the request.
+    """
     size = request.virtual_size
     if request.format is DiskFormat.RAW:
         for option, default in _DEFAULTS.items():
             if options[option] != default:
                 text = f"performance.{option} applies to qcow2 only; the disk is raw"
                 raise PlanError(text)
-        return CreateRaw(virtual_size=size), size, 0, "raw needs no mapping"
-    choice = str(options["cluster_size"])
-    cluster_size = _CLUSTER_SIZES.get(choice) or automatic_cluster_size(size)
-    reason = f"{cluster_size >> 10} KiB clusters as requested"
-    if choice == "auto":
-        reason = (
-            f"{cluster_size >> 10} KiB clusters: the smallest whose L2 tables"
-            " fit QEMU's default 32 MiB cache"
+        create = CreateRaw(virtual_size=size)
+        return _Image(
+            create=create, length=size, data_offset=0, backed=False, reason=""
         )
-    length = fully_allocated_size(size, cluster_size=cluster_size)
-    create = CreateQcow2(
-        virtual_size=size, cluster_size=cluster_size, preallocation="metadata"
+    backed = options["layout"] == "backed"
+    if backed and request.base is None:
+        raise PlanError("performance.layout = backed needs a base image")
+    cluster_size, reason = _cluster_size(str(options["cluster_size"]), size, backed)
+    return _Image(
+        create=CreateQcow2(
+            virtual_size=size,
+            cluster_size=cluster_size,
+            backing=request.base if backed else None,
+            mapped=True,
+        ),
+        length=fully_allocated_size(
+            size, cluster_size=cluster_size, extended_l2=backed
+        ),
+        data_offset=mapped_data_offset(
+            size, cluster_size=cluster_size, extended_l2=backed
+        ),
+        backed=backed,
+        reason=reason,
     )
-    return create, length, length - size, reason
+
+
+def _cluster_size(choice: str, virtual_size: int, backed: bool) -> tuple[int, str]:  # noqa: FBT001
+    if choice != "auto":
+        return _CLUSTER_SIZES[choice], f"{choice} clusters as requested"
+    size = automatic_cluster_size(virtual_size, extended_l2=backed)
+    reason = "the smallest whose L2 tables fit QEMU's default 32 MiB cache"
+    return size, f"{size >> 10}K clusters: {reason}"
+
+
+def _shares(data: str, facts: Facts) -> bool:
+    plain = facts.base is not None and facts.base.plain
+    return data == "sparse" and facts.shares_base and plain
+
+
+def _sharing(data: str, facts: Facts) -> Sharing:
+    if data != "sparse":
+        return Sharing.NEVER
+    return Sharing.SHARED if _shares(data, facts) else Sharing.ALLOWED
+
+
+def _copy_reason(data: str, facts: Facts) -> str:
+    if data == "sparse" or not facts.shares_base:
+        return ""
+    return (
+        f"data = {data}: the base image is copied, as shared blocks are not the disk's"
+    )

@@ -1,0 +1,75 @@
+"""A command imports what it needs, and nothing that takes long besides."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import allocpolicy
+from tests.cli import PROGRAM, environment
+
+HEAVY = frozenset(
+    {
+        "jsonschema",
+        "numpy",
+        "oslo_concurrency",
+        "oslo_utils.imageutils.format_inspector",
+        "rich",
+        "yaml",
+    }
+)
+INSPECTOR = {"oslo_utils.imageutils.format_inspector"}
+
+
+def imported(*arguments: object) -> set[str]:
+    """Return the modules that a command imports, as the interpreter lists them."""
+    finished = subprocess.run(
+        [sys.executable, "-X", "importtime", PROGRAM, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    lines = [line for line in finished.stderr.splitlines() if "import time:" in line]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("explain",),
+        ("explain", "--strategy", "space"),
+        ("provision", "disk", "--size", "0"),
+        ("provision", "disk", "--size", "1M", "--strategy", "nonsense"),
+        ("provision", "no-such-directory/disk", "--size", "1M"),
+        ("provision", "disk", "--base", "no-such-base"),
+    ],
+)
+def test_what_answers_at_once_imports_nothing_heavy(
+    arguments: tuple[str, ...],
+) -> None:
+    assert not imported(*arguments) & HEAVY
+
+
+@pytest.mark.parametrize("strategy", ["none", "performance"])
+def test_a_disk_from_a_raw_base_image_needs_no_numpy(
+    tmp_path: Path, strategy: str
+) -> None:
+    base = tmp_path / "base.raw"
+    base.write_bytes(b"guest's own bytes" * 4096)
+    arguments = ("--base", base, "--size", "10G", "--strategy", strategy)
+    heavy = imported("provision", tmp_path / "disk", *arguments) & HEAVY
+    assert (tmp_path / "disk").exists()
+    assert heavy == INSPECTOR
+
+
+def test_every_public_name_is_there() -> None:
+    for name in allocpolicy.__all__:
+        assert getattr(allocpolicy, name) is not None
+    with pytest.raises(AttributeError):
+        allocpolicy.nonsense  # noqa: B018
