@@ -61,12 +61,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    """A selection, its plan, and what carrying it out gave (None: a dry run)."""
+    """A selection, its plan's steps, and what carrying it out gave (None: dry run)."""
 
     selection: Selection
     reason: str
-    loaded: Loaded
-    plan: Plan
+    steps: tuple[str, ...]
     outcome: Outcome | None
 
 
@@ -119,7 +118,7 @@ def _open_base(
     if order.base is None:
         return nullcontext()
     if order.disk_role is not DiskRole.ROOT:
-        reason = f"an {order.disk_role} disk starts empty: leave out the base image"
+        reason = f"the {order.disk_role} disk starts empty: leave out the base image"
         raise InvalidRequest(reason)
     return image_cache.opened_base(
         order.base,
@@ -175,6 +174,8 @@ def _first_supported(work: _Work) -> _Attempt:
     """Try the requested strategy, then what `on_unsupported` allows instead."""
     fallbacks: Iterator[str] = iter(())
     if work.policy.on_unsupported == "fallback":
+        for fallback in work.policy.fallback_strategies:
+            registry.find(fallback)  # a misspelt one is told now, not when it is needed
         fallbacks = iter(work.policy.fallback_strategies)
     selection, reason = work.requested, "as requested"
     while True:
@@ -195,6 +196,7 @@ def _attempt(work: _Work, selection: Selection, *, reason: str) -> _Attempt:
     loaded = registry.load(selection.strategy)
     for remaining in reversed(range(REPLANS)):
         plan = _plan(work, loaded, selection)
+        steps = invoke.describe(loaded, plan=plan)
         try:
             outcome = _carry_out(work, plan, loaded, selection)
         except Replan:
@@ -205,8 +207,7 @@ def _attempt(work: _Work, selection: Selection, *, reason: str) -> _Attempt:
     return _Attempt(
         selection=selection,
         reason="; ".join(filter(None, (reason, plan.reason))),
-        loaded=loaded,
-        plan=plan,
+        steps=steps,
         outcome=outcome,
     )
 
@@ -254,13 +255,6 @@ def _choice(selection: Selection) -> Choice:
 def _report(work: _Work, attempt: _Attempt, *, elapsed: float) -> Report:
     outcome, base = attempt.outcome, work.request.base
     prepared = (base.pending,) if base and base.pending else ()
-    attachment = None
-    if outcome:
-        attachment = invoke.attach(
-            attempt.loaded,
-            options=attempt.selection.options,
-            observation=outcome.observation,
-        )
     return Report(
         disk=work.request.destination,
         requested=work.requested,
@@ -268,8 +262,8 @@ def _report(work: _Work, attempt: _Attempt, *, elapsed: float) -> Report:
         effective_reason=attempt.reason,
         observed=outcome.observation if outcome else None,
         verdict=outcome.verdict if outcome else None,
-        attachment=attachment,
+        attachment=outcome.attachment if outcome else None,
         stamp=outcome.stamp if outcome else None,
-        steps=(*prepared, *(step.describe() for step in attempt.plan.steps)),
+        steps=(*prepared, *attempt.steps),
         elapsed=elapsed,
     )

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from allocpolicy.errors import DestinationError, DestinationExists
 
-# How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…}.
-_PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*:")
+# How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…}; a
+# pathlib.Path has one slash of them.
+_NETWORK_DISK = re.compile(
+    r"(nbd|rbd|ssh|nfs|vxhs|iscsi|gluster|https?|ftps?|json)(\+[a-z]+)?:"
+)
 
 
 def resolve(path: Path) -> Path:
@@ -18,12 +21,14 @@ def resolve(path: Path) -> Path:
     :raises DestinationExists: when there is something of that name.
     :raises DestinationError: when it is no place for a regular file.
     """
-    if _PROTOCOL.match(str(path)) and not path.parent.is_dir():
-        raise DestinationError(path, "disks are regular files, not network disks")
+    if _NETWORK_DISK.match(str(path)):
+        reason = "disks are regular files, not network disks (give a file of that name with its absolute path)"
+        raise DestinationError(path, reason)
     try:
         directory = path.parent.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        reason = f"its directory {path.parent} does not exist; create it first"
+        why = getattr(error, "strerror", None) or "its symbolic links form a loop"
+        reason = f"its directory {path.parent}: {why}"
         raise DestinationError(path, reason) from error
     if path.name in ("", ".", ".."):
         raise DestinationError(path, "it is a directory; give the disk a file name")

@@ -14,6 +14,7 @@ from pathlib import Path
 from allocpolicy import base_image, invoke, observe
 from allocpolicy import stamp as stamps
 from allocpolicy.errors import (
+    InvalidRequest,
     NotEnoughSpace,
     PromiseBroken,
     StrategyFailed,
@@ -26,7 +27,7 @@ from allocpolicy.stamp import Stamp
 from allocpolicy.storage import filesystem, named_lock, staging
 from allocpolicy.storage.failure import explained, free_bytes
 from allocpolicy.storage.staging import Staged
-from allocpolicy.strategy import Judgement, Request, Verdict
+from allocpolicy.strategy import Attachment, Judgement, Request, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Outcome:
 
     observation: Observation
     verdict: Verdict
+    attachment: Attachment
     stamp: Stamp | None
 
 
@@ -73,6 +75,7 @@ def execute(plan: Plan, job: Job) -> Outcome:
     _check_mode(plan, job)
     with staging.create(job.host.directory) as staged:
         staging.sweep(job.host.directory)
+        _give(staged.fd, job.access.owner)
         _run_steps(plan, job, staged)
         with explained(
             fd=staged.directory_fd,
@@ -134,7 +137,8 @@ def _admit(plan: Plan, job: Job, directory: int) -> None:
     """Refuse at once what free space shows not to fit, headroom included."""
     headroom = 0
     if plan.reserved_bytes:
-        headroom = job.host.headroom.bytes_for(plan.reserved_bytes)
+        unwritten = 0 if plan.written else plan.reserved_bytes
+        headroom = job.host.headroom.bytes_for(unwritten)
     needed = plan.peak_bytes + headroom
     # btrfs books what was just reserved with the next transaction only.
     exact = bool(plan.reserved_bytes) and job.host.filesystem.copy_on_write
@@ -151,7 +155,7 @@ def _admit(plan: Plan, job: Job, directory: int) -> None:
 def _finish(job: Job, staged: Staged) -> Outcome:
     """Stamp, sync, observe and verify what the steps made."""
     recorded = stamps.write(staged.fd, job.stamp)
-    _grant(staged.fd, job.access)
+    os.fchmod(staged.fd, job.access.mode)
     os.fsync(staged.fd)
     request = job.request
     observation = observe.disk(
@@ -162,13 +166,25 @@ def _finish(job: Job, staged: Staged) -> Outcome:
     problem = _broken_promise(request, observation, verdict)
     if problem:
         raise PromiseBroken(request.destination, job.loaded.found.name, problem)
-    return Outcome(observation=observation, verdict=verdict, stamp=recorded)
+    attachment = invoke.attach(job.loaded, options=options, observation=observation)
+    return Outcome(
+        observation=observation,
+        verdict=verdict,
+        attachment=attachment,
+        stamp=recorded,
+    )
 
 
-def _grant(fd: int, access: Access) -> None:
-    if access.owner is not None:
-        os.fchown(fd, *access.owner)
-    os.fchmod(fd, access.mode)
+def _give(fd: int, owner: tuple[int, int] | None) -> None:
+    """Change the owner, before any work is done."""
+    if owner is None:
+        return
+    try:
+        os.fchown(fd, *owner)
+    except PermissionError as error:
+        user, group = owner
+        reason = f"owner {user}:{group}: only root may give files to others"
+        raise InvalidRequest(reason) from error
 
 
 def _broken_promise(

@@ -143,8 +143,11 @@ def _parse_yaml(text: str) -> object:
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = error.problem or error.context
         raise Invalid(f"{place}not valid YAML: {problem}") from error
-    except yaml.YAMLError as error:
-        raise Invalid(f"not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, KeyError, OverflowError) as error:
+        # PyYAML lets the errors of int(), date() and its own tables through.
+        raise Invalid(
+            f"not valid YAML: a value is none of its type: {error}"
+        ) from error
 
 
 def _check_keys(node: yaml.MappingNode, *, fail: Callable[..., Exception]) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from allocpolicy.errors import Error, StrategyFailed
 from allocpolicy.facts import Facts, Host, Observation
-from allocpolicy.plan import Plan
+from allocpolicy.plan import Plan, Step
 from allocpolicy.registry import Found, Loaded
 from allocpolicy.strategy import Attachment, Request, Verdict
 
@@ -40,10 +40,22 @@ def observe(
 
 
 def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) -> Plan:
-    """Return the strategy's plan."""
+    """Return the strategy's plan, its numbers and steps being what they should be."""
     with blaming(loaded.found):
         answer = loaded.strategy.plan(request=request, options=options, facts=facts)
-    return _expect(answer, Plan, loaded.found, "plan")
+        made = _expect(answer, Plan, loaded.found, "plan")
+        sizes = (made.peak_bytes, made.promised_bytes, made.reserved_bytes)
+        if min(sizes) < 0:  # TypeError where one is no number
+            raise ValueError(f"the plan's sizes are {sizes}, not byte counts")
+        if not all(isinstance(step, Step) for step in made.steps):
+            raise TypeError("the plan's steps are not all steps")
+    return made
+
+
+def describe(loaded: Loaded, *, plan: Plan) -> tuple[str, ...]:
+    """Return one line for each step."""
+    with blaming(loaded.found):
+        return tuple(" ".join(step.describe().split("\n")) for step in plan.steps)
 
 
 def verify(loaded: Loaded, *, options: Options, observation: Observation) -> Verdict:

@@ -84,8 +84,8 @@ class Plan:
     Sizes are bytes on the destination's filesystem. ``peak_bytes`` is the most that
     the steps allocate while they run; ``promised_bytes`` is what the disk may come to
     take when the guest has written all of it; ``reserved_bytes`` is how much of that
-    the steps reserve without writing it: the executor serialises such plans on a
-    filesystem, and keeps headroom free for them.
+    the steps reserve at once: the executor serialises such plans on a filesystem, and
+    keeps headroom free for them, less of it where all of it is ``written`` in the end.
     """
 
     mode: Mode
@@ -93,4 +93,5 @@ class Plan:
     peak_bytes: int
     promised_bytes: int
     reserved_bytes: int = 0
+    written: bool = False
     reason: str = ""

@@ -86,6 +86,9 @@ def load(name: str) -> Loaded:
         _check(strategy)
     except schema.Invalid as error:
         raise StrategyFailed(name, found.target, str(error)) from error
+    except Exception as error:  # its summary may be code
+        reason = f"{type(error).__name__}: {error}"
+        raise StrategyFailed(name, found.target, reason) from error
     return Loaded(found=found, strategy=strategy)
 
 

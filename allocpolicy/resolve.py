@@ -235,8 +235,9 @@ def _check_other_options(specs: Iterable[Spec], *, selected: str) -> None:
 
 
 def _unknown_strategy(spec: OptionSpec) -> ExtraSpecError:
+    # With the option as it was written, so that the strategy's name alone decides.
     known = (
-        extra_specs.option_key(strategy=name, option="<option>")
+        extra_specs.option_key(strategy=name, option=spec.option)
         for name in registry.names()
     )
     listed = schema.choices((*extra_specs.STRATEGY_KEYS, *known), nearest_to=spec.key)

@@ -49,6 +49,9 @@ def choices(words: Iterable[str], *, nearest_to: str) -> str:
     """Return ``allowed: a, b``, with ``; did you mean 'b'?`` when one is near."""
     listed = tuple(words)
     near = difflib.get_close_matches(nearest_to, listed, n=1)
+    near = near or [
+        word for word in listed if nearest_to and word.startswith(nearest_to)
+    ]
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"allowed: {', '.join(listed) or 'nothing'}{hint}"
 

@@ -195,3 +195,18 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "gone")
     assert "directory" in refusal(tmp_path)
     assert "larger than" in refusal(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    "value", ["2024-99-99", '!!bool "x"', '!!int "x"', "9" * 5000, "!!float x"]
+)
+def test_a_value_that_is_none_of_its_type_is_a_wrong_file(
+    tmp_path: Path, value: str
+) -> None:
+    """PyYAML raises ValueError and KeyError of its own for these."""
+    path = tmp_path / "flavors.yaml"
+    path.write_text(
+        f"flavors:\n  m1:\n    description: {value}\n    extra_specs: {{}}\n"
+    )
+    with pytest.raises(FlavorError):
+        flavors.load_flavors(path)

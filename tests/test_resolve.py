@@ -197,7 +197,7 @@ def test_overridden_value_is_not_judged() -> None:
         ({"allocpolicy:stratgy.root": "calm"}, f"did you mean {ROOT!r}?"),
         (
             {"allocpolicy:brsk.data": "full"},
-            "did you mean 'allocpolicy:brisk.<option>'?",
+            "did you mean 'allocpolicy:brisk.data'?",
         ),
         ({"allocpolicy:brisk.dta": "full"}, "did you mean 'data'?"),
         (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import grp
 import pwd
+import re
 from collections.abc import Callable
 
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.execute import Access
 
 MODE_BITS = 0o777
+NO_ID = (1 << 32) - 1  # chown(2): leave it as it is
 
 
 def parse(*, owner: str | None, mode: str) -> Access:
@@ -39,8 +41,10 @@ def _owner(owner: str) -> tuple[int, int]:
 
 
 def _number(name: str, kind: str, look_up: Callable[[str], int]) -> int:
-    if name.isdecimal():
-        return int(name)
+    if re.fullmatch(r"[0-9]{1,10}", name):
+        if int(name) < NO_ID:
+            return int(name)
+        raise InvalidRequest(f"owner: {name} is no {kind} number")
     try:
         return look_up(name)
     except KeyError as error:

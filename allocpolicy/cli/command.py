@@ -21,6 +21,7 @@ from allocpolicy.resolve import Selection, resolve
 from allocpolicy.strategy import DiskRole
 
 USAGE, UNEXPECTED = 2, 5
+INTERRUPTED = 130  # 128 + SIGINT, as shells say
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,12 @@ def add_flavor_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Command(CliffCommand):
-    """A command whose errors are one line on stderr, with the right exit status."""
+    """A command whose errors are one line on stderr, with the right exit status.
+
+    ``state`` is what holds when it is interrupted, or when its output fails.
+    """
+
+    state = "nothing was changed"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return a parser that says what is wrong in one line."""
@@ -76,7 +82,7 @@ class Command(CliffCommand):
         add_config_options(parser)
         self.add_arguments(parser)
         # argparse prints its usage first, over several lines.
-        parser.error = _usage_error(prog_name)  # type: ignore[method-assign, assignment]
+        parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
         return parser
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -88,6 +94,9 @@ class Command(CliffCommand):
             return super().run(parsed_args)
         except BrokenPipeError:
             raise
+        except KeyboardInterrupt:
+            print(f"{self.cmd_name}: interrupted; {self.state}", file=sys.stderr)
+            return INTERRUPTED
         except Exception as error:  # noqa: BLE001  (the last resort of the program)
             return self._report(error)
 
@@ -108,7 +117,9 @@ class Command(CliffCommand):
         if self.app_args and self.app_args.debug:
             traceback.print_exception(error)
         expected = isinstance(error, Error)
-        message = str(error) if expected else f"{type(error).__name__}: {error}"
+        message = str(error)
+        if not expected:
+            message = f"{type(error).__name__}: {error}; {self.state}"
         print(f"{self.cmd_name}: {one_line(message)}", file=sys.stderr)
         return error.exit_status if isinstance(error, Error) else UNEXPECTED
 
@@ -179,7 +190,9 @@ def lines(items: Iterable[object]) -> str:
     return "\n".join(map(str, items))
 
 
-def _usage_error(program: str) -> Callable[[str], NoReturn]:
+def usage_error(program: str) -> Callable[[str], NoReturn]:
+    """Return what tells of a wrong command line in one line, and exits."""
+
     def error(message: str) -> NoReturn:
         print(f"{program}: {one_line(message)}; see {program} --help", file=sys.stderr)
         raise SystemExit(USAGE)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.metadata
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,9 +14,8 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from allocpolicy import __version__
-from allocpolicy.cli.command import add_config_options
+from allocpolicy.cli.command import USAGE, add_config_options, usage_error
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells say
 # Imported when they are run; none of them costs the others anything.
 COMMANDS = {
     "cache list": "allocpolicy.cli.cache:CacheList",
@@ -55,23 +56,37 @@ class Program(App):
         """Return the parser of the options before the command."""
         parser = super().build_option_parser(description, version)
         add_config_options(parser)
+        parser.error = usage_error("allocpolicy")  # type: ignore[method-assign, assignment]
         return parser
 
     def configure_logging(self) -> None:
         """Log as cliff does; errors are told once, by us, and in one line."""
-        super().configure_logging()
+        try:
+            super().configure_logging()
+        except OSError as error:
+            usage_error("allocpolicy")(f"--log-file: {error}")
         if not self.options.debug:
             logging.getLogger("oslo_utils").setLevel(logging.CRITICAL)
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        """Run a command, or say in one line that there is none of that name."""
+        try:
+            self.command_manager.find_command(argv)
+        except ValueError:
+            near = difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
+            near = near or difflib.get_close_matches(argv[0], COMMANDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            message = f"allocpolicy: there is no command {' '.join(argv[:2])!r}{hint}"
+            print(f"{message}; see allocpolicy help", file=sys.stderr)
+            return USAGE
+        return super().run_subcommand(argv)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        return int(Program().run(given or ["help"]))
-    except KeyboardInterrupt:
-        print("interrupted; no unfinished disk was left behind", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141  # 128 + SIGPIPE
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A path that is not UTF-8 must not break the report of a finished disk.
+            stream.reconfigure(errors="backslashreplace")
+    return Program().run(given or ["help"])

@@ -29,6 +29,7 @@ class Provision(ShowOne):
 
     # cliff's --format is the long name of -f; the disk's format takes it over.
     conflict_handler = "resolve"
+    state = "no unfinished disk was left behind"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add what is asked of the disk."""
@@ -84,6 +85,8 @@ class Provision(ShowOne):
         )
         with progress.shown() as watch:
             report = provision(order, policy=self.policy(parsed_args), watch=watch)
+        if not report.dry_run:
+            self.state = f"the disk {report.disk} was made, and is whole"
         document = as_document(report)
         rows = document if parsed_args.formatter in STRUCTURED else _summary(report)
         return tuple(rows), tuple(rows.values())

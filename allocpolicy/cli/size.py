@@ -6,7 +6,9 @@ import re
 
 from allocpolicy.errors import InvalidRequest
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(?:([KMGTP])(?:i?B)?)?", re.IGNORECASE)
+_SIZE = re.compile(
+    r"([0-9]{1,20}(?:\.[0-9]{1,20})?)(?:([KMGTP])(?:i?B)?)?", re.IGNORECASE
+)
 _UNITS = "KMGTP"
 
 

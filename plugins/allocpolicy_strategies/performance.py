@@ -117,6 +117,7 @@ class Performance(Strategy):
             peak_bytes=reserved or image.data_offset + copied,
             promised_bytes=image.length,
             reserved_bytes=reserved,
+            written=data == "full",
             reason="; ".join(filter(None, (image.reason, _copy_reason(data, facts)))),
         )
 
@@ -191,15 +192,17 @@ def _image(request: Request, options: Mapping[str, object]) -> _Image:
     if request.format is DiskFormat.RAW:
         for option, default in _DEFAULTS.items():
             if options[option] != default:
-                text = f"performance.{option} applies to qcow2 only; the disk is raw"
-                raise PlanError(text)
+                raise PlanError(
+                    f"allocpolicy:performance.{option} = {options[option]} applies to"
+                    " qcow2 only, and the disk is raw; leave it out"
+                )
         create = CreateRaw(virtual_size=size)
         return _Image(
             create=create, length=size, data_offset=0, backed=False, reason=""
         )
     backed = options["layout"] == "backed"
     if backed and request.base is None:
-        raise PlanError("performance.layout = backed needs a base image")
+        raise PlanError("allocpolicy:performance.layout = backed needs a base image")
     cluster_size, reason = _cluster_size(str(options["cluster_size"]), size, backed)
     return _Image(
         create=CreateQcow2(

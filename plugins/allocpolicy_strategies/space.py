@@ -87,6 +87,7 @@ class Space(Strategy):
             peak_bytes=length,
             promised_bytes=length,
             reserved_bytes=length,
+            written=fill,
         )
 
     def verify(

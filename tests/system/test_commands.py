@@ -54,8 +54,80 @@ def test_every_command_has_help() -> None:
         assert "usage: allocpolicy" in finished.stdout
 
 
-def test_an_unknown_command_exits_2() -> None:
-    assert allocpolicy("provison", "x").status == 2
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("provison", "x"), "did you mean 'provision'"),
+        (("strategy",), "strategy"),
+        (("--nonsense",), "--nonsense"),
+        (("--log-file", "/no/such/directory/x", "explain"), "--log-file"),
+    ],
+)
+def test_a_wrong_command_line_exits_2_with_one_line(
+    arguments: tuple[str, ...], says: str
+) -> None:
+    finished = allocpolicy(*arguments)
+    assert finished.status == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert says in finished.stderr
+    assert finished.stdout == ""
+
+
+def test_output_that_fails_does_not_hide_that_the_disk_was_made(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "disk"
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            command("provision", disk, "--size", "1M", "-f", "json"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+    assert finished.returncode == 5
+    assert "was made" in finished.stderr
+    assert images.info(disk, format="qcow2")["virtual-size"] == MIB
+
+
+def test_a_path_that_is_not_utf_8_is_shown_all_the_same(tmp_path: Path) -> None:
+    disk = Path(os.fsdecode(os.fsencode(tmp_path) + b"/disk-\xff"))
+    finished = allocpolicy("provision", disk, "--size", "1M")
+    assert finished.status == 0
+    assert disk.exists()
+
+
+def test_an_ordinary_user_cannot_give_a_disk_away(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    finished = subprocess.run(
+        [
+            *("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"),
+            *command("provision", tmp_path / "disk", "--size", "1M", "--owner", "0:0"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    if "Permission denied" in finished.stderr:
+        pytest.skip("the interpreter is where only its owner may read")
+    assert finished.returncode == 2
+    assert "only root" in finished.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_misspelt_fallback_is_told_at_once(tmp_path: Path) -> None:
+    finished = allocpolicy(
+        *("provision", tmp_path / "disk", "--size", "1M"),
+        OS_ALLOCPOLICY__ON_UNSUPPORTED="fallback",
+        OS_ALLOCPOLICY__FALLBACK_STRATEGIES="nono",
+    )
+    assert finished.status == 2
+    assert "did you mean 'none'" in finished.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_strategies_are_listed_with_their_distributions() -> None:

@@ -68,13 +68,24 @@ class Theirs(Strategy):
     def attach(
         self, *, options: Mapping[str, object], observation: Observation
     ) -> Attachment:
-        raise NotImplementedError
+        return Attachment(
+            discard="ignore", detect_zeroes="off", cache="none", io="native"
+        )
 
 
 class Drifting(Theirs):
     """Judges every disk to have drifted."""
 
     judgement = Judgement.DRIFTED
+
+
+class RaisingInAttach(Theirs):
+    """Has a bug in attach."""
+
+    def attach(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Attachment:
+        raise ZeroDivisionError("a bug of theirs")
 
 
 class Raising(Theirs):
@@ -198,7 +209,7 @@ def test_what_the_kernel_says_to_a_step_is_told_for_what_it_is(
     assert os.listdir(directory) == []
 
 
-@pytest.mark.parametrize("strategy", [Drifting(), Raising()])
+@pytest.mark.parametrize("strategy", [Drifting(), Raising(), RaisingInAttach()])
 def test_a_disk_that_is_not_what_was_promised_is_dropped(
     directory: Path, strategy: Strategy
 ) -> None:

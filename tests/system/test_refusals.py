@@ -59,7 +59,7 @@ def refused(directory: Path, *arguments: object, says: str) -> None:
                 *("--size", "1M", "--format", "raw", "--strategy", "performance"),
                 *("--extra-spec", "allocpolicy:performance.cluster_size=2M"),
             ],
-            "cluster_size applies to qcow2 only",
+            "cluster_size = 2M applies to qcow2 only",
         ),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_dangling_symbolic_link_is_a_destination_that_exists(directory: Path) 
 
 
 def test_destinations_that_are_no_place_for_a_file(directory: Path) -> None:
-    refused(directory, directory / "no" / "disk", "--size", "1M", says="does not exist")
+    refused(directory, directory / "no" / "disk", "--size", "1M", says="No such file")
     refused(directory, directory, "--size", "1M", says="directory")
     refused(directory, "nbd://localhost/x", "--size", "1M", says="network")
     refused(directory, "rbd:pool/x", "--size", "1M", says="network")
