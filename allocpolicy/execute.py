@@ -138,6 +138,7 @@ def _admit(plan: Plan, job: Job, directory: int) -> None:
     headroom = 0
     if plan.reserved_bytes:
         unwritten = 0 if plan.written else plan.reserved_bytes
+        unwritten += observe.unwritten_beside(job.host.directory, fd=directory)
         headroom = job.host.headroom.bytes_for(unwritten)
     needed = plan.peak_bytes + headroom
     # btrfs books what was just reserved with the next transaction only.

@@ -6,10 +6,12 @@ mapping is what the qcow2 tables say.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy import stamp as stamps
 from allocpolicy.errors import format_size
 from allocpolicy.facts import (
     Allocation,
@@ -50,6 +52,34 @@ def shares(base: BaseImage, *, directory: Path) -> bool:
     """
     with staging.create(directory) as staged:
         return copy.can_share(base.fd, staged.fd)
+
+
+def unwritten_beside(directory: Path, *, fd: int) -> int:
+    """Return the reserved-unwritten bytes of the directory's other disks with a stamp.
+
+    They want headroom too. Disks in use are not flushed for it, so that the answer is
+    rather too large; those that we may not read do not count.
+    """
+    total = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    total += _unwritten(entry.path, other_than=fd)
+    return total
+
+
+def _unwritten(path: str, *, other_than: int) -> int:
+    os.getxattr(path, stamps.XATTR)  # OSError: it is none of our disks
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(fd)
+        if os.path.samestat(status, os.fstat(other_than)):
+            return 0
+        found = extent.summarise(fd, file_size=status.st_size, sync=False)
+        return found.unwritten if found else 0
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +191,9 @@ def _exception(
         if extents is None:
             return f"{kind} does not show how storage stands behind a file (no FIEMAP)"
         return f"{kind} allocates anew on overwriting (not NOCOW, or compressed)"
-    headroom = host.headroom.bytes_for(extents.unwritten if extents else 0)
+    unwritten = extents.unwritten if extents else 0
+    unwritten += unwritten_beside(host.directory, fd=fd)
+    headroom = host.headroom.bytes_for(unwritten)
     free = free_bytes(fd)
     if free < headroom:
         return f"headroom: {format_size(headroom)} wanted, {format_size(free)} free"

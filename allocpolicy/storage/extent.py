@@ -57,17 +57,20 @@ class ExtentSummary:
     hole: int
 
 
-def extents(fd: int) -> Iterator[Extent]:
-    """Yield the extents of the file in order, dirty pages flushed first.
+def extents(fd: int, *, sync: bool = True) -> Iterator[Extent]:
+    """Yield the extents of the file in order, dirty pages flushed first if ``sync``.
+
+    Without it "unwritten" may hide pages that are not flushed yet.
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
     known = ExtentFlag(sum(ExtentFlag))
+    flush = FIEMAP_FLAG_SYNC if sync else 0
     start = 0
     while True:
         buffer = bytearray(_HEADER.size + _BATCH * _EXTENT.size)
         length = _EVERYTHING - start
-        _HEADER.pack_into(buffer, 0, start, length, FIEMAP_FLAG_SYNC, 0, _BATCH, 0)
+        _HEADER.pack_into(buffer, 0, start, length, flush, 0, _BATCH, 0)
         fcntl.ioctl(fd, FS_IOC_FIEMAP, buffer)
         mapped = _HEADER.unpack_from(buffer)[3]
         if not mapped:
@@ -81,11 +84,11 @@ def extents(fd: int) -> Iterator[Extent]:
         start = offset + run
 
 
-def summarise(fd: int, *, file_size: int) -> ExtentSummary | None:
+def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | None:
     """Return the bytes of ``[0, file_size)`` in each state; None without FIEMAP."""
     count = covered = unwritten = shared = encoded = delalloc = 0
     try:
-        for extent in extents(fd):
+        for extent in extents(fd, sync=sync):
             length = min(extent.length, file_size - extent.offset)
             if length <= 0:
                 break

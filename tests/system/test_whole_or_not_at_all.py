@@ -59,6 +59,24 @@ def test_room_without_headroom_is_not_enough(
     )
 
 
+def test_the_headroom_of_the_disks_beside_is_kept_as_well(
+    fresh_filesystem: Callable[..., Path],
+) -> None:
+    mount_point = fresh_filesystem("ext4")
+    size = int(free(mount_point) * 0.43) // MIB * MIB
+    policy = {
+        "OS_ALLOCPOLICY__HEADROOM_RATIO": "0.2",
+        "OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0",
+    }
+    arguments = ("--size", size, "--strategy", "space", "--format", "raw")
+    report = provision(mount_point / "first", *arguments, **policy)
+    assert report["observed"]["guaranteed"]
+    finished = allocpolicy("provision", mount_point / "second", *arguments, **policy)
+    # 0.86 of the room, 0.086 for its own headroom, and as much for the first one's.
+    assert finished.status == 3
+    assert "headroom" in finished.stderr
+
+
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 @pytest.mark.parametrize("format", ["qcow2", "raw"])
 def test_of_twenty_racing_disks_exactly_as_many_succeed_as_fit(
