@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from allocpolicy.storage import extent
+from allocpolicy.storage.extent import ExtentFlag
 
 FICLONERANGE = 0x4020940D
 _RANGE = struct.Struct("=qQQQ")  # src_fd, src_offset, src_length, dest_offset
@@ -138,12 +143,36 @@ def _read_all(source: int, run: Run) -> bytes:
 def _data_runs(source: int, run: Run) -> Iterator[Run]:
     """Yield the parts of a run that hold data."""
     end = run.source + run.length
-    for offset, length in _data(source, start=run.source, end=end):
+    find = data_by_extents if _seek_hole_misses_data() else data_by_seek
+    for offset, length in find(source, start=run.source, end=end):
         yield _part(run, start=offset - run.source, length=length)
 
 
-def _data(source: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of the data between two offsets."""
+@functools.cache
+def _seek_hole_misses_data() -> bool:
+    """Return whether the kernel may be one whose xfs passes over data.
+
+    SEEK_HOLE and SEEK_DATA were wrong for regions with active copy-on-write extents
+    from Linux 6.0 on; commit 4b2f459d mended it in 6.9, and in 6.6 later.
+    """
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return release is not None and (6, 0) <= tuple(map(int, release.groups())) < (6, 9)
+
+
+def data_by_extents(source: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the written extents between two offsets: FIEMAP.
+
+    :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP.
+    """
+    for one in extent.extents(source):
+        first = max(one.offset, start)
+        last = min(one.offset + one.length, end)
+        if first < last and not one.flags & ExtentFlag.UNWRITTEN:
+            yield first, last - first
+
+
+def data_by_seek(source: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the data between two offsets: SEEK_DATA, SEEK_HOLE."""
     while start < end:
         try:
             offset = os.lseek(source, start, os.SEEK_DATA)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.storage import (
+    copy,
     extent,
     fallocate,
     filesystem,
@@ -63,6 +64,24 @@ def test_extents_are_as_they_were_drawn(file: int) -> None:
     assert summary.written + summary.unwritten + summary.hole == size
     found = list(extent.extents(file))
     assert found == sorted(found, key=lambda one: one.offset)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_data_is_where_both_ways_of_looking_find_it(file: int) -> None:
+    """SEEK_HOLE may lie on some kernels; FIEMAP is asked there."""
+    draw(file, PICTURE)
+    size = os.fstat(file).st_size
+
+    def covered(runs: Iterator[tuple[int, int]]) -> set[int]:
+        return {
+            block
+            for offset, length in runs
+            for block in range(offset // 4096, -(-(offset + length) // 4096))
+        }
+
+    for start, end in ((0, size), (4096, size - 4096), (MIB // 2, 5 * MIB)):
+        by_seek = covered(copy.data_by_seek(file, start=start, end=end))
+        assert by_seek == covered(copy.data_by_extents(file, start=start, end=end))
 
 
 @pytest.mark.filesystems("ext4", "xfs", "btrfs")
