@@ -7,8 +7,11 @@ as its check for duplicates sees only neighbours. Loading is stevedore's.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -44,7 +47,22 @@ class Loaded:
 
 
 def find_all() -> tuple[Found, ...]:
-    """Return every claim to a strategy's name, sorted, duplicates included."""
+    """Return every claim to a strategy's name, sorted, duplicates included.
+
+    It is looked for again when a directory of sys.path changes, as by an installation.
+    """
+    return _find_all(tuple((place, _changed(place)) for place in sys.path))
+
+
+def _changed(place: str) -> int | None:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1)
+def _find_all(state: tuple[tuple[str, int | None], ...]) -> tuple[Found, ...]:
     entry_points = importlib.metadata.entry_points(group=GROUP)
     return tuple(sorted(map(_found, entry_points), key=_order))
 

@@ -177,11 +177,16 @@ def test_name_must_fit_the_grammar_of_keys(install: Install, name: str) -> None:
 
 
 def test_reinstallation_is_seen_at_once(install: Install, tmp_path: Path) -> None:
-    """Nothing is remembered between calls, in memory or on disk."""
+    """As installers do it: the metadata directory is removed and made again."""
     install("acme", "brisk = acme:Good")
     assert registry.load("brisk").found.name == "brisk"
-    metadata = tmp_path / "acme" / "acme-1.5.dist-info" / "entry_points.txt"
-    metadata.write_text(f"[{registry.GROUP}]\ncalm = acme:Good\n")
+    metadata = tmp_path / "acme" / "acme-1.5.dist-info"
+    kept = metadata.rename(metadata.with_name("kept"))
+    metadata.mkdir()
+    (metadata / "METADATA").write_bytes((kept / "METADATA").read_bytes())
+    (metadata / "entry_points.txt").write_text(
+        f"[{registry.GROUP}]\ncalm = acme:Good\n"
+    )
     assert registry.load("calm").found.name == "calm"
     with pytest.raises(StrategyNotFound):
         registry.find("brisk")
@@ -195,4 +200,5 @@ def test_distribution_without_metadata_is_unknown(
         name="lost", value="lost:Lost", group=registry.GROUP
     )
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [orphan])
+    monkeypatch.syspath_prepend("/no/such/directory")  # what was found is forgotten
     assert str(registry.find("lost")) == "unknown unknown (lost:Lost)"
