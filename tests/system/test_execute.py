@@ -43,6 +43,7 @@ from allocpolicy.execute import Job, Outcome
 from allocpolicy.plan import unwatched
 from allocpolicy.registry import Found, Loaded
 from allocpolicy.stamp import Choice, Stamp
+from tests.filesystems import available
 from tests.images import GIB, MIB
 
 SIZE = 8 * MIB
@@ -243,12 +244,12 @@ def test_fallocates_own_word_counts_where_the_plan_lied(
 ) -> None:
     """On ext4 fallocate fails half way: the file long, and much of the disk taken."""
     mount_point = fresh_filesystem(filesystem_kind)
-    before = free(mount_point)
+    before = available(mount_point)
     steps: list[Step] = [CreateRaw(virtual_size=2 * GIB), Reserve(length=2 * GIB)]
     with pytest.raises(NotEnoughSpace, match="fallocate"):
         carry_out(mount_point / "disk", steps, size=2 * GIB)
     assert set(os.listdir(mount_point)) <= {"lost+found"}
-    assert abs(free(mount_point) - before) < MIB
+    assert abs(available(mount_point) - before) < MIB
 
 
 def test_no_step_runs_where_free_space_shows_that_it_does_not_fit(
@@ -258,10 +259,3 @@ def test_no_step_runs_where_free_space_shows_that_it_does_not_fit(
     with pytest.raises(NotEnoughSpace, match="headroom"):
         carry_out(directory / "disk", steps, peak=8 * GIB, reserved=8 * GIB)
     assert os.listdir(directory) == []
-
-
-def free(mount_point: Path) -> int:
-    """Return f_bavail in bytes, once what was freed is in the books."""
-    os.sync()
-    status = os.statvfs(mount_point)
-    return status.f_bavail * status.f_frsize

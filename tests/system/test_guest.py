@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from allocpolicy.storage import fallocate
 from tests import images
 from tests.cli import provision
+from tests.filesystems import leave_free
 from tests.guest import GuestDisk, run_guest
 from tests.images import MIB
 
@@ -66,7 +65,7 @@ def test_the_guest_fills_a_reserved_disk_while_the_host_is_full_but_for_the_head
         )
         assert report["observed"]["guaranteed"]
         disks.append(GuestDisk(path=path, format=format, serial=format))
-    leave_only(HEADROOM, mount_point)
+    leave_free(mount_point, HEADROOM)
     chunks = SIZE // CHUNK
     # A pattern in memory: yes alone takes minutes on an emulated processor.
     script = "set -e\nyes | dd of=/pattern bs=16M count=1 iflag=fullblock\n" + "".join(
@@ -81,15 +80,3 @@ def test_the_guest_fills_a_reserved_disk_while_the_host_is_full_but_for_the_head
     assert images.same_content(
         *(mount_point / "qcow2", mount_point / "raw"), formats=("qcow2", "raw")
     )
-
-
-def leave_only(free: int, mount_point: Path) -> None:
-    """Fill a filesystem until no more than ``free`` bytes are left, or little less."""
-    os.sync()
-    status = os.statvfs(mount_point)
-    taken = status.f_bavail * status.f_frsize - free
-    with (mount_point / "ballast").open("wb") as file:
-        fallocate.allocate(file.fileno(), offset=0, length=taken)
-        os.fsync(file.fileno())
-    status = os.statvfs(mount_point)
-    assert status.f_bavail * status.f_frsize <= free

@@ -14,16 +14,10 @@ import pytest
 
 from tests import images
 from tests.cli import allocpolicy, command, environment, provision
+from tests.filesystems import available
 from tests.images import GIB, MIB
 
 HEADROOM = 64 * MIB
-
-
-def free(mount_point: Path) -> int:
-    """Return f_bavail in bytes, once what was freed is in the books."""
-    os.sync()
-    status = os.statvfs(mount_point)
-    return status.f_bavail * status.f_frsize
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
@@ -32,7 +26,7 @@ def test_a_lack_of_room_is_known_at_once_and_nothing_stays_taken(
     fresh_filesystem: Callable[..., Path], kind: str, format: str
 ) -> None:
     mount_point = fresh_filesystem(kind)
-    before = free(mount_point)
+    before = available(mount_point)
     finished = allocpolicy(
         *("provision", mount_point / "disk", "--size", "2G"),
         *("--strategy", "space", "--format", format),
@@ -42,14 +36,14 @@ def test_a_lack_of_room_is_known_at_once_and_nothing_stays_taken(
     assert "needed" in finished.stderr
     assert "free" in finished.stderr
     assert set(os.listdir(mount_point)) <= {"lost+found"}
-    assert abs(free(mount_point) - before) < MIB
+    assert abs(available(mount_point) - before) < MIB
 
 
 def test_room_without_headroom_is_not_enough(
     fresh_filesystem: Callable[..., Path],
 ) -> None:
     mount_point = fresh_filesystem("ext4")
-    size = (free(mount_point) - HEADROOM // 2) // MIB * MIB
+    size = (available(mount_point) - HEADROOM // 2) // MIB * MIB
     arguments = ("--size", size, "--strategy", "space", "--format", "raw")
     finished = allocpolicy("provision", mount_point / "disk", *arguments)
     assert finished.status == 3
@@ -63,7 +57,7 @@ def test_the_headroom_of_the_disks_beside_is_kept_as_well(
     fresh_filesystem: Callable[..., Path],
 ) -> None:
     mount_point = fresh_filesystem("ext4")
-    size = int(free(mount_point) * 0.43) // MIB * MIB
+    size = int(available(mount_point) * 0.43) // MIB * MIB
     policy = {
         "OS_ALLOCPOLICY__HEADROOM_RATIO": "0.2",
         "OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0",
@@ -84,7 +78,7 @@ def test_of_twenty_racing_disks_exactly_as_many_succeed_as_fit(
 ) -> None:
     mount_point = fresh_filesystem(kind, size=2 * GIB)
     # Seven and a half disks and the headroom fit.
-    size = int((free(mount_point) - HEADROOM) / 7.5) // MIB * MIB
+    size = int((available(mount_point) - HEADROOM) / 7.5) // MIB * MIB
     racing = [
         subprocess.Popen(
             command(
@@ -105,7 +99,7 @@ def test_of_twenty_racing_disks_exactly_as_many_succeed_as_fit(
     assert set(os.listdir(mount_point)) - {"lost+found"} == disks
     for disk in disks:
         assert (mount_point / disk).stat().st_blocks * 512 >= size
-    assert free(mount_point) >= HEADROOM
+    assert available(mount_point) >= HEADROOM
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +116,7 @@ def test_whatever_ends_it_the_disk_is_whole_or_nothing_is_left(
     directory: Path, big_base: Path, ending: signal.Signals
 ) -> None:
     """At any moment: the delays sweep over start-up, reservation and copy."""
-    before = free(directory)
+    before = available(directory)
     disk = directory / "disk"
     for delay in (0.1, 0.3, 0.4, 0.5, 0.6, 0.7):
         arguments = (
@@ -144,9 +138,9 @@ def test_whatever_ends_it_the_disk_is_whole_or_nothing_is_left(
             disk.unlink()
         assert os.listdir(directory) == []
     deadline = time.monotonic() + 10
-    while abs(free(directory) - before) > 4 * MIB and time.monotonic() < deadline:
+    while abs(available(directory) - before) > 4 * MIB and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert abs(free(directory) - before) <= 4 * MIB
+    assert abs(available(directory) - before) <= 4 * MIB
 
 
 @pytest.mark.filesystems("ext4")
