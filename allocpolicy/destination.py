@@ -22,7 +22,7 @@ def resolve(path: Path) -> Path:
     :raises DestinationError: when it is no place for a regular file.
     """
     if _NETWORK_DISK.match(str(path)):
-        reason = "disks are regular files, not network disks (give a file of that name with its absolute path)"
+        reason = "disks are regular files, not network disks; write an absolute path"
         raise DestinationError(path, reason)
     try:
         directory = path.parent.resolve(strict=True)
