@@ -17,6 +17,7 @@ from oslo_config import cfg
 
 from allocpolicy.errors import ConfigError
 from allocpolicy.facts import Headroom
+from allocpolicy.storage import named_lock
 
 GROUP = "allocpolicy"
 DEFAULT = "default"  # the origin of what nobody set
@@ -92,11 +93,13 @@ _OPTIONS = [
     ),
     cfg.StrOpt(
         "lock_path",
-        sample_default="/run/lock/allocpolicy",
+        sample_default="/run/allocpolicy",
         help="The directory of the locks, one for each filesystem, under which storage"
         " is reserved; every process that makes disks on a host must use the same. When"
-        " not set: /run/lock/allocpolicy for root, allocpolicy under $XDG_RUNTIME_DIR"
-        " for others, or allocpolicy-UID under the directory of temporary files.",
+        " not set: /run/allocpolicy for root, allocpolicy under $XDG_RUNTIME_DIR for"
+        " others, or allocpolicy-UID under the directory of temporary files; these are"
+        " refused where another user may write to them. A directory that is set here is"
+        " taken as it is: whoever may read the lock files in it may hold the locks.",
     ),
     cfg.StrOpt(
         "image_cache_dir",
@@ -106,16 +109,6 @@ _OPTIONS = [
         " of its own; on the disks' filesystem data can still be shared by reflink.",
     ),
 ]
-
-
-def _default_lock_path() -> Path:
-    if os.geteuid() == 0:
-        return Path("/run/lock/allocpolicy")
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "allocpolicy"
-    import tempfile
-
-    return Path(tempfile.gettempdir()) / f"allocpolicy-{os.geteuid()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +130,7 @@ class Policy:
     headroom: Headroom = field(
         default_factory=lambda: Headroom(ratio=0.01, minimum=64 * _MIB)
     )
-    lock_path: Path = field(default_factory=_default_lock_path)
+    lock_path: Path = field(default_factory=named_lock.own_directory)
     image_cache_dir: Path | None = None
 
 
@@ -194,7 +187,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         on_unsupported=_get(conf, "on_unsupported"),
         fallback_strategies=tuple(_get(conf, "fallback_strategies")),
         headroom=_headroom(conf),
-        lock_path=_directory(conf, "lock_path") or _default_lock_path(),
+        lock_path=_directory(conf, "lock_path") or named_lock.own_directory(),
         image_cache_dir=_directory(conf, "image_cache_dir"),
     )
 

@@ -190,7 +190,7 @@ def _exception(
         kind = host.filesystem.type
         if extents is None:
             return f"{kind} does not show how storage stands behind a file (no FIEMAP)"
-        return f"{kind} allocates anew on overwriting (not NOCOW, or compressed)"
+        return f"{kind} may allocate anew on overwriting (not NOCOW, or compressed)"
     unwritten = extents.unwritten if extents else 0
     unwritten += unwritten_beside(host.directory, fd=fd)
     headroom = host.headroom.bytes_for(unwritten)

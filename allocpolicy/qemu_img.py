@@ -7,8 +7,10 @@ prlimit(1) (CPU time, memory, size of the output) and setpriv(1) (it dies with u
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import resource
 import selectors
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -79,6 +81,44 @@ def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
     _run(arguments, images=[source, target], work=size, output=size, progress=progress)
 
 
+def check(image: Image, *, virtual_size: int) -> None:
+    """Check that the image's tables are sound.
+
+    :param virtual_size: of the image; bounds the time.
+    :raises CommandError: when they are not, or qemu-img can't check the format.
+    """
+    arguments = ["check", "-q", "-f", image.format, image.reference]
+    _run(arguments, images=[image], work=virtual_size, output=0)
+
+
+def measure(image: Image, *, format: str, virtual_size: int) -> int:
+    """Return the file size in bytes that the image's data need in another format.
+
+    :param virtual_size: of the image; bounds the time.
+    :raises CommandError: when qemu-img fails.
+    """
+    arguments = ["measure", "--output=json", "-f", image.format, "-O", format]
+    command = [PROGRAM, *arguments, image.reference]
+    try:
+        finished = subprocess.run(
+            [*_limits(work=virtual_size, output=0), *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+            pass_fds=[image.fd],
+        )
+        required: int = json.loads(finished.stdout)["required"]
+    except FileNotFoundError as error:
+        raise CommandError(("prlimit",), 127, NOT_INSTALLED) from error
+    except subprocess.CalledProcessError as error:
+        reason = NOT_INSTALLED if error.returncode == 127 else error.stderr
+        raise CommandError(tuple(command), error.returncode, reason) from error
+    return required
+
+
 def convert(
     source: Image, target: Image, *, virtual_size: int, progress: Progress
 ) -> None:
@@ -134,11 +174,20 @@ def _run(
 
 def _limits(*, work: int, output: int) -> list[str]:
     seconds = CPU_SECONDS + work // CPU_BYTES_PER_SECOND
-    largest = OUTPUT_SLACK + output
-    return [
-        *("prlimit", f"--cpu={seconds}", f"--as={MEMORY_LIMIT}", f"--fsize={largest}"),
-        *("--core=0", "--", "setpriv", "--pdeathsig", "KILL", "--"),
-    ]
+    limits = {
+        "cpu": _at_most(seconds, inherited=resource.RLIMIT_CPU),
+        "as": _at_most(MEMORY_LIMIT, inherited=resource.RLIMIT_AS),
+        "fsize": _at_most(OUTPUT_SLACK + output, inherited=resource.RLIMIT_FSIZE),
+        "core": 0,
+    }
+    options = [f"--{name}={limit}" for name, limit in limits.items()]
+    return ["prlimit", *options, "--", "setpriv", "--pdeathsig", "KILL", "--"]
+
+
+def _at_most(limit: int, *, inherited: int) -> int:
+    """Return the limit, or our own hard one if lower: only root may raise that."""
+    _, hard = resource.getrlimit(inherited)
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
 def _follow(

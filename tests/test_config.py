@@ -182,6 +182,14 @@ def test_lock_path_of_an_ordinary_user(
     assert policy().lock_path == tmp_path / "allocpolicy"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert policy().lock_path.name == "allocpolicy-1234"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
+    assert policy().lock_path.name == "allocpolicy-1234"
+
+
+def test_lock_path_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's is below a directory that nobody else can write to."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert policy().lock_path == Path("/run/allocpolicy")
 
 
 def test_every_option_has_a_help_text() -> None:
@@ -202,4 +210,4 @@ def test_sample_configuration_is_complete() -> None:
     for _, options in config.list_opts():
         for option in options:
             assert f"#{option.name} =" in sample
-    assert "#lock_path = /run/lock/allocpolicy" in sample
+    assert "#lock_path = /run/allocpolicy" in sample

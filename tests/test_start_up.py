@@ -15,7 +15,6 @@ HEAVY = frozenset(
     {
         "jsonschema",
         "numpy",
-        "oslo_concurrency",
         "oslo_utils.imageutils.format_inspector",
         "rich",
         "yaml",

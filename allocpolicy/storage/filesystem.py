@@ -27,7 +27,11 @@ _MAGIC = {
     0x01021994: "tmpfs",
     0x2FC12FC1: "zfs",
     0xCA451A4E: "bcachefs",
+    0x794C7630: "overlay",
 }
+# Overwriting stays where it is. Of any other filesystem that is not claimed: btrfs, ZFS
+# and bcachefs allocate anew, and what FUSE or eCryptfs stand on is not known.
+_OVERWRITES_IN_PLACE = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,13 @@ class Mount:
     type: str
     source: str
     device: str
+    options: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return the name of its filesystem, as bind mounts have it too."""
+        by_device = self.source.startswith("/") or ":" in self.source
+        return self.source if by_device else f"{self.source}-{self.device}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +58,10 @@ class Filesystem:
     bind mounts and btrfs subvolumes share. ``free`` is what ordinary users may take
     (f_bavail), also for root. ``fallocate`` means that the call succeeds and st_blocks
     shows it (ZFS accepts the call and reserves nothing). ``copy_on_write`` means that
-    overwriting allocates anew unless the file is NOCOW.
+    overwriting allocates anew unless the file is NOCOW, or that nobody can tell: with
+    ``nocow`` False no reservation can be verified. Of an overlay mount, ``key`` and
+    ``copy_on_write`` are those of the filesystem of its upper directory, if that can be
+    found; ``type`` stays ``overlay``.
     """
 
     type: str
@@ -74,8 +88,10 @@ def mount_of(fd: int) -> Mount:
         left, _, right = line.partition(" - ")
         fields = left.split()
         if fields[0] == wanted:
-            kind, source = right.split()[:2]
-            return Mount(type=kind, source=_unescape(source), device=fields[2])
+            kind, source, options = right.split(" ", 2)
+            return Mount(
+                type=kind, source=_unescape(source), device=fields[2], options=options
+            )
     number = os.fstat(fd).st_dev
     device = f"{os.major(number)}:{os.minor(number)}"
     return Mount(type=_type_by_magic(fd), source="device", device=device)
@@ -87,6 +103,29 @@ def _type_by_magic(fd: int) -> str:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return _MAGIC.get(buffer[0], f"filesystem {buffer[0]:#x}")
+
+
+def _storage_of(mount: Mount, fd: int) -> Mount:
+    """Return the mount that stores new files of the open directory.
+
+    For an overlay it is that of its upper directory. Where that is named from another
+    mount namespace (a container's is), or was hidden, the overlay itself is returned.
+    """
+    options = mount.options.split(",") if mount.type == "overlay" else []
+    found = [one for one in options if one.startswith("upperdir=/")]
+    if not found:
+        return mount
+    named = _unescape(found[0].removeprefix("upperdir="))
+    try:
+        upper = os.open(named, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return mount
+    try:
+        # An overlay answers statfs(2) with the figures of its upper directory.
+        same = os.fstatvfs(upper).f_blocks == os.fstatvfs(fd).f_blocks
+        return mount_of(upper) if same else mount
+    finally:
+        os.close(upper)
 
 
 def _unescape(text: str) -> str:
@@ -111,13 +150,13 @@ def probe(directory: Path) -> Filesystem:
     """
     with staging.create(directory) as staged:
         mount = mount_of(staged.directory_fd)
-        by_device = mount.source.startswith("/") or ":" in mount.source
+        storage = _storage_of(mount, staged.directory_fd)
         status = os.fstatvfs(staged.directory_fd)
-        copy_on_write = mount.type in ("btrfs", "zfs", "bcachefs")
+        copy_on_write = storage.type not in _OVERWRITES_IN_PLACE
         nocow = copy_on_write and _accepts_nocow(staged.fd)
         return Filesystem(
             type=mount.type,
-            key=mount.source if by_device else f"{mount.source}-{mount.device}",
+            key=storage.key,
             block_size=status.f_bsize,
             size=status.f_blocks * status.f_frsize,
             free=free_bytes(staged.directory_fd),
@@ -149,7 +188,7 @@ def _accepts_nocow(fd: int) -> bool:
 
 def _accepts_user_xattr(fd: int) -> bool:
     try:
-        os.setxattr(fd, "user.allocpolicy", b"{}")
+        os.setxattr(fd, "user.probe", b"{}")
     except OSError as error:
         if error.errno not in UNSUPPORTED | {errno.EPERM, errno.ENOSPC, errno.EDQUOT}:
             raise

@@ -1,32 +1,136 @@
-"""A lock by name between processes: for reservations, for the image cache."""
+"""A lock by name between processes: for reservations, for the image cache.
+
+It is flock(2) on a file that is opened for reading only: whoever may read the file may
+hold the lock, and the kernel frees it when its holder dies.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.errors import ConfigError
+from allocpolicy.errors import InvalidRequest
+
+PREFIX = "allocpolicy-"
+_WRITABLE_BY_OTHERS = 0o022
+# O_NOFOLLOW: in a directory that others may write to, a name may be a planted link.
+# O_NONBLOCK: it may be a FIFO as well, on which open(2) would wait; flock(2) waits on.
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_CREATE = _OPEN | os.O_CREAT | os.O_EXCL
+_ADVICE = "remove it, or set lock_path to a directory that you trust"
+_LOCK_PROBLEMS = {
+    errno.ELOOP: "it is a symbolic link, which somebody may have planted; remove it",
+    # flock(2) on NFS is a lock of fcntl(2), which takes a file open for writing.
+    errno.EBADF: "locks do not work on NFS; set lock_path to a local directory",
+}
+
+
+def own_directory() -> Path:
+    """Return where locks are when nobody chose: a directory that is the user's alone.
+
+    `hold` trusts it only if nobody else can have made it or can write to it.
+    """
+    if os.geteuid() == 0:
+        return Path("/run/allocpolicy")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime):  # the XDG base directory specification ignores others
+        return Path(runtime) / "allocpolicy"
+    import tempfile
+
+    return Path(tempfile.gettempdir()) / f"allocpolicy-{os.geteuid()}"
 
 
 @contextlib.contextmanager
 def hold(name: str, *, lock_path: Path) -> Iterator[None]:
     """Hold the lock ``name`` under ``lock_path``; a killed holder frees it.
 
-    :raises ConfigError: when the lock file cannot be made.
-    """
-    from oslo_concurrency import lockutils  # 70 ms that a plan without it saves
+    In `own_directory` only the user himself and root can hold it. In any other, which
+    somebody chose, everyone can: users of one filesystem share its lock.
 
-    file_name = name.strip("/").replace("/", "-")
+    :raises InvalidRequest: when the directory is not to be trusted, or the lock file
+        cannot be made or opened.
+    """
+    private = lock_path == own_directory()
+    directory = _open_directory(lock_path, private=private)
     try:
-        os.makedirs(lock_path, mode=0o755, exist_ok=True)
-        lock = lockutils.external_lock(file_name, "allocpolicy", str(lock_path))
-        lock.acquire()
-    except OSError as error:
-        reason = f"lock_path {lock_path}: {error.strerror}; choose one you may write to"
-        raise ConfigError(reason) from error
+        fd = _acquire(
+            f"{PREFIX}{name.strip('/').replace('/', '-')}",
+            path=lock_path,
+            directory=directory,
+            mode=0o600 if private else 0o644,
+        )
+    finally:
+        os.close(directory)
     try:
         yield
     finally:
-        lock.release()
+        os.close(fd)
+
+
+def _open_directory(path: Path, *, private: bool) -> int:
+    # O_PATH: only searching it is needed, not listing it.
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    if private:
+        flags |= os.O_NOFOLLOW
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        fd = os.open(path, flags)
+    except OSError as error:
+        reason = f"{error.strerror}; set lock_path to a directory that you may use"
+        if private and path.is_symlink():
+            reason = f"it is a symbolic link; {_ADVICE}"
+        raise InvalidRequest(f"lock directory {path}: {reason}") from error
+    problem = _distrust(fd) if private else None
+    if problem is not None:
+        os.close(fd)
+        raise InvalidRequest(f"lock directory {path}: {problem}; {_ADVICE}")
+    return fd
+
+
+def _distrust(directory: int) -> str | None:
+    """Return why others may have their hands in the directory, or None."""
+    status = os.fstat(directory)
+    if status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to user {status.st_uid}"
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        return f"others may write to it (mode {status.st_mode & 0o7777:04o})"
+    return None
+
+
+def _acquire(name: str, *, path: Path, directory: int, mode: int) -> int:
+    """Return the lock file, open and locked; waits while another holds it."""
+    try:
+        while True:
+            fd = _open(name, directory=directory, mode=mode)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink:  # else it was removed before we had it
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+    except OSError as error:
+        reason = _LOCK_PROBLEMS.get(
+            error.errno or 0, f"{error.strerror}; set lock_path to another directory"
+        )
+        raise InvalidRequest(f"lock {path / name}: {reason}") from error
+
+
+def _open(name: str, *, directory: int, mode: int) -> int:
+    """Open the lock file, making it if there is none.
+
+    Never O_CREAT without O_EXCL: fs.protected_regular (Linux 4.19) answers EACCES to it
+    for files of others in sticky directories.
+    """
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(name, _OPEN, dir_fd=directory)
+        with contextlib.suppress(FileExistsError):
+            fd = os.open(name, _CREATE, mode, dir_fd=directory)
+            os.fchmod(fd, mode)  # whatever the umask
+            return fd

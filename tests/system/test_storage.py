@@ -6,11 +6,13 @@ import fcntl
 import os
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from allocpolicy import stamp
 from allocpolicy.storage import (
     copy,
     extent,
@@ -22,6 +24,8 @@ from allocpolicy.storage import (
     zeroes,
 )
 from allocpolicy.storage.inode_flags import InodeFlag
+from tests.cli import provision
+from tests.filesystems import mount, unmount
 from tests.images import MIB
 
 PICTURE = (
@@ -31,6 +35,14 @@ PICTURE = (
     ("data", MIB),
     ("hole", MIB),
 )
+
+CHROOT = """
+import os, sys
+from allocpolicy.storage import filesystem
+os.chroot(sys.argv[1])
+found = filesystem.mount_of(os.open("/", os.O_RDONLY))
+print(found.type, found.source, found.device)
+"""
 
 
 @pytest.fixture
@@ -167,6 +179,93 @@ def test_subvolumes_of_a_filesystem_have_its_key(directory: Path) -> None:
         assert filesystem.probe(volume).key == filesystem.probe(directory).key
     finally:
         subprocess.run(["btrfs", "-q", "subvolume", "delete", volume], check=True)
+
+
+@pytest.fixture
+def overlay(directory: Path) -> Iterator[Path]:
+    """Give an overlay mount over directories of the filesystem."""
+    layers = directory / "lay ers"
+    for name in ("lower", "upper", "work", "merged"):
+        (layers / name).mkdir(parents=True)
+    options = [
+        f"{name}dir={layers}/{name.removesuffix('dir')}"
+        for name in ("lower", "upper", "work")
+    ]
+    merged = layers / "merged"
+    mount("overlay", source=Path("overlay"), mount_point=merged, options=options)
+    yield merged
+    unmount(merged)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
+def test_an_overlay_is_what_its_upper_directory_is(
+    directory: Path, overlay: Path
+) -> None:
+    below, found = filesystem.probe(directory), filesystem.probe(overlay)
+    assert found.type == "overlay"
+    assert found.key == below.key
+    assert found.copy_on_write is below.copy_on_write
+    assert found.nocow is below.nocow
+
+
+@pytest.mark.filesystems("xfs", "btrfs")
+def test_on_an_overlay_a_reservation_is_the_disks_own(
+    overlay: Path, filesystem_kind: str
+) -> None:
+    report = provision(overlay / "disk", "--size", "32M", "--strategy", "space")
+    assert report["observed"]["allocation"] == "reserved"
+    assert report["observed"]["guaranteed"]
+    with (overlay.with_name("upper") / "disk").open("rb") as disk:
+        is_nocow = inode_flags.has(disk.fileno(), InodeFlag.NOCOW)
+    assert is_nocow is (filesystem_kind == "btrfs")
+
+
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("instead", ["nothing", "another filesystem"])
+def test_nothing_is_claimed_where_the_storage_of_an_overlay_is_not_to_be_seen(
+    directory: Path, overlay: Path, tmp_path: Path, instead: str
+) -> None:
+    """A container's overlay names its upper directory as the host sees it."""
+    bound = tmp_path / "overlay"
+    bound.mkdir()
+    mount("none", source=overlay, mount_point=bound, options=["bind"])
+    layers = overlay.parent
+    mount("tmpfs", source=Path("tmpfs"), mount_point=layers, options=["size=1M"])
+    try:
+        if instead != "nothing":
+            (layers / "upper").mkdir()
+        found = filesystem.probe(bound)
+        assert (found.copy_on_write, found.nocow) == (True, False)
+        report = provision(bound / "disk", "--size", "32M", "--strategy", "space")
+    finally:
+        unmount(layers)
+        unmount(bound)
+    assert report["observed"]["allocation"] == "unverifiable"
+    assert not report["observed"]["guaranteed"]
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
+def test_in_a_chroot_the_device_tells_which_filesystem_it_is(
+    directory: Path, filesystem_kind: str
+) -> None:
+    """There the mount of a plain directory is not in mountinfo."""
+    (directory / "proc").mkdir()
+    script = 'mount --bind /proc "$2/proc" && exec "$0" -c "$1" "$2"'
+    finished = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, sys.executable, CHROOT, directory],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    number = directory.stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    assert finished.stdout.split() == [filesystem_kind, "device", device]
+
+
+def test_mechanism_leaves_the_stamp_alone() -> None:
+    """What can carry a stamp is tried under another name: stamps are policy."""
+    source = Path(filesystem.__file__).read_text()
+    assert stamp.XATTR not in source
 
 
 @pytest.mark.filesystems("btrfs")

@@ -1,0 +1,42 @@
+"""Being an ordinary user: commands of nobody's, and a directory that all may use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests import filesystems
+
+UID = 65534
+_SETPRIV = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
+
+
+def command(*arguments: object) -> list[str]:
+    """Return the command line that runs a program as an ordinary user."""
+    return [*_SETPRIV, *map(str, arguments)]
+
+
+@contextmanager
+def public_directory() -> Iterator[Path]:
+    """Yield a new directory as /tmp is: sticky, and everybody's.
+
+    :raises Unavailable: where an ordinary user can't run our Python, or reach it.
+    """
+    with tempfile.TemporaryDirectory(prefix="public-") as name:
+        directory = Path(name)
+        directory.chmod(0o1777)
+        program = "import os, sys, allocpolicy; os.listdir(sys.argv[1])"
+        tried = subprocess.run(
+            command(sys.executable, "-c", program, directory),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=directory,
+        )
+        if tried.returncode:
+            raise filesystems.Unavailable(f"no ordinary user: {tried.stderr.strip()}")
+        yield directory
