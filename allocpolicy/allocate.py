@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy import (
@@ -28,6 +28,7 @@ from allocpolicy.errors import (
 from allocpolicy.execute import Access, Job, Outcome
 from allocpolicy.facts import BaseImage, DiskFormat, Facts, Host
 from allocpolicy.flavors import Flavor
+from allocpolicy.image_cache import OpenedBase
 from allocpolicy.plan import Plan, Watcher, unwatched
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import Loaded
@@ -99,22 +100,24 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     if order.virtual_size is not None:
         check_size(order.virtual_size)
     disk = destination.resolve(order.destination)
-    with _open_base(order, disk=disk, policy=policy, watch=watch) as base:
+    with _open_base(order, disk=disk, policy=policy, watch=watch) as opened:
         work = _Work(
-            request=_request(order, disk=disk, base=base),
+            request=_request(order, disk=disk, base=opened.base if opened else None),
             host=observe.host(disk.parent, headroom=policy.headroom),
             requested=requested,
             policy=policy,
             order=order,
             watch=watch,
         )
+        if opened and not order.dry_run:
+            work = _with_base_ready(work, opened)
         attempt = _first_supported(work)
         return _report(work, attempt, elapsed=time.monotonic() - started)
 
 
 def _open_base(
     order: Order, *, disk: Path, policy: Policy, watch: Watcher
-) -> AbstractContextManager[BaseImage | None]:
+) -> AbstractContextManager[OpenedBase | None]:
     if order.base is None:
         return nullcontext()
     if order.disk_role is not DiskRole.ROOT:
@@ -125,9 +128,25 @@ def _open_base(
         declared=order.base_format,
         disk=disk,
         policy=policy,
-        dry_run=order.dry_run,
         watch=watch,
     )
+
+
+def _with_base_ready(work: _Work, opened: OpenedBase) -> _Work:
+    """Return the work on a base image that is there, converted now if need be.
+
+    What would be refused is refused before the conversion, going by a plan made ahead.
+    """
+    beside = 0
+    if opened.base.pending:
+        ahead = replace(work, order=replace(work.order, dry_run=True))
+        selection = _first_supported(ahead).selection
+        plan = _plan(ahead, registry.load(selection.strategy), selection)
+        if reserved := plan.reserved_bytes:  # others may come to share the copy's data
+            beside = plan.peak_bytes + work.host.headroom.bytes_for(reserved)
+    base = opened.ready(beside=beside)
+    request = _request(work.order, disk=work.request.destination, base=base)
+    return replace(work, request=request)
 
 
 def check_size(virtual_size: int) -> None:

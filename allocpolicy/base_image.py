@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allocpolicy import foreign_image
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.qcow2 import geometry, mapping
@@ -38,7 +39,7 @@ FORMATS = tuple(INSPECTORS)
 # What the inspector may find in a disk whose bytes are the guest's own.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
 _CHUNK = 1 << 20
-_BACKING_NAME_LIMIT = 1023  # the qcow2 specification's
+BACKING_NAME_LIMIT = 1023  # the qcow2 specification's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,7 @@ def open_source(path: Path, *, declared: str | None) -> Iterator[SourceImage]:
 
 def as_base(source: SourceImage) -> BaseImage:
     """Return a raw or qcow2 source as the base image that it is."""
-    if len(os.fsencode(source.path)) > _BACKING_NAME_LIMIT:
-        reason = f"its path is longer than {_BACKING_NAME_LIMIT} bytes; move it"
-        raise ImageError(source.path, reason)
+    refuse_long_path(source.path, what="its path", remedy="move it")
     return BaseImage(
         path=source.path,
         fd=source.fd,
@@ -86,6 +85,16 @@ def as_base(source: SourceImage) -> BaseImage:
         source=source.path,
         source_format=source.format,
     )
+
+
+def refuse_long_path(path: Path, *, what: str, remedy: str) -> None:
+    """Check that an overlay can name the path as its backing file.
+
+    :raises ImageError: saying what is too long, and what to do about it.
+    """
+    if len(os.fsencode(path)) > BACKING_NAME_LIMIT:
+        reason = f"{what} is longer than {BACKING_NAME_LIMIT} bytes; {remedy}"
+        raise ImageError(path, reason)
 
 
 def identity(fd: int) -> tuple[int, ...]:
@@ -112,12 +121,20 @@ def data_runs(base: BaseImage) -> Iterator[tuple[int, int, int]]:
 
 
 def refuse_if_changed(image: SourceImage | BaseImage) -> None:
-    """Check that nobody wrote to the image since it was opened.
+    """Check that nobody wrote to the image or replaced it since it was opened.
 
-    :raises ImageError: when it changed, or somebody has it open for writing.
+    :raises ImageError: when it changed, its path leads elsewhere now (an overlay would
+        name what nobody checked), or somebody has it open for writing.
     """
     if identity(image.fd) != image.identity:
         raise ImageError(image.path, "it changed while it was read; try again")
+    try:
+        named = os.stat(image.path)
+    except OSError as error:
+        reason = f"it went away while it was read: {error.strerror}"
+        raise ImageError(image.path, reason) from error
+    if not os.path.samestat(named, os.fstat(image.fd)):
+        raise ImageError(image.path, "it was replaced while it was read; try again")
     _refuse_if_busy(image.fd, image.path)
 
 
@@ -161,6 +178,7 @@ def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
         virtual_size, data_bytes, plain = _check_qcow2(fd, path)
     else:
         virtual_size = _check_foreign(inspector, fd, path)
+        foreign_image.check_alone(fd, format=format, path=path)
         data_bytes = virtual_size
     if not virtual_size:
         raise ImageError(path, "it is empty")
@@ -209,22 +227,20 @@ def _agreed_format(path: Path, *, declared: str | None, found: str, fd: int) -> 
         if declared not in INSPECTORS:
             choices = ", ".join(FORMATS)
             raise ImageError(path, f"unknown base format {declared!r}: use {choices}")
-        if declared == "vpc" and found == "raw" and _is_fixed_vpc(fd):
+        if declared == "vpc" and found == "raw" and foreign_image.is_fixed_vpc(fd):
             return declared
         if INSPECTORS[declared] != found:
             content = qemu_name.get(found, found)
             reason = f"declared as {declared}, but its content is {content}"
             raise ImageError(path, reason)
         return declared
+    if found == "raw" and foreign_image.is_fixed_vpc(fd):
+        reason = "it may be raw or a fixed vpc: its last sector is a vpc footer"
+        raise ImageError(path, f"{reason}; say which with --base-format raw or vpc")
     if found not in qemu_name:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"its format {found} is not supported: use {choices}")
     return qemu_name[found]
-
-
-def _is_fixed_vpc(fd: int) -> bool:
-    """Return whether the file ends in a VHD footer (a fixed VHD starts with data)."""
-    return os.pread(fd, 8, max(0, os.fstat(fd).st_size - 512)) == b"conectix"
 
 
 def _measure_raw(fd: int) -> tuple[int, int]:

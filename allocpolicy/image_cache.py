@@ -11,25 +11,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
+import re
+import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from allocpolicy import base_image, qemu_img
+from allocpolicy import base_image, foreign_image, image_memo, image_users
 from allocpolicy.base_image import SourceImage
 from allocpolicy.config import Policy
-from allocpolicy.errors import DestinationExists, Error, ImageError, InvalidRequest
+from allocpolicy.errors import (
+    DestinationExists,
+    Error,
+    ImageError,
+    InvalidRequest,
+)
 from allocpolicy.facts import BaseImage, DiskFormat
+from allocpolicy.image_users import Seen
 from allocpolicy.plan import Progress, Watcher
-from allocpolicy.qcow2.header import read_header
+from allocpolicy.qemu_img import Image
 from allocpolicy.storage import fallocate, lease, named_lock, staging
+from allocpolicy.storage.failure import explained
 
 DEFAULT_NAME = "_base"
 READ_ONLY = 0o444
-_SUFFIX = ".raw"
-_CHUNK = 4 << 20
+ENTRY_NAME = re.compile(r"([0-9a-f]{64})\.(vmdk|vpc|vhdx)\.raw")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,103 +50,222 @@ class Entry:
     used_by: tuple[str, ...]
 
 
+class OpenedBase:
+    """A base image, open: the file itself, or the cache's copy of it.
+
+    ``base`` is ``pending`` as long as the copy is not there; plans may rest on it.
+    """
+
+    def __init__(
+        self, source: SourceImage, *, disk: Path, policy: Policy, watch: Watcher
+    ) -> None:
+        self._source, self._disk = source, disk
+        self._policy, self._watch = policy, watch
+        self._digest: str | None = None
+        self._recorded = False
+        self._fd: int | None = None
+        self._entry: Path | None = None
+        self.base = self._find()
+
+    def ready(self, *, beside: int) -> BaseImage:
+        """Return the base image, converted if need be; the disk counts as its user.
+
+        :param beside: what the disk will take, if a conversion must leave that.
+        :raises ImageError: when the source is damaged, or changed meanwhile.
+        :raises NotEnoughSpace: when the converted copy does not fit.
+        """
+        if self._entry is None:
+            return self.base
+        if self.base.pending:
+            self._fd = self._obtain(self._entry, beside=beside)
+            self.base = _base(self._fd, path=self._entry, source=self._source)
+        with image_users.where_writable():
+            image_users.record(self._entry, self._disk)
+            self._recorded = True
+            if self._digest:
+                directory, fd = self._entry.parent, self._source.fd
+                image_memo.remember(directory, fd, digest=self._digest)
+        return self.base
+
+    def close(self) -> None:
+        """Let the entry go; a disk that has no need of it is no user of it."""
+        try:
+            if self._entry is not None and self._recorded:
+                image_users.settle(self._entry, self._disk)
+        finally:
+            if self._fd is not None:
+                os.close(self._fd)
+
+    def _find(self) -> BaseImage:
+        source, policy = self._source, self._policy
+        if source.format in list(DiskFormat):
+            if _is_entry(source.path, configured=policy.image_cache_dir):
+                self._entry = source.path
+                _hold(source.fd, path=source.path)
+            return base_image.as_base(source)
+        directory = policy.image_cache_dir or self._disk.parent / DEFAULT_NAME
+        directory = Path(os.path.realpath(directory))
+        progress = self._watch(f"find {source.path} in the image cache {directory}")
+        self._digest = _digest(source, directory=directory, progress=progress)
+        self._entry = directory / f"{self._digest}.{source.format}.raw"
+        remedy = "set image_cache_dir to a shorter one"
+        base_image.refuse_long_path(
+            self._entry, what="its path in the image cache", remedy=remedy
+        )
+        self._fd = _open_shared(self._entry)
+        if self._fd is None:
+            return _pending(source, self._entry)
+        return _base(self._fd, path=self._entry, source=source)
+
+    def _obtain(self, entry: Path, *, beside: int) -> int:
+        """Return the entry, open and held against `prune`, made if it is missing."""
+        name, lock_path = f"image-{entry.name}", self._policy.lock_path
+        with named_lock.hold(name, lock_path=lock_path):
+            if (fd := _open_shared(entry)) is not None:
+                return fd
+            source = self._source
+            progress = self._watch(
+                f"convert {source.path} ({source.format}) to {entry}"
+            )
+            return _fill(
+                entry,
+                source=replace(
+                    source,
+                    virtual_size=self.base.virtual_size,
+                    data_bytes=self.base.data_bytes,
+                ),
+                beside=beside if _same_device(entry, self._disk) else 0,
+                progress=progress,
+            )
+
+
 @contextlib.contextmanager
 def opened_base(
-    path: Path,
-    *,
-    declared: str | None,
-    disk: Path,
-    policy: Policy,
-    dry_run: bool,
-    watch: Watcher,
-) -> Iterator[BaseImage]:
-    """Yield the base image, open: the file itself, or the cache's copy of it.
+    path: Path, *, declared: str | None, disk: Path, policy: Policy, watch: Watcher
+) -> Iterator[OpenedBase]:
+    """Yield the base image, open; nothing is changed until it is made ready.
 
     :param disk: what is made from it; its directory holds the default cache.
-    :param dry_run: change nothing; a copy that is not there yet is ``pending``.
     :raises ImageError: when it is unsafe, malformed, busy, or changed meanwhile.
-    :raises NotEnoughSpace: when the converted copy does not fit.
     """
     with base_image.open_source(path, declared=declared) as source:
-        if source.format in list(DiskFormat):
-            yield base_image.as_base(source)
-            return
-        directory = policy.image_cache_dir or disk.parent / DEFAULT_NAME
-        progress = watch(f"find {source.path} in the image cache {directory}")
-        digest = _digest(source, directory=directory, progress=progress)
-        entry = directory / f"{digest}.{source.format}{_SUFFIX}"
-        if dry_run and not entry.exists():
-            yield _pending(source, entry)
-            return
-        fd = _obtain(entry, source=source, lock_path=policy.lock_path, watch=watch)
-        try:
-            if not dry_run:
-                _record(directory, source=source, digest=digest, disk=disk)
-            yield _base(fd, path=entry, source=source)
-        finally:
-            os.close(fd)
+        opened = OpenedBase(source, disk=disk, policy=policy, watch=watch)
+        with contextlib.closing(opened):
+            yield opened
 
 
-def _obtain(
-    entry: Path, *, source: SourceImage, lock_path: Path, watch: Watcher
-) -> int:
-    """Return the entry, open and held against `prune`, filling it if it is missing."""
-    fd = _open_shared(entry)
-    if fd is not None:
-        return fd
-    with named_lock.hold(f"image-{entry.name}", lock_path=lock_path):
-        fd = _open_shared(entry)
-        if fd is not None:
-            return fd
-        progress = watch(f"convert {source.path} ({source.format}) to {entry}")
-        return _fill(entry, source=source, progress=progress)
-
-
-def _record(directory: Path, *, source: SourceImage, digest: str, disk: Path) -> None:
-    """Remember the source's hash, and the disk that is about to be made.
-
-    A record of a disk that never came to be does no harm: `prune` looks for itself.
-    """
-    memo = directory / ".memo" / _memo_name(source.fd)
-    memo.parent.mkdir(exist_ok=True)
-    with staging.create(memo.parent) as staged:
-        os.write(staged.fd, digest.encode())
-        with contextlib.suppress(DestinationExists):
-            staged.publish(memo.name)
-    users = directory / ".users" / f"{digest}.{source.format}{_SUFFIX}"
-    users.parent.mkdir(exist_ok=True)
-    with users.open("a") as lines:
-        lines.write(json.dumps(str(disk)) + "\n")
-
-
-def entries(directory: Path) -> list[Entry]:
+def entries(directory: Path, *, configured: Path | None = None) -> list[Entry]:
     """Return what the cache holds, with who uses it.
 
-    :raises InvalidRequest: when the directory cannot be read.
+    :param configured: the operator's image_cache_dir.
+    :raises InvalidRequest: when the directory cannot be read, or is no image cache.
     """
-    try:
-        directory = directory.resolve(strict=True)
-        names = os.listdir(directory)
-    except OSError as error:
-        raise InvalidRequest(f"image cache {directory}: {error.strerror}") from error
-    paths = [directory / name for name in sorted(names) if name.endswith(_SUFFIX)]
-    backing = _backing_files(directory.parent) if paths else {}
-    return [_entry(path, backing) for path in paths]
+    paths = _entries(directory, configured=configured)
+    seen = image_users.look(_roots(directory) if paths else ())
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+            with _held_alone(path) as alone:
+                busy = not alone
+            found.append(_entry(path, seen, busy=busy, forget_moved=False))
+    return found
 
 
-def prune(directory: Path) -> tuple[list[Entry], list[Entry]]:
+def prune(
+    directory: Path, *, configured: Path | None = None, forget_moved: bool = False
+) -> tuple[list[Entry], list[Entry]]:
     """Remove every entry that nobody uses; return (removed, kept).
 
-    :raises InvalidRequest: when the directory cannot be read.
+    Jobs that want an entry wait meanwhile, so that no disk is made unseen.
+
+    :param configured: the operator's image_cache_dir.
+    :param forget_moved: recorded disks that are gone no longer count.
+    :raises InvalidRequest: when the directory cannot be read, or is no image cache.
     """
     removed, kept = [], []
-    for entry in entries(directory):
-        if not entry.used_by and _remove(entry.path):
+    with contextlib.ExitStack() as stack:
+        alone = {
+            path: stack.enter_context(_held_alone(path))
+            for path in _entries(directory, configured=configured)
+        }
+        seen = image_users.look(_roots(directory) if any(alone.values()) else ())
+        for path, held in alone.items():
+            entry = _entry(path, seen, busy=not held, forget_moved=forget_moved)
+            if entry.used_by:
+                kept.append(entry)
+                continue
+            path.unlink()
+            image_users.forget_all(path)
             removed.append(entry)
-        else:
-            kept.append(entry)
-    _forget_sources(directory)
+    digests = {entry.path.name.partition(".")[0] for entry in kept}
+    image_memo.forget(directory, kept=digests)
     return removed, kept
+
+
+def _entries(directory: Path, *, configured: Path | None) -> list[Path]:
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise InvalidRequest(f"image cache {directory}: {error.strerror}") from error
+    if not _is_cache(directory, configured=configured):
+        raise InvalidRequest(
+            f"{directory} is no image cache: it has another name than {DEFAULT_NAME},"
+            f" is not image_cache_dir, and has no {image_memo.NAME}"
+        )
+    paths = [directory / name for name in names if ENTRY_NAME.fullmatch(name)]
+    return [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
+
+
+def _is_cache(directory: Path, *, configured: Path | None) -> bool:
+    real = Path(os.path.realpath(directory))
+    return (
+        DEFAULT_NAME in (Path(os.path.abspath(directory)).name, real.name)
+        or (configured is not None and real == Path(os.path.realpath(configured)))
+        or (directory / image_memo.NAME).is_dir()
+    )
+
+
+def _is_entry(path: Path, *, configured: Path | None) -> bool:
+    named = ENTRY_NAME.fullmatch(path.name)
+    return named is not None and _is_cache(path.parent, configured=configured)
+
+
+def _roots(directory: Path) -> tuple[Path, ...]:
+    """Return where the disks of a default cache are: beside it. Others: anywhere."""
+    names = (Path(os.path.abspath(directory)), Path(os.path.realpath(directory)))
+    parents = {
+        Path(os.path.realpath(p.parent)) for p in names if p.name == DEFAULT_NAME
+    }
+    return tuple(sorted(parents))
+
+
+def _entry(path: Path, seen: Seen, *, busy: bool, forget_moved: bool) -> Entry:
+    status = path.stat()
+    users = image_users.users(path, seen, forget_moved=forget_moved)
+    if busy:
+        users.add("a running process")
+    return Entry(
+        path=path,
+        source_format=path.suffixes[-2].removeprefix("."),
+        virtual_size=status.st_size,
+        actual_size=status.st_blocks * 512,
+        used_by=tuple(sorted(users)),
+    )
+
+
+@contextlib.contextmanager
+def _held_alone(path: Path) -> Iterator[bool]:
+    """Hold the entry against jobs; False when a job or another process has it."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = not lease.is_open_elsewhere(fd)
+    except BlockingIOError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(fd)
 
 
 def _base(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
@@ -159,12 +285,15 @@ def _base(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
 
 
 def _pending(source: SourceImage, path: Path) -> BaseImage:
+    size, data_bytes = foreign_image.measure(
+        _image(source), virtual_size=source.virtual_size
+    )
     return BaseImage(
         path=path,
         fd=source.fd,
         format=DiskFormat.RAW,
-        virtual_size=source.virtual_size,
-        data_bytes=source.data_bytes,
+        virtual_size=size,
+        data_bytes=data_bytes,
         plain=True,
         identity=source.identity,
         source=source.path,
@@ -173,12 +302,18 @@ def _pending(source: SourceImage, path: Path) -> BaseImage:
     )
 
 
+def _image(source: SourceImage) -> Image:
+    return Image(fd=source.fd, format=source.format, path=source.path)
+
+
 def _open_shared(path: Path) -> int | None:
     """Return the entry, open and held against `prune`; None when it is not there."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise InvalidRequest(f"image cache {path}: {error.strerror}") from error
     fcntl.flock(fd, fcntl.LOCK_SH)
     if os.fstat(fd).st_nlink:
         return fd
@@ -186,146 +321,67 @@ def _open_shared(path: Path) -> int | None:
     return None
 
 
-def _fill(path: Path, *, source: SourceImage, progress: Progress) -> int:
+def _hold(fd: int, *, path: Path) -> None:
+    """Hold an entry that the user named as the base image itself."""
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    if not os.fstat(fd).st_nlink:
+        raise ImageError(path, "it was pruned from the image cache meanwhile")
+
+
+def _same_device(entry: Path, disk: Path) -> bool:
+    return _home(entry).stat().st_dev == disk.parent.stat().st_dev
+
+
+def _home(entry: Path) -> Path:
+    """Return where to fill it: a directory that is missing is made last."""
+    return entry.parent if entry.parent.is_dir() else entry.parent.parent
+
+
+def _fill(path: Path, *, source: SourceImage, beside: int, progress: Progress) -> int:
     """Convert into an unnamed file, publish it as the entry, and return it, open."""
-    directory = path.parent
-    # A directory that is not there yet is made last: a failure leaves nothing.
-    home = directory if directory.is_dir() else directory.parent
+    directory, home = path.parent, _home(path)
     with staging.create(home) as staged:
-        qemu_img.convert(
-            qemu_img.Image(fd=source.fd, format=source.format, path=source.path),
-            qemu_img.Image(fd=staged.fd, format=DiskFormat.RAW, path=directory),
+        staging.sweep(home)
+        foreign_image.convert(
+            _image(source),
+            Image(fd=staged.fd, format=DiskFormat.RAW, path=directory),
             virtual_size=source.virtual_size,
+            data_bytes=source.data_bytes,
+            beside=beside,
             progress=progress,
         )
-        os.fchmod(staged.fd, READ_ONLY)
-        os.fsync(staged.fd)
-        base_image.refuse_if_changed(source)
-        directory.mkdir(exist_ok=True)
-        with contextlib.suppress(DestinationExists):  # filled under another lock_path
-            staged.publish(str(path.relative_to(home)))
+        with explained(
+            fd=staged.directory_fd,
+            path=path,
+            needed=source.data_bytes,
+            action="keep the converted copy",
+        ):
+            os.fchmod(staged.fd, READ_ONLY)
+            os.fsync(staged.fd)
+            base_image.refuse_if_changed(source)
+            directory.mkdir(exist_ok=True)
+            with contextlib.suppress(DestinationExists):  # under another lock_path
+                staged.publish(str(path.relative_to(home)))
+            _sync(directory)
     fd = _open_shared(path)
     if fd is None:
         raise Error(f"image cache: {path} vanished while it was made; try again")
     return fd
 
 
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _digest(source: SourceImage, *, directory: Path, progress: Progress) -> str:
     """Return the SHA-256 of the source's bytes, from the memo where it has it."""
-    memo = directory / ".memo" / _memo_name(source.fd)
-    with contextlib.suppress(OSError):
-        return memo.read_text().strip()
-    digest = _hash(source.fd, progress)
+    known = image_memo.recall(directory, source.fd)
+    if known is not None:
+        return known
+    digest = image_memo.read_digest(source.fd, progress)
     base_image.refuse_if_changed(source)
     return digest
-
-
-def _memo_name(fd: int) -> str:
-    status = os.fstat(fd)
-    parts = (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
-    return "-".join(map(str, parts))
-
-
-def _hash(fd: int, progress: Progress) -> str:
-    import hashlib  # loads OpenSSL, for foreign formats only
-
-    hasher = hashlib.sha256()
-    total = os.fstat(fd).st_size
-    done = 0
-    while chunk := os.pread(fd, _CHUNK, done):
-        hasher.update(chunk)
-        done += len(chunk)
-        progress(done=done, total=total)
-    return hasher.hexdigest()
-
-
-def _entry(path: Path, backing: dict[Path, list[str]]) -> Entry:
-    status = path.stat()
-    users = set(backing.get(path.resolve(), ()))
-    users |= {str(disk) for disk in _recorded_users(path) if _backs(path, disk)}
-    if _is_open(path):
-        users.add("a running process")
-    return Entry(
-        path=path,
-        source_format=path.suffixes[-2].removeprefix("."),
-        virtual_size=status.st_size,
-        actual_size=status.st_blocks * 512,
-        used_by=tuple(sorted(users)),
-    )
-
-
-def _recorded_users(entry: Path) -> Iterator[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        lines = (entry.parent / ".users" / entry.name).read_text().splitlines()
-        yield from (Path(json.loads(line)) for line in set(lines))
-
-
-def _backs(entry: Path, disk: Path) -> bool:
-    backing = _backing_file(disk)
-    return backing is not None and backing == entry.resolve()
-
-
-def _backing_files(root: Path) -> dict[Path, list[str]]:
-    """Return which disks below ``root`` have which backing file."""
-    found: dict[Path, list[str]] = {}
-    for parent, _, names in os.walk(root):
-        for name in names:
-            disk = Path(parent, name)
-            if (backing := _backing_file(disk)) is not None:
-                found.setdefault(backing, []).append(str(disk))
-    return found
-
-
-def _backing_file(disk: Path) -> Path | None:
-    """Return the resolved backing file of a qcow2; None for anything else."""
-    try:
-        fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        name = read_header(fd, path=disk).backing_file
-    except (ImageError, OSError):
-        return None
-    finally:
-        os.close(fd)
-    return None if name is None else Path(disk.parent, name).resolve()
-
-
-def _is_open(path: Path) -> bool:
-    """Return whether a process has the entry open, or a job holds it."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return lease.is_open_elsewhere(fd)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-
-
-def _remove(path: Path) -> bool:
-    """Remove the entry unless a job came to hold it meanwhile."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-        (path.parent / ".users" / path.name).unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-def _forget_sources(directory: Path) -> None:
-    """Drop the memos of sources whose entries are gone."""
-    kept = {path.name.partition(".")[0] for path in directory.glob(f"*{_SUFFIX}")}
-    for memo in directory.glob(".memo/*"):
-        if memo.read_text().strip() not in kept:
-            memo.unlink(missing_ok=True)

@@ -73,6 +73,23 @@ def test_two_l1_entries_cannot_share_a_table(tmp_path: Path) -> None:
         summary_of(disk)
 
 
+def test_l2_tables_beyond_the_virtual_size_are_refused(tmp_path: Path) -> None:
+    """A sparse file of 3 MiB could name 400,000 tables of 2 MiB, to be read for naught.
+
+    QEMU keeps a virtual machine's state there; a base image has none.
+    """
+    disk = create(tmp_path / "disk.qcow2", MiB, "cluster_size=2M")
+    write(disk, "write 0 64k")
+    header = header_of(disk)
+    entries = 400_000
+    os.truncate(disk, (entries + 16) * 2 * MiB)
+    patch(disk, 36, entries.to_bytes(4, "big"))
+    tables = ((1 << 63) | (16 + number) * 2 * MiB for number in range(1, entries))
+    patch(disk, header.l1_offset + 8, b"".join(map(entry, tables)))
+    with pytest.raises(ImageError, match="L1 entry 399999 is beyond its virtual size"):
+        check(disk)
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

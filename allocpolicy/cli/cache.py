@@ -47,18 +47,36 @@ class CacheList(_CacheCommand):
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         """Return a row an entry."""
-        entries = image_cache.entries(self.directory(parsed_args))
+        entries = image_cache.entries(
+            self.directory(parsed_args),
+            configured=self.policy(parsed_args).image_cache_dir,
+        )
         return COLUMNS, [_row(entry) for entry in entries]
 
 
 class CachePrune(_CacheCommand):
     """Remove the converted base images that nobody uses."""
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add what is to be taken for unused."""
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--forget-moved",
+            action="store_true",
+            help="remove entries, too, whose only users are disks that are no longer"
+            " where they were made: that these were deleted, and not moved, is for you"
+            f" to know (of {image_cache.DEFAULT_NAME} beside the disks it is known)",
+        )
+
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         """Return a row an entry, and what became of it."""
-        removed, kept = image_cache.prune(self.directory(parsed_args))
+        removed, kept = image_cache.prune(
+            self.directory(parsed_args),
+            configured=self.policy(parsed_args).image_cache_dir,
+            forget_moved=parsed_args.forget_moved,
+        )
         rows: list[tuple[object, ...]] = [
             *((*_row(entry), "removed") for entry in removed),
             *((*_row(entry), "kept: it is in use") for entry in kept),

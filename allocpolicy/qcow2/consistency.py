@@ -38,11 +38,20 @@ def check_tables(fd: int, header: Header, *, path: Path) -> None:
     and copies of the L1: 340 MiB were measured for the largest L1 (32 MiB, with
     clusters of 512 bytes), 12 MiB for 1 TiB with metadata preallocated.
 
+    L2 tables beyond the virtual size are refused: a base image has no VM state, and a
+    small sparse file could have us read 400,000 tables of 2 MiB.
+
     :raises ImageError: naming the L1 entry or the guest offset that is wrong.
     """
     l2 = tables.read_l2_tables(fd, header, path=path)
     if l2 is None:
         return
+    if (index := int(l2.indices.max())) >= header.needed_l1_entries:
+        reason = (
+            f"L1 entry {index} is beyond its virtual size (a virtual machine's state?);"
+            " drop it with qemu-img convert first"
+        )
+        raise ImageError(path, reason)
     import numpy as np
 
     metadata = _metadata_runs(fd, header, l2, path=path)
