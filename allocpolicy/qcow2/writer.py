@@ -229,13 +229,15 @@ def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]
     skipped = first % period
     repeated = cycle * (count // period + 2)
     yield place, repeated[skipped : skipped + count]
-    run = period
-    while run <= first + count - 1:
+    run, end = period, first + count
+    while run < end:
         place -= 1
-        lowest, highest = first // run, (first + count - 1) // run
-        runs = [
-            bytes((value % _BYTE_VALUES,)) * run for value in range(lowest, highest + 1)
-        ]
-        skipped = first - lowest * run
-        yield place, b"".join(runs)[skipped : skipped + count]
+        yield (
+            place,
+            b"".join(
+                bytes((value % _BYTE_VALUES,))
+                * (min((value + 1) * run, end) - max(value * run, first))
+                for value in range(first // run, (end - 1) // run + 1)
+            ),
+        )
         run *= _BYTE_VALUES
