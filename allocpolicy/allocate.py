@@ -239,6 +239,7 @@ def _plan(work: _Work, loaded: Loaded, selection: Selection) -> Plan:
         host=work.host,
         base=base,
         shares_base=base is not None
+        and base.plain
         and observe.shares(base, directory=work.host.directory),
         observed=observed,
     )

@@ -98,8 +98,9 @@ class BaseImage:
 class Facts:
     """All that a plan may rest on: observed once, before planning.
 
-    ``shares_base`` says that files in the directory can share the base image's blocks
-    (reflink). ``observed`` is what the strategy's own ``observe`` returned.
+    ``shares_base`` says that the base image is plain, and that files in the directory
+    can share its blocks (reflink). ``observed`` is what the strategy's own ``observe``
+    returned.
     """
 
     host: Host

@@ -72,6 +72,7 @@ class CreateQcow2:
             if self.mapped:
                 advance = counted(progress, total=whole.metadata_bytes)
                 writer.write_mapped(target.fd, whole, backing=backing, advance=advance)
+                progress(done=whole.metadata_bytes, total=whole.metadata_bytes)
             else:
                 writer.write_unmapped(target.fd, whole, backing=backing)
 
@@ -184,6 +185,7 @@ class CopyBase:
                         may_share=self.sharing is Sharing.ALLOWED,
                         advance=advance,
                     )
+        progress(done=base.data_bytes, total=base.data_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,10 +206,9 @@ class FillHoles:
         ):
             if os.fstat(fd).st_size < self.length:
                 os.ftruncate(fd, self.length)
-            os.fsync(fd)  # dirty pages then count as data (see fallocate.holes)
             advance = counted(progress, total=self.length)
-            for offset, length in fallocate.holes(fd):
-                zeroes.write(fd, offset=offset, length=length, advance=advance)
+            zeroes.fill(fd, length=self.length, advance=advance)
+        progress(done=self.length, total=self.length)
 
 
 def mapped_data_offset(

@@ -22,6 +22,7 @@ from allocpolicy.qcow2.header import (
     HEADER,
     MAGIC,
     MAX_BACKING_NAME,
+    MAX_REFCOUNT_TABLE_SIZE,
     Incompatible,
 )
 
@@ -77,7 +78,7 @@ def write_mapped(
         raise InvalidRequest("mapped clusters hide a backing file without subclusters")
     parts = _Parts(whole=whole, refcount_blocks=whole.refcount_blocks)
     os.ftruncate(fd, whole.file_size)
-    _write_refcounts(fd, parts, clusters=whole.total_clusters)
+    _write_refcounts(fd, parts, clusters=whole.total_clusters, advance=advance)
     tables = _pointers(
         parts.l2_offset, whole.l2_tables, cluster_size=whole.cluster_size, copied=True
     )
@@ -100,6 +101,12 @@ class _Parts:
     whole: Geometry
     refcount_blocks: int
 
+    def __post_init__(self) -> None:
+        size = self.whole.refcount_table_clusters * self.whole.cluster_size
+        if size > MAX_REFCOUNT_TABLE_SIZE:
+            reason = f"clusters of {self.whole.cluster_size} bytes are too small for it"
+            raise InvalidRequest(f"virtual size {self.whole.virtual_size}: {reason}")
+
     @property
     def refcount_table_offset(self) -> int:
         return self.whole.cluster_size
@@ -120,7 +127,13 @@ class _Parts:
         return self.l1_offset + self.whole.l1_clusters * self.whole.cluster_size
 
 
-def _write_refcounts(fd: int, parts: _Parts, *, clusters: int) -> None:
+def _write_refcounts(
+    fd: int,
+    parts: _Parts,
+    *,
+    clusters: int,
+    advance: Callable[[int], None] | None = None,
+) -> None:
     """Write the table, and a count of one for each of the first ``clusters``."""
     table = _pointers(
         parts.refcount_blocks_offset,
@@ -128,8 +141,9 @@ def _write_refcounts(fd: int, parts: _Parts, *, clusters: int) -> None:
         cluster_size=parts.whole.cluster_size,
         copied=False,
     )
-    _write_all(fd, table, offset=parts.refcount_table_offset)
-    _write_all(fd, _ones(clusters), offset=parts.refcount_blocks_offset)
+    _write_all(fd, table, offset=parts.refcount_table_offset, advance=advance)
+    ones = _ones(clusters)
+    _write_all(fd, ones, offset=parts.refcount_blocks_offset, advance=advance)
 
 
 def _ones(count: int) -> Iterator[bytes]:

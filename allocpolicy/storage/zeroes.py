@@ -9,7 +9,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 
-from allocpolicy.storage import fallocate
+from allocpolicy.storage import extent, fallocate
 
 _CHUNK = 4 << 20
 _PIECE = 256 << 20
@@ -17,6 +17,22 @@ _ALIGNMENT = 4096  # of the largest logical blocks there are
 _NO_WRITE_ZEROES = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 Advance = Callable[[int], None]
+
+
+def fill(fd: int, *, length: int, advance: Advance) -> None:
+    """Make all of ``[0, length)`` written; what was not becomes zeroes.
+
+    :raises OSError: as `write`.
+    """
+    try:
+        missing = list(extent.unwritten(fd, length=length))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+            raise
+        os.fsync(fd)  # dirty pages then count as data
+        missing = list(fallocate.holes(fd))
+    for offset, run in missing:
+        write(fd, offset=offset, length=run, advance=advance)
 
 
 def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:

@@ -231,8 +231,7 @@ def _cluster_size(choice: str, virtual_size: int, backed: bool) -> tuple[int, st
 
 
 def _shares(data: str, facts: Facts) -> bool:
-    plain = facts.base is not None and facts.base.plain
-    return data == "sparse" and facts.shares_base and plain
+    return data == "sparse" and facts.shares_base
 
 
 def _sharing(data: str, facts: Facts) -> Sharing:

@@ -23,10 +23,12 @@ from allocpolicy import (
     Allocation,
     Attachment,
     BaseImage,
+    CopyBase,
     DiskFormat,
     DiskRole,
     Facts,
     Filesystem,
+    FillHoles,
     Headroom,
     Host,
     Judgement,
@@ -37,6 +39,8 @@ from allocpolicy import (
     Plan,
     PlanError,
     Request,
+    Reserve,
+    Sharing,
     Step,
     Strategy,
     Unsupported,
@@ -74,6 +78,7 @@ EXT4 = Filesystem(
 FILESYSTEMS = (
     EXT4,
     dataclasses.replace(EXT4, type="btrfs", copy_on_write=True, nocow=True),
+    dataclasses.replace(EXT4, type="xfs"),
     dataclasses.replace(EXT4, type="ext2", fallocate=False),
     dataclasses.replace(EXT4, type="tmpfs", key="tmpfs-0:42", user_xattr=False),
 )
@@ -101,7 +106,19 @@ BASES = (
         source=NOWHERE / "base.vmdk",
         source_format="vmdk",
     ),
+    BaseImage(
+        path=NOWHERE / "compressed.qcow2",
+        fd=CLOSED,
+        format=DiskFormat.QCOW2,
+        virtual_size=MIB,
+        data_bytes=MIB,
+        plain=False,
+        identity=(),
+        source=NOWHERE / "compressed.qcow2",
+        source_format="qcow2",
+    ),
 )
+REFLINK = frozenset({"btrfs", "xfs"})
 SIZES = (MIB, 10 * GIB + 512, 3 << 40)
 
 
@@ -169,8 +186,12 @@ def cases(strategy: Strategy) -> Iterator[Case]:
         observed = MappingProxyType(
             dict(strategy.observe(request=request, options=options, host=host))
         )
-        facts = Facts(host=host, base=base, observed=observed)
-        yield Case(options=options, request=request, facts=facts)
+        # A base image on the disk's filesystem, or on another.
+        for shares_base in {False, base is not None and filesystem.type in REFLINK}:
+            facts = Facts(
+                host=host, base=base, shares_base=shares_base, observed=observed
+            )
+            yield Case(options=options, request=request, facts=facts)
 
 
 def plans(strategy: Strategy) -> Iterator[tuple[Case, Plan]]:
@@ -348,6 +369,36 @@ def test_sizes_are_bytes_in_order(strategy: Strategy) -> None:
         assert all(type(size) is int for size in sizes), case
         assert list(sizes) == sorted(sizes), case
         assert plan.promised_bytes >= case.request.virtual_size, case
+
+
+@every_strategy
+def test_what_is_not_shared_is_counted(strategy: Strategy) -> None:
+    """Whatever makes copies needs room for them, known before any byte is copied."""
+    for case, plan in plans(strategy):
+        base = case.facts.base
+        copies = [step for step in plan.steps if isinstance(step, CopyBase)]
+        if base and copies and not case.facts.shares_base:
+            assert plan.peak_bytes >= base.data_bytes, case
+
+
+@every_strategy
+def test_storage_of_its_own_is_never_shared(strategy: Strategy) -> None:
+    """Reserved before or filled after, no step may give the disk another's blocks."""
+    for case, plan in plans(strategy):
+        if any(isinstance(step, Reserve | FillHoles) for step in plan.steps):
+            for step in plan.steps:
+                if isinstance(step, CopyBase):
+                    assert step.sharing is Sharing.NEVER, case
+
+
+@every_strategy
+def test_a_reason_to_copy_is_given_where_something_is_copied(
+    strategy: Strategy,
+) -> None:
+    """A plan does not explain what it does not do."""
+    for case, plan in plans(strategy):
+        if "copied" in plan.reason:
+            assert any(isinstance(step, CopyBase) for step in plan.steps), case
 
 
 @every_strategy
