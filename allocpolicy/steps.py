@@ -167,6 +167,7 @@ class CopyBase:
             qemu_img.copy_into(source, disk, progress=progress)
             return
         advance = counted(progress, total=base.data_bytes)
+        block_size = os.fstatvfs(target.fd).f_bsize
         with explained(
             fd=target.fd,
             path=target.directory,
@@ -176,7 +177,13 @@ class CopyBase:
             for guest, offset, length in base_image.data_runs(base):
                 run = Run(source=offset, target=self.data_offset + guest, length=length)
                 if self._shares:
-                    copy.share_run(base.fd, target.fd, run=run, advance=advance)
+                    copy.share_run(
+                        base.fd,
+                        target.fd,
+                        run=run,
+                        block_size=block_size,
+                        advance=advance,
+                    )
                 else:
                     copy.copy_data(
                         base.fd,

@@ -68,7 +68,9 @@ def share(source: int, target: int, *, run: Run) -> None:
     fcntl.ioctl(target, FICLONERANGE, argument)
 
 
-def share_run(source: int, target: int, *, run: Run, advance: Advance) -> None:
+def share_run(
+    source: int, target: int, *, run: Run, block_size: int, advance: Advance
+) -> None:
     """Share the whole blocks of a run, and copy the tail that is less than one.
 
     A run that does not begin at blocks of both files is copied (qcow2 clusters may be
@@ -76,9 +78,12 @@ def share_run(source: int, target: int, *, run: Run, advance: Advance) -> None:
 
     :raises OSError: as `share`, or as `copy_data`.
     """
-    block_size = os.fstatvfs(target).f_bsize
-    aligned = run.source % block_size == 0 and run.target % block_size == 0
+    aligned = (run.source | run.target) % block_size == 0
     whole = run.length // block_size * block_size if aligned else 0
+    if whole == run.length <= _SHARED_CHUNK:  # most of the thousands of a qcow2 are
+        share(source, target, run=run)
+        advance(whole)
+        return
     for piece in _pieces(_part(run, start=0, length=whole), size=_SHARED_CHUNK):
         share(source, target, run=piece)
         advance(piece.length)

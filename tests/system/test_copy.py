@@ -743,6 +743,7 @@ class TestMechanism:
                 source.fileno(),
                 target.fileno(),
                 run=Run(source=start, target=target_start, length=length),
+                block_size=4096,
                 advance=told.append,
             )
         found = (directory / "target").read_bytes()
