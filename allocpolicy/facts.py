@@ -78,8 +78,8 @@ class BaseImage:
     data stands in the file as the guest reads it (not compressed, no subclusters).
     ``identity`` is what changes when somebody writes to the file. ``source`` is the
     file that the user named; it differs from ``path`` when a foreign format was
-    converted into the image cache, and ``pending`` then says what is yet to be done to
-    get there (dry run).
+    converted into the image cache, and ``pending`` then says what is
+    yet to be done to get there (a dry run, and the plan before a conversion).
     """
 
     path: Path

@@ -1,0 +1,115 @@
+"""Measure us and the rivals in one run: ``python -m benchmarks``, as root.
+
+Filesystems are made on sparse files and unmounted afterwards; see docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import copies, measure, memory, metadata, results, whole_command, writes
+from benchmarks.measure import Settings
+
+PARTS = {
+    "metadata": metadata.run,
+    "copy": copies.run,
+    "command": whole_command.run,
+    "writes": writes.run,
+    "memory": memory.run,
+}
+KINDS = ("xfs", "ext4", "btrfs")
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.render:
+        _render(arguments.output)
+        return
+    # What is mounted is unmounted, however we are told to go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+        settings = Settings(
+            directory=Path(directory),
+            kinds=arguments.filesystems,
+            pairs=arguments.pairs,
+            quick=arguments.quick,
+        )
+        for name in arguments.only:
+            _run(name, settings, arguments.output)
+
+
+def _run(name: str, settings: Settings, output: Path) -> None:
+    """Measure one part; write the table and the plots as they are by now."""
+    measure.say(f"{name}, {time.strftime('%H:%M:%S')}")
+    part = PARTS[name](settings)
+    output.mkdir(parents=True, exist_ok=True)
+    about = {
+        "machine": results.machine(),
+        "pairs": settings.pairs,
+        "caches": "warm",
+        "quick": settings.quick,
+    }
+    results.store(output / "results.json", [part], about=about)
+    _render(output)
+    for target in part.targets:
+        reached = "reached" if target.reached else "NOT REACHED"
+        print(f"{reached}: {target.text}: {target.measured}, wanted {target.wanted}")
+
+
+def _render(output: Path) -> None:
+    """Write the table and the plots of all that was measured."""
+    from benchmarks import plot
+
+    found = results.load(output / "results.json")
+    (output / "results.md").write_text(results.markdown(found))
+    for part, _ in found:
+        plot.draw(part, output)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--directory", type=Path, help="for the filesystems' images, 30 GiB free"
+    )
+    parser.add_argument(
+        "--only", type=_parts, default=list(PARTS), help=f"of {','.join(PARTS)}"
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument(
+        "--filesystems", nargs="+", choices=KINDS, default=KINDS, metavar="KIND"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small, to see that it works"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="for the results (default benchmarks/results)"
+    )
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="measure nothing; tables and plots from results.json",
+    )
+    arguments = parser.parse_args()
+    if arguments.output is None:
+        if arguments.quick:
+            parser.error("--quick needs --output: it is nothing to keep")
+        arguments.output = Path(__file__).with_name("results")
+    return arguments
+
+
+def _parts(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"no such part: {', '.join(unknown)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""(b) Standalone copies of a base image, against every recipe of qemu-img's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks import disks, measure
+from benchmarks.measure import (
+    DISK,
+    GIB,
+    MIB,
+    Comparison,
+    Part,
+    Record,
+    Settings,
+    Target,
+    output,
+    ratio,
+)
+
+SIZE = 40 * GIB
+OURS = "provision"
+MAPPED = "mapped"
+OVERLAY = "overlay (the floor): create -b"
+CREATE = "qemu-img create -q -f qcow2"
+_RESIZE = f"qemu-img resize -q -f qcow2 {DISK}"
+_MAPPED_RESIZE = f"qemu-img resize -q -f qcow2 --preallocation=metadata {DISK}"
+
+TEXT = """In process: `provision()` of `performance`, data sparse, after a warm-up.
+Every recipe of qemu-img is its processes, then fsync of file and directory. Bases: a
+raw image of 10 GiB with 2 GiB of random data in extents of 64 KiB to 8 MiB at 4 KiB
+boundaries, and what `qemu-img convert -O qcow2` makes of it; both in the page cache
+(warm). Ratios are to ours. *mapped*: `qemu-img map` gives every range a host offset;
+*partly* and *none* are disks whose first writes still allocate clusters."""
+
+
+def recipes(base: str, size: int) -> dict[str, tuple[str, ...]]:
+    """Return qemu-img's ways to a disk of ``size`` bytes from a base of a format."""
+    name = disks.BASES[base]
+    convert = f"qemu-img convert -f {base} -O qcow2"
+    resize = f"{_RESIZE} {size}"
+    return {
+        "convert + resize": (f"{convert} {name} {DISK}", resize),
+        "convert -o preallocation=metadata + resize the same": (
+            f"{convert} -o preallocation=metadata {name} {DISK}",
+            f"{_MAPPED_RESIZE} {size}",
+        ),
+        "convert -C + resize": (f"{convert} -C {name} {DISK}", resize),
+        "convert -C -o preallocation=metadata + resize the same": (
+            f"{convert} -C -o preallocation=metadata {name} {DISK}",
+            f"{_MAPPED_RESIZE} {size}",
+        ),
+        "convert -W -m 16 + resize": (f"{convert} -W -m 16 {name} {DISK}", resize),
+        "convert -t none + resize": (f"{convert} -t none {name} {DISK}", resize),
+        "create -o preallocation=metadata + convert -n -C": (
+            f"{CREATE} -o preallocation=metadata {DISK} {size}",
+            f"{convert} -n -C --target-is-zero {name} {DISK}",
+        ),
+    }
+
+
+def overlay(base: str, size: int) -> str:
+    return f"{CREATE} -F {base} -b {disks.BASES[base]} {DISK} {size}"
+
+
+def run(settings: Settings) -> Part:
+    comparisons: list[Comparison] = []
+    for kind in settings.kinds:
+        with measure.mounted(kind, directory=settings.directory) as mount_point:
+            make_bases(mount_point, settings)
+            comparisons += [
+                _measure(kind, base, mount_point, settings) for base in disks.BASES
+            ]
+    return Part(
+        name="copy",
+        title="(b) Standalone copies for a 40 GiB flavor",
+        text=TEXT,
+        comparisons=tuple(comparisons),
+        targets=tuple(
+            target for comparison in comparisons for target in _targets(comparison)
+        ),
+    )
+
+
+def make_bases(directory: Path, settings: Settings) -> None:
+    data = 256 * MIB if settings.quick else 2 * GIB
+    disks.make_bases(directory, virtual_size=10 * GIB, data=data)
+
+
+def _measure(kind: str, base: str, directory: Path, settings: Settings) -> Comparison:
+    disks.warm_up(directory, base=base)
+    limit = settings.limit
+    contenders = [
+        disks.provisioning(OURS, size=SIZE, base=base),
+        *(
+            measure.commands(name, *lines, limit=limit)
+            for name, lines in recipes(base, SIZE).items()
+        ),
+        measure.commands(OVERLAY, overlay(base, SIZE), limit=limit),
+    ]
+    records = measure.in_turn(
+        contenders, directory=directory, pairs=settings.pairs, examine=examine
+    )
+    return Comparison(filesystem=kind, case=f"{base} base", records=records)
+
+
+def examine(disk: Path) -> str:
+    """Return how much of a qcow2 is mapped, and whether it stands alone."""
+    line = f"qemu-img map -f qcow2 --output=json {disk.name}"
+    ranges = json.loads(output(line, directory=disk.parent))
+    mapped = sum(
+        one["length"] for one in ranges if "offset" in one and not one["depth"]
+    )
+    size = sum(one["length"] for one in ranges)
+    info = f"qemu-img info -f qcow2 --output=json {disk.name}"
+    backed = "backing-filename" in json.loads(output(info, directory=disk.parent))
+    share = MAPPED if mapped == size else "partly" if mapped else "none"
+    return f"{share}, {'backed' if backed else 'standalone'}"
+
+
+def fastest(records: Iterable[Record], *, mapped: bool) -> Record:
+    """Return the fastest recipe's record; ``mapped``: of those that map it all."""
+    rivals = [one for one in records if not mapped or one.note.startswith(MAPPED)]
+    return min(rivals, key=lambda record: record.median)
+
+
+def _targets(comparison: Comparison) -> list[Target]:
+    kind, ours = comparison.filesystem, comparison[OURS]
+    rivals = [
+        record for record in comparison.records if record.name not in (OURS, OVERLAY)
+    ]
+    wanted = 1 if kind == "ext4" else 8
+    found = []
+    for mapped in (False, True):
+        rival = fastest(rivals, mapped=mapped)
+        which = "fastest that maps all" if mapped else "fastest"
+        times = ratio(rival, ours)
+        found.append(
+            Target(
+                text=f"(b) {kind}, {comparison.case}, {which}: {rival.name}",
+                wanted="no slower" if wanted == 1 else f"≥ {wanted}x faster",
+                measured=f"{times:.2f}x",
+                reached=times >= wanted,
+            )
+        )
+    if kind != "ext4":
+        above = ratio(ours, comparison[OVERLAY])
+        found.append(
+            Target(
+                text=f"(b) {kind}, {comparison.case}, qemu-img's overlay",
+                wanted="≤ 2x its time",
+                measured=f"{above:.2f}x",
+                reached=above <= 2,
+            )
+        )
+    return found
