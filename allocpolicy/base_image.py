@@ -22,7 +22,7 @@ from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.qcow2 import geometry, mapping
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import check_base, read_header
-from allocpolicy.storage import fallocate, qemu_lock
+from allocpolicy.storage import copy, qemu_lock
 
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector
@@ -246,8 +246,7 @@ def _agreed_format(path: Path, *, declared: str | None, found: str, fd: int) -> 
 def _measure_raw(fd: int) -> tuple[int, int]:
     """Return the virtual size, rounded up to a sector as QEMU does, and data bytes."""
     size = os.fstat(fd).st_size
-    hole_bytes = sum(length for _, length in fallocate.holes(fd))
-    return -(-size // 512) * 512, size - hole_bytes
+    return -(-size // 512) * 512, copy.data_bytes(fd)
 
 
 def _check_qcow2(fd: int, path: Path) -> tuple[int, int, bool]:

@@ -31,7 +31,7 @@ from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.image_users import Seen
 from allocpolicy.plan import Progress, Watcher
 from allocpolicy.qemu_img import Image
-from allocpolicy.storage import fallocate, lease, named_lock, staging
+from allocpolicy.storage import copy, lease, named_lock, staging
 from allocpolicy.storage.failure import explained
 
 DEFAULT_NAME = "_base"
@@ -269,14 +269,12 @@ def _held_alone(path: Path) -> Iterator[bool]:
 
 
 def _base(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
-    size = os.fstat(fd).st_size
-    hole_bytes = sum(length for _, length in fallocate.holes(fd))
     return BaseImage(
         path=path,
         fd=fd,
         format=DiskFormat.RAW,
-        virtual_size=size,
-        data_bytes=size - hole_bytes,
+        virtual_size=os.fstat(fd).st_size,
+        data_bytes=copy.data_bytes(fd),
         plain=True,
         identity=base_image.identity(fd),
         source=source.path,

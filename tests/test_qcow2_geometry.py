@@ -106,6 +106,58 @@ def test_the_refcounts_count_themselves(
     assert image.l2_tables * image.l2_entries >= image.data_clusters
 
 
+@given(virtual_size=virtual_sizes, cluster_size=cluster_sizes, extended=st.booleans())
+@example(virtual_size=64 * TiB, cluster_size=64 * KiB, extended=False)
+@example(virtual_size=120 * GiB, cluster_size=512, extended=False)
+@settings(deadline=None)
+def test_an_unmapped_image_counts_itself_and_no_more(
+    *, virtual_size: int, cluster_size: int, extended: bool
+) -> None:
+    """The least blocks that count header, tables and themselves; never more than all.
+
+    The refcount table is that of the whole image already, so that it never moves.
+    """
+    extended = extended and cluster_size >= geometry.MIN_EXTENDED_L2_CLUSTER_SIZE
+    try:
+        image = geometry.geometry(
+            virtual_size, cluster_size=cluster_size, extended_l2=extended
+        )
+    except InvalidRequest:
+        return
+    blocks = geometry.unmapped_refcount_blocks(image)
+    counts = cluster_size // geometry.REFCOUNT_SIZE
+    others = 1 + image.l1_clusters + image.refcount_table_clusters
+    assert (blocks - 1) * counts < others + blocks - 1
+    assert others + blocks <= blocks * counts
+    assert 1 <= blocks <= image.refcount_blocks
+
+
+@given(virtual_size=virtual_sizes, extended_l2=st.booleans())
+@settings(deadline=None)
+def test_the_data_begins_behind_all_metadata(
+    *, virtual_size: int, extended_l2: bool
+) -> None:
+    """It has the rest of the file, a cluster of it for each of the guest's."""
+    image = geometry.geometry(
+        virtual_size, cluster_size=64 * KiB, extended_l2=extended_l2
+    )
+    assert image.data_offset % image.cluster_size == 0
+    assert image.data_offset == image.metadata_clusters * image.cluster_size
+    rest = image.file_size - image.data_offset
+    assert virtual_size <= rest < virtual_size + image.cluster_size
+
+
+@pytest.mark.parametrize(("extended_l2", "expected"), [(False, 8), (True, 16)])
+@pytest.mark.parametrize("cluster_size", [16 * KiB, 64 * KiB, 2 * MiB])
+def test_l2_entries_fill_their_table(
+    *, cluster_size: int, extended_l2: bool, expected: int
+) -> None:
+    """With subclusters an entry has a bitmap of 8 bytes besides."""
+    image = geometry.geometry(GiB, cluster_size=cluster_size, extended_l2=extended_l2)
+    assert image.l2_entry_size == expected
+    assert image.l2_entry_size * image.l2_entries == cluster_size
+
+
 @pytest.mark.parametrize(
     ("virtual_size", "expected"),
     [

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from allocpolicy.errors import InvalidRequest
+from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import Geometry, geometry, unmapped_refcount_blocks
 from allocpolicy.qcow2.mapping import mapping_state
@@ -32,6 +32,7 @@ from tests.qcow2_disks import (
     check,
     header_of,
     needs_qemu,
+    patch,
     summary_of,
 )
 
@@ -182,6 +183,16 @@ def host_offsets(disk: Path) -> list[tuple[int, int, int]]:
     return runs
 
 
+@pytest.mark.parametrize("first", [(1 << 64) - 64 * KiB, COPIED | 1 << 55, COPIED])
+def test_a_mapping_that_a_guest_forged_is_malformed(tmp_path: Path, first: int) -> None:
+    """The short way of judging a mapping refuses what the long way refuses."""
+    shape = Shape(virtual_size=2 * GiB, cluster_size=64 * KiB)
+    disk = write(shape, tmp_path)
+    patch(disk, header_of(disk).l1_offset, ENTRY.pack(first))
+    with pytest.raises(ImageError, match="L1 entry 0"):
+        state_of(disk)
+
+
 @needs_qemu
 @settings(deadline=None, max_examples=40)
 @given(shape=shapes(mapped=False))
@@ -316,8 +327,8 @@ def test_entries_are_an_arithmetic_sequence(
     """Whatever byte carries into the next, and wherever a batch ends."""
     first = max(0, (1 << border) + before)
     flags = COPIED if copied else 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "_BATCH", batch)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(writer, "_BATCH", batch)
         found = pointers(
             first, count, cluster_size=cluster_size, copied=copied, width=width
         )

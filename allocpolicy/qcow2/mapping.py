@@ -117,8 +117,10 @@ def _is_plainly_full(fd: int, header: Header) -> bool:
     tables_count, size = header.needed_l1_entries, header.cluster_size
     l1 = os.pread(fd, tables_count * geometry.TABLE_ENTRY_SIZE, header.l1_offset)
     first = int.from_bytes(l1[: geometry.TABLE_ENTRY_SIZE], "big")
+    if not first & tables.COPIED or first & tables.L1_RESERVED:
+        return False
     wanted = range(first, first + tables_count * size, size)
-    if not first & tables.COPIED or l1 != struct.pack(f">{tables_count}Q", *wanted):
+    if l1 != struct.pack(f">{tables_count}Q", *wanted):
         return False
     width = size // header.l2_entries
     end = -(-header.virtual_size // size) * width

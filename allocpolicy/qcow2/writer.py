@@ -30,7 +30,7 @@ VERSION = 3
 REFCOUNT_ORDER = 4  # 16 bits
 HEADER_LENGTH = 112  # with the compression type, 0, and its padding
 _COPIED_BYTE = 0x80  # bit 63: the cluster's refcount is one
-_BATCH = 512 << 10  # entries at once
+_BATCH = 256 << 10  # entries at once
 _BYTE_VALUES = 256
 
 
@@ -243,15 +243,23 @@ def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]
     skipped = first % period
     repeated = cycle * (count // period + 2)
     yield place, repeated[skipped : skipped + count]
-    run, end = period, first + count
-    while run < end:
+    run = period
+    while run < first + count:
         place -= 1
-        yield (
-            place,
-            b"".join(
-                bytes((value % _BYTE_VALUES,))
-                * (min((value + 1) * run, end) - max(value * run, first))
-                for value in range(first // run, (end - 1) // run + 1)
-            ),
-        )
+        yield place, _runs(first, count, run=run)
         run *= _BYTE_VALUES
+
+
+def _runs(first: int, count: int, *, run: int) -> bytes:
+    """Return ``count`` bytes of a plane whose values stay for ``run`` entries each."""
+    cycle_length = run * _BYTE_VALUES
+    if cycle_length <= count:  # thousands of short runs: all of them repeat
+        cycle = b"".join(bytes((value,)) * run for value in range(_BYTE_VALUES))
+        skipped = first % cycle_length
+        return (cycle * (count // cycle_length + 2))[skipped : skipped + count]
+    end = first + count
+    return b"".join(
+        bytes((value % _BYTE_VALUES,))
+        * (min((value + 1) * run, end) - max(value * run, first))
+        for value in range(first // run, (end - 1) // run + 1)
+    )

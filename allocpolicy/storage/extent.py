@@ -19,7 +19,7 @@ FIEMAP_EXTENT_LAST = 0x1
 _HEADER = struct.Struct("=QQLLLL")  # start, length, flags, mapped, count, reserved
 _EXTENT = struct.Struct("=QQQQQLLLL")  # logical, physical, length, 2 u64, flags, 3 u32
 _BATCH = 2048
-_EVERYTHING = (1 << 64) - 1
+EVERYTHING = (1 << 64) - 1
 
 
 class ExtentFlag(enum.IntFlag):
@@ -61,31 +61,34 @@ class ExtentSummary:
     hole: int
 
 
-def extents(fd: int, *, sync: bool = True) -> Iterator[Extent]:
-    """Yield the extents of the file in order, dirty pages flushed first if ``sync``.
+def extents(
+    fd: int, *, sync: bool = True, start: int = 0, end: int = EVERYTHING
+) -> Iterator[Extent]:
+    """Yield the extents that overlap ``[start, end)`` in order.
 
-    Without it "unwritten" may hide pages that are not flushed yet.
+    Dirty pages are flushed first if ``sync``; without it "unwritten" may hide them.
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
-    for offset, length, flags in _mapped(fd, sync=sync):
+    for offset, length, flags in _mapped(fd, sync=sync, start=start, end=end):
         yield Extent(offset=offset, length=length, flags=ExtentFlag(flags & _TOLD))
 
 
-def _mapped(fd: int, *, sync: bool) -> Iterator[tuple[int, int, int]]:
+def _mapped(
+    fd: int, *, sync: bool, start: int = 0, end: int = EVERYTHING
+) -> Iterator[tuple[int, int, int]]:
     """Yield (offset, length, fe_flags) of the extents, thousands of them quickly."""
-    start = 0
     flush = FIEMAP_FLAG_SYNC if sync else 0
-    while True:
+    while start < end:
         buffer = bytearray(_HEADER.size + _BATCH * _EXTENT.size)
-        length = _EVERYTHING - start
+        length = end - start
         _HEADER.pack_into(buffer, 0, start, length, flush, 0, _BATCH, 0)
         fcntl.ioctl(fd, FS_IOC_FIEMAP, buffer)
         mapped = _HEADER.unpack_from(buffer)[3]
         if not mapped:
             return
-        end = _HEADER.size + mapped * _EXTENT.size
-        for fields in _EXTENT.iter_unpack(memoryview(buffer)[_HEADER.size : end]):
+        used = _HEADER.size + mapped * _EXTENT.size
+        for fields in _EXTENT.iter_unpack(memoryview(buffer)[_HEADER.size : used]):
             yield fields[0], fields[2], fields[5]
         if fields[5] & FIEMAP_EXTENT_LAST:
             return

@@ -118,7 +118,9 @@ class Performance(Strategy):
             promised_bytes=image.length,
             reserved_bytes=reserved,
             written=data == "full",
-            reason="; ".join(filter(None, (image.reason, _copy_reason(data, facts)))),
+            reason="; ".join(
+                filter(None, (image.reason, _copy_reason(data, facts) if base else ""))
+            ),
         )
 
     def verify(

@@ -446,7 +446,7 @@ class TestWithoutSharing:
             raw = draw_raw(TAILED, place / "base.raw")
             qcow2 = draw_qcow2(TAILED, place / "base.qcow2")
             for number, (kind, base) in enumerate(
-                zip(SOME, [raw, qcow2] * 2, strict=False)
+                zip(SOME, (raw, qcow2) * 2, strict=True)
             ):
                 assert not self.shared(kind, directory / f"disk-{number}", base)
 
@@ -475,6 +475,37 @@ class TestWithoutSharing:
         assert_equal(disk, kind, base)
         assert report.observed is not None and report.observed.extents is not None
         return bool(report.observed.extents.shared)
+
+
+class TestReserved:
+    """Unwritten extents of a base image are holes to a guest, and cost no storage."""
+
+    @pytest.mark.filesystems("ext4")
+    @pytest.mark.parametrize("kind", [SPARSE_QCOW2, NONE_RAW])
+    @pytest.mark.parametrize("format", ["raw", "qcow2"])
+    @pytest.mark.parametrize("read_before", [False, True])
+    def test_they_are_not_copied(
+        self, directory: Path, kind: Kind, format: str, read_before: bool
+    ) -> None:
+        """Nor are they when they are in the page cache, by reading or reading ahead.
+
+        For lseek(2) an unwritten extent with pages in the cache is data (see
+        mapping_seek_hole_data() in mm/filemap.c): copying a little of it makes more.
+        """
+        base = directory / f"base.{format}"
+        images.qemu_img(
+            *("create", "-q", "-f", format, "-o", "preallocation=falloc"),
+            *(base, 64 * MIB),
+        )
+        arguments = ["qemu-io", "-f", format, "-c", "write -P 1 0 1M", str(base)]
+        subprocess.run(arguments, check=True, capture_output=True)
+        os.sync()
+        if read_before:
+            base.read_bytes()
+        report = kind.make(directory / "disk", base)
+        assert_equal(report.disk, kind, base)
+        assert report.observed is not None
+        assert report.observed.actual_size < 4 * MIB
 
 
 class TestForeign:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from allocpolicy import schema
 from tests import images
 from tests.cli import allocpolicy, provision
-from tests.images import MIB
+from tests.conftest import FreshFilesystem
+from tests.direct_io import qemu_io
+from tests.filesystems import available
+from tests.images import GIB, MIB
 
 SIZE = 128 * MIB
 ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
@@ -141,6 +147,234 @@ def test_a_third_partys_strategy_makes_disks_as_ours_do(
     assert report["verdict"]["judgement"] == "meets"
     assert SIZE // 2 <= disk.stat().st_blocks * 512 < SIZE
     assert_disk(disk, format="qcow2", base=raw_base, base_format="raw")
+
+
+@pytest.mark.filesystems("xfs", "btrfs")
+class TestSharing:
+    """The base image beside the disk, on a filesystem that can share blocks."""
+
+    DATA = 32 * MIB
+
+    @pytest.fixture(params=["raw", "qcow2"])
+    def base(self, directory: Path, request: pytest.FixtureRequest) -> Path:
+        """Give a base image that is all data."""
+        raw = directory / "base.raw"
+        raw.write_bytes(random.Random(1).randbytes(self.DATA))
+        if request.param == "raw":
+            return raw
+        return images.convert(raw, format="qcow2")
+
+    @pytest.mark.parametrize("format", ["qcow2", "raw"])
+    def test_sparse_shares_the_base_and_takes_little(
+        self, directory: Path, base: Path, format: str
+    ) -> None:
+        """A whole copy costs its metadata."""
+        free = available(directory)
+        disk = directory / "disk"
+        report = self.make(disk, base, format=format, data="sparse")
+        assert report["observed"]["extents"]["shared"] == self.DATA
+        # xfs takes its extent-size hint of 1 MiB for each piece of metadata.
+        assert free - available(directory) < 4 * MIB
+        assert any("share" in step for step in report["steps"])
+        assert_disk(disk, format=format, base=base, base_format=base.suffix[1:])
+
+    @pytest.mark.parametrize(
+        ("format", "data"), [("qcow2", "falloc"), ("qcow2", "full"), ("raw", "falloc")]
+    )
+    def test_storage_of_its_own_is_never_shared(
+        self, directory: Path, base: Path, format: str, data: str
+    ) -> None:
+        """Shared blocks are no guarantee: the base is copied, and the plan says so."""
+        disk = directory / "disk"
+        report = self.make(disk, base, format=format, data=data)
+        extents = report["observed"]["extents"]
+        assert (extents["shared"], extents["hole"]) == (0, 0)
+        assert extents["unwritten"] == 0 or data == "falloc"
+        assert not any("share" in step for step in report["steps"])
+        assert "the base image is copied" in report["effective"]["reason"]
+        assert_disk(disk, format=format, base=base, base_format=base.suffix[1:])
+
+    def test_space_is_never_shared(self, directory: Path, base: Path) -> None:
+        disk = directory / "disk"
+        report = provision(
+            *(disk, "--base", base, "--size", SIZE, "--format", "raw"),
+            *("--strategy", "space"),
+        )
+        assert report["observed"]["extents"]["shared"] == 0
+        assert report["observed"]["allocation"] == "reserved"
+
+    def make(self, disk: Path, base: Path, *, format: str, data: str) -> Any:
+        return provision(
+            *(disk, "--base", base, "--size", SIZE, "--format", format),
+            *("--strategy", "performance"),
+            *("--extra-spec", f"allocpolicy:performance.data={data}"),
+        )
+
+
+class TestBackedLayout:
+    """performance.layout = backed: mapped clusters over the base image."""
+
+    @pytest.mark.filesystems("ext4", "xfs", "btrfs")
+    @pytest.mark.parametrize(
+        ("data", "allocation", "base"),
+        [
+            ("sparse", "thin", "compressed_base"),
+            ("falloc", "reserved", "raw_base"),
+            ("full", "written", "qcow2_base"),
+        ],
+    )
+    def test_it_is_an_overlay_that_is_fully_mapped(
+        self,
+        directory: Path,
+        data: str,
+        allocation: str,
+        base: str,
+        request: pytest.FixtureRequest,
+    ) -> None:
+        """Nothing is copied, and the guest's first write changes no L2 pointer."""
+        source: Path = request.getfixturevalue(base)
+        base_format = source.suffix[1:]
+        disk = directory / "disk"
+        report = self.make(disk, source, data=data)
+        assert_disk(disk, format="qcow2", base=source, base_format=base_format)
+        told = images.info(disk, format="qcow2")
+        assert told["format-specific"]["data"]["extended-l2"]
+        assert told["backing-filename"] == str(source)
+        assert told["backing-filename-format"] == base_format
+        result = images.check(disk)
+        assert result["allocated-clusters"] == result["total-clusters"]
+        observed = report["observed"]
+        assert observed["mapping"] == "full"
+        assert observed["allocation"] == allocation
+        assert report["verdict"]["judgement"] == "meets"
+        assert not any("cop" in step or "share" in step for step in report["steps"])
+
+    @pytest.mark.filesystems("xfs")
+    @pytest.mark.parametrize("data", ["sparse", "falloc", "full"])
+    def test_its_reason_speaks_of_no_copy(
+        self, directory: Path, raw_base: Path, data: str
+    ) -> None:
+        """Also where a copy could have shared the base image."""
+        base = Path(shutil.copy(raw_base, directory / "base.raw"))
+        report = self.make(directory / "disk", base, data=data)
+        assert "cop" not in report["effective"]["reason"]
+
+    @pytest.mark.filesystems("ext4", "xfs", "btrfs")
+    def test_what_was_reserved_takes_all_that_a_guest_writes(
+        self, directory: Path, raw_base: Path
+    ) -> None:
+        """No write, however small, makes the file grow, and the content is right."""
+        disk = directory / "disk"
+        report = self.make(disk, raw_base, data="falloc")
+        commands = [f"write -P 7 {offset} 512" for offset in range(0, SIZE, 96 << 10)]
+        commands.append(f"write -P 8 {MIB} {SIZE - MIB}")
+        assert qemu_io(disk, commands, image_format="qcow2") == 0
+        assert disk.stat().st_size == report["observed"]["file_size"]
+        checked = [f"read -P 8 {MIB} {SIZE - MIB}", "read -P 7 0 512"]
+        assert qemu_io(disk, checked, image_format="qcow2") == 0
+        result = images.check(disk)
+        assert "leaks" not in result
+        assert "corruptions" not in result
+
+    @pytest.mark.filesystems("ext4")
+    @pytest.mark.parametrize("arguments", [(), ("--format", "raw")])
+    def test_it_needs_a_base_image_and_qcow2(
+        self, directory: Path, raw_base: Path, arguments: tuple[str, ...]
+    ) -> None:
+        """Anything else is a request that cannot be served."""
+        base = ("--base", raw_base) if arguments else ()
+        finished = allocpolicy(
+            *("provision", directory / "disk", "--size", SIZE, *base, *arguments),
+            *("--strategy", "performance"),
+            *("--extra-spec", "allocpolicy:performance.layout=backed"),
+        )
+        assert finished.status == 2
+        assert len(finished.stderr.splitlines()) == 1
+        assert "layout" in finished.stderr
+        assert os.listdir(directory) == []
+
+    def make(self, disk: Path, base: Path, *, data: str) -> Any:
+        return provision(
+            *(disk, "--base", base, "--base-format", base.suffix[1:], "--size", SIZE),
+            *("--strategy", "performance"),
+            *("--extra-spec", "allocpolicy:performance.layout=backed"),
+            *("--extra-spec", f"allocpolicy:performance.data={data}"),
+        )
+
+
+class TestWithoutPrograms:
+    """Disks of raw and plain qcow2 bases need no other program, and find none."""
+
+    @pytest.mark.filesystems("ext4")
+    @pytest.mark.parametrize("base", ["raw_base", "qcow2_base"])
+    @pytest.mark.parametrize("format", ["qcow2", "raw"])
+    @pytest.mark.parametrize(
+        ("strategy", "options"),
+        [
+            ("none", ""),
+            ("space", ""),
+            ("performance", "data=sparse"),
+            ("performance", "data=falloc"),
+            ("performance", "data=full"),
+        ],
+    )
+    def test_no_process_is_started(
+        self,
+        directory: Path,
+        tmp_path: Path,
+        strategy: str,
+        options: str,
+        format: str,
+        base: str,
+        request: pytest.FixtureRequest,
+    ) -> None:
+        source: Path = request.getfixturevalue(base)
+        specs = ("--extra-spec", f"allocpolicy:{strategy}.{options}")
+        disk = directory / "disk"
+        provision(
+            *(disk, "--base", source, "--size", SIZE),
+            *("--strategy", strategy, "--format", format, *(specs if options else ())),
+            PATH=str(tmp_path),
+        )
+        base_format = source.suffix[1:]
+        assert_disk(disk, format=format, base=source, base_format=base_format)
+
+    @pytest.mark.filesystems("ext4")
+    def test_what_needs_one_says_so(
+        self, directory: Path, tmp_path: Path, compressed_base: Path
+    ) -> None:
+        """The emptied PATH does hide qemu-img, and nothing is left."""
+        finished = allocpolicy(
+            *("provision", directory / "disk", "--base", compressed_base),
+            *("--strategy", "performance"),
+            PATH=str(tmp_path),
+        )
+        assert finished.status == 5
+        assert "not installed" in finished.stderr
+        assert os.listdir(directory) == []
+
+
+def test_a_disk_of_space_never_grows(fresh_filesystem: FreshFilesystem) -> None:
+    """Of more than 2 GiB, so that QEMU adds refcount blocks; all clusters are written.
+
+    A few bytes in each cluster map it: the reserved rest takes no time.
+    """
+    size = 2200 * MIB + 512
+    place = fresh_filesystem("ext4", size=3 * GIB)
+    disk = place / "disk"
+    report = provision(disk, "--size", size, "--strategy", "space")
+    taken = disk.stat().st_blocks
+    clusters = -(-size // (64 << 10))
+    images.qemu_img(
+        *("bench", "-f", "qcow2", "-t", "writeback", "-w", "-d", "1"),
+        *("-c", clusters, "-s", 512, "-S", 64 << 10, disk),
+    )
+    result = images.check(disk)
+    assert result["allocated-clusters"] == result["total-clusters"] == clusters
+    assert "leaks" not in result
+    assert disk.stat().st_size == report["observed"]["file_size"]
+    # Extent tree blocks of ext4 count as the file's.
+    assert disk.stat().st_blocks - taken < 8 * MIB // 512
 
 
 @ALL

@@ -1,4 +1,4 @@
-"""Zeroes are written wherever nothing was, by way of the page cache or past it."""
+"""Zeroes that are written: nothing is left unwritten, and nothing else is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = 6 * MIB
 BLOCK = 4096
 drawn = settings(
     deadline=None,
-    max_examples=15,
+    max_examples=4,
     # Each example has a file of its own.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -86,7 +86,6 @@ def test_a_range_is_written_and_what_is_around_it_stays(
         assert os.fstat(fd).st_size == SIZE
         if filesystem_kind != "tmpfs":
             assert not_written(fd, offset=offset, length=end - offset) == 0
-        assert os.get_blocking(fd)
 
 
 @EVERYWHERE
