@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import filesystems
+import pytest
 
 UID = 65534
 _SETPRIV = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
@@ -24,7 +24,8 @@ def command(*arguments: object) -> list[str]:
 def public_directory() -> Iterator[Path]:
     """Yield a new directory as /tmp is: sticky, and everybody's.
 
-    :raises Unavailable: where an ordinary user can't run our Python, or reach it.
+    The test is skipped where an ordinary user can't reach our Python: that is a matter
+    of where the checkout is, not of what the machine has.
     """
     with tempfile.TemporaryDirectory(prefix="public-") as name:
         directory = Path(name)
@@ -38,5 +39,5 @@ def public_directory() -> Iterator[Path]:
             cwd=directory,
         )
         if tried.returncode:
-            raise filesystems.Unavailable(f"no ordinary user: {tried.stderr.strip()}")
+            pytest.skip(f"no ordinary user may run {sys.executable}")
         yield directory

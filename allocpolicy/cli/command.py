@@ -91,7 +91,8 @@ class Command(CliffCommand):
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command; return its exit status."""
         try:
-            return super().run(parsed_args)
+            status = super().run(parsed_args)
+            sys.stdout.flush()  # a full disk is told here, not by the interpreter's end
         except BrokenPipeError:
             raise
         except KeyboardInterrupt:
@@ -99,6 +100,7 @@ class Command(CliffCommand):
             return INTERRUPTED
         except Exception as error:  # noqa: BLE001  (the last resort of the program)
             return self._report(error)
+        return status
 
     def policy(self, arguments: argparse.Namespace) -> Policy:
         """Return the host's policy, from the files that the user named or the default.
