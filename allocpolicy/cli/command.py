@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -99,7 +100,8 @@ class Command(CliffCommand):
             print(f"{self.cmd_name}: interrupted; {self.state}", file=sys.stderr)
             return INTERRUPTED
         except Exception as error:  # noqa: BLE001  (the last resort of the program)
-            return self._report(error)
+            status = self._report(error)
+            _drop_output()
         return status
 
     def policy(self, arguments: argparse.Namespace) -> Policy:
@@ -124,6 +126,15 @@ class Command(CliffCommand):
             message = f"{type(error).__name__}: {error}; {self.state}"
         print(f"{self.cmd_name}: {one_line(message)}", file=sys.stderr)
         return error.exit_status if isinstance(error, Error) else UNEXPECTED
+
+
+def _drop_output() -> None:
+    """Let go of what can't be written: at its end Python would try again (exit 120)."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class ShowOne(Command, CliffShowOne):

@@ -22,17 +22,29 @@ Advance = Callable[[int], None]
 def fill(fd: int, *, length: int, advance: Advance) -> None:
     """Make all of ``[0, length)`` written; what was not becomes zeroes.
 
-    :raises OSError: as `write`.
+    Where the filesystem does not tell what was written (no FIEMAP: tmpfs, FUSE), all of
+    it is read and written again: SEEK_HOLE finds no hole on FUSE, whatever there is.
+
+    :raises OSError: as `write`, or as pread(2).
     """
     try:
         missing = list(extent.unwritten(fd, length=length))
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
             raise
-        os.fsync(fd)  # dirty pages then count as data
-        missing = list(fallocate.holes(fd))
+        _rewrite(fd, length=length, advance=advance)
+        return
     for offset, run in missing:
         write(fd, offset=offset, length=run, advance=advance)
+
+
+def _rewrite(fd: int, *, length: int, advance: Advance) -> None:
+    offset = 0
+    while offset < length:
+        content = os.pread(fd, min(_CHUNK, length - offset), offset)
+        written = os.pwrite(fd, content, offset)
+        offset += written
+        advance(written)
 
 
 def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:

@@ -110,6 +110,15 @@ class TestNamed:
             assert report["observed"]["allocation"] == "unverifiable"
             assert not report["observed"]["guaranteed"]
 
+    def test_zero_fill_writes_all_of_it(self, fuse: Path) -> None:
+        """FUSE shows neither extents nor holes, so that all is written again."""
+        before = filesystems.available(fuse)
+        provision(
+            *(fuse / "disk", "--size", "64M", "--strategy", "space", "--format", "raw"),
+            *("--extra-spec", "allocpolicy:space.reserve=zero-fill"),
+        )
+        assert before - filesystems.available(fuse) >= 64 * MIB
+
     def test_publication_never_overwrites(self, fuse: Path) -> None:
         (fuse / "disk").write_text("precious")
         with staging.create(fuse) as staged, pytest.raises(DestinationExists):
