@@ -62,10 +62,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    """A selection, its plan's steps, and what carrying it out gave (None: dry run)."""
+    """A selection, its plan and steps; the outcome is None after a dry run."""
 
     selection: Selection
     reason: str
+    plan: Plan
     steps: tuple[str, ...]
     outcome: Outcome | None
 
@@ -140,8 +141,7 @@ def _with_base_ready(work: _Work, opened: OpenedBase) -> _Work:
     beside = 0
     if opened.base.pending:
         ahead = replace(work, order=replace(work.order, dry_run=True))
-        selection = _first_supported(ahead).selection
-        plan = _plan(ahead, registry.load(selection.strategy), selection)
+        plan = _first_supported(ahead).plan
         if reserved := plan.reserved_bytes:  # others may come to share the copy's data
             beside = plan.peak_bytes + work.host.headroom.bytes_for(reserved)
     base = opened.ready(beside=beside)
@@ -226,6 +226,7 @@ def _attempt(work: _Work, selection: Selection, *, reason: str) -> _Attempt:
     return _Attempt(
         selection=selection,
         reason="; ".join(filter(None, (reason, plan.reason))),
+        plan=plan,
         steps=steps,
         outcome=outcome,
     )

@@ -166,7 +166,7 @@ def _data(source: int, *, start: int, end: int) -> list[tuple[int, int]]:
     try:
         return list(data_by_extents(source, start=start, end=end))
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+        if error.errno not in extent.NO_FIEMAP:
             raise
         return list(data_by_seek(source, start=start, end=end))
 

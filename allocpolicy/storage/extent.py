@@ -20,6 +20,8 @@ _HEADER = struct.Struct("=QQLLLL")  # start, length, flags, mapped, count, reser
 _EXTENT = struct.Struct("=QQQQQLLLL")  # logical, physical, length, 2 u64, flags, 3 u32
 _BATCH = 2048
 EVERYTHING = (1 << 64) - 1
+# What filesystems without FIEMAP answer (tmpfs, FUSE).
+NO_FIEMAP = frozenset({errno.EOPNOTSUPP, errno.ENOTTY})
 
 
 class ExtentFlag(enum.IntFlag):
@@ -133,7 +135,7 @@ def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | 
             for flag in _flags(flags & _TOLD):
                 totals[flag] += below
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+        if error.errno not in NO_FIEMAP:
             raise
         return None
     return ExtentSummary(

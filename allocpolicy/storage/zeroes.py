@@ -30,7 +30,7 @@ def fill(fd: int, *, length: int, advance: Advance) -> None:
     try:
         missing = list(extent.unwritten(fd, length=length))
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+        if error.errno not in extent.NO_FIEMAP:
             raise
         _rewrite(fd, length=length, advance=advance)
         return
