@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -663,7 +664,10 @@ class TestProgress:
         performance("falloc", "raw").make(directory / "disk", base, watch=watched)
         (told,) = (told for name, told in watched.told.items() if "copy" in name)
         sizes = list(dict.fromkeys(done for done, _ in told))
-        assert sizes == [16 * MIB, 32 * MIB, 40 * MIB]
+        # The extents that ext4 gave the base may be smaller than a chunk.
+        assert all(below < above for below, above in pairwise((0, *sizes)))
+        assert all(above - below <= 16 * MIB for below, above in pairwise((0, *sizes)))
+        assert sizes[-1] == 40 * MIB
 
 
 @pytest.mark.filesystems("xfs")
