@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from allocpolicy.execute import Access
     from allocpolicy.facts import (
         Allocation,
+        BackingFile,
         BaseImage,
         DiskFormat,
         Facts,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         Host,
         MappingState,
         Observation,
+        Use,
     )
     from allocpolicy.flavors import Flavor
     from allocpolicy.plan import Mode, Plan, Progress, Step, Target, Watcher
@@ -101,6 +103,7 @@ _MODULES = {
     "execute": ["Access"],
     "facts": [
         "Allocation",
+        "BackingFile",
         "BaseImage",
         "DiskFormat",
         "Facts",
@@ -108,6 +111,7 @@ _MODULES = {
         "Host",
         "MappingState",
         "Observation",
+        "Use",
     ],
     "flavors": ["Flavor"],
     "plan": ["Mode", "Plan", "Progress", "Step", "Target", "Watcher"],
@@ -149,6 +153,7 @@ __all__ = [
     "Access",
     "Allocation",
     "Attachment",
+    "BackingFile",
     "BaseImage",
     "CommandError",
     "ConfigError",
@@ -196,6 +201,7 @@ __all__ = [
     "StrategyNotFound",
     "Target",
     "Unsupported",
+    "Use",
     "Verdict",
     "Watcher",
     "__version__",

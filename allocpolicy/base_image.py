@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allocpolicy import foreign_image
+from allocpolicy import foreign_image, image_file
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.qcow2 import geometry, mapping
@@ -63,12 +62,8 @@ def open_source(path: Path, *, declared: str | None) -> Iterator[SourceImage]:
     :raises ImageError: when it is missing, unsafe, malformed, busy or something else
         than declared.
     """
-    resolved = _resolved(path)
-    fd = _open(resolved, named=path)
-    try:
+    with image_file.opened(path) as (resolved, fd):
         yield _check(fd, path=resolved, declared=declared)
-    finally:
-        os.close(fd)
 
 
 def as_base(source: SourceImage) -> BaseImage:
@@ -136,33 +131,6 @@ def refuse_if_changed(image: SourceImage | BaseImage) -> None:
     if not os.path.samestat(named, os.fstat(image.fd)):
         raise ImageError(image.path, "it was replaced while it was read; try again")
     _refuse_if_busy(image.fd, image.path)
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "its symbolic links form a loop"
-        raise ImageError(path, f"cannot open it: {reason}") from error
-
-
-def _open(path: Path, *, named: Path) -> int:
-    # O_NONBLOCK: opening a FIFO would wait for a writer.
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ImageError(named, f"cannot open it: {error.strerror}") from error
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(fd)
-        raise ImageError(named, f"it is {_kind(mode)}, not a regular file")
-    return fd
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    return "a block device" if stat.S_ISBLK(mode) else "a special file"
 
 
 def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:

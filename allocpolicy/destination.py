@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import stat
 from pathlib import Path
 
+from allocpolicy import image_file
 from allocpolicy.errors import DestinationError, DestinationExists
-
-# How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…}; a
-# pathlib.Path has one slash of them.
-_NETWORK_DISK = re.compile(
-    r"(nbd|rbd|ssh|nfs|vxhs|iscsi|gluster|https?|ftps?|json)(\+[a-z]+)?:"
-)
 
 
 def resolve(path: Path) -> Path:
@@ -21,7 +15,7 @@ def resolve(path: Path) -> Path:
     :raises DestinationExists: when there is something of that name.
     :raises DestinationError: when it is no place for a regular file.
     """
-    if _NETWORK_DISK.match(str(path)):
+    if image_file.NETWORK_DISK.match(str(path)):
         reason = "disks are regular files, not network disks; write an absolute path"
         raise DestinationError(path, reason)
     try:

@@ -160,7 +160,12 @@ def _finish(job: Job, staged: Staged) -> Outcome:
     os.fsync(staged.fd)
     request = job.request
     observation = observe.disk(
-        staged.fd, path=request.destination, format=request.format, host=job.host
+        staged.fd,
+        path=request.destination,
+        format=request.format,
+        surroundings=observe.surroundings(
+            staged.fd, directory=job.host.directory, headroom=job.host.headroom
+        ),
     )
     options = job.stamp.effective.options
     verdict = invoke.verify(job.loaded, options=options, observation=observation)

@@ -109,18 +109,44 @@ class Facts:
     observed: Mapping[str, object] = field(default_factory=dict)
 
 
+class Use(enum.StrEnum):
+    """What QEMU's lock bytes say of an image; none of them proves it free."""
+
+    NONE = "none"
+    READING = "reading"
+    WRITING = "writing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackingFile:
+    """One image of a backing chain, as the image above it names it.
+
+    ``problem`` says why the chain can't be followed through it; ``virtual_size`` is
+    then None, as may be the format.
+    """
+
+    path: Path
+    format: str | None
+    virtual_size: int | None = None
+    problem: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What a disk is, measured: st_blocks, FIEMAP and the qcow2 tables.
 
     ``exception`` names what keeps the disk from being ``guaranteed`` (that no write of
-    its guest meets ENOSPC); it is None when it is.
+    its guest meets ENOSPC); it is None when it is. ``full_size`` is the file size at
+    which every write of the guest finds its place inside the file: what a reservation
+    must cover. ``hindrances`` say what forbids to rewrite the disk. ``backing_chain``
+    begins with the disk's own backing file.
     """
 
     format: DiskFormat
     virtual_size: int
     file_size: int
     actual_size: int
+    full_size: int
     mapping: MappingState
     allocation: Allocation
     guaranteed: bool
@@ -131,3 +157,6 @@ class Observation:
     backing_format: str | None = None
     cluster_size: int | None = None
     extended_l2: bool = False
+    in_use: Use = Use.NONE
+    hindrances: tuple[str, ...] = ()
+    backing_chain: tuple[BackingFile, ...] = ()

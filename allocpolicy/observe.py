@@ -7,25 +7,37 @@ mapping is what the qcow2 tables say.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from allocpolicy import backing
 from allocpolicy import stamp as stamps
 from allocpolicy.errors import format_size
 from allocpolicy.facts import (
     Allocation,
+    BackingFile,
     BaseImage,
     DiskFormat,
     Headroom,
     Host,
     MappingState,
     Observation,
+    Use,
 )
 from allocpolicy.qcow2 import geometry
-from allocpolicy.qcow2.header import read_header
+from allocpolicy.qcow2.header import Header, hindrances, read_header
 from allocpolicy.qcow2.mapping import mapping_state
-from allocpolicy.storage import copy, extent, filesystem, inode_flags, staging
+from allocpolicy.storage import (
+    copy,
+    extent,
+    filesystem,
+    inode_flags,
+    qemu_lock,
+    staging,
+)
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.failure import free_bytes
 from allocpolicy.storage.inode_flags import InodeFlag
@@ -83,77 +95,120 @@ def _unwritten(path: str, *, other_than: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What bears on a disk besides its file: the filesystem, and its other disks.
+
+    ``filesystem`` is its type; ``unwritten_beside`` gives the reserved-unwritten bytes
+    of the others, which want headroom too.
+    """
+
+    filesystem: str
+    copy_on_write: bool
+    headroom: Headroom
+    unwritten_beside: Callable[[], int]
+
+
+def surroundings(fd: int, *, directory: Path, headroom: Headroom) -> Surroundings:
+    """Return the surroundings of an open disk in a directory; nothing is written."""
+    found = filesystem.identify(fd)
+    return Surroundings(
+        filesystem=found.type,
+        copy_on_write=found.copy_on_write,
+        headroom=headroom,
+        unwritten_beside=functools.partial(unwritten_beside, directory, fd=fd),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
-    """What the disk's format says; ``needed`` is the file size that holds all data."""
+    """What the disk's format says; ``full_size`` is the file size that holds all."""
 
     virtual_size: int
-    needed: int
+    full_size: int
     mapping: MappingState
-    backing_file: Path | None = None
-    backing_format: str | None = None
+    backing_chain: tuple[BackingFile, ...] = ()
     cluster_size: int | None = None
     extended_l2: bool = False
+    hindrances: tuple[str, ...] = field(default=())
 
 
-def disk(fd: int, *, path: Path, format: DiskFormat, host: Host) -> Observation:
-    """Return what the open disk is; the file is synced first, nothing else changes.
+def disk(
+    fd: int, *, path: Path, format: DiskFormat, surroundings: Surroundings
+) -> Observation:
+    """Return what the open disk is; dirty pages are written first, no lock is taken.
 
-    :param path: for messages only.
+    :param path: for messages, and where a relative backing file is looked for.
     :raises ImageError: when the qcow2 tables are malformed.
     """
     content = _read_qcow2(fd, path) if format is DiskFormat.QCOW2 else _read_raw(fd)
     status = os.fstat(fd)
     extents = extent.summarise(fd, file_size=status.st_size)
     nocow = inode_flags.has(fd, InodeFlag.NOCOW)
-    kept = nocow or not host.filesystem.copy_on_write
-    shown = extents is not None or host.filesystem.type == "tmpfs"
+    kept = nocow or not surroundings.copy_on_write
+    shown = extents is not None or surroundings.filesystem == "tmpfs"
     actual_size = status.st_blocks * 512
     covered = _is_covered(extents, status.st_size, actual_size)
     allocation = Allocation.UNVERIFIABLE
     if shown:
         allocation = _allocation(
-            extents, covered=covered and status.st_size >= content.needed, kept=kept
+            extents, covered=covered and status.st_size >= content.full_size, kept=kept
         )
-    exception = _exception(allocation, extents, fd=fd, host=host)
+    exception = _exception(allocation, extents, fd=fd, surroundings=surroundings)
+    nearest = content.backing_chain[0] if content.backing_chain else None
     return Observation(
         format=format,
         virtual_size=content.virtual_size,
         file_size=status.st_size,
         actual_size=actual_size,
+        full_size=content.full_size,
         mapping=content.mapping,
         allocation=allocation,
         guaranteed=exception is None,
         exception=exception,
-        filesystem=host.filesystem.type,
+        filesystem=surroundings.filesystem,
         extents=extents,
-        backing_file=content.backing_file,
-        backing_format=content.backing_format,
+        backing_file=nearest.path if nearest else None,
+        backing_format=nearest.format if nearest else None,
         cluster_size=content.cluster_size,
         extended_l2=content.extended_l2,
+        in_use=use(fd),
+        hindrances=content.hindrances,
+        backing_chain=content.backing_chain,
     )
+
+
+def use(fd: int) -> Use:
+    """Return what QEMU's lock bytes say of the open image."""
+    if not qemu_lock.held(fd):
+        return Use.NONE
+    return Use.WRITING if qemu_lock.held_for_writing(fd) else Use.READING
 
 
 def _read_raw(fd: int) -> _Content:
     size = os.fstat(fd).st_size
-    return _Content(virtual_size=size, needed=size, mapping=MappingState.FULL)
+    return _Content(virtual_size=size, full_size=size, mapping=MappingState.FULL)
 
 
 def _read_qcow2(fd: int, path: Path) -> _Content:
     header = read_header(fd, path=path)
     mapping = MappingState(mapping_state(fd, header, path=path))
-    # Unmapped clusters are allocated inside the file as long as it holds them all.
-    needed = geometry.fully_allocated_size(
-        header.virtual_size,
-        cluster_size=header.cluster_size,
-        extended_l2=header.extended_l2,
-    )
-    backing = header.backing_file
     return _Content(
         virtual_size=header.virtual_size,
-        needed=0 if mapping is MappingState.FULL else needed,
+        full_size=_full_size(fd, header, mapping),
         mapping=mapping,
-        backing_file=None if backing is None else Path(backing),
-        backing_format=header.backing_format,
+        backing_chain=backing.chain(header, fd=fd, path=path),
+        cluster_size=header.cluster_size,
+        extended_l2=header.extended_l2,
+        hindrances=tuple(hindrances(header)),
+    )
+
+
+def _full_size(fd: int, header: Header, mapping: MappingState) -> int:
+    """Return the file size that holds all; unmapped clusters are allocated inside."""
+    if mapping is MappingState.FULL:
+        return -(-os.fstat(fd).st_size // header.cluster_size) * header.cluster_size
+    return geometry.fully_allocated_size(
+        header.virtual_size,
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
     )
@@ -179,7 +234,11 @@ def _allocation(
 
 
 def _exception(
-    allocation: Allocation, extents: ExtentSummary | None, *, fd: int, host: Host
+    allocation: Allocation,
+    extents: ExtentSummary | None,
+    *,
+    fd: int,
+    surroundings: Surroundings,
 ) -> str | None:
     """Return what keeps a write of the guest from being safe from ENOSPC, or None."""
     if allocation is Allocation.THIN:
@@ -187,13 +246,13 @@ def _exception(
             return f"{format_size(extents.shared)} are shared with other files"
         return "thin: some of the disk has no storage of its own yet"
     if allocation is Allocation.UNVERIFIABLE:
-        kind = host.filesystem.type
+        kind = surroundings.filesystem
         if extents is None:
             return f"{kind} does not show how storage stands behind a file (no FIEMAP)"
         return f"{kind} may allocate anew on overwriting (not NOCOW, or compressed)"
     unwritten = extents.unwritten if extents else 0
-    unwritten += unwritten_beside(host.directory, fd=fd)
-    headroom = host.headroom.bytes_for(unwritten)
+    unwritten += surroundings.unwritten_beside()
+    headroom = surroundings.headroom.bytes_for(unwritten)
     free = free_bytes(fd)
     if free < headroom:
         return f"headroom: {format_size(headroom)} wanted, {format_size(free)} free"

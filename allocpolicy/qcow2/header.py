@@ -166,6 +166,29 @@ def check_base(header: Header, *, path: Path) -> None:
     _refuse(_base_faults(header), path=path)
 
 
+def hindrances(header: Header) -> Iterator[str]:
+    """Yield what forbids to rewrite an image, with what to do about it.
+
+    Rewriting would lose it (bitmaps, snapshots), miss it (external data), destroy it
+    (LUKS ties data to host offsets), or trust what QEMU does not.
+    """
+    kind = header.encryption
+    faults = (
+        (header.has_bitmaps, "persistent bitmaps (qemu-img bitmap --remove)"),
+        (kind is not EncryptionMethod.NONE, f"encryption ({kind.name})"),
+        (
+            header.snapshots > 0,
+            f"{header.snapshots} internal snapshots (qemu-img snapshot -d)",
+        ),
+        (header.has_external_data_file, "an external data file"),
+        (header.dirty, "the dirty bit: it was not closed (qemu-img check -r all)"),
+        (header.corrupt, "the corrupt bit (qemu-img check -r all)"),
+    )
+    for present, text in faults:
+        if present:
+            yield text
+
+
 class _RawHeader(NamedTuple):
     """The fields in the specification's order and words."""
 

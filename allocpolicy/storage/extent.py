@@ -51,10 +51,12 @@ class ExtentSummary:
 
     The flags combine: a shared unwritten byte counts in both ``shared`` and
     ``unwritten``. ``written`` counts the bytes that are not unwritten; ``hole`` the
-    bytes below the file's size that have no storage.
+    bytes below the file's size that have no storage. ``fragments`` are the runs that
+    lie together on the device: extents that follow one another there are one.
     """
 
     count: int
+    fragments: int
     written: int
     unwritten: int
     shared: int
@@ -72,14 +74,17 @@ def extents(
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
-    for offset, length, flags in _mapped(fd, sync=sync, start=start, end=end):
+    for offset, _, length, flags in _mapped(fd, sync=sync, start=start, end=end):
         yield Extent(offset=offset, length=length, flags=ExtentFlag(flags & _TOLD))
 
 
 def _mapped(
     fd: int, *, sync: bool, start: int = 0, end: int = EVERYTHING
-) -> Iterator[tuple[int, int, int]]:
-    """Yield (offset, length, fe_flags) of the extents, thousands of them quickly."""
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (offset, place on the device, length, fe_flags), thousands of them quickly.
+
+    In order, as they overlap ``[start, end)``.
+    """
     flush = FIEMAP_FLAG_SYNC if sync else 0
     while start < end:
         buffer = bytearray(_HEADER.size + _BATCH * _EXTENT.size)
@@ -91,7 +96,7 @@ def _mapped(
             return
         used = _HEADER.size + mapped * _EXTENT.size
         for fields in _EXTENT.iter_unpack(memoryview(buffer)[_HEADER.size : used]):
-            yield fields[0], fields[2], fields[5]
+            yield fields[0], fields[1], fields[2], fields[5]
         if fields[5] & FIEMAP_EXTENT_LAST:
             return
         start = fields[0] + fields[2]
@@ -106,7 +111,7 @@ def unwritten(fd: int, *, length: int) -> Iterator[tuple[int, int]]:
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
     done = 0
-    for offset, run, flags in _mapped(fd, sync=True):
+    for offset, _, run, flags in _mapped(fd, sync=True):
         if flags & ExtentFlag.UNWRITTEN:
             continue
         if done < min(offset, length):
@@ -123,14 +128,17 @@ def _flags(bits: int) -> tuple[ExtentFlag, ...]:
 
 def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | None:
     """Return the bytes of ``[0, file_size)`` in each state; None without FIEMAP."""
-    count = 0
+    count = fragments = 0
+    follows = None  # the offset and the place that would go on with the run
     totals = dict.fromkeys((0, *ExtentFlag), 0)
     try:
-        for offset, length, flags in _mapped(fd, sync=sync):
+        for offset, place, length, flags in _mapped(fd, sync=sync):
             if offset >= file_size:
                 break
             below = min(length, file_size - offset)
             count += 1
+            fragments += (offset, place) != follows
+            follows = (offset + length, place + length)
             totals[0] += below
             for flag in _flags(flags & _TOLD):
                 totals[flag] += below
@@ -140,6 +148,7 @@ def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | 
         return None
     return ExtentSummary(
         count=count,
+        fragments=fragments,
         written=totals[0] - totals[ExtentFlag.UNWRITTEN],
         unwritten=totals[ExtentFlag.UNWRITTEN],
         shared=totals[ExtentFlag.SHARED],

@@ -75,6 +75,29 @@ class Filesystem:
     user_xattr: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which filesystem an open file is on; the fields are those of `Filesystem`."""
+
+    type: str
+    key: str
+    copy_on_write: bool
+
+
+def identify(fd: int) -> Identity:
+    """Return which filesystem holds the open file or directory; nothing is tried.
+
+    :raises OSError: when the mount cannot be found.
+    """
+    mount = mount_of(fd)
+    storage = _storage_of(mount, fd)
+    return Identity(
+        type=mount.type,
+        key=storage.key,
+        copy_on_write=storage.type not in _OVERWRITES_IN_PLACE,
+    )
+
+
 def mount_of(fd: int) -> Mount:
     """Return the mount that holds the open file, by its mount id (Linux 3.15).
 
@@ -106,7 +129,7 @@ def _type_by_magic(fd: int) -> str:
 
 
 def _storage_of(mount: Mount, fd: int) -> Mount:
-    """Return the mount that stores new files of the open directory.
+    """Return the mount that stores the open file, or new ones of the open directory.
 
     For an overlay it is that of its upper directory. Where that is named from another
     mount namespace (a container's is), or was hidden, the overlay itself is returned.
@@ -149,14 +172,13 @@ def probe(directory: Path) -> Filesystem:
     :raises OSError: when the mount cannot be found.
     """
     with staging.create(directory) as staged:
-        mount = mount_of(staged.directory_fd)
-        storage = _storage_of(mount, staged.directory_fd)
+        identity = identify(staged.directory_fd)
         status = os.fstatvfs(staged.directory_fd)
-        copy_on_write = storage.type not in _OVERWRITES_IN_PLACE
+        copy_on_write = identity.copy_on_write
         nocow = copy_on_write and _accepts_nocow(staged.fd)
         return Filesystem(
-            type=mount.type,
-            key=storage.key,
+            type=identity.type,
+            key=identity.key,
             block_size=status.f_bsize,
             size=status.f_blocks * status.f_frsize,
             free=free_bytes(staged.directory_fd),

@@ -1,7 +1,8 @@
 """QEMU's image locks: OFD locks on single bytes (QEMU's block/file-posix.c, 2.10 on).
 
-A process that holds a permission has a shared lock on byte 100 + permission; the bits
-are those of BLK_PERM_*: 0x02 is "write" (byte 101) and 0x08 is "resize" (byte 103).
+A process that holds a permission has a shared lock on byte 100 + permission, and one
+that does not share it on byte 200 + permission; the bits are those of BLK_PERM_*: 0x02
+is "write" (byte 101) and 0x08 is "resize" (byte 103).
 """
 
 from __future__ import annotations
@@ -12,6 +13,12 @@ import struct
 
 _FLOCK = struct.Struct("=hhxxxxqqixxxx")  # l_type, l_whence, l_start, l_len, l_pid
 _WRITE, _RESIZE = 101, 103
+_ALL = range(100, 300)
+
+
+def held(fd: int) -> bool:
+    """Return whether a QEMU process has the image open, for whatever."""
+    return _is_locked(fd, _ALL.start, length=len(_ALL))
 
 
 def held_for_writing(fd: int) -> bool:
@@ -19,7 +26,7 @@ def held_for_writing(fd: int) -> bool:
     return any(_is_locked(fd, byte) for byte in (_WRITE, _RESIZE))
 
 
-def _is_locked(fd: int, byte: int) -> bool:
-    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+def _is_locked(fd: int, start: int, *, length: int = 1) -> bool:
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted)
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

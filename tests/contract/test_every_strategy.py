@@ -216,6 +216,7 @@ def observations() -> Iterator[Observation]:
             virtual_size=size,
             file_size=full,
             actual_size=4096 if allocation is Allocation.THIN else full,
+            full_size=full,
             mapping=mapping,
             allocation=allocation,
             guaranteed=False,

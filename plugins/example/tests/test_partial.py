@@ -67,6 +67,7 @@ def observation(*, held: int, allocation: Allocation = Allocation.THIN) -> Obser
         virtual_size=SIZE,
         file_size=held,
         actual_size=held,
+        full_size=fully_allocated_size(SIZE, cluster_size=64 << 10),
         mapping=MappingState.NONE,
         allocation=allocation,
         guaranteed=False,

@@ -1,0 +1,66 @@
+"""Opening an image once: links resolved, regular files only, nothing waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from allocpolicy.errors import ImageError
+
+# How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…}; a
+# pathlib.Path has one slash of them.
+NETWORK_DISK = re.compile(
+    r"(nbd|rbd|ssh|nfs|vxhs|iscsi|gluster|https?|ftps?|json)(\+[a-z]+)?:"
+)
+_REASONS = {
+    errno.ETXTBSY: "it is being executed, or is a swap file in use",
+    # open(2) with O_NONBLOCK of a file under another's lease
+    errno.EWOULDBLOCK: "another allocpolicy is rewriting it; try again later",
+}
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[tuple[Path, int]]:
+    """Open an image; yield its path without symbolic links, and its descriptor.
+
+    :raises ImageError: when it is missing, not to be opened or not a regular file.
+    """
+    resolved = resolve(path)
+    # O_NONBLOCK: opening a FIFO would wait for a writer.
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(resolved, flags)
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, str(error.strerror))
+        raise ImageError(path, f"cannot open it: {reason}") from error
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise ImageError(path, f"it is {kind(mode)}, not a regular file")
+        yield resolved, fd
+    finally:
+        os.close(fd)
+
+
+def resolve(path: Path) -> Path:
+    """Return the absolute path, symbolic links resolved.
+
+    :raises ImageError: when there is nothing.
+    """
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "its symbolic links form a loop"
+        raise ImageError(path, f"cannot open it: {reason}") from error
+
+
+def kind(mode: int) -> str:
+    """Return in words what a file that is not regular is."""
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    return "a block device" if stat.S_ISBLK(mode) else "a special file"
