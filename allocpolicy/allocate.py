@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from allocpolicy import (
-    destination,
-    execute,
-    image_cache,
-    invoke,
-    observe,
-    registry,
-    resolve,
-)
+from allocpolicy import destination, execute, image_cache, observe, resolve
+from allocpolicy.attempt import Attempt, Task, first_supported
 from allocpolicy.config import Policy
-from allocpolicy.errors import (
-    ImageError,
-    InvalidRequest,
-    Replan,
-    Unsupported,
-    format_size,
-)
+from allocpolicy.errors import ImageError, InvalidRequest, format_size
 from allocpolicy.execute import Access, Job, Outcome
 from allocpolicy.facts import BaseImage, DiskFormat, Facts, Host
 from allocpolicy.flavors import Flavor
@@ -34,10 +22,8 @@ from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import Loaded
 from allocpolicy.report import Report
 from allocpolicy.resolve import Selection
-from allocpolicy.stamp import Choice, Stamp
+from allocpolicy.stamp import Stamp
 from allocpolicy.strategy import DiskRole, Operation, Request
-
-REPLANS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,17 +44,6 @@ class Order:
     extra_specs: Mapping[str, str] = field(default_factory=dict)
     access: Access = field(default_factory=Access)
     dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Attempt:
-    """A selection, its plan and steps; the outcome is None after a dry run."""
-
-    selection: Selection
-    reason: str
-    plan: Plan
-    steps: tuple[str, ...]
-    outcome: Outcome | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,76 +164,37 @@ def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
     )
 
 
-def _first_supported(work: _Work) -> _Attempt:
-    """Try the requested strategy, then what `on_unsupported` allows instead."""
-    fallbacks: Iterator[str] = iter(())
-    if work.policy.on_unsupported == "fallback":
-        for fallback in work.policy.fallback_strategies:
-            registry.find(fallback)  # a misspelt one is told now, not when it is needed
-        fallbacks = iter(work.policy.fallback_strategies)
-    selection, reason = work.requested, "as requested"
-    while True:
-        try:
-            return _attempt(work, selection, reason=reason)
-        except Unsupported as error:
-            name = next(fallbacks, None)
-            if name is None:
-                raise
-            reason = f"fallback: {selection.strategy} is not to be had: {error.reason}"
-            selection = resolve.resolve_fallback(
-                work.requested, name=name, reason=reason
-            )
-
-
-def _attempt(work: _Work, selection: Selection, *, reason: str) -> _Attempt:
-    """Plan and execute; again when what the plan relied on was lost to another."""
-    loaded = registry.load(selection.strategy)
-    for remaining in reversed(range(REPLANS)):
-        plan = _plan(work, loaded, selection)
-        steps = invoke.describe(loaded, plan=plan)
-        try:
-            outcome = _carry_out(work, plan, loaded, selection)
-        except Replan:
-            if not remaining:
-                raise
-            continue
-        break
-    return _Attempt(
-        selection=selection,
-        reason="; ".join(filter(None, (reason, plan.reason))),
-        plan=plan,
-        steps=steps,
-        outcome=outcome,
+def _first_supported(work: _Work) -> Attempt:
+    return first_supported(
+        Task(
+            request=work.request,
+            requested=work.requested,
+            policy=work.policy,
+            facts=partial(_facts, work),
+            carry_out=partial(_carry_out, work),
+        )
     )
 
 
-def _plan(work: _Work, loaded: Loaded, selection: Selection) -> Plan:
-    request, options = work.request, selection.options
-    observed = invoke.observe(loaded, request=request, options=options, host=work.host)
-    base = request.base
-    facts = Facts(
+def _facts(work: _Work) -> Facts:
+    base = work.request.base
+    return Facts(
         host=work.host,
         base=base,
         shares_base=base is not None
         and base.plain
         and observe.shares(base, directory=work.host.directory),
-        observed=observed,
     )
-    return invoke.plan(loaded, request=request, options=options, facts=facts)
 
 
 def _carry_out(
-    work: _Work, plan: Plan, loaded: Loaded, selection: Selection
+    work: _Work, plan: Plan, /, *, loaded: Loaded, stamp: Stamp
 ) -> Outcome | None:
     job = Job(
         request=work.request,
         host=work.host,
         loaded=loaded,
-        stamp=Stamp(
-            requested=_choice(work.requested),
-            effective=_choice(selection),
-            format=work.request.format,
-        ),
+        stamp=stamp,
         access=work.order.access,
         lock_path=work.policy.lock_path,
         watch=work.watch,
@@ -269,11 +205,7 @@ def _carry_out(
     return execute.execute(plan, job)
 
 
-def _choice(selection: Selection) -> Choice:
-    return Choice(strategy=selection.strategy, options=dict(selection.options))
-
-
-def _report(work: _Work, attempt: _Attempt, *, elapsed: float) -> Report:
+def _report(work: _Work, attempt: Attempt, *, elapsed: float) -> Report:
     outcome, base = attempt.outcome, work.request.base
     prepared = (base.pending,) if base and base.pending else ()
     return Report(

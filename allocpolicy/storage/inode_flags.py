@@ -8,15 +8,24 @@ import struct
 
 FS_IOC_GETFLAGS = 0x80086601
 FS_IOC_SETFLAGS = 0x40086602
-_LONG = struct.Struct(
-    "=l"
-)  # the kernel reads and writes an int, whatever the macro says
+# The kernel reads and writes an int, whatever the macro says.
+_INT = struct.Struct("=l")
+_LONG_SIZE = 8
 
 
 class InodeFlag(enum.IntFlag):
-    """The flags that matter to allocation (include/uapi/linux/fs.h)."""
+    """The flags that matter here (include/uapi/linux/fs.h).
 
+    ``CARRIED`` are those that a file keeps when another takes its place.
+    """
+
+    COMPR = 0x00000004
+    SYNC = 0x00000008
+    NODUMP = 0x00000040
+    NOATIME = 0x00000080
+    NOCOMP = 0x00000400
     NOCOW = 0x00800000
+    CARRIED = COMPR | SYNC | NODUMP | NOATIME | NOCOMP | NOCOW
 
 
 def read(fd: int) -> int:
@@ -24,18 +33,18 @@ def read(fd: int) -> int:
 
     :raises OSError: ENOTTY or EOPNOTSUPP where the filesystem has none.
     """
-    buffer = bytearray(_LONG.size + 4)
+    buffer = bytearray(_LONG_SIZE)
     fcntl.ioctl(fd, FS_IOC_GETFLAGS, buffer)
-    return int(_LONG.unpack_from(buffer)[0])
+    return int(_INT.unpack_from(buffer)[0])
 
 
-def add(fd: int, flag: InodeFlag) -> None:
-    """Set a flag; btrfs takes NOCOW only while the file is empty.
+def add(fd: int, flags: InodeFlag) -> None:
+    """Set flags; btrfs takes NOCOW only while the file is empty.
 
     :raises OSError: EOPNOTSUPP or EINVAL where the filesystem does not know it.
     """
-    buffer = bytearray(_LONG.size + 4)
-    _LONG.pack_into(buffer, 0, read(fd) | flag)
+    buffer = bytearray(_LONG_SIZE)
+    _INT.pack_into(buffer, 0, read(fd) | flags)
     fcntl.ioctl(fd, FS_IOC_SETFLAGS, buffer)
 
 

@@ -1,35 +1,65 @@
-"""Leases on files: F_SETLEASE of fcntl(2) tells whether a file is open elsewhere."""
+"""Leases on files, fcntl(2): F_SETLEASE tells and keeps that nobody else has one open.
+
+A write lease is refused while anybody else has the file open; whoever opens it later
+waits (/proc/sys/fs/lease-break-time, 45 s) and breaks it, which F_GETLEASE tells. Only
+the file's owner and root can have one. Our descriptor must be the only one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import signal
-import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 # The filesystem has no leases (NFS), or the file is neither ours nor are we root.
-_NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK, errno.EACCES, errno.EPERM})
+NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK, errno.EACCES, errno.EPERM})
+
+
+@contextlib.contextmanager
+def held(fd: int) -> Iterator[None]:
+    """Hold a write lease on the open file while the body runs.
+
+    :raises OSError: EAGAIN while somebody else has the file open, one of `NO_LEASES`
+        where there are none.
+    """
+    # The break is told by SIGIO, whose default action kills; that of SIGURG does
+    # nothing, and no other thread's handlers are touched.
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    try:
+        yield
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def is_whole(fd: int) -> bool:
+    """Return whether the lease on the file is as it was taken: nobody opened it."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
 
 
 def is_open_elsewhere(fd: int) -> bool:
-    """Return whether somebody else has the file open; False where it can't be told.
-
-    ``fd`` must be our only descriptor of the file. A write lease is refused while
-    anybody else has the file open; ours is dropped at once. Somebody who opens the
-    file in between breaks it by SIGIO, whose default action kills: it is ignored.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("SIGIO can be ignored from the main thread only")
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    """Return whether somebody else has the file open; False where it can't be told."""
     try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        with held(fd):
+            return False
     except OSError as error:
-        if error.errno in _NO_LEASES:
+        if error.errno in NO_LEASES:
             return False
         if error.errno != errno.EAGAIN:
             raise
         return True
-    finally:
-        signal.signal(signal.SIGIO, before)
-    return False
+
+
+def leased_inodes() -> frozenset[int]:
+    """Return the inode numbers of the files under a lease: to open one breaks it.
+
+    Of /proc/locks (proc_locks(5)); its device is not compared, as a btrfs subvolume's
+    files have another there than by stat(2).
+    """
+    lines = Path("/proc/locks").read_text().splitlines()
+    leases = (line.split() for line in lines if " LEASE " in line)
+    files = (field for fields in leases for field in fields if field.count(":") == 2)
+    return frozenset(int(file.rpartition(":")[2]) for file in files)

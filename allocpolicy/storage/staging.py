@@ -12,21 +12,26 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from allocpolicy.errors import (
     DestinationError,
     DestinationExists,
+    ImageError,
     Replan,
     Unsupported,
 )
+from allocpolicy.storage import lease, rename
 from allocpolicy.storage.failure import explained
 
 PREFIX, SUFFIX = ".allocpolicy-", ".tmp"
 # O_TMPFILE is missing: EOPNOTSUPP by the filesystem, EISDIR by a kernel before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
 PRIVATE = 0o600
+OPENED_MEANWHILE = (
+    "somebody opened it meanwhile; it is as it was: stop who uses it, and try again"
+)
 _DIRECTORY_PROBLEMS = {
     errno.ENOENT: "the directory does not exist; create it first",
     errno.ENOTDIR: "its parent is not a directory",
@@ -97,17 +102,8 @@ class Staged:
 
         :raises DestinationExists: when the name is taken.
         """
-        source = self._temporary or f"/proc/self/fd/{self.fd}"
-        # With src_dir_fd Python calls linkat(2) with AT_SYMLINK_FOLLOW; link(2) would
-        # fail with EXDEV on the magic link.
         try:
-            os.link(
-                source,
-                name,
-                src_dir_fd=self.directory_fd,
-                dst_dir_fd=self.directory_fd,
-                follow_symlinks=True,
-            )
+            self._link(self._temporary or f"/proc/self/fd/{self.fd}", name)
         except FileExistsError as error:
             raise DestinationExists(self.directory / name) from error
         except OSError as error:
@@ -117,6 +113,60 @@ class Staged:
             raise Unsupported(self.directory, reason) from error
         self._forget_name()
         os.fsync(self.directory_fd)
+
+    def exchange(self, name: str, *, old: int, still_alone: Callable[[], bool]) -> None:
+        """Put the complete file in the place of the one of that name, which is dropped.
+
+        A kill may leave one more name, of whichever is not the disk by then: both files
+        are locked, so that `sweep` lets it be until we are gone.
+
+        :param old: the descriptor of the file that has the name, under a lease.
+        :param still_alone: whether nobody opened that file; asked before and after the
+            names are exchanged, and if not they are as they were.
+        :raises ImageError: when somebody did, or the name is another file's by now.
+        :raises Unsupported: when the filesystem cannot exchange names.
+        """
+        disk = self.directory / name
+        fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary = self._named()
+        self._exchange(temporary, name, disk=disk)
+        if not _same_file(old, temporary, self.directory_fd):
+            self._exchange(temporary, name, disk=disk)
+            raise ImageError(disk, "it was replaced meanwhile; nothing was changed")
+        if not still_alone():
+            self._exchange(temporary, name, disk=disk)
+            raise ImageError(disk, OPENED_MEANWHILE)
+        os.fsync(self.directory_fd)
+        self._forget_name()
+
+    def _named(self) -> str:
+        """Return the file's temporary name; it gets one, locked, if it has none."""
+        if self._temporary is None:
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            temporary = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
+            self._link(f"/proc/self/fd/{self.fd}", temporary)
+            self._temporary = temporary
+        return self._temporary
+
+    def _link(self, source: str, name: str) -> None:
+        # With src_dir_fd Python calls linkat(2) with AT_SYMLINK_FOLLOW; link(2) would
+        # fail with EXDEV on the magic link.
+        os.link(
+            source,
+            name,
+            src_dir_fd=self.directory_fd,
+            dst_dir_fd=self.directory_fd,
+            follow_symlinks=True,
+        )
+
+    def _exchange(self, first: str, second: str, *, disk: Path) -> None:
+        try:
+            rename.exchange(first, second, directory=self.directory_fd)
+        except OSError as error:
+            if error.errno not in rename.NO_EXCHANGE:
+                raise
+            reason = "it cannot exchange names, so a disk can't be replaced atomically"
+            raise Unsupported(disk, reason) from error
 
     def discard(self) -> None:
         """Drop the file unless it was published."""
@@ -158,14 +208,17 @@ def create(directory: Path) -> Iterator[Staged]:
 def sweep(directory: Path) -> None:
     """Remove temporary names in the directory whose makers are gone."""
     with os.scandir(directory) as entries:
-        names = [
-            entry.path
+        found = [
+            entry
             for entry in entries
             if entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)
         ]
-    for name in names:
-        with contextlib.suppress(OSError):
-            _remove_if_unlocked(name)
+    leased = lease.leased_inodes() if found else frozenset()
+    for entry in found:
+        # A disk that is being exchanged: opening it would break its maker's lease.
+        if entry.inode() not in leased:
+            with contextlib.suppress(OSError):
+                _remove_if_unlocked(entry.path)
 
 
 def _remove_if_unlocked(path: str) -> None:

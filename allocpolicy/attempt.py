@@ -1,0 +1,122 @@
+"""Trying a strategy, and what `on_unsupported` allows instead of it.
+
+This is what a new disk and an existing one have in common: plan, carry out, plan again
+when what the plan relied on was lost, and fall back by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from allocpolicy import invoke, registry, resolve
+from allocpolicy.config import Policy
+from allocpolicy.errors import Replan, Unsupported
+from allocpolicy.execute import Outcome
+from allocpolicy.facts import Facts
+from allocpolicy.plan import Plan
+from allocpolicy.registry import Loaded
+from allocpolicy.resolve import Selection
+from allocpolicy.stamp import Choice, Stamp
+from allocpolicy.strategy import Request
+
+REPLANS = 8
+
+
+class CarryOut(Protocol):
+    """What is done with a plan."""
+
+    def __call__(
+        self, plan: Plan, /, *, loaded: Loaded, stamp: Stamp
+    ) -> Outcome | None:
+        """Carry the plan out and return what came of it; None after a rehearsal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What stays the same, whichever strategy is tried.
+
+    ``facts`` gives what was observed; what the strategy itself observes is added.
+    """
+
+    request: Request
+    requested: Selection
+    policy: Policy
+    facts: Callable[[], Facts]
+    carry_out: CarryOut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A selection, its plan and steps; the outcome is None after a dry run."""
+
+    selection: Selection
+    reason: str
+    plan: Plan
+    steps: tuple[str, ...]
+    outcome: Outcome | None
+
+
+def first_supported(task: Task) -> Attempt:
+    """Try the requested strategy, then what `on_unsupported` allows instead.
+
+    :raises Unsupported: when the storage can do none of them.
+    :raises Error: as `Task.carry_out` does.
+    """
+    fallbacks: Iterator[str] = iter(())
+    if task.policy.on_unsupported == "fallback":
+        for fallback in task.policy.fallback_strategies:
+            registry.find(fallback)  # a misspelt one is told now, not when it is needed
+        fallbacks = iter(task.policy.fallback_strategies)
+    selection, reason = task.requested, "as requested"
+    while True:
+        try:
+            return _attempt(task, selection, reason=reason)
+        except Unsupported as error:
+            name = next(fallbacks, None)
+            if name is None:
+                raise
+            reason = f"fallback: {selection.strategy} is not to be had: {error.reason}"
+            selection = resolve.resolve_fallback(
+                task.requested, name=name, reason=reason
+            )
+
+
+def _attempt(task: Task, selection: Selection, *, reason: str) -> Attempt:
+    """Plan and carry out; again when what the plan relied on was lost to another."""
+    loaded = registry.load(selection.strategy)
+    stamp = Stamp(
+        requested=_choice(task.requested),
+        effective=_choice(selection),
+        format=task.request.format,
+    )
+    for remaining in reversed(range(REPLANS)):
+        plan = _plan(task, loaded, selection)
+        steps = invoke.describe(loaded, plan=plan)
+        try:
+            outcome = task.carry_out(plan, loaded=loaded, stamp=stamp)
+        except Replan:
+            if not remaining:
+                raise
+            continue
+        break
+    return Attempt(
+        selection=selection,
+        reason="; ".join(filter(None, (reason, plan.reason))),
+        plan=plan,
+        steps=steps,
+        outcome=outcome,
+    )
+
+
+def _plan(task: Task, loaded: Loaded, selection: Selection) -> Plan:
+    request, options = task.request, selection.options
+    facts = task.facts()
+    observed = invoke.observe(loaded, request=request, options=options, host=facts.host)
+    facts = replace(facts, observed=observed)
+    return invoke.plan(loaded, request=request, options=options, facts=facts)
+
+
+def _choice(selection: Selection) -> Choice:
+    return Choice(strategy=selection.strategy, options=dict(selection.options))
