@@ -195,7 +195,9 @@ def l1_entries(virtual_size: int, *, cluster_size: int, extended_l2: bool) -> in
     return _divide_up(virtual_size, cluster_size * entries)
 
 
-def refcount_clusters(clusters: int, *, cluster_size: int) -> tuple[int, int]:
+def refcount_clusters(
+    clusters: int, *, cluster_size: int, refcount_bits: int = 8 * REFCOUNT_SIZE
+) -> tuple[int, int]:
     """Return (blocks, table clusters) that count so many clusters and themselves.
 
     The least fixed point: each pass counts what the pass before added, until nothing
@@ -204,7 +206,7 @@ def refcount_clusters(clusters: int, *, cluster_size: int) -> tuple[int, int]:
     blocks = table = 0
     while True:
         counted = clusters + blocks + table
-        more_blocks = _divide_up(counted * REFCOUNT_SIZE, cluster_size)
+        more_blocks = _divide_up(counted * refcount_bits, 8 * cluster_size)
         more_table = _divide_up(more_blocks * TABLE_ENTRY_SIZE, cluster_size)
         if (more_blocks, more_table) == (blocks, table):
             return blocks, table

@@ -51,7 +51,7 @@ def mapping_state(fd: int, header: Header, *, path: Path) -> State:
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
-    if _is_plainly_full(fd, header):
+    if is_plainly_full(fd, header):
         return "full"
     return summarise_mapping(fd, header, path=path).state
 
@@ -65,7 +65,7 @@ def summarise_mapping(fd: int, header: Header, *, path: Path) -> MappingSummary:
     l2 = tables.read_l2_tables(fd, header, path=path)
     if l2 is not None:
         for batch in tables.read_batches(fd, header, l2, path=path):
-            _forget_beyond_virtual_size(batch)
+            forget_beyond_virtual_size(batch)
             counts = _count(batch)
             mapped += counts[0]
             compressed += counts[1]
@@ -95,7 +95,7 @@ def data_runs(fd: int, header: Header, *, path: Path) -> Iterator[tuple[int, int
 
     size = header.cluster_size
     for batch in tables.read_batches(fd, header, l2, path=path):
-        _forget_beyond_virtual_size(batch)
+        forget_beyond_virtual_size(batch)
         host = (batch.entries & tables.OFFSET).astype(np.int64)
         here = np.flatnonzero((host != 0) & ((batch.entries & tables.ZERO) == 0))
         rows, columns = np.divmod(here, header.l2_entries)
@@ -108,7 +108,7 @@ def data_runs(fd: int, header: Header, *, path: Path) -> Iterator[tuple[int, int
                 yield int(guest[first]), int(host[first]), (last - first) * size
 
 
-def _is_plainly_full(fd: int, header: Header) -> bool:
+def is_plainly_full(fd: int, header: Header) -> bool:
     """Return whether one run of L2 tables maps all clusters, without a special one.
 
     So are images that were made with all metadata; the answer needs no numpy, whose
@@ -144,7 +144,7 @@ def _are_plain(entries: bytes, *, width: int) -> bool:
     )
 
 
-def _forget_beyond_virtual_size(batch: Batch) -> None:
+def forget_beyond_virtual_size(batch: Batch) -> None:
     """Clear what the last table maps beyond the virtual size, and VM state."""
     size, width = batch.header.virtual_size, batch.header.l2_entries
     total = -(-size // batch.header.cluster_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,14 @@ _BATCH_SIZE = 2 << 20  # bytes of L2 tables at once: they stay in a processor's 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class L2Tables:
-    """The L2 tables in host order: L1 indices and host offsets."""
+    """The L2 tables in host order: L1 indices and host offsets.
+
+    Those that are not ``copied`` are shared with a snapshot, and copied when written.
+    """
 
     indices: Indices
     offsets: Indices
+    copied: Mask
 
 
 def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
@@ -57,7 +62,7 @@ def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
     """
     l1_size = header.l1_entries * geometry.TABLE_ENTRY_SIZE
     raw = bytearray(l1_size)
-    _read_into(fd, memoryview(raw), offset=header.l1_offset, what="L1 table", path=path)
+    read_into(fd, memoryview(raw), offset=header.l1_offset, what="L1 table", path=path)
     if raw == bytes(l1_size):
         return None
     import numpy as np
@@ -78,7 +83,29 @@ def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
     if len(twice := np.flatnonzero(offsets[1:] == offsets[:-1])):
         first, second = indices[twice[0] : twice[0] + 2]
         raise ImageError(path, f"L1 entries {first} and {second} share an L2 table")
-    return L2Tables(indices=indices, offsets=offsets)
+    copied = (entries[indices] & COPIED) != 0
+    return L2Tables(indices=indices, offsets=offsets, copied=copied)
+
+
+def read_refcount_table(fd: int, header: Header, *, path: Path) -> tuple[int, ...]:
+    """Return the refcount blocks' host offsets, 0 for none, up to the last block.
+
+    They are aligned and inside the file. A table is mostly empty: no numpy is needed.
+
+    :raises ImageError: naming the refcount table entry that is wrong.
+    """
+    file_size, offset = os.fstat(fd).st_size, header.refcount_table_offset
+    raw = bytearray(header.refcount_table_clusters * header.cluster_size)
+    # The table may be the file's last cluster, which may be short.
+    present = memoryview(raw)[: max(0, file_size - offset)]
+    read_into(fd, present, offset=offset, what="refcount table", path=path)
+    used = -(-len(raw.rstrip(b"\0")) // geometry.TABLE_ENTRY_SIZE)
+    entries = struct.unpack_from(f">{used}Q", raw)
+    for index, entry in enumerate(entries):
+        if entry % header.cluster_size or entry >= file_size:
+            wrong = _refcount_table_fault(entry, file_size=file_size)
+            raise ImageError(path, f"refcount table entry {index} {wrong}")
+    return entries
 
 
 def read_refcount_blocks(fd: int, header: Header, *, path: Path) -> Indices:
@@ -88,22 +115,16 @@ def read_refcount_blocks(fd: int, header: Header, *, path: Path) -> Indices:
     """
     import numpy as np
 
-    file_size, offset = os.fstat(fd).st_size, header.refcount_table_offset
-    raw = bytearray(header.refcount_table_clusters * header.cluster_size)
-    # The table may be the file's last cluster, which may be short.
-    present = memoryview(raw)[: max(0, file_size - offset)]
-    _read_into(fd, present, offset=offset, what="refcount table", path=path)
-    entries = np.frombuffer(raw, ">u8").astype(np.uint64)
-    faults = (
-        ((entries & REFCOUNT_TABLE_RESERVED) != 0, "has reserved bits set"),
-        (entries % header.cluster_size != 0, "points at an unaligned block"),
-        (entries >= file_size, "points at a block that is outside the file"),
-    )
-    refuse_entries(
-        faults, name=lambda index: f"refcount table entry {index}", path=path
-    )
-    blocks: Indices = entries[entries != 0].astype(np.int64)
-    return blocks
+    entries = read_refcount_table(fd, header, path=path)
+    return np.array([entry for entry in entries if entry], np.int64)
+
+
+def _refcount_table_fault(entry: int, *, file_size: int) -> str:
+    if entry & REFCOUNT_TABLE_RESERVED:
+        return "has reserved bits set"
+    outside = entry >= file_size
+    where = "a block that is outside the file" if outside else "an unaligned block"
+    return f"points at {where}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +200,7 @@ def read_batches(
         offsets = l2.offsets[start : start + step]
         cuts = np.flatnonzero(np.diff(offsets) != size) + 1
         for first, last in itertools.pairwise((0, *cuts.tolist(), len(offsets))):
-            _read_into(
+            read_into(
                 fd,
                 buffer[first * size : last * size],
                 offset=int(offsets[first]),
@@ -210,9 +231,13 @@ def refuse_entries(
             raise ImageError(path, f"{name(int(wrong.argmax()))} {reason}")
 
 
-def _read_into(
+def read_into(
     fd: int, buffer: memoryview, *, offset: int, what: str, path: Path
 ) -> None:
+    """Fill the buffer from an offset of the file.
+
+    :raises ImageError: when the file ends inside it.
+    """
     while len(buffer):
         count = os.preadv(fd, [buffer], offset)
         if not count:

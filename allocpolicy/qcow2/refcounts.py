@@ -1,0 +1,231 @@
+"""Counting a qcow2 image's host clusters: in use, and needed by the guest's writes.
+
+Specification: QEMU's docs/interop/qcow2.rst, "Host cluster management". What the guest
+still needs is judged as QEMU's allocator does it, which takes the first free clusters
+of the file that are contiguous and as many as a request wants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allocpolicy.errors import ImageError
+from allocpolicy.qcow2 import geometry, mapping, tables
+from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, TABLE_ENTRY_SIZE, MiB
+from allocpolicy.qcow2.header import Header
+
+if TYPE_CHECKING:
+    from allocpolicy.qcow2.tables import Mask
+
+# A request for more clusters than a hole has skips the hole until QEMU is started
+# again. Linux makes requests of 1280 KiB by default, since 6.16 of 4 MiB.
+LARGEST_REQUEST = 4 * MiB
+_BATCH = 128 << 10  # bytes of refcounts at once: a million of them, if of one bit
+_ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
+_PLAIN_BITS = 8 * REFCOUNT_SIZE
+
+
+def used_clusters(fd: int, header: Header, *, path: Path) -> int:
+    """Return how many host clusters have a refcount above 0.
+
+    :raises ImageError: when the refcount table is malformed or a block is cut short.
+    """
+    table = tables.read_refcount_table(fd, header, path=path)
+    return _usage(fd, header, table, path=path).used
+
+
+def full_size(fd: int, header: Header, *, path: Path, file_size: int) -> int:
+    """Return the file size at which every write of the guest finds a cluster inside.
+
+    In bytes, a multiple of the cluster size, and never less than ``file_size``. It
+    holds for requests of up to `LARGEST_REQUEST`, as long as the guest frees nothing
+    (discard=ignore): free clusters between used ones are counted less what such
+    requests may skip of them. Snapshots' clusters are not the guest's to overwrite. An
+    image that is wholly mapped needs no more; where that is plain, numpy isn't needed.
+
+    :raises ImageError: when a table is malformed or cut short.
+    """
+    size = header.cluster_size
+    present = -(-file_size // size)
+    if needed := missing_clusters(fd, header, path=path):
+        table = tables.read_refcount_table(fd, header, path=path)
+        usage = _usage(fd, header, table, path=path)
+        allocator = _Allocator(header=header, table=table, usage=usage)
+        present = max(present, allocator.end_with_new_tables(needed))
+    return present * size
+
+
+def missing_clusters(fd: int, header: Header, *, path: Path) -> int:
+    """Return how many clusters the guest's writes allocate, refcount blocks left out.
+
+    Those are the L2 tables and data clusters that aren't there, are compressed, or are
+    shared with a snapshot.
+
+    :raises ImageError: when the L1 is malformed or a table is cut short.
+    """
+    if mapping.is_plainly_full(fd, header):
+        return 0
+    total = -(-header.virtual_size // header.cluster_size)
+    # External data has no clusters in this file.
+    data = 0 if header.has_external_data_file else total
+    l2 = tables.read_l2_tables(fd, header, path=path)
+    if l2 is None:
+        return header.needed_l1_entries + data
+    import numpy as np
+
+    owned = l2.copied & (l2.indices < header.needed_l1_entries)
+    missing = header.needed_l1_entries - int(np.count_nonzero(owned))
+    if header.has_external_data_file:
+        return missing
+    for batch in tables.read_batches(fd, header, l2, path=path):
+        mapping.forget_beyond_virtual_size(batch)
+        standard = batch.standard
+        own = ((standard & tables.OFFSET) != 0) & ((standard & tables.COPIED) != 0)
+        data -= int(np.count_nonzero(own))
+    return missing + data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Usage:
+    """Host clusters: ``end`` is the one after the last that is used.
+
+    ``lost`` are the free ones before it that large requests may skip.
+    """
+
+    used: int = 0
+    end: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Allocator:
+    """What QEMU's allocator meets in an image."""
+
+    header: Header
+    table: tuple[int, ...]
+    usage: _Usage
+
+    def end(self, clusters: int) -> int:
+        """Return the end of the file, in clusters, when so many are allocated.
+
+        The least fixed point: a longer file needs more refcount blocks, which are
+        clusters of it themselves.
+        """
+        usage, per_block = self.usage, _refcounts_per_block(self.header)
+        free, end = usage.end - usage.used - usage.lost, usage.end
+        while True:
+            blocks = -(-end // per_block)
+            there = self.table[:blocks]
+            new_blocks = blocks - len(there) + there.count(0)
+            more = usage.end + max(0, clusters + new_blocks - free)
+            if more <= end:
+                return end
+            end = more
+
+    def end_with_new_tables(self, clusters: int) -> int:
+        """Return the same, with what QEMU does when the refcount table is too small.
+
+        It makes one that is half as large again, behind clusters that it leaves free
+        for now, up to where a refcount block ends. The old one's aren't relied on.
+        """
+        size, per_block = self.header.cluster_size, _refcounts_per_block(self.header)
+        entries = self.header.refcount_table_clusters * size // TABLE_ENTRY_SIZE
+        least, skipped = 0, _skipped(self.header)
+        while (end := self.end(clusters)) > entries * per_block:
+            first = entries + -(-(skipped + 2) // per_block)
+            blocks = _generous_blocks(first * per_block, self.header)
+            entries = blocks + -(-blocks // 2)
+            table = -(-entries * TABLE_ENTRY_SIZE // size)
+            entries = table * size // TABLE_ENTRY_SIZE
+            least = first * per_block + blocks - first + table
+            clusters += table + skipped
+        return max(end, least)
+
+
+def _generous_blocks(clusters: int, header: Header) -> int:
+    """Return how many refcount blocks QEMU wants when it makes a new table."""
+    size, bits = header.cluster_size, header.refcount_bits
+    _, table = geometry.refcount_clusters(
+        clusters, cluster_size=size, refcount_bits=bits
+    )
+    blocks, _ = geometry.refcount_clusters(
+        clusters + -(-table // 2), cluster_size=size, refcount_bits=bits
+    )
+    return blocks
+
+
+def _refcounts_per_block(header: Header) -> int:
+    return header.cluster_size * 8 // header.refcount_bits
+
+
+def _skipped(header: Header) -> int:
+    """Return the most clusters at the end of a hole that the next request skips."""
+    return -(-LARGEST_REQUEST // header.cluster_size)
+
+
+def _usage(fd: int, header: Header, table: tuple[int, ...], *, path: Path) -> _Usage:
+    """Count the clusters block after block; most are counted without numpy."""
+    blocks = [block for block in table if block]
+    if len(set(blocks)) < len(blocks):
+        raise ImageError(path, "two refcount table entries share a block")
+    usage, buffer = _Usage(), memoryview(bytearray(header.cluster_size))
+    for index, block in enumerate(table):
+        if not block:
+            continue
+        tables.read_into(fd, buffer, offset=block, what="refcount blocks", path=path)
+        first = index * _refcounts_per_block(header)
+        content = bytes(buffer).rstrip(b"\0")
+        count = len(content) // REFCOUNT_SIZE
+        if header.refcount_bits == _PLAIN_BITS and content == _ONE * count:
+            usage = _add_run(usage, first=first, count=count, header=header)
+        else:
+            usage = _add_block(usage, buffer, first=first, header=header)
+    return usage
+
+
+def _add_run(usage: _Usage, *, first: int, count: int, header: Header) -> _Usage:
+    """Add clusters in use that follow one another."""
+    if not count:
+        return usage
+    return _Usage(
+        used=usage.used + count,
+        end=first + count,
+        lost=usage.lost + min(first - usage.end, _skipped(header)),
+    )
+
+
+def _add_block(
+    usage: _Usage, block: memoryview, *, first: int, header: Header
+) -> _Usage:
+    """Add the clusters that a refcount block says are in use."""
+    import numpy as np
+
+    skipped = _skipped(header)
+    for start in range(0, len(block), _BATCH):
+        batch = block[start : start + _BATCH]
+        used = np.flatnonzero(_nonzero(batch, bits=header.refcount_bits))
+        if not len(used):
+            continue
+        used += first + start * 8 // header.refcount_bits
+        free = np.diff(used, prepend=usage.end - 1) - 1
+        usage = _Usage(
+            used=usage.used + len(used),
+            end=int(used[-1]) + 1,
+            lost=usage.lost + int(np.minimum(free, skipped).sum()),
+        )
+    return usage
+
+
+def _nonzero(refcounts: memoryview, *, bits: int) -> Mask:
+    """Return which refcounts are above 0; the lowest bits of a byte are the first."""
+    import numpy as np
+
+    if bits >= 8:
+        counts = np.frombuffer(refcounts, f"u{bits // 8}")
+    else:
+        single = np.unpackbits(np.frombuffer(refcounts, np.uint8), bitorder="little")
+        counts = single.reshape(-1, bits).max(axis=1)
+    mask: Mask = counts != 0
+    return mask
