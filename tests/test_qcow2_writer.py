@@ -294,7 +294,7 @@ def pointers(
     first: int, count: int, *, cluster_size: int, copied: bool, width: int
 ) -> bytes:
     return b"".join(
-        writer._pointers(
+        writer.pointers(
             first * cluster_size,
             count,
             cluster_size=cluster_size,

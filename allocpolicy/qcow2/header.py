@@ -128,7 +128,7 @@ def read_header(fd: int, *, path: Path) -> Header:
     cluster_size = 1 << raw.cluster_bits
     cluster = os.pread(fd, cluster_size, 0)
     short = len(cluster) < raw.header_length
-    _refuse([(short, "the file ends inside its header")], path=path)
+    refuse([(short, "the file ends inside its header")], path=path)
     extensions = _extensions(cluster, raw=raw, path=path)
     backing_format = extensions.get(BACKING_FORMAT)
     has_compression_type = raw.header_length > COMPRESSION_TYPE
@@ -152,7 +152,7 @@ def read_header(fd: int, *, path: Path) -> Header:
         has_bitmaps=_has_bitmaps(extensions.get(BITMAPS), path=path),
         compression_type=cluster[COMPRESSION_TYPE] if has_compression_type else 0,
     )
-    _refuse(_header_faults(header, file_size=os.fstat(fd).st_size), path=path)
+    refuse(_header_faults(header, file_size=os.fstat(fd).st_size), path=path)
     return header
 
 
@@ -163,7 +163,7 @@ def check_base(header: Header, *, path: Path) -> None:
 
     :raises ImageError: naming the first hindrance, and what to do about it.
     """
-    _refuse(_base_faults(header), path=path)
+    refuse(_base_faults(header), path=path)
 
 
 def hindrances(header: Header) -> Iterator[str]:
@@ -220,7 +220,7 @@ def _unpack(data: bytes, *, path: Path) -> _RawHeader:
     if len(data) < HEADER.size:
         raise ImageError(path, "the file ends inside its header")
     raw = _RawHeader._make(HEADER.unpack(data))
-    _refuse(_raw_faults(raw), path=path)
+    refuse(_raw_faults(raw), path=path)
     return raw
 
 
@@ -251,8 +251,8 @@ def _backing_file(cluster: bytes, *, raw: _RawHeader, path: Path) -> str | None:
         return None
     end = raw.backing_file_offset + raw.backing_file_size
     name = cluster[raw.backing_file_offset : end]
-    _refuse([(len(cluster) < end, "the file ends inside its header")], path=path)
-    _refuse([(b"\0" in name, "its backing file name has a NUL byte")], path=path)
+    refuse([(len(cluster) < end, "the file ends inside its header")], path=path)
+    refuse([(b"\0" in name, "its backing file name has a NUL byte")], path=path)
     return os.fsdecode(name)
 
 
@@ -271,7 +271,7 @@ def _extensions(cluster: bytes, *, raw: _RawHeader, path: Path) -> dict[int, byt
             (position + length > len(cluster), "the file ends inside its header"),
             (kind in extensions, f"its header extension {kind:#x} is there twice"),
         )
-        _refuse(faults, path=path)
+        refuse(faults, path=path)
         extensions[kind] = cluster[position : position + length]
         position += -(-length // 8) * 8
     return extensions
@@ -281,7 +281,7 @@ def _has_bitmaps(extension: bytes | None, *, path: Path) -> bool:
     if extension is None:
         return False
     wrong = len(extension) != BITMAPS_LENGTH
-    _refuse([(wrong, "its bitmaps extension has a wrong length")], path=path)
+    refuse([(wrong, "its bitmaps extension has a wrong length")], path=path)
     return int.from_bytes(extension[:4], "big") > 0
 
 
@@ -332,7 +332,8 @@ def _base_faults(header: Header) -> Iterator[tuple[bool, str]]:
     yield header.dirty, f"it was not closed cleanly; {repair}"
 
 
-def _refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:
+def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:
+    """Raise ImageError for the first fault that is there."""
     for wrong, reason in faults:
         if wrong:
             raise ImageError(path, reason)

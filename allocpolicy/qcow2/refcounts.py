@@ -57,6 +57,18 @@ def full_size(fd: int, header: Header, *, path: Path, file_size: int) -> int:
     return present * size
 
 
+def used_end(
+    fd: int, header: Header, table: tuple[int, ...], *, start: int, path: Path
+) -> int:
+    """Return the first host cluster from ``start`` with no used one behind it.
+
+    :raises ImageError: when a refcount block is cut short.
+    """
+    first = start // refcounts_per_block(header)
+    usage = _usage(fd, header, table, first=first, path=path)
+    return max(start, usage.end)
+
+
 def missing_clusters(fd: int, header: Header, *, path: Path) -> int:
     """Return how many clusters the guest's writes allocate, refcount blocks left out.
 
@@ -113,7 +125,7 @@ class _Allocator:
         The least fixed point: a longer file needs more refcount blocks, which are
         clusters of it themselves.
         """
-        usage, per_block = self.usage, _refcounts_per_block(self.header)
+        usage, per_block = self.usage, refcounts_per_block(self.header)
         free, end = usage.end - usage.used - usage.lost, usage.end
         while True:
             blocks = -(-end // per_block)
@@ -130,7 +142,7 @@ class _Allocator:
         It makes one that is half as large again, behind clusters that it leaves free
         for now, up to where a refcount block ends. The old one's aren't relied on.
         """
-        size, per_block = self.header.cluster_size, _refcounts_per_block(self.header)
+        size, per_block = self.header.cluster_size, refcounts_per_block(self.header)
         entries = self.header.refcount_table_clusters * size // TABLE_ENTRY_SIZE
         least, skipped = 0, _skipped(self.header)
         while (end := self.end(clusters)) > entries * per_block:
@@ -156,7 +168,8 @@ def _generous_blocks(clusters: int, header: Header) -> int:
     return blocks
 
 
-def _refcounts_per_block(header: Header) -> int:
+def refcounts_per_block(header: Header) -> int:
+    """Return how many clusters one refcount block counts."""
     return header.cluster_size * 8 // header.refcount_bits
 
 
@@ -165,23 +178,25 @@ def _skipped(header: Header) -> int:
     return -(-LARGEST_REQUEST // header.cluster_size)
 
 
-def _usage(fd: int, header: Header, table: tuple[int, ...], *, path: Path) -> _Usage:
-    """Count the clusters block after block; most are counted without numpy."""
+def _usage(
+    fd: int, header: Header, table: tuple[int, ...], *, first: int = 0, path: Path
+) -> _Usage:
+    """Count the clusters from the first block on; most are counted without numpy."""
     blocks = [block for block in table if block]
     if len(set(blocks)) < len(blocks):
         raise ImageError(path, "two refcount table entries share a block")
     usage, buffer = _Usage(), memoryview(bytearray(header.cluster_size))
-    for index, block in enumerate(table):
+    for index, block in enumerate(table[first:], start=first):
         if not block:
             continue
         tables.read_into(fd, buffer, offset=block, what="refcount blocks", path=path)
-        first = index * _refcounts_per_block(header)
+        cluster = index * refcounts_per_block(header)
         content = bytes(buffer).rstrip(b"\0")
         count = len(content) // REFCOUNT_SIZE
         if header.refcount_bits == _PLAIN_BITS and content == _ONE * count:
-            usage = _add_run(usage, first=first, count=count, header=header)
+            usage = _add_run(usage, first=cluster, count=count, header=header)
         else:
-            usage = _add_block(usage, buffer, first=first, header=header)
+            usage = _add_block(usage, buffer, first=cluster, header=header)
     return usage
 
 

@@ -79,18 +79,18 @@ def write_mapped(
     parts = _Parts(whole=whole, refcount_blocks=whole.refcount_blocks)
     os.ftruncate(fd, whole.file_size)
     _write_refcounts(fd, parts, clusters=whole.total_clusters, advance=advance)
-    tables = _pointers(
+    tables = pointers(
         parts.l2_offset, whole.l2_tables, cluster_size=whole.cluster_size, copied=True
     )
-    _write_all(fd, tables, offset=parts.l1_offset, advance=advance)
-    entries = _pointers(
+    write_all(fd, tables, offset=parts.l1_offset, advance=advance)
+    entries = pointers(
         whole.data_offset,
         whole.data_clusters,
         cluster_size=whole.cluster_size,
         copied=True,
         width=whole.l2_entry_size,
     )
-    _write_all(fd, entries, offset=parts.l2_offset, advance=advance)
+    write_all(fd, entries, offset=parts.l2_offset, advance=advance)
     _write_header(fd, parts, backing)
 
 
@@ -135,18 +135,19 @@ def _write_refcounts(
     advance: Callable[[int], None] | None = None,
 ) -> None:
     """Write the table, and a count of one for each of the first ``clusters``."""
-    table = _pointers(
+    table = pointers(
         parts.refcount_blocks_offset,
         parts.refcount_blocks,
         cluster_size=parts.whole.cluster_size,
         copied=False,
     )
-    _write_all(fd, table, offset=parts.refcount_table_offset, advance=advance)
-    ones = _ones(clusters)
-    _write_all(fd, ones, offset=parts.refcount_blocks_offset, advance=advance)
+    write_all(fd, table, offset=parts.refcount_table_offset, advance=advance)
+    counts = ones(clusters)
+    write_all(fd, counts, offset=parts.refcount_blocks_offset, advance=advance)
 
 
-def _ones(count: int) -> Iterator[bytes]:
+def ones(count: int) -> Iterator[bytes]:
+    """Yield so many refcounts of one."""
     one = (1).to_bytes(REFCOUNT_SIZE, "big")
     for done in range(0, count, _BATCH):
         yield one * min(_BATCH, count - done)
@@ -178,7 +179,7 @@ def _write_header(fd: int, parts: _Parts, backing: Backing | None) -> None:
         REFCOUNT_ORDER,
         HEADER_LENGTH,
     )
-    _write_all(fd, [fields.ljust(HEADER_LENGTH, b"\0") + extensions + name], offset=0)
+    write_all(fd, [fields.ljust(HEADER_LENGTH, b"\0") + extensions + name], offset=0)
 
 
 def _extensions(backing: Backing | None) -> Iterator[bytes]:
@@ -189,13 +190,14 @@ def _extensions(backing: Backing | None) -> Iterator[bytes]:
     yield EXTENSION.pack(0, 0)
 
 
-def _write_all(
+def write_all(
     fd: int,
     chunks: Iterator[bytes] | Iterator[bytearray] | list[bytes],
     *,
     offset: int,
     advance: Callable[[int], None] | None = None,
 ) -> None:
+    """Write the chunks one after another, whole."""
     for chunk in chunks:
         rest = memoryview(chunk)
         while rest:
@@ -206,7 +208,7 @@ def _write_all(
             advance(len(chunk))
 
 
-def _pointers(
+def pointers(
     offset: int,
     count: int,
     *,

@@ -1,0 +1,291 @@
+"""Growing the virtual size of a qcow2 image where it is; a crash leaks at most.
+
+Specification: QEMU's docs/interop/qcow2.rst. What is new is appended; its refcounts
+become the image's; then entries refer to it that matter only beyond the old virtual
+size, then the header has the new size. Each step is on the disk before the next begins;
+the header changes by writes of its first sector, which disks do whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from allocpolicy.qcow2 import geometry, refcounts, tables, writer
+from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, SECTOR_SIZE, TABLE_ENTRY_SIZE
+from allocpolicy.qcow2.growth_layout import Layout, layout
+from allocpolicy.qcow2.header import EncryptionMethod, Header, refuse
+
+# The header's fields, as (format, offset).
+_SIZE = ">Q", 24
+_L1 = ">IQ", 36  # entries, offset
+_REFCOUNT_TABLE = ">QI", 48  # offset, clusters
+_AUTOCLEAR = ">Q", 88
+
+
+def appended_size(
+    fd: int, header: Header, *, path: Path, virtual_size: int, mapped: bool
+) -> int:
+    """Return the file size in bytes that `grow` will leave.
+
+    To reserve it before, use FALLOC_FL_KEEP_SIZE: `grow` appends behind the end that
+    the file has.
+
+    :raises ImageError: when a table that must be grown is malformed.
+    """
+    plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
+    return _file_size(fd, plan)
+
+
+def grow(
+    fd: int,
+    header: Header,
+    *,
+    path: Path,
+    virtual_size: int,
+    mapped: bool,
+    backing_size: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Grow an image whose tables are consistent; the new range reads as zeroes.
+
+    A crash at any moment leaves the old virtual size or the new one, all content, and
+    at most clusters that nothing refers to.
+
+    :param mapped: give every new guest cluster a host cluster, the data being one run
+        of holes at the end; otherwise the new range is unmapped.
+    :param backing_size: the virtual size of the backing file; 0 without one.
+    :param advance: is told the bytes of each write.
+    :raises ImageError: when QEMU or we can't grow it in place, saying what to do.
+    :raises InvalidRequest: when qcow2 has no such virtual size.
+    """
+    refuse(
+        _faults(header, virtual_size, mapped=mapped, backing_size=backing_size),
+        path=path,
+    )
+    geometry.geometry(
+        virtual_size, cluster_size=header.cluster_size, extended_l2=header.extended_l2
+    )
+    if virtual_size == header.virtual_size:
+        return
+    plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
+    _append(fd, plan, advance=advance)
+    os.fsync(fd)
+    if plan.blocks:
+        _adopt_refcounts(fd, plan, advance=advance)
+        os.fsync(fd)
+    _fill_tables(fd, plan, advance=advance)
+    _zero_last_cluster(fd, plan)
+    os.fsync(fd)
+    _switch(fd, plan, virtual_size=virtual_size)
+    os.fsync(fd)
+    if plan.l1_clusters or plan.table_clusters:
+        _release_old_tables(fd, plan)
+        os.fsync(fd)
+
+
+def _faults(
+    header: Header, virtual_size: int, *, mapped: bool, backing_size: int
+) -> Iterator[tuple[bool, str]]:
+    old = header.virtual_size
+    smaller = virtual_size < old
+    yield smaller, f"its virtual size is {old} bytes; shrinking it loses data"
+    repair = "repair it with qemu-img check -r all first"
+    yield header.corrupt, f"QEMU marked it as corrupt; {repair}"
+    yield header.dirty, f"it was not closed cleanly; {repair}"
+    use = "grow it with qemu-img resize"
+    yield header.has_bitmaps, f"it has persistent bitmaps; {use}"
+    yield header.snapshots > 0, f"it has {header.snapshots} internal snapshots; {use}"
+    external = header.has_external_data_file
+    yield external, f"its data is in an external data file; {use}"
+    encrypted = header.encryption is not EncryptionMethod.NONE
+    yield encrypted, f"it is encrypted ({header.encryption.name}); {use}"
+    bits = header.refcount_bits
+    yield bits != 8 * REFCOUNT_SIZE, f"its refcounts have {bits} bits; {use}"
+    # What the backing file has there would come into the guest's sight.
+    shorter = old < backing_size and virtual_size > old
+    yield shorter, f"its backing file is longer than its {old} bytes; {use}"
+    hidden = mapped and header.backing_file is not None and not header.extended_l2
+    yield hidden, f"mapped clusters hide a backing file without subclusters; {use}"
+
+
+def _file_size(fd: int, plan: Layout) -> int:
+    # Rounded up: the L1 table, whose slack is used, may be in a last, short cluster.
+    clusters = -(-os.fstat(fd).st_size // plan.size)
+    if plan.end > plan.start:
+        clusters = plan.end
+    return clusters * plan.size
+
+
+def _append(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
+    """Write all that is new, which nothing refers to yet; the rest of it is holes."""
+    os.ftruncate(fd, _file_size(fd, plan))
+    if plan.table_clusters:
+        end = max(plan.block_offsets) + 1
+        table = [plan.block_offsets.get(index, 0) for index in range(end)]
+        content = struct.pack(f">{end}Q", *table)
+        writer.write_all(fd, [content], offset=plan.table_offset, advance=advance)
+    if plan.l1_clusters:
+        old = _read_l1(fd, plan)
+        writer.write_all(fd, [old], offset=plan.l1_offset, advance=advance)
+        _write_l1(fd, plan, offset=plan.l1_offset, advance=advance)
+    # A first table that the old range ends in begins with entries of zero.
+    skipped = plan.old.clusters + plan.kept_entries
+    skipped = max(0, skipped - plan.first_l2 * plan.header.l2_entries)
+    width = plan.size // plan.header.l2_entries
+    entries = _entries(plan, plan.kept_entries, plan.data_clusters)
+    offset = plan.l2_offset + skipped * width
+    writer.write_all(fd, entries, offset=offset, advance=advance)
+    _count_appended(fd, plan, advance=advance)
+
+
+def _adopt_refcounts(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
+    """Have the image count what is appended: it leaks until something refers to it."""
+    if plan.table_clusters:
+        table = plan.table_offset, plan.table_clusters
+        _write_header(fd, plan.header, {_REFCOUNT_TABLE: table})
+        return
+    for index in plan.blocks:
+        entry = plan.block_offsets[index].to_bytes(TABLE_ENTRY_SIZE, "big")
+        offset = plan.header.refcount_table_offset + index * TABLE_ENTRY_SIZE
+        writer.write_all(fd, [entry], offset=offset, advance=advance)
+
+
+def _fill_tables(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
+    """Write what tables that stay say of the new range: the old size doesn't see it.
+
+    What was there for clusters beyond the old size (QEMU leaves nothing there, but a
+    crash of ours does) is overwritten whatever it is; its host clusters leak.
+    """
+    if not plan.l1_clusters:
+        _write_l1(fd, plan, offset=plan.header.l1_offset, advance=advance)
+    if plan.kept_entries:
+        width = plan.size // plan.header.l2_entries
+        column = plan.old.clusters % plan.header.l2_entries
+        entries = _entries(plan, 0, plan.kept_entries)
+        if not plan.data_clusters:
+            entries = iter([bytearray(plan.kept_entries * width)])
+        offset = plan.last_l2 + column * width
+        writer.write_all(fd, entries, offset=offset, advance=advance)
+
+
+def _entries(plan: Layout, start: int, end: int) -> Iterator[bytearray]:
+    """Yield L2 entries of appended data clusters."""
+    return writer.pointers(
+        plan.data_offset + start * plan.size,
+        max(0, end - start),
+        cluster_size=plan.size,
+        copied=True,
+        width=plan.size // plan.header.l2_entries,
+    )
+
+
+def _read_l1(fd: int, plan: Layout) -> bytes:
+    length = min(plan.first_l2, plan.old.l1_entries) * TABLE_ENTRY_SIZE
+    return os.pread(fd, length, plan.header.l1_offset)
+
+
+def _write_l1(
+    fd: int, plan: Layout, *, offset: int, advance: Callable[[int], None]
+) -> None:
+    """Write the new range's L1 entries, whatever is where they go."""
+    if plan.l2_tables:
+        first = plan.first_l2
+        entries = writer.pointers(
+            plan.l2_offset, plan.l2_tables, cluster_size=plan.size, copied=True
+        )
+    else:
+        first = plan.old.l1_entries
+        count = plan.new.l1_entries - first
+        entries = iter([bytearray(count * TABLE_ENTRY_SIZE)])
+    offset += first * TABLE_ENTRY_SIZE
+    writer.write_all(fd, entries, offset=offset, advance=advance)
+
+
+def _zero_last_cluster(fd: int, plan: Layout) -> None:
+    """Zero the last guest cluster's bytes beyond the old virtual size.
+
+    They are zero unless the image was shrunk, or its backing file is longer.
+    """
+    inside = plan.header.virtual_size % plan.size
+    if not inside or not plan.last_l2:
+        return
+    width = plan.size // plan.header.l2_entries
+    column = (plan.old.clusters - 1) % plan.header.l2_entries
+    raw = os.pread(fd, TABLE_ENTRY_SIZE, plan.last_l2 + column * width)
+    entry = int.from_bytes(raw, "big")
+    host = entry & tables.OFFSET
+    if entry & tables.COMPRESSED or not host:
+        return
+    content = os.pread(fd, plan.size - inside, host + inside)
+    if content.strip(b"\0"):
+        writer.write_all(fd, [bytes(len(content))], offset=host + inside)
+
+
+def _switch(fd: int, plan: Layout, *, virtual_size: int) -> None:
+    """Give the image its new size, and the L1 table that reaches it."""
+    header, entries = plan.header, plan.new.l1_entries
+    l1 = max(header.l1_entries, entries), header.l1_offset
+    if plan.l1_clusters:  # entries beyond the old size, of VM state, are left behind
+        l1 = entries, plan.l1_offset
+    _write_header(fd, header, {_SIZE: (virtual_size,), _L1: l1})
+
+
+def _write_header(
+    fd: int, header: Header, fields: dict[tuple[str, int], tuple[int, ...]]
+) -> None:
+    """Change fields by one write of the first sector."""
+    sector = bytearray(os.pread(fd, SECTOR_SIZE, 0))
+    if header.version > 2:  # a writer clears what it doesn't know
+        fields |= {_AUTOCLEAR: (0,)}
+    for (format, offset), values in fields.items():
+        struct.pack_into(format, sector, offset, *values)
+    writer.write_all(fd, [bytes(sector)], offset=0)
+
+
+def _release_old_tables(fd: int, plan: Layout) -> None:
+    header, size = plan.header, plan.size
+    if plan.l1_clusters:
+        clusters = -(-header.l1_entries * TABLE_ENTRY_SIZE // size)
+        _release(fd, plan, first=header.l1_offset // size, count=clusters)
+    if plan.table_clusters:
+        first = header.refcount_table_offset // size
+        _release(fd, plan, first=first, count=header.refcount_table_clusters)
+
+
+def _release(fd: int, plan: Layout, *, first: int, count: int) -> None:
+    for offset, clusters in _refcount_runs(plan, first, first + count):
+        writer.write_all(fd, [bytes(clusters * REFCOUNT_SIZE)], offset=offset)
+
+
+def _count_appended(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
+    """Set the refcounts of all appended clusters to one, in old and in new blocks."""
+    for offset, clusters in _refcount_runs(plan, plan.start, plan.end):
+        writer.write_all(fd, writer.ones(clusters), offset=offset, advance=advance)
+
+
+def _refcount_runs(plan: Layout, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (host offset of the first refcount, clusters) of runs in adjacent blocks.
+
+    What no block counts has the refcount 0 already.
+    """
+    per_block = refcounts.refcounts_per_block(plan.header)
+    run = run_end = counted = 0
+    while first < end:
+        index, inside = divmod(first, per_block)
+        count = min(per_block - inside, end - first)
+        first += count
+        if not (block := plan.block_offsets.get(index)):
+            continue
+        offset = block + inside * REFCOUNT_SIZE
+        if counted and offset == run_end:
+            counted += count
+        else:
+            if counted:
+                yield run, counted
+            run, counted = offset, count
+        run_end = offset + count * REFCOUNT_SIZE
+    if counted:
+        yield run, counted

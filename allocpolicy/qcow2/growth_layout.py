@@ -1,0 +1,200 @@
+"""Where the parts go that a growing qcow2 image gets: numbers, from what is there.
+
+Specification: QEMU's docs/interop/qcow2.rst. All parts are appended behind the end of
+the file and the last cluster in use, in this order: refcount table, refcount blocks,
+L1 table, L2 tables, data. Free clusters inside the file stay the guest's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from allocpolicy.errors import ImageError
+from allocpolicy.qcow2 import geometry, refcounts, tables
+from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
+from allocpolicy.qcow2.header import MAX_REFCOUNT_TABLE_SIZE, Header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A virtual size, counted: guest clusters, and the L2 tables that reach them."""
+
+    clusters: int
+    l1_entries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The appended parts, in clusters from ``start``; each may be empty.
+
+    ``last_l2`` is the host offset of the L2 table that the old virtual size ends in, 0
+    if it has none. ``blocks`` are the refcount table indices of the new blocks.
+    """
+
+    header: Header
+    old: Span
+    new: Span
+    refcount_table: tuple[int, ...]
+    last_l2: int
+    start: int
+    table_clusters: int
+    blocks: tuple[int, ...]
+    l1_clusters: int
+    l2_tables: int
+    data_clusters: int
+
+    @property
+    def size(self) -> int:
+        """Return the cluster size."""
+        return self.header.cluster_size
+
+    @property
+    def table_offset(self) -> int:
+        """Return where the new refcount table is."""
+        return self.start * self.size
+
+    @property
+    def blocks_offset(self) -> int:
+        """Return where the new refcount blocks are."""
+        return self.table_offset + self.table_clusters * self.size
+
+    @property
+    def l1_offset(self) -> int:
+        """Return where the new L1 table is."""
+        return self.blocks_offset + len(self.blocks) * self.size
+
+    @property
+    def l2_offset(self) -> int:
+        """Return where the new L2 tables are."""
+        return self.l1_offset + self.l1_clusters * self.size
+
+    @property
+    def data_offset(self) -> int:
+        """Return where the new range's data is."""
+        return self.l2_offset + self.l2_tables * self.size
+
+    @property
+    def end(self) -> int:
+        """Return the host cluster after the last appended one."""
+        return self.data_offset // self.size + self.data_clusters
+
+    @property
+    def first_l2(self) -> int:
+        """Return the L1 index of the first L2 table that is new."""
+        return self.new.l1_entries - self.l2_tables
+
+    @property
+    def kept_entries(self) -> int:
+        """Return how many new guest clusters the old last L2 table has entries for."""
+        if not self.last_l2:
+            return 0
+        reach = self.old.l1_entries * self.header.l2_entries
+        return min(reach, self.new.clusters) - self.old.clusters
+
+    @cached_property
+    def block_offsets(self) -> dict[int, int]:
+        """Return the host offset of every refcount block, by refcount table index."""
+        there = {
+            index: offset for index, offset in enumerate(self.refcount_table) if offset
+        }
+        new = {
+            index: self.blocks_offset + position * self.size
+            for position, index in enumerate(self.blocks)
+        }
+        return there | new
+
+
+def layout(
+    fd: int, header: Header, *, virtual_size: int, mapped: bool, path: Path
+) -> Layout:
+    """Return what is appended to grow to a virtual size; its clusters, if ``mapped``.
+
+    :raises ImageError: when a table that must be grown is malformed, or would become
+        larger than QEMU takes.
+    """
+    size = header.cluster_size
+    old, new = _span(header.virtual_size, header), _span(virtual_size, header)
+    last_l2 = _last_l2(fd, header, old, path=path)
+    data = new.clusters - old.clusters if mapped else 0
+    # Where the old range ends amid a table that isn't there, the new range needs it.
+    amid = old.clusters < old.l1_entries * header.l2_entries
+    first_l2 = old.l1_entries - (1 if amid and not last_l2 else 0)
+    l2_tables = new.l1_entries - first_l2 if data else 0
+    l1_size = new.l1_entries * TABLE_ENTRY_SIZE
+    slack = -(-header.l1_entries * TABLE_ENTRY_SIZE // size) * size
+    l1_clusters = -(-l1_size // size) if l1_size > slack else 0
+    table = tables.read_refcount_table(fd, header, path=path)
+    start = refcounts.used_end(
+        fd, header, table, start=-(-os.fstat(fd).st_size // size), path=path
+    )
+    table_clusters, blocks = _refcount_clusters(
+        header, table, start=start, clusters=l1_clusters + l2_tables + data
+    )
+    if table_clusters * size > MAX_REFCOUNT_TABLE_SIZE:
+        raise ImageError(path, f"clusters of {size} bytes are too small to grow it")
+    return Layout(
+        header=header,
+        old=old,
+        new=new,
+        refcount_table=table,
+        last_l2=last_l2,
+        start=start,
+        table_clusters=table_clusters,
+        blocks=blocks,
+        l1_clusters=l1_clusters,
+        l2_tables=l2_tables,
+        data_clusters=data,
+    )
+
+
+def _span(virtual_size: int, header: Header) -> Span:
+    return Span(
+        clusters=-(-virtual_size // header.cluster_size),
+        l1_entries=geometry.l1_entries(
+            virtual_size,
+            cluster_size=header.cluster_size,
+            extended_l2=header.extended_l2,
+        ),
+    )
+
+
+def _last_l2(fd: int, header: Header, old: Span, *, path: Path) -> int:
+    """Return the host offset of the L2 table that the virtual size ends in, or 0."""
+    if not old.l1_entries:
+        return 0
+    index = old.l1_entries - 1
+    raw = os.pread(fd, TABLE_ENTRY_SIZE, header.l1_offset + index * TABLE_ENTRY_SIZE)
+    entry = int.from_bytes(raw, "big")
+    offset = entry & tables.OFFSET
+    end = os.fstat(fd).st_size - header.cluster_size
+    wrong = entry != offset | tables.COPIED or not 0 < offset <= end
+    if entry and (wrong or offset % header.cluster_size):
+        raise ImageError(path, f"L1 entry {index} is wrong; see qemu-img check")
+    return offset
+
+
+def _refcount_clusters(
+    header: Header, table: tuple[int, ...], *, start: int, clusters: int
+) -> tuple[int, tuple[int, ...]]:
+    """Return the clusters of a new refcount table, and the new blocks' indices.
+
+    The least fixed point: they count themselves.
+    """
+    per_block = refcounts.refcounts_per_block(header)
+    there = {index for index, offset in enumerate(table) if offset}
+    table_size = header.refcount_table_clusters * header.cluster_size
+    first, table_clusters = start // per_block, 0
+    blocks: tuple[int, ...] = ()
+    while True:
+        end = start + table_clusters + len(blocks) + clusters
+        last = -(-end // per_block)
+        more = tuple(index for index in range(first, last) if index not in there)
+        grown = -(-last * TABLE_ENTRY_SIZE // header.cluster_size)
+        if last * TABLE_ENTRY_SIZE <= table_size:
+            grown = 0
+        if (grown, more) == (table_clusters, blocks):
+            return table_clusters, blocks
+        table_clusters, blocks = grown, more
