@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from allocpolicy.qcow2 import geometry, refcounts, tables, writer
+from allocpolicy.qcow2 import geometry, refcounts, sequence, tables, writer
 from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, SECTOR_SIZE, TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.growth_layout import Layout, layout
 from allocpolicy.qcow2.header import EncryptionMethod, Header, refuse
@@ -166,14 +166,14 @@ def _fill_tables(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> No
         column = plan.old.clusters % plan.header.l2_entries
         entries = _entries(plan, 0, plan.kept_entries)
         if not plan.data_clusters:
-            entries = iter([bytearray(plan.kept_entries * width)])
+            entries = iter([memoryview(bytes(plan.kept_entries * width))])
         offset = plan.last_l2 + column * width
         writer.write_all(fd, entries, offset=offset, advance=advance)
 
 
-def _entries(plan: Layout, start: int, end: int) -> Iterator[bytearray]:
+def _entries(plan: Layout, start: int, end: int) -> Iterator[memoryview]:
     """Yield L2 entries of appended data clusters."""
-    return writer.pointers(
+    return sequence.pointers(
         plan.data_offset + start * plan.size,
         max(0, end - start),
         cluster_size=plan.size,
@@ -193,13 +193,13 @@ def _write_l1(
     """Write the new range's L1 entries, whatever is where they go."""
     if plan.l2_tables:
         first = plan.first_l2
-        entries = writer.pointers(
+        entries = sequence.pointers(
             plan.l2_offset, plan.l2_tables, cluster_size=plan.size, copied=True
         )
     else:
         first = plan.old.l1_entries
         count = plan.new.l1_entries - first
-        entries = iter([bytearray(count * TABLE_ENTRY_SIZE)])
+        entries = iter([memoryview(bytes(count * TABLE_ENTRY_SIZE))])
     offset += first * TABLE_ENTRY_SIZE
     writer.write_all(fd, entries, offset=offset, advance=advance)
 

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from allocpolicy.qcow2 import geometry, tables
+from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.sequence import BATCH, pointers
 from allocpolicy.qcow2.tables import Batch
 
 State = Literal["none", "partial", "full"]
-_BATCH = 4 << 20  # bytes of L2 tables
-_COPIED_BYTE = tables.COPIED >> 56
-_NO_CLUSTER = tables.COPIED.to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +49,7 @@ def mapping_state(fd: int, header: Header, *, path: Path) -> State:
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
-    if is_plainly_full(fd, header):
+    if is_linear(fd, header):
         return "full"
     return summarise_mapping(fd, header, path=path).state
 
@@ -108,40 +106,46 @@ def data_runs(fd: int, header: Header, *, path: Path) -> Iterator[tuple[int, int
                 yield int(guest[first]), int(host[first]), (last - first) * size
 
 
-def is_plainly_full(fd: int, header: Header) -> bool:
-    """Return whether one run of L2 tables maps all clusters, without a special one.
+def is_linear(fd: int, header: Header) -> bool:
+    """Return whether one run of L2 tables maps all clusters to one run of clusters.
 
     So are images that were made with all metadata; the answer needs no numpy, whose
     import takes longer than reading the tables of 1 TiB. False means: look closer.
     """
-    tables_count, size = header.needed_l1_entries, header.cluster_size
-    l1 = os.pread(fd, tables_count * geometry.TABLE_ENTRY_SIZE, header.l1_offset)
-    first = int.from_bytes(l1[: geometry.TABLE_ENTRY_SIZE], "big")
-    if not first & tables.COPIED or first & tables.L1_RESERVED:
+    size = header.cluster_size
+    first = _first_entry(fd, header.l1_offset)
+    if not _is_linear_table(
+        fd, header.l1_offset, count=header.needed_l1_entries, size=size
+    ):
         return False
-    wanted = range(first, first + tables_count * size, size)
-    if l1 != struct.pack(f">{tables_count}Q", *wanted):
+    return _is_linear_table(
+        fd,
+        first & tables.OFFSET,
+        count=-(-header.virtual_size // size),
+        size=size,
+        width=size // header.l2_entries,
+    )
+
+
+def _is_linear_table(
+    fd: int, offset: int, *, count: int, size: int, width: int = TABLE_ENTRY_SIZE
+) -> bool:
+    """Return whether the entries are of ``count`` clusters that follow one another."""
+    first = _first_entry(fd, offset)
+    host = first & tables.OFFSET
+    if first != host | tables.COPIED or not host or host % size:
         return False
-    width = size // header.l2_entries
-    end = -(-header.virtual_size // size) * width
-    offset = first & tables.OFFSET
-    for start in range(0, end, _BATCH):
-        length = min(_BATCH, end - start)
-        entries = os.pread(fd, length, offset + start)
-        if len(entries) < length or not _are_plain(entries, width=width):
+    found = bytearray(min(count, BATCH) * width)
+    for wanted in pointers(host, count, cluster_size=size, copied=True, width=width):
+        del found[len(wanted) :]
+        if os.preadv(fd, [found], offset) < len(found) or found != wanted:
             return False
+        offset += len(found)
     return True
 
 
-def _are_plain(entries: bytes, *, width: int) -> bool:
-    """Return whether all entries are of standard clusters that have a host cluster."""
-    count = len(entries) // width
-    highest, lowest = entries[0::width], entries[7::width]
-    return (
-        highest.count(_COPIED_BYTE) == count
-        and lowest.count(0) == count
-        and _NO_CLUSTER not in entries
-    )
+def _first_entry(fd: int, offset: int) -> int:
+    return int.from_bytes(os.pread(fd, TABLE_ENTRY_SIZE, offset), "big")
 
 
 def forget_beyond_virtual_size(batch: Batch) -> None:

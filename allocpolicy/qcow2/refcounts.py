@@ -77,7 +77,7 @@ def missing_clusters(fd: int, header: Header, *, path: Path) -> int:
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
-    if mapping.is_plainly_full(fd, header):
+    if mapping.is_linear(fd, header):
         return 0
     total = -(-header.virtual_size // header.cluster_size)
     # External data has no clusters in this file.

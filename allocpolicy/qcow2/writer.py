@@ -1,21 +1,19 @@
 """Writing new qcow2 images: all metadata in a few large writes, the header last.
 
 Specification: QEMU's docs/interop/qcow2.rst, version 3, 16-bit refcounts. In the file's
-order: header, refcount table, refcount blocks, L1 table, L2 tables, data. The tables
-are arithmetic sequences of big-endian numbers; they are made plane by plane with
-strided slices, which is as fast as numpy would be and needs no import of it (50 ms).
+order: header, refcount table, refcount blocks, L1 table, L2 tables, data.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.qcow2 import geometry
-from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, TABLE_ENTRY_SIZE, Geometry
+from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, Geometry
 from allocpolicy.qcow2.header import (
     BACKING_FORMAT,
     EXTENSION,
@@ -25,13 +23,11 @@ from allocpolicy.qcow2.header import (
     MAX_REFCOUNT_TABLE_SIZE,
     Incompatible,
 )
+from allocpolicy.qcow2.sequence import BATCH, pointers
 
 VERSION = 3
 REFCOUNT_ORDER = 4  # 16 bits
 HEADER_LENGTH = 112  # with the compression type, 0, and its padding
-_COPIED_BYTE = 0x80  # bit 63: the cluster's refcount is one
-_BATCH = 256 << 10  # entries at once
-_BYTE_VALUES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +145,8 @@ def _write_refcounts(
 def ones(count: int) -> Iterator[bytes]:
     """Yield so many refcounts of one."""
     one = (1).to_bytes(REFCOUNT_SIZE, "big")
-    for done in range(0, count, _BATCH):
-        yield one * min(_BATCH, count - done)
+    for done in range(0, count, BATCH):
+        yield one * min(BATCH, count - done)
 
 
 def _write_header(fd: int, parts: _Parts, backing: Backing | None) -> None:
@@ -192,7 +188,7 @@ def _extensions(backing: Backing | None) -> Iterator[bytes]:
 
 def write_all(
     fd: int,
-    chunks: Iterator[bytes] | Iterator[bytearray] | list[bytes],
+    chunks: Iterable[bytes | bytearray | memoryview],
     *,
     offset: int,
     advance: Callable[[int], None] | None = None,
@@ -206,62 +202,3 @@ def write_all(
             offset += written
         if advance:
             advance(len(chunk))
-
-
-def pointers(
-    offset: int,
-    count: int,
-    *,
-    cluster_size: int,
-    copied: bool,
-    width: int = TABLE_ENTRY_SIZE,
-) -> Iterator[bytearray]:
-    """Yield table entries, for ``count`` clusters one after another from ``offset``.
-
-    Entries of 16 bytes have 8 zero bytes after the pointer: no subcluster allocated.
-    """
-    first, end = offset // cluster_size, offset // cluster_size + count
-    bits = cluster_size.bit_length() - 1
-    for start in range(first, end, _BATCH):
-        some = min(_BATCH, end - start)
-        entries = bytearray(some * width)
-        if copied:
-            entries[0::width] = bytes((_COPIED_BYTE,)) * some
-        for place, plane in _planes(start, some, bits=bits):
-            entries[place::width] = plane
-        yield entries
-
-
-def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (byte's place in the entry, that byte of each of ``count`` entries).
-
-    The entries are ``(first + i) << bits``. The lowest byte that is not always zero
-    repeats itself soon; each byte above stays the same for as many entries as the one
-    below has values.
-    """
-    place, shift = TABLE_ENTRY_SIZE - 1 - bits // 8, bits % 8
-    period = _BYTE_VALUES >> shift
-    cycle = bytes(range(0, _BYTE_VALUES, 1 << shift))
-    skipped = first % period
-    repeated = cycle * (count // period + 2)
-    yield place, repeated[skipped : skipped + count]
-    run = period
-    while run < first + count:
-        place -= 1
-        yield place, _runs(first, count, run=run)
-        run *= _BYTE_VALUES
-
-
-def _runs(first: int, count: int, *, run: int) -> bytes:
-    """Return ``count`` bytes of a plane whose values stay for ``run`` entries each."""
-    cycle_length = run * _BYTE_VALUES
-    if cycle_length <= count:  # thousands of short runs: all of them repeat
-        cycle = b"".join(bytes((value,)) * run for value in range(_BYTE_VALUES))
-        skipped = first % cycle_length
-        return (cycle * (count // cycle_length + 2))[skipped : skipped + count]
-    end = first + count
-    return b"".join(
-        bytes((value % _BYTE_VALUES,))
-        * (min((value + 1) * run, end) - max(value * run, first))
-        for value in range(first // run, (end - 1) // run + 1)
-    )

@@ -1,0 +1,79 @@
+"""Table entries that are arithmetic sequences, made without numpy.
+
+Specification: QEMU's docs/interop/qcow2.rst. The L1 table, the L2 tables and the
+refcount table of an image whose clusters follow one another are sequences of big-endian
+numbers; they are made plane by plane with strided slices, which is as fast as numpy
+would be and needs no import of it (50 ms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
+
+BATCH = 128 << 10  # entries at once: they stay in a processor's cache
+_COPIED_BYTE = 0x80  # bit 63: the cluster's refcount is one
+_BYTE_VALUES = 256
+
+
+def pointers(
+    offset: int,
+    count: int,
+    *,
+    cluster_size: int,
+    copied: bool,
+    width: int = TABLE_ENTRY_SIZE,
+) -> Iterator[memoryview]:
+    """Yield table entries, for ``count`` clusters one after another from ``offset``.
+
+    Entries of 16 bytes have 8 zero bytes after the pointer: no subcluster allocated.
+    What is yielded is valid until the next: all are made in one buffer, as memory fresh
+    from the kernel would take longer than the work.
+    """
+    first, end = offset // cluster_size, offset // cluster_size + count
+    bits = cluster_size.bit_length() - 1
+    room = min(BATCH, count)
+    entries = bytearray(room * width)
+    if copied:
+        entries[0::width] = bytes((_COPIED_BYTE,)) * room
+    for start in range(first, end, BATCH):
+        some = min(BATCH, end - start)
+        for place, plane in _planes(start, some, bits=bits):
+            entries[place : some * width : width] = plane
+        yield memoryview(entries)[: some * width]
+
+
+def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (byte's place in the entry, that byte of each of ``count`` entries).
+
+    The entries are ``(first + i) << bits``. The lowest byte that is not always zero
+    repeats itself soon; each byte above stays the same for as many entries as the one
+    below has values.
+    """
+    place, shift = TABLE_ENTRY_SIZE - 1 - bits // 8, bits % 8
+    period = _BYTE_VALUES >> shift
+    cycle = bytes(range(0, _BYTE_VALUES, 1 << shift))
+    skipped = first % period
+    repeated = cycle * (count // period + 2)
+    yield place, repeated[skipped : skipped + count]
+    run = period
+    while run < first + count:
+        place -= 1
+        yield place, _runs(first, count, run=run)
+        run *= _BYTE_VALUES
+
+
+def _runs(first: int, count: int, *, run: int) -> bytes:
+    """Return ``count`` bytes of a plane whose values stay for ``run`` entries each."""
+    cycle_length = run * _BYTE_VALUES
+    if cycle_length <= count:  # thousands of short runs: all of them repeat
+        cycle = b"".join(bytes((value,)) * run for value in range(_BYTE_VALUES))
+        skipped = first % cycle_length
+        return (cycle * (count // cycle_length + 2))[skipped : skipped + count]
+    end = first + count
+    return b"".join(
+        bytes((value % _BYTE_VALUES,))
+        * (min((value + 1) * run, end) - max(value * run, first))
+        for value in range(first // run, (end - 1) // run + 1)
+    )
