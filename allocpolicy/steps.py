@@ -167,31 +167,32 @@ class CopyBase:
             qemu_img.copy_into(source, disk, progress=progress)
             return
         advance = counted(progress, total=base.data_bytes)
-        block_size = os.fstatvfs(target.fd).f_bsize
         with explained(
             fd=target.fd,
             path=target.directory,
             needed=base.data_bytes,
             action="copy the base image",
         ):
-            for guest, offset, length in base_image.data_runs(base):
-                run = Run(source=offset, target=self.data_offset + guest, length=length)
-                if self._shares:
-                    copy.share_run(
-                        base.fd,
-                        target.fd,
-                        run=run,
-                        block_size=block_size,
-                        advance=advance,
-                    )
-                else:
-                    copy.copy_data(
-                        base.fd,
-                        target.fd,
-                        run=run,
-                        may_share=self.sharing is Sharing.ALLOWED,
-                        advance=advance,
-                    )
+            runs = (
+                Run(source=offset, target=self.data_offset + guest, length=length)
+                for guest, offset, length in base_image.data_runs(base)
+            )
+            if self._shares:
+                copy.share_runs(
+                    base.fd,
+                    target.fd,
+                    runs=runs,
+                    block_size=os.fstatvfs(target.fd).f_bsize,
+                    advance=advance,
+                )
+            else:
+                copy.copy_runs(
+                    base.fd,
+                    target.fd,
+                    runs=runs,
+                    may_share=self.sharing is Sharing.ALLOWED,
+                    advance=advance,
+                )
         progress(done=base.data_bytes, total=base.data_bytes)
 
 

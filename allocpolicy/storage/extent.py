@@ -34,6 +34,7 @@ class ExtentFlag(enum.IntFlag):
 
 
 _TOLD = int(ExtentFlag(sum(ExtentFlag)))
+_UNWRITTEN = int(ExtentFlag.UNWRITTEN)  # an IntFlag's own operators are slow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,17 @@ def _mapped(
         start = fields[0] + fields[2]
 
 
+def written(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the (offset, length) between two offsets that were written: FIEMAP.
+
+    :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
+    """
+    for offset, _, length, flags in _mapped(fd, sync=True, start=start, end=end):
+        first, last = max(offset, start), min(offset + length, end)
+        if first < last and not flags & _UNWRITTEN:
+            yield first, last - first
+
+
 def unwritten(fd: int, *, length: int) -> Iterator[tuple[int, int]]:
     """Yield the (offset, length) of ``[0, length)`` that were not written: FIEMAP.
 
@@ -112,7 +124,7 @@ def unwritten(fd: int, *, length: int) -> Iterator[tuple[int, int]]:
     """
     done = 0
     for offset, _, run, flags in _mapped(fd, sync=True):
-        if flags & ExtentFlag.UNWRITTEN:
+        if flags & _UNWRITTEN:
             continue
         if done < min(offset, length):
             yield done, min(offset, length) - done

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from allocpolicy.storage import extent, fallocate
+from allocpolicy.storage import direct_io, extent, fallocate
+from allocpolicy.storage.direct_io import ALIGNMENT
 
 _CHUNK = 4 << 20
 _PIECE = 256 << 20
-_ALIGNMENT = 4096  # of the largest logical blocks there are
 _NO_WRITE_ZEROES = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 Advance = Callable[[int], None]
@@ -64,10 +62,10 @@ def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:
     except OSError as error:
         if error.errno not in _NO_WRITE_ZEROES:
             raise
-    first = min(-(-offset // _ALIGNMENT) * _ALIGNMENT, end)
-    last = max(end // _ALIGNMENT * _ALIGNMENT, first)
+    first = min(-(-offset // ALIGNMENT) * ALIGNMENT, end)
+    last = max(end // ALIGNMENT * ALIGNMENT, first)
     _write(fd, offset=offset, end=first, advance=advance)
-    with _direct(fd):
+    with direct_io.enabled(fd):
         _write(fd, offset=first, end=last, advance=advance)
     _write(fd, offset=last, end=end, advance=advance)
 
@@ -81,18 +79,3 @@ def _write(fd: int, *, offset: int, end: int, advance: Advance) -> None:
                 written = os.pwrite(fd, part, offset)
             offset += written
             advance(written)
-
-
-@contextlib.contextmanager
-def _direct(fd: int) -> Iterator[None]:
-    """Bypass the page cache in the body; tmpfs before Linux 6.6 has no O_DIRECT."""
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    try:
-        yield
-    finally:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags)

@@ -440,7 +440,7 @@ class TestWithoutSharing:
         source: str,
         mount_point: Callable[[str], Path],
     ) -> None:
-        """FICLONERANGE across filesystems is EXDEV, copy_file_range perhaps also."""
+        """FICLONERANGE across filesystems is EXDEV."""
         if source == filesystem_kind:
             source = "ext4"
         with place_in(mount_point(source)) as place:
@@ -666,7 +666,7 @@ class TestProgress:
         sizes = list(dict.fromkeys(done for done, _ in told))
         # The extents that ext4 gave the base may be smaller than a chunk.
         assert all(below < above for below, above in pairwise((0, *sizes)))
-        assert all(above - below <= 16 * MIB for below, above in pairwise((0, *sizes)))
+        assert all(above - below <= 4 * MIB for below, above in pairwise((0, *sizes)))
         assert sizes[-1] == 40 * MIB
 
 
@@ -726,7 +726,7 @@ def test_64_tib_are_mapped(directory: Path) -> None:
 class TestMechanism:
     """copy and share, by themselves."""
 
-    @ALL
+    @pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
     @pytest.mark.parametrize("may_share", [False, True])
     def test_holes_of_the_source_are_passed_over(
         self, directory: Path, may_share: bool
@@ -738,10 +738,10 @@ class TestMechanism:
         with base.open("rb") as source, (directory / "target").open("w+b") as target:
             target.write(b"\xff" * (size + 1024))
             target.flush()
-            copy.copy_data(
+            copy.copy_runs(
                 source.fileno(),
                 target.fileno(),
-                run=Run(source=0, target=1024, length=size),
+                runs=[Run(source=0, target=1024, length=size)],
                 may_share=may_share,
                 advance=told.append,
             )
@@ -774,10 +774,10 @@ class TestMechanism:
         told: list[int] = []
         with base.open("rb") as source, (directory / "target").open("w+b") as target:
             os.ftruncate(target.fileno(), 4 * MIB)
-            copy.share_run(
+            copy.share_runs(
                 source.fileno(),
                 target.fileno(),
-                run=Run(source=start, target=target_start, length=length),
+                runs=[Run(source=start, target=target_start, length=length)],
                 block_size=4096,
                 advance=told.append,
             )
@@ -809,7 +809,12 @@ class TestMechanism:
         with base.open("r+b") as source, (directory / "target").open("w+b") as target:
             run = Run(source=0, target=0, length=2 * MIB)
             with pytest.raises(OSError, match="shorter") as caught:
-                copy._read_and_write(source.fileno(), target.fileno(), run)
+                copy._read_and_write(
+                    source.fileno(),
+                    target.fileno(),
+                    run,
+                    buffer=memoryview(bytearray(run.length)),
+                )
         assert caught.value.errno == errno.EIO
 
 

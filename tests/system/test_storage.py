@@ -93,7 +93,7 @@ def test_data_is_where_both_ways_of_looking_find_it(file: int) -> None:
 
     for start, end in ((0, size), (4096, size - 4096), (MIB // 2, 5 * MIB)):
         by_seek = covered(copy.data_by_seek(file, start=start, end=end))
-        assert by_seek == covered(copy.data_by_extents(file, start=start, end=end))
+        assert by_seek == covered(extent.written(file, start=start, end=end))
 
 
 @pytest.mark.filesystems("ext4", "xfs", "btrfs")
