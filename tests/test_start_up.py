@@ -16,6 +16,7 @@ HEAVY = frozenset(
         "jsonschema",
         "numpy",
         "oslo_utils.imageutils.format_inspector",
+        "oslo_utils.strutils",
         "rich",
         "yaml",
     }
@@ -65,6 +66,20 @@ def test_a_disk_from_a_raw_base_image_needs_no_numpy(
     heavy = imported("provision", tmp_path / "disk", *arguments) & HEAVY
     assert (tmp_path / "disk").exists()
     assert heavy == INSPECTOR
+
+
+def test_the_inspector_is_imported_alone_and_its_package_stays_whole() -> None:
+    """A program that uses us may use oslo.utils as well, before or afterwards."""
+    script = """
+import sys
+from allocpolicy import base_image
+alone = base_image._format_inspector()
+assert "oslo_utils.imageutils" not in sys.modules
+from oslo_utils.imageutils import QemuImgInfo, format_inspector
+assert format_inspector is alone is base_image._format_inspector()
+assert sys.modules["oslo_utils.imageutils"].QemuImgInfo is QemuImgInfo
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment())
 
 
 def test_every_public_name_is_there() -> None:

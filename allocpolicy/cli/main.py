@@ -7,6 +7,7 @@ import difflib
 import importlib.metadata
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -84,6 +85,8 @@ class Program(App):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    # numpy's OpenBLAS would start a thread for each core, and we have no use for them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
