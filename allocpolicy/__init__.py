@@ -1,7 +1,8 @@
 """Decide, per flavor, how a VM disk's storage is allocated: the public API.
 
-`provision` makes a disk. Everything that a strategy may use is here, for the bundled
-strategies as for anybody's; whatever is not listed in ``__all__`` may change.
+`provision` makes a disk, `apply` brings one that exists to its policy, `resize` grows
+it. Everything that a strategy may use is here, for the bundled strategies as for
+anybody's; whatever is not listed in ``__all__`` may change.
 
 Names are imported when they are first used, so that a command pays for what it needs.
 """
@@ -51,7 +52,15 @@ if TYPE_CHECKING:
         fully_allocated_size,
         thin_size_bound,
     )
+    from allocpolicy.reallocate import Change, apply, resize
     from allocpolicy.report import Report
+    from allocpolicy.resize_steps import (
+        GrowQcow2,
+        GrowRaw,
+        ReservePastEnd,
+        growing_steps,
+        grown_size,
+    )
     from allocpolicy.steps import (
         CopyBase,
         CreateQcow2,
@@ -120,7 +129,15 @@ _MODULES = {
         "fully_allocated_size",
         "thin_size_bound",
     ],
+    "reallocate": ["Change", "apply", "resize"],
     "report": ["Report"],
+    "resize_steps": [
+        "GrowQcow2",
+        "GrowRaw",
+        "ReservePastEnd",
+        "growing_steps",
+        "grown_size",
+    ],
     "steps": [
         "CopyBase",
         "CreateQcow2",
@@ -155,6 +172,7 @@ __all__ = [
     "Attachment",
     "BackingFile",
     "BaseImage",
+    "Change",
     "CommandError",
     "ConfigError",
     "CopyBase",
@@ -173,6 +191,8 @@ __all__ = [
     "FillHoles",
     "Flavor",
     "FlavorError",
+    "GrowQcow2",
+    "GrowRaw",
     "Headroom",
     "Host",
     "ImageError",
@@ -193,6 +213,7 @@ __all__ = [
     "Report",
     "Request",
     "Reserve",
+    "ReservePastEnd",
     "SetNocow",
     "Sharing",
     "Step",
@@ -205,10 +226,14 @@ __all__ = [
     "Verdict",
     "Watcher",
     "__version__",
+    "apply",
     "automatic_cluster_size",
     "fully_allocated_size",
+    "growing_steps",
+    "grown_size",
     "mapped_data_offset",
     "provision",
+    "resize",
     "thin_size_bound",
 ]
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from allocpolicy import destination, execute, image_cache, observe, resolve
-from allocpolicy.attempt import Attempt, Task, first_supported
+from allocpolicy.attempt import Attempt, Task, check_size, first_supported
 from allocpolicy.config import Policy
 from allocpolicy.errors import ImageError, InvalidRequest, format_size
 from allocpolicy.execute import Access, Job, Outcome
@@ -18,7 +18,6 @@ from allocpolicy.facts import BaseImage, DiskFormat, Facts, Host
 from allocpolicy.flavors import Flavor
 from allocpolicy.image_cache import OpenedBase
 from allocpolicy.plan import Plan, Watcher, unwatched
-from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import Loaded
 from allocpolicy.report import Report
 from allocpolicy.resolve import Selection
@@ -122,19 +121,6 @@ def _with_base_ready(work: _Work, opened: OpenedBase) -> _Work:
     base = opened.ready(beside=beside)
     request = _request(work.order, disk=work.request.destination, base=base)
     return replace(work, request=request)
-
-
-def check_size(virtual_size: int) -> None:
-    """Check that a disk can have this virtual size, in bytes.
-
-    :raises InvalidRequest: when it cannot.
-    """
-    if 0 < virtual_size <= MAX_VIRTUAL_SIZE and virtual_size % SECTOR_SIZE == 0:
-        return
-    raise InvalidRequest(
-        f"size {virtual_size}: a disk has a positive multiple of {SECTOR_SIZE} bytes,"
-        f" at most {format_size(MAX_VIRTUAL_SIZE)}"
-    )
 
 
 def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:

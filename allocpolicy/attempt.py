@@ -12,10 +12,11 @@ from typing import Protocol
 
 from allocpolicy import invoke, registry, resolve
 from allocpolicy.config import Policy
-from allocpolicy.errors import Replan, Unsupported
+from allocpolicy.errors import InvalidRequest, Replan, Unsupported, format_size
 from allocpolicy.execute import Outcome
-from allocpolicy.facts import Facts
+from allocpolicy.facts import DiskFormat, Facts
 from allocpolicy.plan import Plan
+from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import Loaded
 from allocpolicy.resolve import Selection
 from allocpolicy.stamp import Choice, Stamp
@@ -83,13 +84,24 @@ def first_supported(task: Task) -> Attempt:
             )
 
 
+def check_size(virtual_size: int) -> None:
+    """Check that a disk can have this virtual size, in bytes.
+
+    :raises InvalidRequest: when it cannot.
+    """
+    if 0 < virtual_size <= MAX_VIRTUAL_SIZE and virtual_size % SECTOR_SIZE == 0:
+        return
+    raise InvalidRequest(
+        f"size {virtual_size}: a disk has a positive multiple of {SECTOR_SIZE} bytes,"
+        f" at most {format_size(MAX_VIRTUAL_SIZE)}"
+    )
+
+
 def _attempt(task: Task, selection: Selection, *, reason: str) -> Attempt:
     """Plan and carry out; again when what the plan relied on was lost to another."""
     loaded = registry.load(selection.strategy)
-    stamp = Stamp(
-        requested=_choice(task.requested),
-        effective=_choice(selection),
-        format=task.request.format,
+    stamp = selected_stamp(
+        selection, requested=task.requested, format=task.request.format
     )
     for remaining in reversed(range(REPLANS)):
         plan = _plan(task, loaded, selection)
@@ -116,6 +128,15 @@ def _plan(task: Task, loaded: Loaded, selection: Selection) -> Plan:
     observed = invoke.observe(loaded, request=request, options=options, host=facts.host)
     facts = replace(facts, observed=observed)
     return invoke.plan(loaded, request=request, options=options, facts=facts)
+
+
+def selected_stamp(
+    selection: Selection, *, requested: Selection, format: DiskFormat
+) -> Stamp:
+    """Return what is recorded on a disk that is made under a selection."""
+    return Stamp(
+        requested=_choice(requested), effective=_choice(selection), format=format
+    )
 
 
 def _choice(selection: Selection) -> Choice:

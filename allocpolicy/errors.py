@@ -190,17 +190,25 @@ class StrategyFailed(Error):
 
 
 class PromiseBroken(Error):
-    """The finished disk does not keep the promise: ``(path, strategy, reason)``."""
+    """The disk does not keep the promise: ``(path, strategy, reason, state)``."""
 
     template = (
-        "{path}: the disk that strategy {strategy!r} made does not keep its promise:"
-        " {reason}; nothing was left behind"
+        "{path}: the disk does not keep the promise of strategy {strategy!r}:"
+        " {reason}; {state}"
     )
 
-    def __init__(self, path: Path, strategy: str, reason: str) -> None:
-        super().__init__(path, strategy, reason)
+    def __init__(
+        self,
+        path: Path,
+        strategy: str,
+        reason: str,
+        state: str = "nothing was left behind",
+    ) -> None:
+        super().__init__(path, strategy, reason, state)
         self.path = path
         self.strategy = strategy
+        self.reason = reason
+        self.state = state
 
 
 class CommandError(Error):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy import base_image, invoke, observe
@@ -21,7 +21,7 @@ from allocpolicy.errors import (
     format_size,
 )
 from allocpolicy.facts import Host, Observation
-from allocpolicy.plan import Mode, Plan, Watcher
+from allocpolicy.plan import Mode, Plan, Target, Watcher
 from allocpolicy.registry import Loaded
 from allocpolicy.stamp import Stamp
 from allocpolicy.storage import filesystem, named_lock, staging
@@ -76,14 +76,14 @@ def execute(plan: Plan, job: Job) -> Outcome:
     with staging.create(job.host.directory) as staged:
         staging.sweep(job.host.directory)
         _give(staged.fd, job.access.owner)
-        _run_steps(plan, job, staged)
+        run_steps(plan, job, target=staged, directory=staged.directory_fd)
         with explained(
             fd=staged.directory_fd,
             path=job.host.directory,
             needed=plan.peak_bytes,
             action="finish the disk",
         ):
-            outcome = _finish(job, staged)
+            outcome = finish(job, staged)
             if job.request.base:
                 base_image.refuse_if_changed(job.request.base)
             staged.publish(job.request.destination.name)
@@ -110,24 +110,32 @@ def _check_mode(plan: Plan, job: Job) -> None:
         raise StrategyFailed(found.name, found.target, reason)
 
 
-def _run_steps(plan: Plan, job: Job, staged: Staged) -> None:
+def run_steps(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
+    """Admit the plan and run its steps on the target.
+
+    A plan that reserves holds the filesystem's lock until all of it is taken.
+
+    :raises NotEnoughSpace: before the first step where free space shows it.
+    :raises Error: as the steps do.
+    """
+    before = os.fstat(target.fd).st_blocks * 512
     with contextlib.ExitStack() as reservation:
         if plan.reserved_bytes:
             key = job.host.filesystem.key
             reservation.enter_context(named_lock.hold(key, lock_path=job.lock_path))
-        _admit(plan, job, staged.directory_fd)
+        _admit(plan, job, directory)
         for step in plan.steps:
             with (
                 invoke.blaming(job.loaded.found),
                 explained(
-                    fd=staged.directory_fd,
+                    fd=directory,
                     path=job.host.directory,
                     needed=plan.peak_bytes,
                     action=step.describe(),
                 ),
             ):
-                step.run(staged, job.watch(step.describe()))
-            if os.fstat(staged.fd).st_blocks * 512 >= plan.peak_bytes:
+                step.run(target, job.watch(step.describe()))
+            if os.fstat(target.fd).st_blocks * 512 - before >= plan.peak_bytes:
                 # All that the plan will ever take is taken: others may reserve while
                 # we copy into it.
                 reservation.close()
@@ -153,31 +161,40 @@ def _admit(plan: Plan, job: Job, directory: int) -> None:
         raise NotEnoughSpace(job.request.destination, needed, free, parts)
 
 
-def _finish(job: Job, staged: Staged) -> Outcome:
-    """Stamp, sync, observe and verify what the steps made."""
+def finish(job: Job, staged: Staged) -> Outcome:
+    """Stamp, sync, observe and verify what the steps made.
+
+    :raises PromiseBroken: when it is not what was promised.
+    """
     recorded = stamps.write(staged.fd, job.stamp)
     os.fchmod(staged.fd, job.access.mode)
     os.fsync(staged.fd)
-    request = job.request
-    observation = observe.disk(
-        staged.fd,
+    return replace(judge(job, staged.fd), stamp=recorded)
+
+
+def judge(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
+    """Observe the open disk, and let its strategy verify it.
+
+    :param seen: what was observed already, if nothing was done since.
+    :raises PromiseBroken: when it is not what was promised.
+    """
+    request, options = job.request, job.stamp.effective.options
+    observation = seen or observe.disk(
+        fd,
         path=request.destination,
         format=request.format,
         surroundings=observe.surroundings(
-            staged.fd, directory=job.host.directory, headroom=job.host.headroom
+            fd, directory=job.host.directory, headroom=job.host.headroom
         ),
     )
-    options = job.stamp.effective.options
     verdict = invoke.verify(job.loaded, options=options, observation=observation)
-    problem = _broken_promise(request, observation, verdict)
-    if problem:
-        raise PromiseBroken(request.destination, job.loaded.found.name, problem)
+    if problem := _broken_promise(request, observation, verdict):
+        state = "the disk is whole" if request.current else "nothing was left behind"
+        name = job.loaded.found.name
+        raise PromiseBroken(request.destination, name, problem, state)
     attachment = invoke.attach(job.loaded, options=options, observation=observation)
     return Outcome(
-        observation=observation,
-        verdict=verdict,
-        attachment=attachment,
-        stamp=recorded,
+        observation=observation, verdict=verdict, attachment=attachment, stamp=None
     )
 
 

@@ -17,6 +17,7 @@ from allocpolicy import stamp as stamps
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import DiskFormat
 from allocpolicy.stamp import Stamp
+from allocpolicy.storage import lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,11 @@ def opened(
 
     :param declared: its format, where it has no stamp.
     :raises ImageError: when it can't be opened, is no regular file, or its format is
-        not known, or not what its stamp says.
+        not known, or not what its stamp says; also while somebody rewrites it, as
+        opening it would stop him.
     """
+    if os.stat(image_file.resolve(path)).st_ino in lease.leased_inodes():
+        raise ImageError(path, "it is being rewritten; try again when that is done")
     with image_file.opened(path, flags=flags) as (resolved, fd):
         stamp = stamps.read(fd, path=resolved)
         yield Disk(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from allocpolicy.errors import PlanError
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.filesystem import Filesystem
 
@@ -80,6 +81,10 @@ class BaseImage:
     file that the user named; it differs from ``path`` when a foreign format was
     converted into the image cache, and ``pending`` then says what is
     yet to be done to get there (a dry run, and the plan before a conversion).
+
+    An existing disk that is to be rewritten is such an image, too: ``below`` is then
+    its backing file, read where it maps nothing, and ``plain`` is said of all of them.
+    ``leased``: nobody else may open it, qemu-img included.
     """
 
     path: Path
@@ -92,6 +97,13 @@ class BaseImage:
     source: Path
     source_format: str
     pending: str | None = None
+    below: BaseImage | None = None
+    leased: bool = False
+
+    @property
+    def layers(self) -> tuple[BaseImage, ...]:
+        """Return the image and those below it, the lowest first."""
+        return (*(self.below.layers if self.below else ()), self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +112,49 @@ class Facts:
 
     ``shares_base`` says that the base image is plain, and that files in the directory
     can share its blocks (reflink). ``observed`` is what the strategy's own ``observe``
-    returned.
+    returned. Of a disk that exists, ``base`` is what its guest reads, and ``file`` the
+    file as it is, byte for byte, in whatever format; where it can't be rewritten both
+    are None, and ``obstacle`` says why.
     """
 
     host: Host
     base: BaseImage | None
     shares_base: bool = False
+    file: BaseImage | None = None
+    shares_file: bool = False
+    obstacle: str | None = None
     observed: Mapping[str, object] = field(default_factory=dict)
+
+    def required_base(self) -> BaseImage:
+        """Return what the guest of an existing disk reads, to rewrite the disk from.
+
+        :raises PlanError: when the disk can't be rewritten, saying why.
+        """
+        return self._required(self.base)
+
+    def required_file(self) -> BaseImage:
+        """Return the file of an existing disk, to rewrite it as it is.
+
+        :raises PlanError: when the disk can't be rewritten, saying why.
+        """
+        return self._required(self.file)
+
+    def must_copy(self, current: Observation) -> bool:
+        """Return whether reserving an existing disk takes a copy of it.
+
+        What is shared with other files has to be copied; what the filesystem may move
+        on overwriting too, where a NOCOW file would stay.
+        """
+        shared = current.extents is not None and current.extents.shared > 0
+        moved = not current.overwrites_in_place and self.host.filesystem.nocow
+        return shared or moved
+
+    def _required(self, image: BaseImage | None) -> BaseImage:
+        if image is None:
+            raise PlanError(
+                f"the disk has to be rewritten, and can't be: {self.obstacle}"
+            )
+        return image
 
 
 class Use(enum.StrEnum):
@@ -138,8 +186,9 @@ class Observation:
     ``exception`` names what keeps the disk from being ``guaranteed`` (that no write of
     its guest meets ENOSPC); it is None when it is. ``full_size`` is the file size at
     which every write of the guest finds its place inside the file: what a reservation
-    must cover. ``hindrances`` say what forbids to rewrite the disk. ``backing_chain``
-    begins with the disk's own backing file.
+    must cover. ``overwrites_in_place``: the filesystem does not allocate anew for a
+    block that has storage of its own. ``hindrances`` say what forbids to rewrite the
+    disk. ``backing_chain`` begins with the disk's own backing file.
     """
 
     format: DiskFormat
@@ -157,6 +206,12 @@ class Observation:
     backing_format: str | None = None
     cluster_size: int | None = None
     extended_l2: bool = False
+    overwrites_in_place: bool = True
     in_use: Use = Use.NONE
     hindrances: tuple[str, ...] = ()
     backing_chain: tuple[BackingFile, ...] = ()
+
+    @property
+    def reserved_size(self) -> int:
+        """Return the file size that a reservation of this disk must cover, in bytes."""
+        return max(self.full_size, self.file_size)

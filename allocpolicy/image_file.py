@@ -20,7 +20,7 @@ NETWORK_DISK = re.compile(
 _REASONS = {
     errno.ETXTBSY: "it is being executed, or is a swap file in use",
     # open(2) with O_NONBLOCK of a file under another's lease
-    errno.EWOULDBLOCK: "another allocpolicy is rewriting it; try again later",
+    errno.EWOULDBLOCK: "somebody holds a lease on it; try again later",
 }
 
 

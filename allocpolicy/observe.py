@@ -27,8 +27,8 @@ from allocpolicy.facts import (
     Observation,
     Use,
 )
-from allocpolicy.qcow2 import geometry
-from allocpolicy.qcow2.header import Header, hindrances, read_header
+from allocpolicy.qcow2 import refcounts
+from allocpolicy.qcow2.header import hindrances, read_header
 from allocpolicy.qcow2.mapping import mapping_state
 from allocpolicy.storage import (
     copy,
@@ -171,6 +171,7 @@ def disk(
         backing_format=nearest.format if nearest else None,
         cluster_size=content.cluster_size,
         extended_l2=content.extended_l2,
+        overwrites_in_place=kept,
         in_use=use(fd),
         hindrances=content.hindrances,
         backing_chain=content.backing_chain,
@@ -194,23 +195,14 @@ def _read_qcow2(fd: int, path: Path) -> _Content:
     mapping = MappingState(mapping_state(fd, header, path=path))
     return _Content(
         virtual_size=header.virtual_size,
-        full_size=_full_size(fd, header, mapping),
+        full_size=refcounts.full_size(
+            fd, header, path=path, file_size=os.fstat(fd).st_size
+        ),
         mapping=mapping,
         backing_chain=backing.chain(header, fd=fd, path=path),
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
         hindrances=tuple(hindrances(header)),
-    )
-
-
-def _full_size(fd: int, header: Header, mapping: MappingState) -> int:
-    """Return the file size that holds all; unmapped clusters are allocated inside."""
-    if mapping is MappingState.FULL:
-        return -(-os.fstat(fd).st_size // header.cluster_size) * header.cluster_size
-    return geometry.fully_allocated_size(
-        header.virtual_size,
-        cluster_size=header.cluster_size,
-        extended_l2=header.extended_l2,
     )
 
 

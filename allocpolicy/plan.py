@@ -86,6 +86,8 @@ class Plan:
     take when the guest has written all of it; ``reserved_bytes`` is how much of that
     the steps reserve at once: the executor serialises such plans on a filesystem, and
     keeps headroom free for them, less of it where all of it is ``written`` in the end.
+    ``online`` says of a plan in place that it is safe while a VM writes to the disk:
+    fallocate(2) of mode 0 in bounded chunks, and nothing else.
     """
 
     mode: Mode
@@ -94,4 +96,5 @@ class Plan:
     promised_bytes: int
     reserved_bytes: int = 0
     written: bool = False
+    online: bool = False
     reason: str = ""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.facts import Observation
+from allocpolicy.plan import Mode
 from allocpolicy.resolve import Selection
 from allocpolicy.stamp import Stamp
-from allocpolicy.strategy import Attachment, Verdict
+from allocpolicy.strategy import Attachment, Operation, Verdict
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that is known of one provision.
+    """All that is known of what was done to one disk.
 
-    ``effective_reason`` says why the effective selection is not the requested one, or
-    what the plan decided. After a dry run nothing was observed, judged or attached.
-    ``elapsed`` is seconds in process.
+    ``before`` is what a disk was that existed. ``effective_reason`` says why the
+    effective selection is not the requested one, or what the plan decided. After a dry
+    run nothing was observed, judged or attached. ``elapsed`` is seconds in process.
     """
 
     disk: Path
+    operation: Operation = Operation.PROVISION
+    mode: Mode = Mode.STAGED
+    before: Observation | None = None
     requested: Selection
     effective: Selection
     effective_reason: str
@@ -51,6 +55,8 @@ def as_document(report: Report) -> dict[str, object]:
     requested = report.requested
     return {
         "disk": str(report.disk),
+        "operation": str(report.operation),
+        "mode": str(report.mode),
         "dry_run": report.dry_run,
         "requested": {
             "strategy": requested.strategy,
@@ -62,6 +68,7 @@ def as_document(report: Report) -> dict[str, object]:
             "options": dict(report.effective.options),
             "reason": report.effective_reason,
         },
+        "before": _plain(report.before),
         "observed": _plain(report.observed),
         "verdict": _plain(report.verdict),
         "attachment": _plain(report.attachment),

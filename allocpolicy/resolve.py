@@ -11,16 +11,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocpolicy import extra_specs, registry, schema
 from allocpolicy.errors import (
     DuplicateStrategy,
     ExtraSpecError,
+    ImageError,
     StrategyFailed,
     StrategyNotFound,
 )
 from allocpolicy.extra_specs import OptionSpec, Spec, StrategySpec
+from allocpolicy.stamp import XATTR, Choice
 from allocpolicy.strategy import DiskRole
 
 if TYPE_CHECKING:
@@ -123,6 +126,31 @@ def resolve_fallback(selection: Selection, *, name: str, reason: str) -> Selecti
         origin=origin,
         specs=selection.option_specs,
         candidates=(won, *earlier),
+    )
+
+
+def resolve_stamp(choice: Choice, *, path: Path) -> Selection:
+    """Return the selection that a disk's stamp records, newer options at their default.
+
+    :raises ImageError: when the strategy does not take the options.
+    :raises StrategyNotFound: when it is not installed.
+    :raises DuplicateStrategy: when two distributions claim it.
+    :raises StrategyFailed: when it cannot be loaded.
+    """
+    loaded = registry.load(choice.strategy)
+    try:
+        options = schema.complete_options(
+            choice.options, options_schema=loaded.strategy.options_schema
+        )
+    except schema.Invalid as error:
+        reason = f"its stamp's options of strategy {choice.strategy}: {error}"
+        raise ImageError(path, reason) from error
+    origin = Origin(key=XATTR, source="stamp")
+    return Selection(
+        strategy=choice.strategy,
+        options=options,
+        origin=origin,
+        option_origins=dict.fromkeys(options, origin),
     )
 
 

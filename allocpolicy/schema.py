@@ -112,6 +112,35 @@ def convert_options(
     return options
 
 
+def complete_options(
+    options: Mapping[str, object], *, options_schema: Mapping[str, Any]
+) -> dict[str, object]:
+    """Return every option's value: that of ``options``, else the default.
+
+    :raises Invalid: when the schema does not take them.
+    """
+    properties: Mapping[str, Any] = options_schema["properties"]
+    complete = {
+        name: options.get(name, copy.copy(option["default"]))
+        for name, option in properties.items()
+    } | dict(options)
+    if not _is_plainly_valid(complete, properties):
+        problems = validate(complete, schema=options_schema)
+        if problems:
+            raise Invalid(problems[0])
+    return complete
+
+
+def _is_plainly_valid(
+    options: Mapping[str, object], properties: Mapping[str, Any]
+) -> bool:
+    """Whether options are sure to be valid: each is one of an enumeration."""
+    return options.keys() <= properties.keys() and all(
+        _is_plain_option(properties[name]) and value in properties[name].get("enum", ())
+        for name, value in options.items()
+    )
+
+
 def describe_option(option: Mapping[str, Any]) -> str:
     """Return in words what values an option takes, as an extra spec writes them."""
     if "enum" in option:

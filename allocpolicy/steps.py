@@ -6,6 +6,7 @@ import enum
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from allocpolicy import base_image, qemu_img
 from allocpolicy.errors import format_size
@@ -18,6 +19,8 @@ from allocpolicy.storage import copy, extent_size, fallocate, inode_flags, zeroe
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.inode_flags import InodeFlag
+
+_RESERVED_CHUNK = 1 << 30
 
 
 class Sharing(enum.StrEnum):
@@ -115,7 +118,28 @@ class Reserve:
         with explained(
             fd=target.fd, path=target.directory, needed=self.length, action="fallocate"
         ):
-            fallocate.allocate(target.fd, offset=0, length=self.length)
+            reserve(target.fd, length=self.length, progress=progress)
+
+
+class _Allocate(Protocol):
+    def __call__(self, fd: int, /, *, offset: int, length: int) -> None: ...
+
+
+def reserve(
+    fd: int,
+    *,
+    length: int,
+    progress: Progress,
+    allocate: _Allocate = fallocate.allocate,
+) -> None:
+    """Allocate ``[0, length)`` in chunks, between which a VM's writes go on.
+
+    :raises OSError: as fallocate(2); what was allocated stays.
+    """
+    for offset in range(0, length, _RESERVED_CHUNK):
+        progress(done=offset, total=length)
+        allocate(fd, offset=offset, length=min(_RESERVED_CHUNK, length - offset))
+    progress(done=length, total=length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +183,7 @@ class CopyBase:
     def run(self, target: Target, progress: Progress) -> None:
         """Share or copy what is data."""
         base = self.base
-        if not base.plain:  # compressed, or with subclusters
+        if not base.plain and not base.leased:  # compressed, or with subclusters
             source = qemu_img.Image(fd=base.fd, format=base.format, path=base.path)
             disk = qemu_img.Image(
                 fd=target.fd, format=self.format, path=target.directory
@@ -173,27 +197,34 @@ class CopyBase:
             needed=base.data_bytes,
             action="copy the base image",
         ):
-            runs = (
-                Run(source=offset, target=self.data_offset + guest, length=length)
-                for guest, offset, length in base_image.data_runs(base)
-            )
-            if self._shares:
-                copy.share_runs(
-                    base.fd,
-                    target.fd,
-                    runs=runs,
-                    block_size=os.fstatvfs(target.fd).f_bsize,
-                    advance=advance,
-                )
-            else:
-                copy.copy_runs(
-                    base.fd,
-                    target.fd,
-                    runs=runs,
-                    may_share=self.sharing is Sharing.ALLOWED,
-                    advance=advance,
-                )
+            for layer in base.layers:
+                self._copy_layer(layer, target.fd, advance=advance)
         progress(done=base.data_bytes, total=base.data_bytes)
+
+    def _copy_layer(
+        self, layer: BaseImage, target: int, *, advance: copy.Advance
+    ) -> None:
+        """Copy an image's own data over what the images below it have put there."""
+        runs = (
+            Run(source=offset, target=self.data_offset + guest, length=length)
+            for guest, offset, length in base_image.data_runs(layer)
+        )
+        if self._shares:
+            copy.share_runs(
+                layer.fd,
+                target,
+                runs=runs,
+                block_size=os.fstatvfs(target).f_bsize,
+                advance=advance,
+            )
+        else:
+            copy.copy_runs(
+                layer.fd,
+                target,
+                runs=runs,
+                may_share=self.sharing is Sharing.ALLOWED,
+                advance=advance,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

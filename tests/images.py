@@ -6,6 +6,8 @@ import hashlib
 import json
 import random
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +80,38 @@ def convert(
     arguments += ["-o", options] if options else []
     qemu_img("convert", "-f", "raw", "-O", format, *arguments, base, target)
     return target
+
+
+def qemu_io(path: Path, *commands: str, format: str, discard: str = "ignore") -> None:
+    """Let QEMU's block layer write to an image as a guest would."""
+    options = [argument for command in commands for argument in ("-c", command)]
+    subprocess.run(
+        ["qemu-io", "-f", format, "-d", discard, *options, path],
+        check=True,
+        capture_output=True,
+    )
+
+
+@contextmanager
+def held_by_qemu(disk: Path, *, format: str) -> Iterator[None]:
+    """Let a real QEMU have an image open for writing."""
+    blockdev = f"driver={format},node-name=d,file.driver=file,file.filename={disk}"
+    process = subprocess.Popen(
+        [
+            *("qemu-storage-daemon", "--blockdev", blockdev),
+            *("--chardev", "stdio,id=c", "--monitor", "chardev=c"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()  # its greeting: the image is open by then
+    try:
+        yield
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.terminate()
+        process.wait()

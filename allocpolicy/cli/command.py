@@ -76,6 +76,7 @@ class Command(CliffCommand):
     """
 
     state = "nothing was changed"
+    _failure = 0
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return a parser that says what is wrong in one line."""
@@ -92,7 +93,7 @@ class Command(CliffCommand):
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command; return its exit status."""
         try:
-            status = super().run(parsed_args)
+            status = super().run(parsed_args) or self._failure
             sys.stdout.flush()  # a full disk is told here, not by the interpreter's end
         except BrokenPipeError:
             raise
@@ -116,6 +117,10 @@ class Command(CliffCommand):
                 config_dirs=[*options.config_dir, *arguments.config_dir],
             )
         )
+
+    def fail(self, error: Error) -> None:
+        """Tell of an error and go on; the exit status is the first one's."""
+        self._failure = self._failure or self._report(error)
 
     def _report(self, error: Exception) -> int:
         if self.app_args and self.app_args.debug:

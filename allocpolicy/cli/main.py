@@ -19,11 +19,13 @@ from allocpolicy.cli.command import USAGE, add_config_options, usage_error
 
 # Imported when they are run; none of them costs the others anything.
 COMMANDS = {
+    "apply": "allocpolicy.cli.apply:Apply",
     "cache list": "allocpolicy.cli.cache:CacheList",
     "cache prune": "allocpolicy.cli.cache:CachePrune",
     "explain": "allocpolicy.cli.explain:Explain",
     "flavor validate": "allocpolicy.cli.flavor:FlavorValidate",
     "provision": "allocpolicy.cli.provision:Provision",
+    "resize": "allocpolicy.cli.resize:Resize",
     "strategy list": "allocpolicy.cli.strategy:StrategyList",
     "strategy show": "allocpolicy.cli.strategy:StrategyShow",
 }

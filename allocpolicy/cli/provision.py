@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 
 from allocpolicy.allocate import Order, provision
@@ -14,14 +13,10 @@ from allocpolicy.cli.command import (
     add_flavor_options,
     chosen_flavor,
     given_extra_specs,
-    lines,
 )
-from allocpolicy.errors import format_size
+from allocpolicy.cli.report import shown
 from allocpolicy.facts import DiskFormat
-from allocpolicy.report import Report, as_document
 from allocpolicy.strategy import DiskRole
-
-STRUCTURED = ("json", "yaml")
 
 
 class Provision(ShowOne):
@@ -87,44 +82,4 @@ class Provision(ShowOne):
             report = provision(order, policy=self.policy(parsed_args), watch=watch)
         if not report.dry_run:
             self.state = f"the disk {report.disk} was made, and is whole"
-        document = as_document(report)
-        rows = document if parsed_args.formatter in STRUCTURED else _summary(report)
-        return tuple(rows), tuple(rows.values())
-
-
-def _summary(report: Report) -> Mapping[str, object]:
-    """Return the report for people: one value a row."""
-    requested, effective = report.requested, report.effective
-    origin = requested.origin
-    rows: dict[str, object] = {
-        "disk": report.disk,
-        "requested": f"{requested.strategy} (by {origin.key}, {origin.source})",
-        "effective": f"{effective.strategy} ({report.effective_reason})",
-        "options": lines(f"{name} = {one}" for name, one in effective.options.items()),
-    }
-    if report.observed is None:
-        rows["dry run"] = "nothing was made"
-    else:
-        seen = report.observed
-        rows |= {
-            "format": seen.format,
-            "virtual_size": format_size(seen.virtual_size),
-            "file_size": format_size(seen.file_size),
-            "actual_size": format_size(seen.actual_size),
-            "mapping": seen.mapping,
-            "allocation": seen.allocation,
-            "guaranteed": f"no: {seen.exception}" if seen.exception else "yes",
-            "backing_file": seen.backing_file or "-",
-        }
-    if report.verdict:
-        rows["verdict"] = f"{report.verdict.judgement}: {report.verdict.reason}"
-    if report.attachment:
-        hints = report.attachment
-        rows["attach with"] = (
-            f"discard={hints.discard} detect_zeroes={hints.detect_zeroes}"
-            f" cache={hints.cache} io={hints.io}"
-            + (f" l2-cache-size={hints.l2_cache_size}" if hints.l2_cache_size else "")
-        )
-    rows["steps"] = lines(report.steps)
-    rows["elapsed"] = f"{report.elapsed:.3f} s"
-    return rows
+        return shown(report, formatter=parsed_args.formatter)

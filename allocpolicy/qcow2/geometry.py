@@ -131,6 +131,31 @@ def fully_allocated_size(
     ).file_size
 
 
+def grown_size_bound(
+    size: int,
+    *,
+    virtual_size: int,
+    grown: int,
+    cluster_size: int,
+    extended_l2: bool = False,
+) -> int:
+    """Return the most bytes of a file once its virtual size has grown where it is.
+
+    All that the new range may come to take, and copies of the L1 and refcount tables,
+    which the old ones stay beside.
+
+    :param size: of the file before; where it maps less than all, the size at which it
+        would.
+    :param grown: the new virtual size.
+    :raises InvalidRequest: as `geometry` does.
+    """
+    before = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    after = geometry(grown, cluster_size=cluster_size, extended_l2=extended_l2)
+    copies = after.l1_clusters + after.refcount_table_clusters + 1
+    clusters = after.total_clusters - before.total_clusters + copies
+    return (_divide_up(size, cluster_size) + clusters) * cluster_size
+
+
 def unmapped_refcount_blocks(whole: Geometry) -> int:
     """Return the refcount blocks of an image that maps nothing of ``whole``.
 

@@ -18,6 +18,9 @@ _libc.fallocate.argtypes = (
     ctypes.c_int64,
     ctypes.c_int64,
 )
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
 FALLOC_FL_WRITE_ZEROES = 0x80  # Linux 6.17
 
 
@@ -30,6 +33,26 @@ def allocate(fd: int, *, offset: int, length: int) -> None:
     :raises OSError: as fallocate(2); EINTR is retried.
     """
     _fallocate(fd, mode=0, offset=offset, length=length)
+
+
+def allocate_past_end(fd: int, *, offset: int, length: int) -> None:
+    """Give the range storage as `allocate` does; the file does not grow.
+
+    FALLOC_FL_KEEP_SIZE; truncating the file to the size that it has frees what is past
+    its end.
+
+    :raises OSError: as fallocate(2).
+    """
+    _fallocate(fd, mode=FALLOC_FL_KEEP_SIZE, offset=offset, length=length)
+
+
+def punch(fd: int, *, offset: int, length: int) -> None:
+    """Make the range a hole, which reads as zeroes.
+
+    :raises OSError: as fallocate(2).
+    """
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    _fallocate(fd, mode=mode, offset=offset, length=length)
 
 
 def allocate_written(fd: int, *, offset: int, length: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from allocpolicy import (
+    Allocation,
     Attachment,
     CopyBase,
     CreateQcow2,
@@ -14,6 +15,7 @@ from allocpolicy import (
     Judgement,
     Mode,
     Observation,
+    Operation,
     Plan,
     Request,
     Sharing,
@@ -21,6 +23,8 @@ from allocpolicy import (
     Strategy,
     Verdict,
     fully_allocated_size,
+    growing_steps,
+    grown_size,
     thin_size_bound,
 )
 
@@ -34,6 +38,8 @@ class NoneStrategy(Strategy):
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
         """Create, and copy the base image's data where raw has no overlays."""
+        if request.current is not None:
+            return _amended(request, request.current, facts)
         size, base = request.virtual_size, facts.base
         if request.format is DiskFormat.QCOW2:
             return Plan(
@@ -66,3 +72,36 @@ class NoneStrategy(Strategy):
         return Attachment(
             discard="unmap", detect_zeroes="off", cache="none", io="native"
         )
+
+
+def _amended(request: Request, current: Observation, facts: Facts) -> Plan:
+    """Grow the disk; give storage back if that is allowed; else leave it alone."""
+    if request.operation is Operation.RESIZE:
+        size = request.virtual_size
+        return Plan(
+            mode=Mode.IN_PLACE,
+            steps=growing_steps(current, virtual_size=size),
+            peak_bytes=0,
+            promised_bytes=grown_size(current, virtual_size=size),
+        )
+    unwritten = current.extents is not None and current.extents.unwritten > 0
+    reserved = unwritten or current.allocation is not Allocation.THIN
+    if not (reserved and request.allow_thin):
+        return Plan(
+            mode=Mode.NOTHING,
+            steps=(),
+            peak_bytes=0,
+            promised_bytes=current.full_size,
+            reason="its storage is kept; --thin gives it back" if reserved else "",
+        )
+    file = facts.required_file()
+    return Plan(
+        mode=Mode.STAGED,
+        steps=(
+            CreateRaw(virtual_size=current.file_size),
+            CopyBase(base=file, format=DiskFormat.RAW, sharing=Sharing.ALLOWED),
+        ),
+        peak_bytes=0 if facts.shares_file else file.data_bytes,
+        promised_bytes=current.full_size,
+        reason="what was not written is given back",
+    )

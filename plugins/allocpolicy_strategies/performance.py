@@ -18,6 +18,7 @@ from allocpolicy import (
     MappingState,
     Mode,
     Observation,
+    Operation,
     Plan,
     PlanError,
     Request,
@@ -30,6 +31,8 @@ from allocpolicy import (
     Verdict,
     automatic_cluster_size,
     fully_allocated_size,
+    growing_steps,
+    grown_size,
     mapped_data_offset,
 )
 
@@ -92,13 +95,18 @@ class Performance(Strategy):
         """Create with all metadata, reserve, share or copy the base image, fill."""
         data = str(options["data"])
         _refuse_unsupported(data, facts)
+        base = facts.base
+        if request.current is not None:
+            if plan := _in_place(request, request.current, options, facts):
+                return plan
+            base = facts.required_base()
         image = _image(request, options)
         steps: list[Step] = [image.create]
         if data != "sparse" and facts.host.filesystem.nocow:
             steps.insert(0, SetNocow())
         if data != "sparse" and facts.host.filesystem.fallocate:
             steps.append(Reserve(length=image.length))
-        base = None if image.backed else facts.base
+        base = None if image.backed else base
         if base:
             copy = CopyBase(
                 base=base,
@@ -153,6 +161,63 @@ class Performance(Strategy):
             io="native",
             l2_cache_size=_l2_cache_size(observation),
         )
+
+
+def _in_place(
+    request: Request,
+    current: Observation,
+    options: Mapping[str, object],
+    facts: Facts,
+) -> Plan | None:
+    """Return a plan that leaves the disk where it is; None when it must be rewritten.
+
+    :raises PlanError: when it would have to be, and can't.
+    """
+    data, backed = str(options["data"]), options["layout"] == "backed"
+    grows = request.operation is Operation.RESIZE
+    rewrite = (
+        current.mapping is not MappingState.FULL
+        or (current.backing_file is not None and not backed)
+        or (data != "sparse" and facts.must_copy(current))
+    )
+    if rewrite and grows:
+        raise PlanError("it does not keep its promise: run allocpolicy apply first")
+    if rewrite and backed:
+        raise PlanError(
+            "allocpolicy:performance.layout = backed is for new disks; an existing one"
+            " can be made standalone"
+        )
+    if rewrite:
+        return None
+    size = request.virtual_size
+    length = grown_size(current, virtual_size=size) if grows else current.reserved_size
+    reserve = data != "sparse" and facts.host.filesystem.fallocate
+    steps: list[Step] = []
+    if grows:
+        mapped = request.format is DiskFormat.QCOW2
+        steps += growing_steps(
+            current, virtual_size=size, mapped=mapped, reserved=length * reserve
+        )
+    elif reserve:
+        steps.append(Reserve(length=length))
+    if data == "full":
+        steps.append(FillHoles(length=length))
+    return _amended(current, steps, length=length, data=data, grows=grows)
+
+
+def _amended(
+    current: Observation, steps: list[Step], *, length: int, data: str, grows: bool
+) -> Plan:
+    missing = max(0, length - current.actual_size)
+    return Plan(
+        mode=Mode.IN_PLACE if steps else Mode.NOTHING,
+        steps=tuple(steps),
+        peak_bytes=0 if data == "sparse" else missing,
+        promised_bytes=length,
+        reserved_bytes=0 if data == "sparse" else missing,
+        written=data == "full",
+        online=data == "falloc" and not grows,
+    )
 
 
 def _l2_cache_size(observation: Observation) -> int | None:

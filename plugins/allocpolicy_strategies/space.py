@@ -16,7 +16,9 @@ from allocpolicy import (
     Judgement,
     Mode,
     Observation,
+    Operation,
     Plan,
+    PlanError,
     Request,
     Reserve,
     SetNocow,
@@ -25,6 +27,8 @@ from allocpolicy import (
     Unsupported,
     Verdict,
     fully_allocated_size,
+    growing_steps,
+    grown_size,
 )
 
 _JUDGEMENTS = {
@@ -67,6 +71,8 @@ class Space(Strategy):
                 " allocpolicy:space.reserve = zero-fill, or on_unsupported = fallback"
             )
             raise Unsupported(facts.host.directory, reason)
+        if request.current is not None:
+            return _amended(request, request.current, facts, fill=fill)
         size, base = request.virtual_size, facts.base
         raw = request.format is DiskFormat.RAW
         length = size if raw else fully_allocated_size(size)
@@ -107,3 +113,72 @@ class Space(Strategy):
         return Attachment(
             discard="ignore", detect_zeroes="off", cache="none", io="native"
         )
+
+
+def _amended(
+    request: Request, current: Observation, facts: Facts, *, fill: bool
+) -> Plan:
+    """Reserve what has no storage of its own, in place or in a new file."""
+    rewrite = facts.must_copy(current)
+    if request.operation is Operation.RESIZE:
+        if rewrite:
+            raise PlanError(
+                "its storage is not its own, or not kept: run allocpolicy apply first"
+            )
+        return _grown(request, current, fill=fill)
+    length = current.reserved_size
+    if rewrite:
+        return _rewritten(length, facts, fill=fill)
+    if current.allocation is Allocation.UNVERIFIABLE:
+        return Plan(
+            mode=Mode.NOTHING,
+            steps=(),
+            peak_bytes=0,
+            promised_bytes=length,
+            reason="nothing that is done here could be verified",
+        )
+    missing = max(0, length - current.actual_size)
+    return Plan(
+        mode=Mode.IN_PLACE,
+        steps=(FillHoles(length=length) if fill else Reserve(length=length),),
+        peak_bytes=missing,
+        promised_bytes=length,
+        reserved_bytes=missing,
+        written=fill,
+        online=not fill,
+    )
+
+
+def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
+    size = request.virtual_size
+    length = grown_size(current, virtual_size=size)
+    steps = growing_steps(current, virtual_size=size, reserved=0 if fill else length)
+    missing = max(0, length - current.actual_size)
+    return Plan(
+        mode=Mode.IN_PLACE,
+        steps=(*steps, FillHoles(length=length)) if fill else steps,
+        peak_bytes=missing,
+        promised_bytes=length,
+        reserved_bytes=missing,
+        written=fill,
+    )
+
+
+def _rewritten(length: int, facts: Facts, *, fill: bool) -> Plan:
+    """Copy the file as it is into storage that is its own."""
+    steps: list[Step] = [SetNocow()] if facts.host.filesystem.nocow else []
+    steps.append(CreateRaw(virtual_size=length))
+    if not fill:
+        steps.append(Reserve(length=length))
+    steps.append(CopyBase(base=facts.required_file(), format=DiskFormat.RAW))
+    if fill:
+        steps.append(FillHoles(length=length))
+    return Plan(
+        mode=Mode.STAGED,
+        steps=tuple(steps),
+        peak_bytes=length,
+        promised_bytes=length,
+        reserved_bytes=length,
+        written=fill,
+        reason="rewritten: its blocks are shared, or not kept on overwriting",
+    )

@@ -1,0 +1,57 @@
+"""A report on the terminal, or as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from allocpolicy.cli.command import lines
+from allocpolicy.errors import format_size
+from allocpolicy.report import Report, as_document
+
+STRUCTURED = ("json", "yaml")
+
+
+def shown(
+    report: Report, *, formatter: str
+) -> tuple[tuple[str, ...], tuple[object, ...]]:
+    """Return the report as cliff shows one thing: names, and their values."""
+    rows = as_document(report) if formatter in STRUCTURED else _summary(report)
+    return tuple(rows), tuple(rows.values())
+
+
+def _summary(report: Report) -> Mapping[str, object]:
+    """Return the report for people: one value a row."""
+    requested, effective = report.requested, report.effective
+    origin = requested.origin
+    rows: dict[str, object] = {
+        "disk": report.disk,
+        "requested": f"{requested.strategy} (by {origin.key}, {origin.source})",
+        "effective": f"{effective.strategy} ({report.effective_reason})",
+        "options": lines(f"{name} = {one}" for name, one in effective.options.items()),
+    }
+    if report.observed is None:
+        rows["dry run"] = "nothing was made"
+    else:
+        seen = report.observed
+        rows |= {
+            "format": seen.format,
+            "virtual_size": format_size(seen.virtual_size),
+            "file_size": format_size(seen.file_size),
+            "actual_size": format_size(seen.actual_size),
+            "mapping": seen.mapping,
+            "allocation": seen.allocation,
+            "guaranteed": f"no: {seen.exception}" if seen.exception else "yes",
+            "backing_file": seen.backing_file or "-",
+        }
+    if report.verdict:
+        rows["verdict"] = f"{report.verdict.judgement}: {report.verdict.reason}"
+    if report.attachment:
+        hints = report.attachment
+        rows["attach with"] = (
+            f"discard={hints.discard} detect_zeroes={hints.detect_zeroes}"
+            f" cache={hints.cache} io={hints.io}"
+            + (f" l2-cache-size={hints.l2_cache_size}" if hints.l2_cache_size else "")
+        )
+    rows["steps"] = lines(report.steps)
+    rows["elapsed"] = f"{report.elapsed:.3f} s"
+    return rows
