@@ -78,7 +78,11 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     with _open_base(order, disk=disk, policy=policy, watch=watch) as opened:
         work = _Work(
             request=_request(order, disk=disk, base=opened.base if opened else None),
-            host=observe.host(disk.parent, headroom=policy.headroom),
+            host=observe.host(
+                disk.parent,
+                headroom=policy.headroom,
+                disk_directories=policy.disk_directories,
+            ),
             requested=requested,
             policy=policy,
             order=order,

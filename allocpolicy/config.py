@@ -101,6 +101,14 @@ _OPTIONS = [
         " refused where another user may write to them. A directory that is set here is"
         " taken as it is: whoever may read the lock files in it may hold the locks.",
     ),
+    cfg.ListOpt(
+        "disk_directories",
+        default=[],
+        help="The directories whose disks are accounted together with those of the"
+        " directory that a disk is in, recursively: for headroom, and for what 'host"
+        " capacity' shows. Those on other filesystems than the disk at hand are left"
+        " out. When empty, only that directory and those below it count.",
+    ),
     cfg.StrOpt(
         "image_cache_dir",
         sample_default="_base beside the disk",
@@ -132,6 +140,7 @@ class Policy:
     )
     lock_path: Path = field(default_factory=named_lock.own_directory)
     image_cache_dir: Path | None = None
+    disk_directories: tuple[Path, ...] = ()
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
@@ -189,6 +198,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         headroom=_headroom(conf),
         lock_path=_directory(conf, "lock_path") or named_lock.own_directory(),
         image_cache_dir=_directory(conf, "image_cache_dir"),
+        disk_directories=_directories(conf, "disk_directories"),
     )
 
 
@@ -215,9 +225,17 @@ def _headroom(conf: cfg.ConfigOpts) -> Headroom:
 
 def _directory(conf: cfg.ConfigOpts, name: str) -> Path | None:
     value = _get(conf, name)
-    if value and not Path(value).is_absolute():
+    return _absolute(conf, name, value) if value else None
+
+
+def _directories(conf: cfg.ConfigOpts, name: str) -> tuple[Path, ...]:
+    return tuple(_absolute(conf, name, value) for value in _get(conf, name))
+
+
+def _absolute(conf: cfg.ConfigOpts, name: str, value: str) -> Path:
+    if not Path(value).is_absolute():
         _refuse(_origin(conf, name), f"{value!r} is not an absolute path")
-    return Path(value) if value else None
+    return Path(value)
 
 
 def _get(conf: cfg.ConfigOpts, name: str, *, group: str | None = GROUP) -> Any:

@@ -146,7 +146,11 @@ def _admit(plan: Plan, job: Job, directory: int) -> None:
     headroom = 0
     if plan.reserved_bytes:
         unwritten = 0 if plan.written else plan.reserved_bytes
-        unwritten += observe.unwritten_beside(job.host.directory, fd=directory)
+        unwritten += observe.unwritten_beside(
+            job.host.directory,
+            fd=directory,
+            disk_directories=job.host.disk_directories,
+        )
         headroom = job.host.headroom.bytes_for(unwritten)
     needed = plan.peak_bytes + headroom
     # btrfs books what was just reserved with the next transaction only.
@@ -184,7 +188,10 @@ def judge(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
         path=request.destination,
         format=request.format,
         surroundings=observe.surroundings(
-            fd, directory=job.host.directory, headroom=job.host.headroom
+            fd,
+            directory=job.host.directory,
+            headroom=job.host.headroom,
+            disk_directories=job.host.disk_directories,
         ),
     )
     verdict = invoke.verify(job.loaded, options=options, observation=observation)

@@ -64,11 +64,15 @@ class Headroom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The directory that a disk is made in, its filesystem, and the host's policy."""
+    """The directory that a disk is made in, its filesystem, and the host's policy.
+
+    ``disk_directories`` are those whose disks are accounted together with it.
+    """
 
     directory: Path
     filesystem: Filesystem
     headroom: Headroom
+    disk_directories: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

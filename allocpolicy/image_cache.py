@@ -34,7 +34,7 @@ from allocpolicy.qemu_img import Image
 from allocpolicy.storage import copy, lease, named_lock, staging
 from allocpolicy.storage.failure import explained
 
-DEFAULT_NAME = "_base"
+DEFAULT_NAME = image_memo.DEFAULT_DIRECTORY
 READ_ONLY = 0o444
 ENTRY_NAME = re.compile(r"([0-9a-f]{64})\.(vmdk|vpc|vhdx)\.raw")
 

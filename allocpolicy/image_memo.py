@@ -16,6 +16,7 @@ from allocpolicy.errors import DestinationExists
 from allocpolicy.plan import Progress
 from allocpolicy.storage import staging
 
+DEFAULT_DIRECTORY = "_base"  # of the image cache, beside the disks
 NAME = ".memo"
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 _CHUNK = 4 << 20

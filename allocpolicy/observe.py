@@ -6,15 +6,13 @@ mapping is what the qcow2 tables say.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from allocpolicy import backing
-from allocpolicy import stamp as stamps
+from allocpolicy import account, backing
 from allocpolicy.errors import format_size
 from allocpolicy.facts import (
     Allocation,
@@ -43,7 +41,9 @@ from allocpolicy.storage.failure import free_bytes
 from allocpolicy.storage.inode_flags import InodeFlag
 
 
-def host(directory: Path, *, headroom: Headroom) -> Host:
+def host(
+    directory: Path, *, headroom: Headroom, disk_directories: tuple[Path, ...] = ()
+) -> Host:
     """Return the facts of the directory's filesystem, with the headroom to keep.
 
     :raises DestinationError: when no disk can be made there.
@@ -52,6 +52,7 @@ def host(directory: Path, *, headroom: Headroom) -> Host:
         directory=directory,
         filesystem=filesystem.probe(directory),
         headroom=headroom,
+        disk_directories=disk_directories,
     )
 
 
@@ -66,32 +67,17 @@ def shares(base: BaseImage, *, directory: Path) -> bool:
         return copy.can_share(base.fd, staged.fd)
 
 
-def unwritten_beside(directory: Path, *, fd: int) -> int:
-    """Return the reserved-unwritten bytes of the directory's other disks with a stamp.
+def unwritten_beside(
+    directory: Path, *, fd: int, disk_directories: tuple[Path, ...] = ()
+) -> int:
+    """Return the reserved-unwritten bytes of the filesystem's other disks.
 
-    They want headroom too. Disks in use are not flushed for it, so that the answer is
-    rather too large; those that we may not read do not count.
+    Of those that are accounted together; they want headroom too. Disks in use are not
+    flushed for it, so that the answer is rather too large.
     """
-    total = 0
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(OSError):
-                    total += _unwritten(entry.path, other_than=fd)
-    return total
-
-
-def _unwritten(path: str, *, other_than: int) -> int:
-    os.getxattr(path, stamps.XATTR)  # OSError: it is none of our disks
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(fd)
-        if os.path.samestat(status, os.fstat(other_than)):
-            return 0
-        found = extent.summarise(fd, file_size=status.st_size, sync=False)
-        return found.unwritten if found else 0
-    finally:
-        os.close(fd)
+    return account.take(
+        directory, disk_directories=disk_directories, other_than=fd
+    ).unwritten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +94,22 @@ class Surroundings:
     unwritten_beside: Callable[[], int]
 
 
-def surroundings(fd: int, *, directory: Path, headroom: Headroom) -> Surroundings:
+def surroundings(
+    fd: int,
+    *,
+    directory: Path,
+    headroom: Headroom,
+    disk_directories: tuple[Path, ...] = (),
+) -> Surroundings:
     """Return the surroundings of an open disk in a directory; nothing is written."""
     found = filesystem.identify(fd)
     return Surroundings(
         filesystem=found.type,
         copy_on_write=found.copy_on_write,
         headroom=headroom,
-        unwritten_beside=functools.partial(unwritten_beside, directory, fd=fd),
+        unwritten_beside=functools.partial(
+            unwritten_beside, directory, fd=fd, disk_directories=disk_directories
+        ),
     )
 
 

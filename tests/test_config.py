@@ -98,7 +98,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "[allocpolicy]\nflavor_override = no\nallowed_strategies = none, space\n"
         "on_unsupported = fallback\nfallback_strategies = space,none\n"
         "headroom_ratio = 0.5\nheadroom_minimum = 7\nlock_path = /l\n"
-        "image_cache_dir = /c\n"
+        "image_cache_dir = /c\ndisk_directories = /d, /e/f\n"
     )
     made = policy(path)
     assert not made.flavor_override
@@ -108,6 +108,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert made.fallback_strategies == ("space", "none")
     assert (made.headroom.ratio, made.headroom.minimum) == (0.5, 7)
     assert (made.lock_path, made.image_cache_dir) == (Path("/l"), Path("/c"))
+    assert made.disk_directories == (Path("/d"), Path("/e/f"))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("preallocate_images =", "preallocate_images"),
         ("lock_path = here", "lock_path"),
         ("image_cache_dir = ./x", "image_cache_dir"),
+        ("disk_directories = /d, e", "disk_directories"),
         ("image_cache_dir = $nothing", "image_cache_dir"),
     ],
 )

@@ -133,6 +133,16 @@ def unwritten(fd: int, *, length: int) -> Iterator[tuple[int, int]]:
         yield done, length - done
 
 
+def shared_places(fd: int) -> Iterator[tuple[int, int]]:
+    """Yield (place on the device, length) of the extents that other files share.
+
+    :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP.
+    """
+    for _, place, length, flags in _mapped(fd, sync=False):
+        if flags & ExtentFlag.SHARED:
+            yield place, length
+
+
 @functools.cache
 def _flags(bits: int) -> tuple[ExtentFlag, ...]:
     return tuple(ExtentFlag(bits))
