@@ -26,6 +26,7 @@ from allocpolicy.facts import DiskFormat
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.storage import extent, filesystem, lease
+from allocpolicy.storage.filesystem import Space
 from allocpolicy.storage.tree import Listing, Tree
 
 _WRITABLE = 0o222
@@ -36,9 +37,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Account:
     """A filesystem, its disks, and what they were promised; bytes and counts.
 
-    size: all of the filesystem (f_blocks). used: what is taken, by whatever (f_blocks
-    - f_bfree). free: what ordinary users may take (f_bavail). reserved_blocks: what is
-    kept for root, or for the filesystem itself (f_bfree - f_bavail).
+    size, used, free, reserved_blocks: as `filesystem.Space` has them.
 
     disks: how many there are; ``unstamped`` of them have no stamp and count as raw,
     ``malformed`` have a stamp or tables that are none and count by their file's size.
@@ -125,12 +124,13 @@ def take(
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        ledger = _Ledger(other_than=other_than)
+        leased = lease.leased_inodes(devices=filesystem.lock_devices(fd))
+        ledger = _Ledger(other_than=other_than, leased=leased)
         tree = Tree(key=filesystem.identify(fd).key)
         for one in (directory, *disk_directories):
             for listing in tree.listings(one):
                 ledger.enter(listing)
-        return ledger.closed(os.fstatvfs(fd), unreadable=tree.unreadable)
+        return ledger.closed(filesystem.space(fd), unreadable=tree.unreadable)
     finally:
         os.close(fd)
 
@@ -208,9 +208,9 @@ def _file_bytes(status: os.stat_result) -> int:
 class _Ledger:
     """Adds up files."""
 
-    def __init__(self, *, other_than: int | None) -> None:
+    def __init__(self, *, other_than: int | None, leased: frozenset[int]) -> None:
         self._left_out = None if other_than is None else _inode(os.fstat(other_than))
-        self._leased = lease.leased_inodes()
+        self._leased = leased
         self._linked: set[tuple[int, int]] = set()
         self._caches: set[str] = set()
         self._shared: set[tuple[int, int]] = set()
@@ -229,15 +229,14 @@ class _Ledger:
             if not empty and not self._was_entered(status):
                 self._enter(path, status, cached=cached)
 
-    def closed(self, status: os.statvfs_result, *, unreadable: int) -> Account:
+    def closed(self, space: Space, *, unreadable: int) -> Account:
         """Return the account of the files that were entered."""
-        unit = status.f_frsize
         stamped, unstamped = self._kinds[_Kind.STAMPED], self._kinds[_Kind.UNSTAMPED]
         return Account(
-            size=status.f_blocks * unit,
-            used=(status.f_blocks - status.f_bfree) * unit,
-            free=status.f_bavail * unit,
-            reserved_blocks=(status.f_bfree - status.f_bavail) * unit,
+            size=space.size,
+            used=space.used,
+            free=space.free,
+            reserved_blocks=space.reserved_blocks,
             disks=stamped + unstamped,
             unstamped=unstamped,
             malformed=self._malformed,

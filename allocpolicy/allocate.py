@@ -82,6 +82,7 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
                 disk.parent,
                 headroom=policy.headroom,
                 disk_directories=policy.disk_directories,
+                limits=policy.limits,
             ),
             requested=requested,
             policy=policy,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from allocpolicy import base_image, execute, observe
+from allocpolicy import admission, base_image, execute, observe
 from allocpolicy import stamp as stamps
 from allocpolicy.errors import ImageError, Unsupported
 from allocpolicy.execute import Job, Outcome
@@ -145,19 +145,27 @@ def _in_place(plan: Plan, job: Job, held: Hold) -> Outcome:
     target = _InPlace(fd=held.disk.fd, directory=job.host.directory)
     directory = os.open(target.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        execute.run_steps(
-            plan, replace(job, watch=watch), target=target, directory=directory
-        )
+        with admission.turn(plan, host=job.host, lock_path=job.lock_path) as has_taken:
+            execute.run_steps(
+                plan,
+                replace(job, watch=watch),
+                target=target,
+                directory=directory,
+                has_taken=has_taken,
+            )
+            os.fsync(target.fd)
     finally:
         os.close(directory)
-    os.fsync(target.fd)
     return _recorded(execute.judge(job, target.fd), job, held.disk)
 
 
 def _rewrite(plan: Plan, job: Job, held: Hold, content: BaseImage | None) -> Outcome:
     """Build the new file beside the disk, then let it take the disk's name."""
     disk, directory = held.disk, job.host.directory
-    with staging.create(directory) as staged:
+    with (
+        staging.create(directory) as staged,
+        admission.turn(plan, host=job.host, lock_path=job.lock_path) as has_taken,
+    ):
         staging.sweep(directory)
         _carry_over(disk, staged.fd)
         watch = _guarded(job.watch, held)
@@ -166,6 +174,7 @@ def _rewrite(plan: Plan, job: Job, held: Hold, content: BaseImage | None) -> Out
             replace(job, watch=watch),
             target=staged,
             directory=staged.directory_fd,
+            has_taken=has_taken,
         )
         with explained(
             fd=staged.directory_fd,

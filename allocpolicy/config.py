@@ -6,6 +6,7 @@ has had it, is honoured where ``[allocpolicy] preallocate_images`` is not set.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 from oslo_config import cfg
 
 from allocpolicy.errors import ConfigError
-from allocpolicy.facts import Headroom
+from allocpolicy.facts import Headroom, Limits
 from allocpolicy.storage import named_lock
 
 GROUP = "allocpolicy"
@@ -101,13 +102,33 @@ _OPTIONS = [
         " refused where another user may write to them. A directory that is set here is"
         " taken as it is: whoever may read the lock files in it may hold the locks.",
     ),
+    cfg.FloatOpt(
+        "max_overcommit_ratio",
+        default=0,
+        min=0,
+        help="How many times the size of a filesystem, less what is reserved on it,"
+        " may be taken and promised together: used bytes, and what thin disks may come"
+        " to take when their guests write all of them. A disk that would exceed it is"
+        " refused. 1 means that every disk can be filled; 0 is no limit. With a limit,"
+        " disks of every strategy are made one after the other on a filesystem, each"
+        " until it is published, so that racing requests never exceed it; only the"
+        " disks of the same directory, and of disk_directories, are counted.",
+    ),
+    cfg.IntOpt(
+        "reserved_host_disk",
+        default=0,
+        min=0,
+        help="What is kept free for the host itself on every filesystem, in bytes. It"
+        " is no part of what max_overcommit_ratio multiplies.",
+    ),
     cfg.ListOpt(
         "disk_directories",
         default=[],
         help="The directories whose disks are accounted together with those of the"
-        " directory that a disk is in, recursively: for headroom, and for what 'host"
-        " capacity' shows. Those on other filesystems than the disk at hand are left"
-        " out. When empty, only that directory and those below it count.",
+        " directory that a disk is in, recursively: for headroom, for"
+        " max_overcommit_ratio, and for what 'host capacity' shows. Those on other"
+        " filesystems than the disk at hand are left out. When empty, only that"
+        " directory and those below it count.",
     ),
     cfg.StrOpt(
         "image_cache_dir",
@@ -141,6 +162,7 @@ class Policy:
     lock_path: Path = field(default_factory=named_lock.own_directory)
     image_cache_dir: Path | None = None
     disk_directories: tuple[Path, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
@@ -199,6 +221,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         lock_path=_directory(conf, "lock_path") or named_lock.own_directory(),
         image_cache_dir=_directory(conf, "image_cache_dir"),
         disk_directories=_directories(conf, "disk_directories"),
+        limits=_limits(conf),
     )
 
 
@@ -221,6 +244,15 @@ def _headroom(conf: cfg.ConfigOpts) -> Headroom:
         origin = _origin(conf, "headroom_ratio")
         _refuse(origin, "it is not a number from 0 to 1")
     return Headroom(ratio=ratio, minimum=_get(conf, "headroom_minimum"))
+
+
+def _limits(conf: cfg.ConfigOpts) -> Limits:
+    ratio = _get(conf, "max_overcommit_ratio")
+    if not math.isfinite(ratio):  # oslo.config lets nan pass
+        origin = _origin(conf, "max_overcommit_ratio")
+        _refuse(origin, "it is not a number of at least 0")
+    reserved = _get(conf, "reserved_host_disk")
+    return Limits(max_overcommit_ratio=ratio, reserved_host_disk=reserved)
 
 
 def _directory(conf: cfg.ConfigOpts, name: str) -> Path | None:

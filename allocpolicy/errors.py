@@ -11,6 +11,7 @@ Error                          5
 │   ├── DestinationError       2  no usable directory for the disk
 │   └── DestinationExists      2  provision never overwrites
 ├── NotEnoughSpace             3  ENOSPC, EDQUOT, or admission
+│   └── Overcommitted          3  max_overcommit_ratio would be exceeded
 ├── Unsupported                4  this storage cannot do it
 ├── DuplicateStrategy          5  two distributions claim one name
 ├── StrategyFailed             5  code of a plugin raised, or breaks the contract
@@ -151,6 +152,36 @@ class NotEnoughSpace(Error):
         self.needed_text = format_size(needed)
         self.free_text = format_size(free)
         self.because = f" ({reason})" if reason else ""
+
+
+class Overcommitted(NotEnoughSpace):
+    """Too much would be promised: ``(path, promise, left, free, ratio, limit)``.
+
+    ``promise`` is what the disk may come to take, ``left`` what the limit leaves.
+    """
+
+    template = (
+        "{path}: not enough space: the disk may come to take {needed_text}, and"
+        " {left_text} may still be promised ({free_text} are free): the over-commit"
+        " ratio would be {ratio:.6g}, and max_overcommit_ratio allows {limit:.6g};"
+        " free some space, or choose a smaller disk"
+    )
+
+    def __init__(
+        self,
+        path: Path,
+        promise: int,
+        left: int,
+        free: int,
+        ratio: float,
+        limit: float,
+    ) -> None:
+        super().__init__(path, promise, free)
+        self.args = (path, promise, left, free, ratio, limit)
+        self.left = left
+        self.left_text = format_size(left)
+        self.ratio = ratio
+        self.limit = limit
 
 
 class Unsupported(Error):

@@ -6,26 +6,24 @@ step is. Nothing is left behind on any failure: the file has no name until it is
 
 from __future__ import annotations
 
-import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from allocpolicy import base_image, invoke, observe
+from allocpolicy import admission, base_image, invoke, observe
 from allocpolicy import stamp as stamps
 from allocpolicy.errors import (
     InvalidRequest,
-    NotEnoughSpace,
     PromiseBroken,
     StrategyFailed,
-    format_size,
 )
 from allocpolicy.facts import Host, Observation
 from allocpolicy.plan import Mode, Plan, Target, Watcher
 from allocpolicy.registry import Loaded
 from allocpolicy.stamp import Stamp
-from allocpolicy.storage import filesystem, named_lock, staging
-from allocpolicy.storage.failure import explained, free_bytes
+from allocpolicy.storage import staging
+from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
 from allocpolicy.strategy import Attachment, Judgement, Request, Verdict
 
@@ -40,7 +38,10 @@ class Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """All that carrying out a plan needs besides the plan."""
+    """All that carrying out a plan needs besides the plan.
+
+    ``current`` is the descriptor of the disk that exists, where it is to be changed.
+    """
 
     request: Request
     host: Host
@@ -49,6 +50,7 @@ class Job:
     access: Access
     lock_path: Path
     watch: Watcher
+    current: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +75,19 @@ def execute(plan: Plan, job: Job) -> Outcome:
     :raises ImageError: when the base image changed meanwhile.
     """
     _check_mode(plan, job)
-    with staging.create(job.host.directory) as staged:
+    with (
+        staging.create(job.host.directory) as staged,
+        admission.turn(plan, host=job.host, lock_path=job.lock_path) as has_taken,
+    ):
         staging.sweep(job.host.directory)
         _give(staged.fd, job.access.owner)
-        run_steps(plan, job, target=staged, directory=staged.directory_fd)
+        run_steps(
+            plan,
+            job,
+            target=staged,
+            directory=staged.directory_fd,
+            has_taken=has_taken,
+        )
         with explained(
             fd=staged.directory_fd,
             path=job.host.directory,
@@ -110,59 +121,45 @@ def _check_mode(plan: Plan, job: Job) -> None:
         raise StrategyFailed(found.name, found.target, reason)
 
 
-def run_steps(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
+def run_steps(
+    plan: Plan,
+    job: Job,
+    *,
+    target: Target,
+    directory: int,
+    has_taken: Callable[[int], None],
+) -> None:
     """Admit the plan and run its steps on the target.
 
-    A plan that reserves holds the filesystem's lock until all of it is taken.
-
-    :raises NotEnoughSpace: before the first step where free space shows it.
+    :param has_taken: of the plan's `admission.turn`.
+    :raises NotEnoughSpace: before the first step where free space, or what was promised
+        to others, shows it.
     :raises Error: as the steps do.
     """
     before = os.fstat(target.fd).st_blocks * 512
-    with contextlib.ExitStack() as reservation:
-        if plan.reserved_bytes:
-            key = job.host.filesystem.key
-            reservation.enter_context(named_lock.hold(key, lock_path=job.lock_path))
-        _admit(plan, job, directory)
-        for step in plan.steps:
-            with (
-                invoke.blaming(job.loaded.found),
-                explained(
-                    fd=directory,
-                    path=job.host.directory,
-                    needed=plan.peak_bytes,
-                    action=step.describe(),
-                ),
-            ):
-                step.run(target, job.watch(step.describe()))
-            if os.fstat(target.fd).st_blocks * 512 - before >= plan.peak_bytes:
-                # All that the plan will ever take is taken: others may reserve while
-                # we copy into it.
-                reservation.close()
+    _admit(plan, job, directory)
+    for step in plan.steps:
+        with (
+            invoke.blaming(job.loaded.found),
+            explained(
+                fd=directory,
+                path=job.host.directory,
+                needed=plan.peak_bytes,
+                action=step.describe(),
+            ),
+        ):
+            step.run(target, job.watch(step.describe()))
+        has_taken(os.fstat(target.fd).st_blocks * 512 - before)
 
 
 def _admit(plan: Plan, job: Job, directory: int) -> None:
-    """Refuse at once what free space shows not to fit, headroom included."""
-    headroom = 0
-    if plan.reserved_bytes:
-        unwritten = 0 if plan.written else plan.reserved_bytes
-        unwritten += observe.unwritten_beside(
-            job.host.directory,
-            fd=directory,
-            disk_directories=job.host.disk_directories,
-        )
-        headroom = job.host.headroom.bytes_for(unwritten)
-    needed = plan.peak_bytes + headroom
-    # btrfs books what was just reserved with the next transaction only.
-    exact = bool(plan.reserved_bytes) and job.host.filesystem.copy_on_write
-    if not exact and free_bytes(directory) >= needed:
-        return
-    free = filesystem.settled_free(directory)
-    if free < needed:
-        parts = f"{format_size(plan.peak_bytes)} for the disk"
-        if headroom:
-            parts += f" and {format_size(headroom)} headroom"
-        raise NotEnoughSpace(job.request.destination, needed, free, parts)
+    admission.admit(
+        plan,
+        path=job.request.destination,
+        directory=directory,
+        host=job.host,
+        current=job.current,
+    )
 
 
 def finish(job: Job, staged: Staged) -> Outcome:

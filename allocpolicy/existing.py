@@ -17,7 +17,7 @@ from allocpolicy import stamp as stamps
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import DiskFormat
 from allocpolicy.stamp import Stamp
-from allocpolicy.storage import lease
+from allocpolicy.storage import filesystem, lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def opened(
         not known, or not what its stamp says; also while somebody rewrites it, as
         opening it would stop him.
     """
-    if os.stat(image_file.resolve(path)).st_ino in lease.leased_inodes():
+    if _is_leased(image_file.resolve(path)):
         raise ImageError(path, "it is being rewritten; try again when that is done")
     with image_file.opened(path, flags=flags) as (resolved, fd):
         stamp = stamps.read(fd, path=resolved)
@@ -51,6 +51,15 @@ def opened(
             format=_format(stamp, declared=declared, path=resolved),
             stamp=stamp,
         )
+
+
+def _is_leased(path: Path) -> bool:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # which breaks no lease
+    try:
+        leased = lease.leased_inodes(devices=filesystem.lock_devices(fd))
+        return os.fstat(fd).st_ino in leased
+    finally:
+        os.close(fd)
 
 
 def _format(

@@ -63,6 +63,18 @@ class Headroom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is kept free for the host, and how much may be promised; 0 is no limit.
+
+    ``max_overcommit_ratio`` is how many times what a filesystem has may be taken and
+    promised together; ``reserved_host_disk`` is bytes of every filesystem.
+    """
+
+    max_overcommit_ratio: float = 0.0
+    reserved_host_disk: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The directory that a disk is made in, its filesystem, and the host's policy.
 
@@ -73,6 +85,7 @@ class Host:
     filesystem: Filesystem
     headroom: Headroom
     disk_directories: tuple[Path, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

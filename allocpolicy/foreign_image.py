@@ -121,14 +121,14 @@ def convert(
     """Write the source's guest-visible bytes over the open target, sparsely.
 
     :param data_bytes: the most that the copy takes, of `measure`.
-    :param beside: what the disk will take on the same filesystem.
+    :param beside: what must stay free: for the disk, and for the host.
     :raises NotEnoughSpace: before any byte is copied where free space shows it.
     :raises ImageError: when QEMU finds the source damaged.
     """
     free = free_bytes(target.fd)
     parts = f"up to {format_size(data_bytes)} for the converted copy of {source.path}"
     if beside:
-        parts += f" and {format_size(beside)} for the disk"
+        parts += f" and {format_size(beside)} for the disk and the host"
     if free < data_bytes + beside:
         raise NotEnoughSpace(target.path, data_bytes + beside, free, parts)
     try:

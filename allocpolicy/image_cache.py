@@ -134,7 +134,8 @@ class OpenedBase:
                     virtual_size=self.base.virtual_size,
                     data_bytes=self.base.data_bytes,
                 ),
-                beside=beside if _same_device(entry, self._disk) else 0,
+                beside=self._policy.limits.reserved_host_disk
+                + (beside if _same_device(entry, self._disk) else 0),
                 progress=progress,
             )
 

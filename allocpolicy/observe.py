@@ -21,6 +21,7 @@ from allocpolicy.facts import (
     DiskFormat,
     Headroom,
     Host,
+    Limits,
     MappingState,
     Observation,
     Use,
@@ -42,9 +43,13 @@ from allocpolicy.storage.inode_flags import InodeFlag
 
 
 def host(
-    directory: Path, *, headroom: Headroom, disk_directories: tuple[Path, ...] = ()
+    directory: Path,
+    *,
+    headroom: Headroom,
+    disk_directories: tuple[Path, ...] = (),
+    limits: Limits | None = None,
 ) -> Host:
-    """Return the facts of the directory's filesystem, with the headroom to keep.
+    """Return the facts of the directory's filesystem, with what the host keeps to.
 
     :raises DestinationError: when no disk can be made there.
     """
@@ -53,6 +58,7 @@ def host(
         filesystem=filesystem.probe(directory),
         headroom=headroom,
         disk_directories=disk_directories,
+        limits=limits or Limits(),
     )
 
 

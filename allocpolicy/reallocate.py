@@ -182,7 +182,10 @@ def _observed(
     """Observe the disk and its host, and say what is asked for."""
     directory = disk.path.parent
     around = observe.surroundings(
-        disk.fd, directory=directory, headroom=policy.headroom
+        disk.fd,
+        directory=directory,
+        headroom=policy.headroom,
+        disk_directories=policy.disk_directories,
     )
     current = observe.disk(
         disk.fd, path=disk.path, format=disk.format, surroundings=around
@@ -200,7 +203,12 @@ def _observed(
             current=current,
             allow_thin=change.allow_thin,
         ),
-        host=observe.host(directory, headroom=policy.headroom),
+        host=observe.host(
+            directory,
+            headroom=policy.headroom,
+            disk_directories=policy.disk_directories,
+            limits=policy.limits,
+        ),
         disk=disk,
         held=held,
         base=None,
@@ -330,6 +338,7 @@ def _carry_out(
         access=Access(mode=mode),
         lock_path=work.policy.lock_path,
         watch=work.watch,
+        current=work.disk.fd,
     )
     if work.change.dry_run:
         amend.check_rewritable(plan, job, work.disk)

@@ -99,6 +99,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "on_unsupported = fallback\nfallback_strategies = space,none\n"
         "headroom_ratio = 0.5\nheadroom_minimum = 7\nlock_path = /l\n"
         "image_cache_dir = /c\ndisk_directories = /d, /e/f\n"
+        "max_overcommit_ratio = 1.5\nreserved_host_disk = 9\n"
     )
     made = policy(path)
     assert not made.flavor_override
@@ -108,6 +109,8 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert made.fallback_strategies == ("space", "none")
     assert (made.headroom.ratio, made.headroom.minimum) == (0.5, 7)
     assert (made.lock_path, made.image_cache_dir) == (Path("/l"), Path("/c"))
+    assert made.limits.max_overcommit_ratio == 1.5
+    assert made.limits.reserved_host_disk == 9
     assert made.disk_directories == (Path("/d"), Path("/e/f"))
 
 
@@ -124,6 +127,11 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("lock_path = here", "lock_path"),
         ("image_cache_dir = ./x", "image_cache_dir"),
         ("disk_directories = /d, e", "disk_directories"),
+        ("max_overcommit_ratio = -0.5", "max_overcommit_ratio"),
+        ("max_overcommit_ratio = nan", "max_overcommit_ratio"),
+        ("max_overcommit_ratio = inf", "max_overcommit_ratio"),
+        ("reserved_host_disk = -1", "reserved_host_disk"),
+        ("reserved_host_disk = 1G", "reserved_host_disk"),
         ("image_cache_dir = $nothing", "image_cache_dir"),
     ],
 )

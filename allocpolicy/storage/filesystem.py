@@ -120,6 +120,15 @@ def mount_of(fd: int) -> Mount:
     return Mount(type=_type_by_magic(fd), source="device", device=device)
 
 
+def lock_devices(fd: int) -> frozenset[str]:
+    """Return the devices that /proc/locks may name for the open file: "major:minor".
+
+    That of its mount and that of stat(2), which differ on btrfs.
+    """
+    number = os.fstat(fd).st_dev
+    return frozenset({mount_of(fd).device, f"{os.major(number)}:{os.minor(number)}"})
+
+
 def _type_by_magic(fd: int) -> str:
     buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes, f_type its first
     if _libc.fstatfs(fd, buffer) != 0:
@@ -155,14 +164,40 @@ def _unescape(text: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def settled_free(directory: int) -> int:
-    """Return the free bytes once pending frees have reached the books: syncfs(2) first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The bytes of a filesystem, by statvfs(3).
+
+    size: all of it (f_blocks). used: what is taken (f_blocks - f_bfree). free: what
+    ordinary users may take (f_bavail). reserved_blocks: what is kept for root, or for
+    the filesystem itself (f_bfree - f_bavail).
+    """
+
+    size: int
+    used: int
+    free: int
+    reserved_blocks: int
+
+
+def space(fd: int) -> Space:
+    """Return the space of the filesystem of an open file or directory."""
+    status = os.fstatvfs(fd)
+    unit = status.f_frsize
+    return Space(
+        size=status.f_blocks * unit,
+        used=(status.f_blocks - status.f_bfree) * unit,
+        free=status.f_bavail * unit,
+        reserved_blocks=(status.f_bfree - status.f_bavail) * unit,
+    )
+
+
+def settle(directory: int) -> None:
+    """Let what was taken and given back reach the filesystem's books: syncfs(2).
 
     XFS frees inodes in the background and btrfs with the transaction: right after a
     big file is removed, statvfs(3) still shows too little.
     """
     _libc.syncfs(directory)
-    return free_bytes(directory)
 
 
 def probe(directory: Path) -> Filesystem:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import fcntl
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 # The filesystem has no leases (NFS), or the file is neither ours nor are we root.
@@ -53,13 +53,20 @@ def is_open_elsewhere(fd: int) -> bool:
         return True
 
 
-def leased_inodes() -> frozenset[int]:
+def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
     """Return the inode numbers of the files under a lease: to open one breaks it.
 
-    Of /proc/locks (proc_locks(5)); its device is not compared, as a btrfs subvolume's
-    files have another there than by stat(2).
+    Of /proc/locks (proc_locks(5)).
+
+    :param devices: only of these, as "major:minor"; a btrfs subvolume's files have
+        the device there that mountinfo has, not the one that stat(2) tells.
     """
     lines = Path("/proc/locks").read_text().splitlines()
     leases = (line.split() for line in lines if " LEASE " in line)
     files = (field for fields in leases for field in fields if field.count(":") == 2)
-    return frozenset(int(file.rpartition(":")[2]) for file in files)
+    found = (file.split(":") for file in files)
+    return frozenset(
+        int(inode)
+        for major, minor, inode in found
+        if devices is None or f"{int(major, 16)}:{int(minor, 16)}" in devices
+    )
