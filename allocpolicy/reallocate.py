@@ -36,7 +36,7 @@ from allocpolicy.attempt import (
     selected_stamp,
 )
 from allocpolicy.config import Policy
-from allocpolicy.errors import ImageError, InvalidRequest, format_size
+from allocpolicy.errors import ImageError, InvalidRequest, PlanError, format_size
 from allocpolicy.execute import Access, Job, Outcome
 from allocpolicy.existing import Disk
 from allocpolicy.facts import BaseImage, DiskFormat, Facts, Host, Observation, Use
@@ -135,7 +135,10 @@ def _change(
         )
         attempt = _nothing_to_do(work)
         if attempt is None:
-            attempt = first_supported(_task(_with_content(work, stack)))
+            try:
+                attempt = first_supported(_task(_with_content(work, stack)))
+            except PlanError as error:  # which knows no path
+                raise ImageError(disk.path, error.reason) from error
         return _report(work, attempt, elapsed=time.monotonic() - started)
 
 
