@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.errors import ImageError
+from allocpolicy.qcow2.consistency import check_tables
+from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.tables import OFFSET
 from tests.images import qemu_img
 from tests.qcow2_disks import (
@@ -195,3 +197,40 @@ def test_the_file_may_end_in_its_last_cluster_or_later(disk: Path) -> None:
     os.truncate(disk, size - CLUSTER)
     with pytest.raises(ImageError, match=r"guest offset 65536 .* outside the file"):
         check(disk)
+
+
+def test_what_is_mapped_is_told_where_it_is_seen_in_passing(tmp_path: Path) -> None:
+    """Nothing, and everything in one run; between, whoever wants to know must count."""
+    empty = create(tmp_path / "empty", 8 * MiB)
+    full = create(tmp_path / "full", 8 * MiB + 512, "preallocation=metadata")
+    assert told(empty) == "none"
+    assert told(full) == "full"
+    write(full, "discard 64k 64k")
+    assert told(full) is None
+    assert told(small_disk(tmp_path)) is None
+
+
+def told(disk: Path) -> str | None:
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        return check_tables(fd, read_header(fd, path=disk), path=disk)
+    finally:
+        os.close(fd)
+
+
+def test_tables_of_a_saved_machine_are_let_be_where_they_may_be(disk: Path) -> None:
+    """They are not read, but nothing else may be where they are."""
+    l1, table = header_of(disk).l1_offset, l2_of(disk)
+    patch(disk, 36, (header_of(disk).l1_entries + 1).to_bytes(4, "big"))
+    beyond = l1 + 8 * (header_of(disk).l1_entries - 1)
+    end = -(-disk.stat().st_size // CLUSTER) * CLUSTER
+    os.truncate(disk, end + CLUSTER)
+    patch(disk, beyond, entry(COPIED | end))
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        check_tables(fd, header_of(disk), path=disk, vm_state=True)
+        patch(disk, table + 3 * 8, entry(COPIED | end))
+        with pytest.raises(ImageError, match="mapped onto metadata"):
+            check_tables(fd, header_of(disk), path=disk, vm_state=True)
+    finally:
+        os.close(fd)

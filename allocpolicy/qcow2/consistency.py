@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, tables
+from allocpolicy.qcow2 import geometry, mapping, tables
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.tables import (
     ALL_SUBCLUSTERS,
@@ -24,13 +24,20 @@ from allocpolicy.qcow2.tables import (
 )
 
 if TYPE_CHECKING:
+    from allocpolicy.qcow2.mapping import State
     from allocpolicy.qcow2.tables import Batch, Entries, Indices, L2Tables, Mask
 
     Runs = tuple[Indices, Indices]  # starts and ends
 
+_ENTRY = 8  # bytes of an L2 entry, without its subclusters
 
-def check_tables(fd: int, header: Header, *, path: Path) -> None:
+
+def check_tables(
+    fd: int, header: Header, *, path: Path, vm_state: bool = False
+) -> State | None:
     """Check every L1 and L2 entry, and that no two of them share a host cluster.
+
+    Return how much is mapped, if that was seen in passing.
 
     Tables must be whole; data must start inside the file, which may end inside its
     last cluster. Tables are read 2 MiB at a time. Beside them memory holds 16 bytes for
@@ -39,14 +46,16 @@ def check_tables(fd: int, header: Header, *, path: Path) -> None:
     clusters of 512 bytes), 12 MiB for 1 TiB with metadata preallocated.
 
     L2 tables beyond the virtual size are refused: a base image has no VM state, and a
-    small sparse file could have us read 400,000 tables of 2 MiB.
+    small sparse file could have us read 400,000 tables of 2 MiB. With ``vm_state`` they
+    are let be, unread: QEMU leaves them behind where it saved a running machine.
 
     :raises ImageError: naming the L1 entry or the guest offset that is wrong.
     """
     l2 = tables.read_l2_tables(fd, header, path=path)
     if l2 is None:
-        return
-    if (index := int(l2.indices.max())) >= header.needed_l1_entries:
+        return "none"
+    index = int(l2.indices.max())
+    if index >= header.needed_l1_entries and not vm_state:
         reason = (
             f"L1 entry {index} is beyond its virtual size (a virtual machine's state?);"
             " drop it with qemu-img convert first"
@@ -62,14 +71,19 @@ def check_tables(fd: int, header: Header, *, path: Path) -> None:
         raise ImageError(path, f"{what} metadata that overlaps other metadata, {at}")
     file_size = os.fstat(fd).st_size
     runs, compressed = [metadata], [np.empty(0, np.int64)]
-    for batch in tables.read_batches(fd, header, l2, path=path):
+    guest = l2.below(header.needed_l1_entries)
+    run = _linear_run(fd, header, guest, file_size=file_size)
+    if run is not None and _shared_cluster([metadata, run]) is None:
+        return "full"
+    for batch in tables.read_batches(fd, header, guest, path=path):
         _check_entries(batch, file_size=file_size, path=path)
         if not header.has_external_data_file:
             runs.append(_runs(batch.data_clusters()))
         compressed.append(np.unique(batch.compressed_clusters()))
     runs.append(_runs(np.unique(np.concatenate(compressed))))
     if (host := _shared_cluster(runs)) is not None:
-        _refuse_shared(fd, header, l2, host=host, path=path)
+        _refuse_shared(fd, header, guest, host=host, path=path)
+    return None
 
 
 def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs:
@@ -90,6 +104,26 @@ def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs
         (np.array([length for _, length in fixed]), np.ones_like(single))
     )
     return starts, starts + lengths
+
+
+def _linear_run(
+    fd: int, header: Header, l2: L2Tables, *, file_size: int
+) -> Runs | None:
+    """Return the host clusters of an image that is mapped from end to end in one run.
+
+    So it is where all metadata was preallocated; no entry is wrong by itself then.
+    """
+    import numpy as np
+
+    if header.has_external_data_file or not len(l2.offsets):
+        return None
+    if not mapping.is_linear(fd, header):
+        return None
+    size, count = header.cluster_size, -(-header.virtual_size // header.cluster_size)
+    first = int.from_bytes(os.pread(fd, _ENTRY, int(l2.offsets[0])), "big") - COPIED
+    if first + (count - 1) * size >= file_size:
+        return None
+    return np.array([first // size]), np.array([first // size + count])
 
 
 def _check_entries(batch: Batch, *, file_size: int, path: Path) -> None:

@@ -52,6 +52,15 @@ class L2Tables:
     offsets: Indices
     copied: Mask
 
+    def below(self, l1_entries: int) -> L2Tables:
+        """Return those of the first L1 entries only."""
+        kept = self.indices < l1_entries
+        return L2Tables(
+            indices=self.indices[kept],
+            offsets=self.offsets[kept],
+            copied=self.copied[kept],
+        )
+
 
 def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
     """Return the L2 tables, aligned, inside the file and all different; None if none.
