@@ -27,7 +27,7 @@ from allocpolicy.facts import (
     Use,
 )
 from allocpolicy.qcow2 import refcounts
-from allocpolicy.qcow2.header import hindrances, read_header
+from allocpolicy.qcow2.header import Header, hindrances, read_header
 from allocpolicy.qcow2.mapping import mapping_state
 from allocpolicy.storage import (
     copy,
@@ -132,15 +132,29 @@ class _Content:
     hindrances: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What whoever checked a qcow2's tables knows of it already."""
+
+    header: Header
+    mapping: MappingState | None
+
+
 def disk(
-    fd: int, *, path: Path, format: DiskFormat, surroundings: Surroundings
+    fd: int,
+    *,
+    path: Path,
+    format: DiskFormat,
+    surroundings: Surroundings,
+    known: Known | None = None,
 ) -> Observation:
     """Return what the open disk is; dirty pages are written first, no lock is taken.
 
     :param path: for messages, and where a relative backing file is looked for.
     :raises ImageError: when the qcow2 tables are malformed.
     """
-    content = _read_qcow2(fd, path) if format is DiskFormat.QCOW2 else _read_raw(fd)
+    raw = format is DiskFormat.RAW
+    content = _read_raw(fd) if raw else _read_qcow2(fd, path, known)
     status = os.fstat(fd)
     extents = extent.summarise(fd, file_size=status.st_size)
     nocow = inode_flags.has(fd, InodeFlag.NOCOW)
@@ -190,9 +204,11 @@ def _read_raw(fd: int) -> _Content:
     return _Content(virtual_size=size, full_size=size, mapping=MappingState.FULL)
 
 
-def _read_qcow2(fd: int, path: Path) -> _Content:
-    header = read_header(fd, path=path)
-    mapping = MappingState(mapping_state(fd, header, path=path))
+def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
+    header = known.header if known else read_header(fd, path=path)
+    mapping = known.mapping if known else None
+    if mapping is None:
+        mapping = MappingState(mapping_state(fd, header, path=path))
     return _Content(
         virtual_size=header.virtual_size,
         full_size=refcounts.full_size(
@@ -244,8 +260,14 @@ def _exception(
         return f"{kind} may allocate anew on overwriting (not NOCOW, or compressed)"
     unwritten = extents.unwritten if extents else 0
     unwritten += surroundings.unwritten_beside()
-    headroom = surroundings.headroom.bytes_for(unwritten)
-    free = free_bytes(fd)
-    if free < headroom:
-        return f"headroom: {format_size(headroom)} wanted, {format_size(free)} free"
+    return lack_of_headroom(
+        surroundings.headroom, unwritten=unwritten, free=free_bytes(fd)
+    )
+
+
+def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | None:
+    """Return what is missing beside so many reserved-unwritten bytes, or None."""
+    wanted = headroom.bytes_for(unwritten)
+    if free < wanted:
+        return f"headroom: {format_size(wanted)} wanted, {format_size(free)} free"
     return None

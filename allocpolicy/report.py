@@ -68,11 +68,11 @@ def as_document(report: Report) -> dict[str, object]:
             "options": dict(report.effective.options),
             "reason": report.effective_reason,
         },
-        "before": _plain(report.before),
-        "observed": _plain(report.observed),
-        "verdict": _plain(report.verdict),
-        "attachment": _plain(report.attachment),
-        "stamp": _plain(report.stamp),
+        "before": plain(report.before),
+        "observed": plain(report.observed),
+        "verdict": plain(report.verdict),
+        "attachment": plain(report.attachment),
+        "stamp": plain(report.stamp),
         "steps": list(report.steps),
         "elapsed": report.elapsed,
     }
@@ -80,10 +80,10 @@ def as_document(report: Report) -> dict[str, object]:
 
 def _origins(selection: Selection) -> dict[str, object]:
     origins = {"strategy": selection.origin, **selection.option_origins}
-    return {subject: _plain(origin) for subject, origin in origins.items()}
+    return {subject: plain(origin) for subject, origin in origins.items()}
 
 
-def _plain(record: DataclassInstance | None) -> dict[str, object] | None:
+def plain(record: DataclassInstance | None) -> dict[str, object] | None:
     """Return the record as data of which JSON and YAML know every type."""
     if record is None:
         return None

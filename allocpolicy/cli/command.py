@@ -19,6 +19,7 @@ from allocpolicy.config import Policy
 from allocpolicy.errors import Error, ExtraSpecError, InvalidRequest
 from allocpolicy.flavors import Flavor
 from allocpolicy.resolve import Selection, resolve
+from allocpolicy.stamp import Choice
 from allocpolicy.strategy import DiskRole
 
 USAGE, UNEXPECTED = 2, 5
@@ -201,6 +202,18 @@ def selection(arguments: argparse.Namespace, *, policy: Policy) -> Selection:
         flavor=chosen_flavor(arguments),
         overrides=given_extra_specs(arguments),
     )
+
+
+def given_choice(arguments: argparse.Namespace, *, policy: Policy) -> Choice | None:
+    """Return the strategy and options that the arguments say; None if they say none.
+
+    :raises InvalidRequest: (its subclasses) when they are wrong.
+    """
+    said = (arguments.flavors, arguments.flavor, arguments.strategy)
+    if said == (None, None, None) and not arguments.extra_spec:
+        return None
+    chosen = selection(arguments, policy=policy)
+    return Choice(strategy=chosen.strategy, options=chosen.options)
 
 
 def lines(items: Iterable[object]) -> str:

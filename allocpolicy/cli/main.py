@@ -24,6 +24,7 @@ COMMANDS = {
     "cache prune": "allocpolicy.cli.cache:CachePrune",
     "explain": "allocpolicy.cli.explain:Explain",
     "flavor validate": "allocpolicy.cli.flavor:FlavorValidate",
+    "inspect": "allocpolicy.cli.inspect:Inspect",
     "provision": "allocpolicy.cli.provision:Provision",
     "resize": "allocpolicy.cli.resize:Resize",
     "strategy list": "allocpolicy.cli.strategy:StrategyList",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from allocpolicy.cli import observed
 from allocpolicy.cli.command import lines
-from allocpolicy.errors import format_size
 from allocpolicy.report import Report, as_document
 
 STRUCTURED = ("json", "yaml")
@@ -32,26 +32,11 @@ def _summary(report: Report) -> Mapping[str, object]:
     if report.observed is None:
         rows["dry run"] = "nothing was made"
     else:
-        seen = report.observed
-        rows |= {
-            "format": seen.format,
-            "virtual_size": format_size(seen.virtual_size),
-            "file_size": format_size(seen.file_size),
-            "actual_size": format_size(seen.actual_size),
-            "mapping": seen.mapping,
-            "allocation": seen.allocation,
-            "guaranteed": f"no: {seen.exception}" if seen.exception else "yes",
-            "backing_file": seen.backing_file or "-",
-        }
+        rows |= observed.rows(report.observed)
     if report.verdict:
         rows["verdict"] = f"{report.verdict.judgement}: {report.verdict.reason}"
     if report.attachment:
-        hints = report.attachment
-        rows["attach with"] = (
-            f"discard={hints.discard} detect_zeroes={hints.detect_zeroes}"
-            f" cache={hints.cache} io={hints.io}"
-            + (f" l2-cache-size={hints.l2_cache_size}" if hints.l2_cache_size else "")
-        )
+        rows["attach with"] = observed.options(report.attachment)
     rows["steps"] = lines(report.steps)
     rows["elapsed"] = f"{report.elapsed:.3f} s"
     return rows

@@ -1,0 +1,34 @@
+"""A disk for people: what was observed, and how it must be attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from allocpolicy.errors import format_size
+from allocpolicy.facts import Observation
+from allocpolicy.strategy import Attachment
+
+
+def rows(seen: Observation) -> Mapping[str, object]:
+    """Return what matters most of an observation."""
+    return {
+        "format": seen.format,
+        "virtual_size": format_size(seen.virtual_size),
+        "file_size": format_size(seen.file_size),
+        "actual_size": format_size(seen.actual_size),
+        "mapping": seen.mapping,
+        "allocation": seen.allocation,
+        "guaranteed": f"no: {seen.exception}" if seen.exception else "yes",
+        "backing_file": seen.backing_file or "-",
+    }
+
+
+def options(hints: Attachment) -> str:
+    """Return the options of QEMU's command line that keep the promise."""
+    text = (
+        f"discard={hints.discard} detect_zeroes={hints.detect_zeroes}"
+        f" cache={hints.cache} io={hints.io}"
+    )
+    if hints.l2_cache_size:
+        text += f" l2-cache-size={hints.l2_cache_size}"
+    return text

@@ -1,0 +1,122 @@
+"""The picture of a disk in characters, as wide as the terminal.
+
+Each row is cut into cells; a cell shows the state that most of it is in, and the legend
+says how much there is of each in all, were it a single cluster.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from allocpolicy import picture
+from allocpolicy.existing import Disk
+from allocpolicy.facts import DiskFormat
+from allocpolicy.picture import Strip
+from allocpolicy.qcow2.header import read_header
+
+_LABEL = 8
+_INDENT = (0, 0, 0, _LABEL)
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+# state: block character, ASCII character, colour
+_LOOKS = {
+    "unmapped": ("·", ".", "bright_black"),
+    "zero": ("○", "0", "cyan"),
+    "mapped": ("█", "#", "blue"),
+    "compressed": ("▓", "c", "magenta"),
+    "hole": ("·", ".", "bright_black"),
+    "unwritten": ("░", "-", "green"),
+    "written": ("█", "#", "green"),
+    "shared": ("▒", "s", "yellow"),
+    "other": ("▓", "?", "magenta"),
+}
+_BLOCK, _ASCII, _COLOUR = range(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Rows of cells, each with its label, one below the other."""
+
+    strips: tuple[tuple[str, Strip], ...]
+
+    def draw(self) -> None:
+        """Print it; colours are there if the terminal has them and NO_COLOR is not."""
+        console = Console()
+        for line in self.lines(column=_column(console)):
+            console.print(line)
+
+    def lines(self, *, column: int) -> Iterator[Text | Padding]:
+        """Yield each row, its legend and, where the length changes, a scale."""
+        length = None
+        for label, strip in self.strips:
+            if strip.length != length:
+                length = strip.length
+                scale = Text(_scale(length, width=strip.cells.shape[0]))
+                yield Padding(scale, _INDENT)
+            row = Text(f"{label:<{_LABEL}}")
+            for state, run in itertools.groupby(strip.cells.argmax(axis=1).tolist()):
+                look = _LOOKS[strip.states[state]]
+                row.append(look[column] * len(list(run)), style=look[_COLOUR])
+            yield row
+            yield Padding(_legend(strip, column=column), _INDENT)
+
+
+def take(disk: Disk) -> Picture:
+    """Return the picture of an open disk.
+
+    :raises ImageError: when a table is malformed.
+    """
+    cells = max(8, Console().width - _LABEL)
+    whole = picture.of_file(disk.fd, cells=cells)
+    if disk.format is DiskFormat.RAW:
+        return Picture(strips=(("storage", whole),))
+    header = read_header(disk.fd, path=disk.path)
+    mapping, storage = picture.of_qcow2(disk.fd, header, path=disk.path, cells=cells)
+    return Picture(strips=(("mapping", mapping), ("storage", storage), ("file", whole)))
+
+
+def _column(console: Console) -> int:
+    """Return which characters the output's encoding has."""
+    characters = "".join(look[_BLOCK] for look in _LOOKS.values())
+    try:
+        characters.encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return _ASCII
+    return _BLOCK
+
+
+def _legend(strip: Strip, *, column: int) -> Text:
+    legend = Text()
+    for name, count in strip.totals.items():
+        if count:
+            look = _LOOKS[name]
+            legend.append(look[column], style=look[_COLOUR])
+            legend.append(f" {name} {_short(count)}   ")
+    legend.rstrip()
+    return legend
+
+
+def _scale(length: int, *, width: int) -> str:
+    """Return offsets above the cells that they belong to."""
+    end = f"{_short(length)}|"
+    room = width - len(end)
+    line = ""
+    for quarter in range(4):
+        mark, at = f"|{_short(length * quarter / 4)}", width * quarter // 4
+        if len(line) < at + (not quarter) and at + len(mark) < room:
+            line = f"{line:<{at}}{mark}"
+    return f"{line:<{room}}{end}"
+
+
+def _short(count: float) -> str:
+    """Return a size in a few characters."""
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.4g} {_UNITS[unit]}"

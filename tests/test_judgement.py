@@ -1,0 +1,94 @@
+"""A verdict by the effective selection of a stamp, however old that is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import (
+    Allocation,
+    BackingFile,
+    DiskFormat,
+    ExtentSummary,
+    Judgement,
+    MappingState,
+    Observation,
+    registry,
+)
+from allocpolicy.judgement import Judge
+from allocpolicy.stamp import Choice
+
+RESERVED = Observation(
+    format=DiskFormat.RAW,
+    virtual_size=1 << 20,
+    file_size=1 << 20,
+    actual_size=1 << 20,
+    full_size=1 << 20,
+    mapping=MappingState.FULL,
+    allocation=Allocation.RESERVED,
+    guaranteed=True,
+    exception=None,
+    filesystem="ext4",
+    extents=ExtentSummary(
+        count=1,
+        fragments=1,
+        written=0,
+        unwritten=1 << 20,
+        shared=0,
+        encoded=0,
+        delalloc=0,
+        hole=0,
+    ),
+)
+
+
+def choice(strategy: str, **options: object) -> Choice:
+    return Choice(strategy=strategy, options=options)
+
+
+def test_options_newer_than_the_stamp_have_their_defaults() -> None:
+    """A stamp that lacks an option is judged all the same."""
+    verdict = Judge().verdict(choice("performance", data="falloc"), RESERVED)
+    assert verdict.judgement is Judgement.MEETS
+    verdict = Judge().verdict(choice("performance", data="full"), RESERVED)
+    assert verdict.judgement is Judgement.DRIFTED
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (choice("space", reserve="prayer"), "'prayer'"),
+        (choice("space", reserve=1), "1 is not a string"),
+        (choice("space", unheard=True), "unheard"),
+        (choice("no-such-strategy"), "not installed"),
+    ],
+)
+def test_what_cannot_be_asked_is_unverifiable_and_says_why(
+    made: Choice, says: str
+) -> None:
+    """No attachment is made up for it either."""
+    judge = Judge()
+    verdict = judge.verdict(made, RESERVED)
+    assert verdict.judgement is Judgement.UNVERIFIABLE
+    assert says in verdict.reason
+    assert verdict.reason.isprintable()
+    assert judge.attachment(made, RESERVED) is None
+
+
+@pytest.mark.parametrize("strategy", registry.names())
+def test_a_chain_that_ends_too_early_is_a_drift(strategy: str) -> None:
+    """Whatever the strategy: without it the guest can't even read."""
+    missing = BackingFile(path=Path("/d/base"), format="raw", problem="it is gone")
+    broken = dataclasses.replace(RESERVED, backing_chain=(missing,))
+    verdict = Judge().verdict(choice(strategy), broken)
+    assert verdict.judgement is Judgement.DRIFTED
+    assert "/d/base: it is gone" in verdict.reason
+
+
+@pytest.mark.parametrize("strategy", registry.names())
+def test_every_installed_strategy_can_be_asked(strategy: str) -> None:
+    judge = Judge()
+    assert judge.attachment(choice(strategy), RESERVED) is not None
+    assert judge.verdict(choice(strategy), RESERVED).judgement in Judgement
