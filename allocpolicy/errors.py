@@ -17,6 +17,7 @@ Error                          5
 ├── StrategyFailed             5  code of a plugin raised, or breaks the contract
 ├── PromiseBroken              5  the observation does not bear the promise out
 ├── CommandError               5  a program that we started failed
+├── WorkerLost                 5  a process of ours was killed
 └── Replan                     5  what the plan relied on was lost; plan again
 
 An error's arguments are positional and reach ``Exception.__init__`` unchanged, so
@@ -253,6 +254,10 @@ class CommandError(Error):
         self.program = " ".join(command[:2])
         self.status = status
         self.reason = " ".join(stderr.split()) or "it said nothing"
+
+
+class WorkerLost(Error):
+    """A process of ours ended before its time, as by the OOM killer: ``(reason)``."""
 
 
 class Replan(Error):

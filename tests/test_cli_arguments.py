@@ -80,6 +80,7 @@ EXAMPLES = [
     errors.StrategyFailed("name", "target", "x"),
     errors.PromiseBroken(Path("/d"), "name", "x"),
     errors.CommandError(("qemu-img", "create"), 1, "x"),
+    errors.WorkerLost("x"),
     errors.Replan("x"),
 ]
 

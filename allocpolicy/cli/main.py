@@ -20,6 +20,7 @@ from allocpolicy.cli.command import USAGE, add_config_options, usage_error
 # Imported when they are run; none of them costs the others anything.
 COMMANDS = {
     "apply": "allocpolicy.cli.apply:Apply",
+    "audit": "allocpolicy.cli.audit:Audit",
     "cache list": "allocpolicy.cli.cache:CacheList",
     "cache prune": "allocpolicy.cli.cache:CachePrune",
     "explain": "allocpolicy.cli.explain:Explain",

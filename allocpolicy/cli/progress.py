@@ -18,12 +18,15 @@ PATIENCE = 0.5  # seconds of work that need no bar
 
 
 @contextlib.contextmanager
-def shown() -> Iterator[Watcher]:
-    """Yield a watcher that draws bars on stderr if it is a terminal."""
+def shown(*, counted: bool = False) -> Iterator[Watcher]:
+    """Yield a watcher that draws bars on stderr if it is a terminal.
+
+    :param counted: progress is a count of things, not of bytes.
+    """
     if not sys.stderr.isatty():
         yield unwatched
         return
-    terminal = _Terminal()
+    terminal = _Terminal(counted=counted)
     try:
         yield terminal
     finally:
@@ -33,7 +36,8 @@ def shown() -> Iterator[Watcher]:
 class _Terminal:
     """Draws one bar a step, and none for what is quick."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counted: bool) -> None:
+        self._counted = counted
         self._bar: Bar | None = None
 
     def __call__(self, description: str, /) -> Progress:
@@ -63,7 +67,9 @@ class _Terminal:
             self._bar = rich_progress.Progress(
                 rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(),
-                rich_progress.DownloadColumn(binary_units=True),
+                rich_progress.MofNCompleteColumn()
+                if self._counted
+                else rich_progress.DownloadColumn(binary_units=True),
                 rich_progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,

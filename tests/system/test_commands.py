@@ -48,7 +48,10 @@ def test_without_a_command_there_is_help() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for name in ("provision", "explain", "strategy list", "flavor validate"):
+    for name in (
+        *("audit", "explain", "flavor validate", "inspect", "provision"),
+        "strategy list",
+    ):
         finished = allocpolicy("help", *name.split())
         assert finished.status == 0
         assert "usage: allocpolicy" in finished.stdout

@@ -1,0 +1,165 @@
+"""Metrics are text that every reader of node_exporter's files takes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import parser
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import parser as openmetrics_parser
+
+from allocpolicy import (
+    Allocation,
+    DiskFormat,
+    ExtentSummary,
+    Judgement,
+    MappingState,
+    Observation,
+    Verdict,
+    metrics,
+)
+from allocpolicy.audit import Audit, Row, Storage
+from allocpolicy.errors import DestinationError
+
+OBSERVED = Observation(
+    format=DiskFormat.RAW,
+    virtual_size=1 << 46,
+    file_size=1 << 46,
+    actual_size=3 << 20,
+    full_size=1 << 46,
+    mapping=MappingState.FULL,
+    allocation=Allocation.THIN,
+    guaranteed=False,
+    exception="thin",
+    filesystem="xfs",
+    extents=ExtentSummary(
+        count=2,
+        fragments=2,
+        written=2 << 20,
+        unwritten=1 << 20,
+        shared=0,
+        encoded=0,
+        delalloc=0,
+        hole=(1 << 46) - (3 << 20),
+    ),
+)
+# What the classic text format has; the collector refuses a file with any other.
+CLASSIC_TYPES = {"counter", "gauge", "histogram", "summary", "untyped"}
+PARSERS = [
+    parser.text_string_to_metric_families,
+    openmetrics_parser.text_string_to_metric_families,
+]
+
+names = st.binary(min_size=1, max_size=60).filter(lambda name: b"\0" not in name)
+every_parser = pytest.mark.parametrize("parse", PARSERS)
+
+
+def audit_of(*disks: str, judgement: Judgement = Judgement.DRIFTED) -> Audit:
+    verdict = Verdict(judgement=judgement, reason="as the test says")
+    return Audit(
+        rows=tuple(
+            Row(disk=Path(disk), strategy="space", verdict=verdict, observed=OBSERVED)
+            for disk in disks
+        ),
+        filesystems=(
+            Storage(key="/dev/a", type="xfs", size=1 << 50, free=7, promised=1 << 47),
+        ),
+    )
+
+
+def values(families: Iterable[Metric], name: str) -> Iterator[tuple[str, float]]:
+    for family in families:
+        for sample in family.samples:
+            if sample.name == name:
+                labels = dict(sample.labels)
+                key = labels.get("verdict", labels.get("filesystem", ""))
+                yield f"{labels.get('disk', '')}{key}", sample.value
+
+
+@every_parser
+def test_both_parsers_read_every_sample(parse: object) -> None:
+    """The values are whole bytes; a verdict is 1 for the one that holds."""
+    assert callable(parse)
+    families = list(parse(metrics.text(audit_of("/d/a"))))
+    assert dict(values(families, "allocpolicy_disk_verdict")) == {
+        "/d/ameets": 0,
+        "/d/adrifted": 1,
+        "/d/aunverifiable": 0,
+    }
+    for name, value in (
+        ("allocpolicy_disk_virtual_bytes", 1 << 46),
+        ("allocpolicy_disk_actual_bytes", 3 << 20),
+        ("allocpolicy_disk_reserved_bytes", 1 << 20),
+    ):
+        assert dict(values(families, name)) == {"/d/a": value}
+    for name, value in (("size", 1 << 50), ("free", 7), ("promised", 1 << 47)):
+        found = values(families, f"allocpolicy_filesystem_{name}_bytes")
+        assert dict(found) == {"/dev/a": value}
+    assert all(family.documentation for family in families)
+
+
+def test_every_type_is_one_that_the_collector_knows() -> None:
+    """OpenMetrics has others; and a unit is told by name and by line."""
+    text = metrics.text(audit_of("/d/a"))
+    types = dict(re.findall(r"# TYPE (\w+) (\w+)", text))
+    assert set(types.values()) <= CLASSIC_TYPES
+    units = dict(re.findall(r"# UNIT (\w+) (\w+)", text))
+    assert units == {name: "bytes" for name in types if name.endswith("_bytes")}
+    assert text.endswith("\n# EOF\n")
+
+
+@every_parser
+@given(name=names)
+def test_any_name_of_a_file_can_be_a_label(parse: object, name: bytes) -> None:
+    """Quotes, backslashes, newlines; and what is not UTF-8 is shown by number."""
+    assert callable(parse)
+    disk = os.fsdecode(b"/" + name)
+    families = list(parse(metrics.text(audit_of(disk))))
+    shown = os.fsencode(Path(disk)).decode(errors="backslashreplace")
+    (found,) = values(families, "allocpolicy_disk_virtual_bytes")
+    assert found == (shown, 1 << 46)
+
+
+@every_parser
+def test_an_audit_of_nothing_is_valid_too(parse: object) -> None:
+    assert callable(parse)
+    families = list(parse(metrics.text(Audit(rows=(), filesystems=()))))
+    assert not any(family.samples for family in families)
+
+
+def test_a_disk_that_could_not_be_observed_has_a_verdict_and_no_sizes() -> None:
+    verdict = Verdict(judgement=Judgement.UNVERIFIABLE, reason="closed")
+    row = Row(disk=Path("/d/a"), strategy=None, verdict=verdict)
+    text = metrics.text(Audit(rows=(row,), filesystems=()))
+    assert 'disk="/d/a",strategy="",verdict="unverifiable"} 1' in text
+    assert "_bytes{" not in text
+
+
+def test_the_file_is_replaced_and_readable_by_others(tmp_path: Path) -> None:
+    """Whatever the umask; names that a killed writer left behind are removed."""
+    path = tmp_path / "allocpolicy.prom"
+    path.write_text("old\n")
+    (tmp_path / ".allocpolicy-0123456789abcdef.tmp").write_text("half")
+    before = os.umask(0o077)
+    try:
+        with path.open() as old:
+            metrics.write(path, audit_of("/d/a"))
+            assert old.read() == "old\n"
+    finally:
+        os.umask(before)
+    assert path.read_text() == metrics.text(audit_of("/d/a"))
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_directory_in_its_place_is_refused_and_nothing_left(tmp_path: Path) -> None:
+    (tmp_path / "x.prom").mkdir()
+    with pytest.raises(DestinationError, match=r"x\.prom"):
+        metrics.write(tmp_path / "x.prom", audit_of("/d/a"))
+    assert os.listdir(tmp_path) == ["x.prom"]

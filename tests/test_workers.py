@@ -1,0 +1,90 @@
+"""Work is spread over processes, and they are gone when it is done."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allocpolicy.errors import ImageError, WorkerLost
+from allocpolicy.workers import spread
+
+
+def children() -> set[int]:
+    """Return the processes whose parent we are."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(0, 300), workers=st.integers(1, 4))
+def test_everything_is_done_once(count: int, workers: int) -> None:
+    """Whatever the number of workers, and of things."""
+    before = children()
+    things = range(count)
+    answers = Counter(spread(things, lambda thing: thing * 2, workers=workers))
+    assert answers == Counter(thing * 2 for thing in things)
+    assert children() == before
+
+
+def test_it_is_done_elsewhere() -> None:
+    """Each of the processes takes part; ours only where it is the only one."""
+
+    def busy(thing: int) -> int:
+        sum(range(20000))
+        return os.getpid()
+
+    pids = set(spread(range(2000), busy, workers=3))
+    assert os.getpid() not in pids
+    assert len(pids) == 3
+    assert set(spread(range(9), busy, workers=1)) == {os.getpid()}
+
+
+def test_large_answers_arrive_whole() -> None:
+    """They are larger than a pipe."""
+    answers = spread(range(40), lambda thing: bytes([thing]) * (1 << 20), workers=2)
+    found = sorted(answers)
+    assert [(one[0], len(one)) for one in found] == [(n, 1 << 20) for n in range(40)]
+
+
+def test_what_is_raised_there_is_raised_here() -> None:
+    def fail(thing: int) -> int:
+        if thing == 77:
+            raise ImageError(Path("/d/77"), "as the test says")
+        return thing
+
+    before = children()
+    with pytest.raises(ImageError, match="as the test says"):
+        list(spread(range(100), fail, workers=2))
+    assert children() == before
+
+
+def test_a_worker_that_is_killed_is_missed() -> None:
+    """As by the kernel, for lack of memory: an error, not an endless wait."""
+
+    def die(thing: int) -> int:
+        if thing == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return thing
+
+    before = children()
+    with pytest.raises(WorkerLost, match="--jobs"):
+        list(spread(range(100), die, workers=2))
+    assert children() == before
+
+
+def test_work_that_is_given_up_ends() -> None:
+    """The iteration is closed in the middle: no worker goes on."""
+    before = children()
+    answers = spread(range(100000), lambda thing: thing, workers=2)
+    next(iter(answers))
+    assert len(children() - before) == 2
+    answers.close()  # type: ignore[attr-defined]
+    assert children() == before
