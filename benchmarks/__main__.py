@@ -12,7 +12,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import copies, measure, memory, metadata, results, whole_command, writes
+from benchmarks import (
+    audit,
+    copies,
+    measure,
+    memory,
+    metadata,
+    results,
+    whole_command,
+    writes,
+)
 from benchmarks.measure import Settings
 
 PARTS = {
@@ -21,6 +30,7 @@ PARTS = {
     "command": whole_command.run,
     "writes": writes.run,
     "memory": memory.run,
+    "audit": audit.run,
 }
 KINDS = ("xfs", "ext4", "btrfs")
 
