@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import random
 import shutil
 import signal
 import subprocess
@@ -571,3 +572,31 @@ def test_a_saved_machine_is_no_malformed_disk(directory: Path) -> None:
     assert reason(disk, verdict="meets")
     shown = allocpolicy("inspect", disk, *JSON).document
     assert "internal snapshots" in shown["observed"]["hindrances"][0]
+
+
+@on_all
+def test_a_disk_that_is_written_to_all_the_time_is_never_malformed(
+    directory: Path,
+) -> None:
+    """We read while QEMU maps, frees and zeroes clusters: no look may be misled."""
+    disk = directory / "disk"
+    provision(disk, "--size", "8G")
+    draw = random.Random(4)
+    with subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", "-d", "unmap", "-t", "none", disk],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as guest:
+        assert guest.stdin is not None
+        looks = 0
+        deadline = time.monotonic() + 3
+        while looks < 20 or time.monotonic() < deadline:
+            for _ in range(40):
+                what = draw.choice(["aio_write", "aio_write -z", "discard"])
+                print(what, draw.randrange(1 << 17) << 16, "64k", file=guest.stdin)
+            guest.stdin.flush()
+            (row,) = audit([disk], headroom=Headroom(ratio=0, minimum=0)).rows
+            assert row.verdict.judgement == "meets", row
+            looks += 1
+    images.check(disk)
