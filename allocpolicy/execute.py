@@ -6,8 +6,9 @@ step is. Nothing is left behind on any failure: the file has no name until it is
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def execute(plan: Plan, job: Job) -> Outcome:
     :raises DestinationExists: when the name was taken meanwhile.
     :raises ImageError: when the base image changed meanwhile.
     """
+    with _made(plan, job) as (staged, outcome):
+        if job.request.base:
+            base_image.refuse_if_changed(job.request.base)
+        staged.publish(job.request.destination.name)
+    return outcome
+
+
+def try_out(plan: Plan, job: Job) -> Outcome:
+    """Make the disk, measure and judge it, and drop it: it never gets a name.
+
+    :raises Error: as `execute` does, but for what publishing may meet.
+    """
+    with _made(plan, job) as (_, outcome):
+        return outcome
+
+
+@contextlib.contextmanager
+def _made(plan: Plan, job: Job) -> Iterator[tuple[Staged, Outcome]]:
+    """Make, measure and judge the disk; it is dropped unless the body publishes it."""
     _check_mode(plan, job)
     with (
         staging.create(job.host.directory) as staged,
@@ -94,11 +114,7 @@ def execute(plan: Plan, job: Job) -> Outcome:
             needed=plan.peak_bytes,
             action="finish the disk",
         ):
-            outcome = finish(job, staged)
-            if job.request.base:
-                base_image.refuse_if_changed(job.request.base)
-            staged.publish(job.request.destination.name)
-    return outcome
+            yield staged, finish(job, staged)
 
 
 def rehearse(plan: Plan, job: Job) -> None:

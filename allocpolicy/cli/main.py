@@ -25,6 +25,8 @@ COMMANDS = {
     "cache prune": "allocpolicy.cli.cache:CachePrune",
     "explain": "allocpolicy.cli.explain:Explain",
     "flavor validate": "allocpolicy.cli.flavor:FlavorValidate",
+    "host capacity": "allocpolicy.cli.host:HostCapacity",
+    "host probe": "allocpolicy.cli.host:HostProbe",
     "inspect": "allocpolicy.cli.inspect:Inspect",
     "provision": "allocpolicy.cli.provision:Provision",
     "resize": "allocpolicy.cli.resize:Resize",

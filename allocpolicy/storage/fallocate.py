@@ -21,6 +21,7 @@ _libc.fallocate.argtypes = (
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
+FALLOC_FL_UNSHARE_RANGE = 0x40
 FALLOC_FL_WRITE_ZEROES = 0x80  # Linux 6.17
 
 
@@ -63,6 +64,24 @@ def allocate_written(fd: int, *, offset: int, length: int) -> None:
     :raises OSError: as fallocate(2); EOPNOTSUPP on most devices and filesystems.
     """
     _fallocate(fd, mode=FALLOC_FL_WRITE_ZEROES, offset=offset, length=length)
+
+
+def zero(fd: int, *, offset: int, length: int) -> None:
+    """Make the range unwritten, whatever it was: it reads as zeroes.
+
+    FALLOC_FL_ZERO_RANGE: ext4 and xfs, btrfs since Linux 4.16.
+
+    :raises OSError: as fallocate(2).
+    """
+    _fallocate(fd, mode=FALLOC_FL_ZERO_RANGE, offset=offset, length=length)
+
+
+def unshare(fd: int, *, offset: int, length: int) -> None:
+    """Give what the range shares with other files storage of its own: xfs.
+
+    :raises OSError: as fallocate(2).
+    """
+    _fallocate(fd, mode=FALLOC_FL_UNSHARE_RANGE, offset=offset, length=length)
 
 
 def _fallocate(fd: int, *, mode: int, offset: int, length: int) -> None:

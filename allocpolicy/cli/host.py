@@ -1,0 +1,126 @@
+"""``allocpolicy host capacity`` and ``host probe``: what a directory's storage is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from allocpolicy import capacity, probe
+from allocpolicy.capacity import Capacity
+from allocpolicy.cli.command import ShowOne, lines
+from allocpolicy.cli.report import STRUCTURED
+from allocpolicy.errors import format_size
+from allocpolicy.probe import Probe, Trial
+from allocpolicy.storage.quota import Quota
+
+Rows = tuple[tuple[str, ...], tuple[object, ...]]
+
+
+class _HostCommand(ShowOne):
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the directory."""
+        parser.add_argument(
+            "directory", type=Path, metavar="DIR", help="a directory for disks"
+        )
+
+
+class HostCapacity(_HostCommand):
+    """Show what a directory's filesystem holds, and what its disks may still take."""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Rows:
+        """Return the account, and what it means."""
+        found = capacity.of(parsed_args.directory, policy=self.policy(parsed_args))
+        if parsed_args.formatter in STRUCTURED:
+            return _rows(capacity.as_document(found))
+        return _rows(_summary(found))
+
+
+class HostProbe(_HostCommand):
+    """Try what a directory's storage can do, and which strategies hold on it."""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Rows:
+        """Return what was found; nothing is left in the directory."""
+        found = probe.of(parsed_args.directory, policy=self.policy(parsed_args))
+        document = probe.as_document(found)
+        if parsed_args.formatter not in STRUCTURED:
+            document |= _told(found)
+        return _rows(document)
+
+
+def _told(found: Probe) -> dict[str, object]:
+    """Return for people what is lists and records otherwise."""
+    storage, aligned = found.capabilities, found.capabilities.direct_io
+    able = probe.capabilities(storage)
+    return {
+        "size": format_size(storage.filesystem.size),
+        "free": format_size(storage.filesystem.free),
+        "capabilities": lines(
+            f"{name}: {'yes' if can else 'no'}" for name, can in able.items()
+        ),
+        "direct_io": f"memory {aligned.memory}, offset {aligned.offset}"
+        if aligned
+        else "no",
+        "strategies": lines(map(_trial, found.trials)),
+    }
+
+
+def _trial(trial: Trial) -> str:
+    name = f"{trial.strategy} ({trial.format})"
+    if trial.outcome is None:
+        return f"{name}: {trial.error}"
+    seen, verdict = trial.outcome.observation, trial.outcome.verdict
+    kept = "guaranteed" if seen.guaranteed else f"not guaranteed: {seen.exception}"
+    return f"{name}: {verdict.judgement}, {seen.allocation}, {kept}"
+
+
+def _rows(document: Mapping[str, object]) -> Rows:
+    return tuple(document), tuple(document.values())
+
+
+def _summary(found: Capacity) -> dict[str, object]:
+    """Return the capacity for people: one value a row."""
+    taken, limits = found.account, found.limits
+    document = capacity.as_document(found)
+    left, ratio = document["left"], limits.max_overcommit_ratio
+    rows: dict[str, object] = {
+        "directory": found.directory,
+        "filesystem": f"{found.filesystem.type} ({found.filesystem.key})",
+    }
+    rows |= {
+        name: format_size(getattr(taken, name))
+        for name in ("size", "used", "free", "reserved_blocks")
+    }
+    rows |= {
+        "quota": lines(
+            f"{kind.name.lower()} {one.id}: {_quota(one)}"
+            for kind, one in found.quotas.items()
+        )
+        or "none that can be read",
+        "disks": _counted(found),
+        "images": taken.images,
+    }
+    rows |= {
+        name: format_size(getattr(taken, name))
+        for name in ("virtual_size", "allocated", "unwritten", "promised")
+    }
+    return rows | {
+        "overcommit_ratio": f"{taken.overcommit_ratio:.3f}",
+        "max_overcommit_ratio": f"{ratio:g}" if ratio else "no limit",
+        "reserved_host_disk": format_size(limits.reserved_host_disk),
+        "may be promised": format_size(left) if isinstance(left, int) else "no limit",
+        "if every disk were filled": found.outlook,
+    }
+
+
+def _counted(found: Capacity) -> str:
+    names = ("unstamped", "malformed", "unreadable")
+    counts = {name: getattr(found.account, name) for name in names}
+    remarks = [f"{count} {name}" for name, count in counts.items() if count]
+    return f"{found.account.disks}" + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def _quota(quota: Quota) -> str:
+    limits = {"soft": quota.soft_limit, "hard": quota.hard_limit}
+    told = [f"{name} limit {format_size(one)}" for name, one in limits.items() if one]
+    return f"{format_size(quota.used)} used, {', '.join(told) or 'no limit'}"
