@@ -68,6 +68,18 @@ def test_a_disk_from_a_raw_base_image_needs_no_numpy(
     assert heavy == INSPECTOR
 
 
+def test_a_disk_from_a_qcow2_base_image_needs_no_more_than_numpy(
+    tmp_path: Path,
+) -> None:
+    base = tmp_path / "base.qcow2"
+    imported("provision", base, "--size", "1M", "--strategy", "performance")
+    arguments = ("--base", base, "--strategy", "performance")
+    modules = imported("provision", tmp_path / "disk", *arguments)
+    assert (tmp_path / "disk").exists()
+    assert modules & HEAVY == INSPECTOR | {"numpy"}
+    assert "numpy.ma" not in modules
+
+
 def test_the_inspector_is_imported_alone_and_its_package_stays_whole() -> None:
     """A program that uses us may use oslo.utils as well, before or afterwards."""
     script = """

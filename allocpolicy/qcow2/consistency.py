@@ -40,7 +40,7 @@ def check_tables(
     Return how much is mapped, if that was seen in passing.
 
     Tables must be whole; data must start inside the file, which may end inside its
-    last cluster. Tables are read 2 MiB at a time. Beside them memory holds 16 bytes for
+    last cluster. Tables are read a few at a time. Beside them memory holds 16 bytes for
     each contiguous run of host clusters, 8 for each host cluster of compressed data,
     and copies of the L1: 340 MiB were measured for the largest L1 (32 MiB, with
     clusters of 512 bytes), 12 MiB for 1 TiB with metadata preallocated.
@@ -79,8 +79,8 @@ def check_tables(
         _check_entries(batch, file_size=file_size, path=path)
         if not header.has_external_data_file:
             runs.append(_runs(batch.data_clusters()))
-        compressed.append(np.unique(batch.compressed_clusters()))
-    runs.append(_runs(np.unique(np.concatenate(compressed))))
+        compressed.append(_distinct(batch.compressed_clusters()))
+    runs.append(_runs(_distinct(np.concatenate(compressed))))
     if (host := _shared_cluster(runs)) is not None:
         _refuse_shared(fd, header, guest, host=host, path=path)
     return None
@@ -199,6 +199,15 @@ def _runs(clusters: Indices) -> Runs:
     starts = np.concatenate((clusters[:1], clusters[cuts + 1]))
     ends = np.concatenate((clusters[cuts], clusters[-1:])) + 1
     return starts, ends
+
+
+def _distinct(clusters: Indices) -> Indices:
+    """Return the clusters sorted, each once; np.unique() imports numpy.ma, 15 ms."""
+    import numpy as np
+
+    ordered = np.sort(clusters)
+    distinct: Indices = ordered[np.diff(ordered, prepend=-1) != 0]
+    return distinct
 
 
 def _shared_cluster(runs: Sequence[Runs]) -> int | None:

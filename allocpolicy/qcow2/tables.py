@@ -38,7 +38,7 @@ L2_RESERVED = 0x3F00_0000_0000_01FE
 REFCOUNT_TABLE_RESERVED = 0x1FF
 ALL_SUBCLUSTERS = (1 << geometry.SUBCLUSTERS) - 1
 
-_BATCH_SIZE = 2 << 20  # bytes of L2 tables at once: they stay in a processor's cache
+_BATCH_SIZE = 128 << 10  # bytes of L2 tables at once; above, every step is fresh memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +196,7 @@ class Batch:
 def read_batches(
     fd: int, header: Header, l2: L2Tables, *, path: Path
 ) -> Iterator[Batch]:
-    """Yield 2 MiB of L2 tables at a time, in host order; adjacent ones are one read.
+    """Yield 128 KiB of L2 tables at a time, or one; adjacent ones are one read.
 
     :raises ImageError: when a table is cut short.
     """

@@ -85,6 +85,10 @@ def share_runs(
     for run in runs:
         aligned = (run.source | run.target) % block_size == 0
         whole = run.length // block_size * block_size if aligned else 0
+        if whole == run.length <= _SHARED_CHUNK:  # most of the thousands of a qcow2 are
+            share(source, target, run=run)
+            advance(whole)
+            continue
         for piece in _pieces(_part(run, start=0, length=whole), size=_SHARED_CHUNK):
             share(source, target, run=piece)
             advance(piece.length)
