@@ -94,6 +94,17 @@ assert sys.modules["oslo_utils.imageutils"].QemuImgInfo is QemuImgInfo
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())
 
 
+def test_no_command_looks_through_every_installed_distribution() -> None:
+    """On a host of OpenStack there are hundreds of them, and thousands of files."""
+    script = """
+import importlib.metadata, sys
+del importlib.metadata.Distribution.files
+from allocpolicy.cli.main import main
+sys.exit(main(["explain"]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment())
+
+
 def test_every_public_name_is_there() -> None:
     for name in allocpolicy.__all__:
         assert getattr(allocpolicy, name) is not None

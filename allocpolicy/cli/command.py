@@ -88,6 +88,14 @@ class Command(CliffCommand):
         parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
         return parser
 
+    def get_epilog(self) -> str:
+        """Return nothing: all commands are ours.
+
+        cliff looks through the files of every installed distribution to name the one
+        that brought a command, whether its help is asked for or not.
+        """
+        return ""
+
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's own arguments."""
 
