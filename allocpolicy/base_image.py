@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from allocpolicy import foreign_image, image_file
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import BaseImage, DiskFormat
-from allocpolicy.qcow2 import geometry, mapping
+from allocpolicy.qcow2 import content, geometry, mapping
 from allocpolicy.qcow2.consistency import check_tables
+from allocpolicy.qcow2.content import Kind, Run
 from allocpolicy.qcow2.header import check_base, read_header
 from allocpolicy.storage import copy, qemu_lock
 
@@ -101,21 +102,46 @@ def identity(fd: int) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def data_runs(base: BaseImage) -> Iterator[tuple[int, int, int]]:
-    """Yield (guest offset, offset in the file, length) of a plain base image's data.
+def runs(image: BaseImage, *, virtual_size: int) -> Iterator[Run]:
+    """Yield what an image maps of the first ``virtual_size`` bytes, itself alone.
 
-    For raw that is all of it, its holes included.
+    For raw that is all of it, its holes included; of a disk that is to be rewritten
+    (its lease is held) the data alone.
 
-    :raises ImageError: when a table is cut short.
+    :raises ImageError: when a table is malformed or cut short.
     """
-    file_size = os.fstat(base.fd).st_size
-    if base.format is DiskFormat.RAW:
-        yield 0, 0, file_size
+    file_size = os.fstat(image.fd).st_size
+    for run in _all_runs(image, file_size=file_size):
+        length = min(run.length, virtual_size - run.offset)
+        if run.kind is Kind.DATA:  # the file may end inside its last cluster
+            length = min(length, file_size - run.host_offset)
+        if length > 0:
+            yield run if length == run.length else run._replace(length=length)
+
+
+def _all_runs(image: BaseImage, *, file_size: int) -> Iterator[Run]:
+    if image.format is DiskFormat.QCOW2:
+        header = read_header(image.fd, path=image.path)
+        yield from content.runs(image.fd, header, path=image.path)
         return
-    header = read_header(base.fd, path=base.path)
-    for guest, host, length in mapping.data_runs(base.fd, header, path=base.path):
-        # The last cluster may end beyond the virtual size, or beyond the file.
-        yield guest, host, min(length, base.virtual_size - guest, file_size - host)
+    extents = copy.data(image.fd) if image.leased else [(0, file_size)]
+    for offset, length in extents:
+        yield Run(
+            offset=offset,
+            length=length,
+            kind=Kind.DATA,
+            host_offset=offset,
+            host_length=length,
+        )
+
+
+def inflate(image: BaseImage, run: Run) -> bytes:
+    """Return what the guest reads from a compressed run of an image.
+
+    :raises ImageError: when the data is cut short or malformed.
+    """
+    header = read_header(image.fd, path=image.path)
+    return content.inflate(image.fd, header, run, path=image.path)
 
 
 def refuse_if_changed(image: SourceImage | BaseImage) -> None:

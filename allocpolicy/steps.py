@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from allocpolicy.errors import format_size
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.plan import Progress, Target
 from allocpolicy.qcow2 import writer
+from allocpolicy.qcow2.content import Kind
 from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, geometry
 from allocpolicy.qcow2.writer import Backing
 from allocpolicy.storage import copy, extent_size, fallocate, inode_flags, zeroes
@@ -204,11 +205,8 @@ class CopyBase:
     def _copy_layer(
         self, layer: BaseImage, target: int, *, advance: copy.Advance
     ) -> None:
-        """Copy an image's own data over what the images below it have put there."""
-        runs = (
-            Run(source=offset, target=self.data_offset + guest, length=length)
-            for guest, offset, length in base_image.data_runs(layer)
-        )
+        """Put an image's own content over what the images below it have put there."""
+        runs = self._placed(layer, target, advance=advance)
         if self._shares:
             copy.share_runs(
                 layer.fd,
@@ -225,6 +223,21 @@ class CopyBase:
                 may_share=self.sharing is Sharing.ALLOWED,
                 advance=advance,
             )
+
+    def _placed(
+        self, layer: BaseImage, target: int, *, advance: copy.Advance
+    ) -> Iterator[Run]:
+        """Yield where data is and goes; what is no data is put there on the way."""
+        for run in base_image.runs(layer, virtual_size=self.base.virtual_size):
+            place = self.data_offset + run.offset
+            if run.kind is Kind.DATA:
+                yield Run(source=run.host_offset, target=place, length=run.length)
+            elif run.kind is Kind.COMPRESSED:
+                copy.write(target, base_image.inflate(layer, run), offset=place)
+                advance(run.length)
+            elif layer.below is not None:
+                kept = self.sharing is Sharing.NEVER
+                zeroes.clear(target, offset=place, length=run.length, kept=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -38,13 +39,14 @@ def guest_commands(
 def qemu_io(disk: Path, commands: list[str], *, discard: str) -> None:
     """Run the commands, with discard=unmap or ignore.
 
-    QEMU refuses compressed writes to clusters that are there already.
+    Compressed writes have processes of their own: QEMU 7.2 remembers where the next
+    compressed cluster goes, also when what it shares a host cluster with was freed and
+    the host cluster given to other data. QEMU refuses them where a cluster is there.
     """
-    command = ["qemu-io", "-f", "qcow2", "-d", discard, str(disk)]
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, input="\n".join(commands)
-    )
-    said = done.stdout + done.stderr
-    compressed = sum("write -c" in command for command in commands)
-    assert said.count("failed") <= compressed, said
-    assert not done.returncode or compressed, said
+    for compressed, some in itertools.groupby(commands, lambda it: "write -c" in it):
+        command = ["qemu-io", "-f", "qcow2", "-d", discard, str(disk)]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, input="\n".join(some)
+        )
+        said = done.stdout + done.stderr
+        assert compressed or ("failed" not in said and not done.returncode), said

@@ -191,7 +191,7 @@ def lives(draw: st.DrawFn) -> tuple[tuple[str, ...], int, list[list[str]]]:
     return tuple(options), virtual_size, [draw(drawn), draw(drawn)]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(
     life=lives(),
     snapshot=st.booleans(),

@@ -5,9 +5,7 @@ Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping".
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,34 +74,6 @@ def summarise_mapping(fd: int, header: Header, *, path: Path) -> MappingSummary:
         zero_clusters=zero,
         data_bytes=(data + compressed) * header.cluster_size,
     )
-
-
-def data_runs(fd: int, header: Header, *, path: Path) -> Iterator[tuple[int, int, int]]:
-    """Yield (guest offset, host offset, length) of the image's own data.
-
-    Clusters that follow one another on both sides are one run; zero clusters are none.
-    For images without compressed clusters and without subclusters.
-
-    :raises ImageError: when the L1 is malformed or a table is cut short.
-    """
-    l2 = tables.read_l2_tables(fd, header, path=path)
-    if l2 is None:
-        return
-    import numpy as np
-
-    size = header.cluster_size
-    for batch in tables.read_batches(fd, header, l2, path=path):
-        forget_beyond_virtual_size(batch)
-        host = (batch.entries & tables.OFFSET).astype(np.int64)
-        here = np.flatnonzero((host != 0) & ((batch.entries & tables.ZERO) == 0))
-        rows, columns = np.divmod(here, header.l2_entries)
-        guest = (batch.indices[rows] * header.l2_entries + columns) * size
-        host = host[here]
-        together = (np.diff(guest) == size) & (np.diff(host) == size)
-        bounds = (0, *(np.flatnonzero(~together) + 1).tolist(), len(here))
-        for first, last in itertools.pairwise(bounds):
-            if last > first:
-                yield int(guest[first]), int(host[first]), (last - first) * size
 
 
 def is_linear(fd: int, header: Header) -> bool:

@@ -114,8 +114,8 @@ def copy_runs(
     by_kernel = may_share and not _shows_extents(source)
     with mmap.mmap(-1, _CHUNK) as memory, memoryview(memory) as buffer:
         for run in runs:
-            for data in _data_runs(source, run):
-                for piece in _pieces(data, size=_CHUNK):
+            for part in _data_runs(source, run):
+                for piece in _pieces(part, size=_CHUNK):
                     if not (by_kernel and _copied_by_kernel(source, target, piece)):
                         _read_and_write(source, target, piece, buffer=buffer)
                     advance(piece.length)
@@ -185,6 +185,14 @@ def _write(target: int, data: memoryview, *, offset: int) -> None:
         done += os.pwrite(target, data[done:], offset + done)
 
 
+def write(target: int, content: bytes, *, offset: int) -> None:
+    """Write all of the content.
+
+    :raises OSError: as pwrite(2).
+    """
+    _write(target, memoryview(content), offset=offset)
+
+
 def _data_runs(source: int, run: Run) -> Iterator[Run]:
     """Yield the parts of a run that hold data."""
     end = run.source + run.length
@@ -192,10 +200,14 @@ def _data_runs(source: int, run: Run) -> Iterator[Run]:
         yield _part(run, start=offset - run.source, length=length)
 
 
+def data(source: int) -> list[tuple[int, int]]:
+    """Return (offset, length) of the file's data."""
+    return _data(source, start=0, end=os.fstat(source).st_size)
+
+
 def data_bytes(source: int) -> int:
     """Return how many bytes of the file are data."""
-    end = os.fstat(source).st_size
-    return sum(length for _, length in _data(source, start=0, end=end))
+    return sum(length for _, length in data(source))
 
 
 def _data(source: int, *, start: int, end: int) -> list[tuple[int, int]]:

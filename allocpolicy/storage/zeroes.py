@@ -79,3 +79,20 @@ def _write(fd: int, *, offset: int, end: int, advance: Advance) -> None:
                 written = os.pwrite(fd, part, offset)
             offset += written
             advance(written)
+
+
+def clear(fd: int, *, offset: int, length: int, kept: bool) -> None:
+    """Make the range read as zeroes.
+
+    :param kept: with storage behind it as before, else as a hole where that can be.
+    :raises OSError: as fallocate(2), or as pwrite(2).
+    """
+    try:
+        if kept:
+            fallocate.zero(fd, offset=offset, length=length)
+        else:
+            fallocate.punch(fd, offset=offset, length=length)
+    except OSError as error:
+        if error.errno not in _NO_WRITE_ZEROES:
+            raise
+        _write(fd, offset=offset, end=offset + length, advance=lambda count: None)

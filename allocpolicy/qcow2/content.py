@@ -1,0 +1,248 @@
+"""Reading what a guest would read from one qcow2 image, as runs to be copied.
+
+Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping" and "Extended L2
+Entries". What the image doesn't map is its backing file's, and in no run.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from allocpolicy.errors import ImageError
+from allocpolicy.qcow2 import mapping, tables
+from allocpolicy.qcow2.geometry import SECTOR_SIZE, SUBCLUSTERS
+from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.tables import ALL_SUBCLUSTERS, COMPRESSED, OFFSET
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from allocpolicy.qcow2.tables import Batch, Entries, Indices
+
+    Kinds = npt.NDArray[np.uint8]
+
+_ZSTD = 1  # compression_type
+_WINDOW_BITS = -12  # raw deflate with a window of 4 KiB, as QEMU makes and reads it
+_SLICE = 4096  # clusters whose subclusters are looked at together
+
+
+class Kind(enum.IntEnum):
+    """What a run is made of."""
+
+    DATA = 1
+    ZERO = 2
+    COMPRESSED = 3
+
+
+_KINDS = dict(zip(map(int, Kind), Kind, strict=True))
+
+
+class Run(NamedTuple):
+    """What the guest reads at ``offset``, up to the virtual size at most.
+
+    DATA is at a host offset, where the file may end inside it: the rest is zeroes.
+    COMPRESSED is one cluster, its data at most ``host_length`` long. ZERO is nowhere.
+    A tuple, because a fragmented image has millions of them.
+    """
+
+    offset: int
+    length: int
+    kind: Kind
+    host_offset: int
+    host_length: int
+
+
+def runs(fd: int, header: Header, *, path: Path) -> Iterator[Run]:
+    """Yield what an image with consistent tables maps.
+
+    What is contiguous on both sides is one run. In guest order within 2 MiB of L2
+    tables, which come in host order. The host offsets of external data are of its file.
+
+    :raises ImageError: when the L1 is malformed or a table is cut short.
+    """
+    l2 = tables.read_l2_tables(fd, header, path=path)
+    if l2 is None:
+        return
+    for batch in tables.read_batches(fd, header, l2, path=path):
+        mapping.forget_beyond_virtual_size(batch)
+        for units in _units(batch):
+            yield from _merged(units, header)
+
+
+def compressed_run(entry: int, *, offset: int, header: Header) -> Run:
+    """Return the run of a compressed cluster from its descriptor, the L2 entry."""
+    mask = tables.compressed_offset_mask(header)
+    host = entry & mask
+    sectors = (entry & (COMPRESSED - 1)) // (mask + 1) + 1
+    return Run(
+        offset=offset,
+        length=min(header.cluster_size, header.virtual_size - offset),
+        kind=Kind.COMPRESSED,
+        host_offset=host,
+        host_length=sectors * SECTOR_SIZE - host % SECTOR_SIZE,
+    )
+
+
+def inflate(fd: int, header: Header, run: Run, *, path: Path) -> bytes:
+    """Return what the guest reads from a compressed run; memory is bounded.
+
+    :raises ImageError: when the data is cut short or no such data, or zstd's.
+    """
+    if header.compression_type == _ZSTD:
+        reason = "it is compressed by zstd; copy it with qemu-img convert first"
+        raise ImageError(path, reason)
+    # Whatever follows in the last sector, another cluster's data, is left alone.
+    data = os.pread(fd, run.host_length, run.host_offset)
+    try:
+        content = zlib.decompressobj(_WINDOW_BITS).decompress(data, header.cluster_size)
+    except zlib.error as error:
+        reason = f"guest offset {run.offset} has malformed compressed data: {error}"
+        raise ImageError(path, reason) from error
+    if len(content) < header.cluster_size:
+        reason = f"guest offset {run.offset} has compressed data that is too short"
+        raise ImageError(path, reason)
+    return content[: run.length]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Units:
+    """Clusters or subclusters of ``size`` bytes, in guest order.
+
+    ``hosts`` are their host offsets; of compressed ones the descriptors.
+    """
+
+    size: int
+    offsets: Indices
+    kinds: Kinds
+    hosts: Indices
+
+
+def _units(batch: Batch) -> Iterator[_Units]:
+    import numpy as np
+
+    header, entries, bitmaps = batch.header, batch.entries, batch.bitmaps
+    order = np.argsort(batch.indices)
+    if (order[1:] < order[:-1]).any():
+        entries = entries.reshape(len(order), -1)[order].reshape(-1)
+        if bitmaps is not None:
+            bitmaps = bitmaps.reshape(len(order), -1)[order].reshape(-1)
+    # Without subclusters of its own a host cluster reads as the backing file does.
+    mapped = entries != 0
+    if bitmaps is not None:
+        mapped = (bitmaps != 0) | ((entries & COMPRESSED) != 0)
+    here = np.flatnonzero(mapped)
+    rows, columns = np.divmod(here, header.l2_entries)
+    clusters = batch.indices[order][rows] * header.l2_entries + columns
+    offsets, entries = clusters * header.cluster_size, entries[here]
+    if bitmaps is None:
+        yield _whole_clusters(offsets, entries, entries & tables.ZERO != 0, batch)
+        return
+    bitmaps = bitmaps[here]
+    for start in range(0, len(here), _SLICE):
+        part = slice(start, start + _SLICE)
+        yield _subclusters(offsets[part], entries[part], bitmaps[part], batch)
+
+
+def _whole_clusters(
+    offsets: Indices, entries: Entries, zero: tables.Mask, batch: Batch
+) -> _Units:
+    """Return clusters as units; those without a host cluster and not zero are none."""
+    import numpy as np
+
+    compressed = (entries & COMPRESSED) != 0
+    kinds = np.full(len(entries), Kind.DATA, np.uint8)
+    kinds[(entries & batch.host_bits) == 0] = 0
+    kinds[zero] = Kind.ZERO
+    kinds[compressed] = Kind.COMPRESSED
+    hosts = (entries & OFFSET).astype(np.int64)
+    if compressed.any():
+        hosts[compressed] = entries[compressed] & (COMPRESSED - 1)
+    kept = kinds != 0
+    if not kept.all():
+        offsets, kinds, hosts = offsets[kept], kinds[kept], hosts[kept]
+    return _Units(
+        size=batch.header.cluster_size, offsets=offsets, kinds=kinds, hosts=hosts
+    )
+
+
+def _subclusters(
+    offsets: Indices, entries: Entries, bitmaps: Entries, batch: Batch
+) -> _Units:
+    """Return clusters as units, or subclusters if a cluster is of more than one kind.
+
+    A compressed cluster is one unit either way.
+    """
+    import numpy as np
+
+    allocated = (bitmaps & ALL_SUBCLUSTERS).astype(np.uint32)
+    zero = (bitmaps >> SUBCLUSTERS).astype(np.uint32)
+    compressed = (entries & COMPRESSED) != 0
+    whole = (allocated == ALL_SUBCLUSTERS) | (zero == ALL_SUBCLUSTERS)
+    if (whole | compressed).all():
+        return _whole_clusters(offsets, entries, zero != 0, batch)
+    size = batch.header.cluster_size // SUBCLUSTERS
+    bits = np.arange(SUBCLUSTERS)
+    kinds = np.zeros((len(entries), SUBCLUSTERS), np.uint8)
+    kinds[_bits(allocated)] = Kind.DATA
+    kinds[_bits(zero)] = Kind.ZERO
+    kinds[compressed] = 0
+    kinds[compressed, 0] = Kind.COMPRESSED
+    hosts = (entries & OFFSET).astype(np.int64)[:, None] + bits * size
+    hosts[compressed, 0] = entries[compressed] & (COMPRESSED - 1)
+    inner = offsets[:, None] + bits * size
+    # The last cluster's may be beyond the virtual size.
+    kept = (kinds != 0) & (inner < batch.header.virtual_size)
+    return _Units(
+        size=size,
+        offsets=inner[kept],
+        kinds=kinds[kept],
+        hosts=hosts[kept],
+    )
+
+
+def _bits(bitmaps: npt.NDArray[np.uint32]) -> tables.Mask:
+    """Return the 32 bits of each, the lowest first."""
+    import numpy as np
+
+    octets = bitmaps.astype("<u4").view(np.uint8).reshape(-1, SUBCLUSTERS // 8)
+    mask: tables.Mask = np.unpackbits(octets, axis=1, bitorder="little") != 0
+    return mask
+
+
+def _merged(units: _Units, header: Header) -> Iterator[Run]:
+    import numpy as np
+
+    offsets, kinds, hosts = units.offsets, units.kinds, units.hosts
+    if not len(kinds):
+        return
+    kind = kinds[1:]
+    together = (np.diff(offsets) == units.size) & (kind == kinds[:-1])
+    together &= (np.diff(hosts) == units.size) | (kind == Kind.ZERO)
+    together &= kind != Kind.COMPRESSED
+    starts = np.concatenate(([0], np.flatnonzero(~together) + 1))
+    lengths = np.diff(starts, append=len(kinds)) * units.size
+    offsets, kinds, hosts = offsets[starts], kinds[starts], hosts[starts]
+    lengths = np.minimum(lengths, header.virtual_size - offsets)
+    columns = (
+        offsets.tolist(),
+        lengths.tolist(),
+        [_KINDS[number] for number in kinds.tolist()],
+        np.where(kinds == Kind.ZERO, 0, hosts).tolist(),
+        np.where(kinds == Kind.ZERO, 0, lengths).tolist(),
+    )
+    if (kinds != Kind.COMPRESSED).all():
+        yield from map(Run, *columns)
+    else:
+        for run in map(Run, *columns):
+            if run.kind is Kind.COMPRESSED:
+                entry = run.host_offset
+                yield compressed_run(entry, offset=run.offset, header=header)
+            else:
+                yield run
