@@ -350,16 +350,21 @@ class Recorder:
         self.epochs.append([])
         REAL_FSYNC(fd)
 
-    def replay(self, disk: Path, *, cut: int, chance: float, size: int) -> None:
-        """Do what was synced before the cut, and some of what came then."""
-        generator = random.Random(cut)
+    def replay(self, disk: Path, *, cut: int, chance: float | None, size: int) -> None:
+        """Do what was synced before the cut, and by chance some of what came then.
+
+        Without a chance it is the later half.
+        """
+        generator, unsynced = random.Random(cut), self.epochs[cut]
+        if chance is None:
+            unsynced, chance = unsynced[-(-len(unsynced) // 2) :], 1
         if cut or generator.random() < chance:
             os.truncate(disk, size)
         with disk.open("r+b", buffering=0) as file:
             for epoch in self.epochs[:cut]:
                 for offset, data in epoch:
                     REAL_PWRITE(file.fileno(), data, offset)
-            for offset, data in self.epochs[cut]:
+            for offset, data in unsynced:
                 if generator.random() < chance:
                     REAL_PWRITE(file.fileno(), data, offset)
 
@@ -379,7 +384,7 @@ def test_a_power_cut_leaves_the_old_size_or_the_new(case: Growth, place: Path) -
         grow(disk, case)
     size = disk.stat().st_size
     for cut in range(len(recorder.epochs)):
-        for chance in 0.2, 0.8:
+        for chance in 0.2, 0.8, None:
             disk.write_bytes(original)
             recorder.replay(disk, cut=cut, chance=chance, size=size)
             if assert_old_or_new(disk, case, before) == case.old_size:
@@ -419,6 +424,22 @@ def test_what_tables_have_beyond_the_old_size_stays_unseen(
     grown(disk, to=3 * MiB, mapped=mapped)
     assert checked(disk) == LEAKS
     assert content(disk) == b"\x09" * (MiB + inside) + bytes(2 * MiB - inside)
+
+
+def test_compressed_bytes_beyond_the_old_size_are_refused(tmp_path: Path) -> None:
+    """They would show, and can't be zeroed in place; zeroes may stay."""
+    disk = create(tmp_path / "disk.qcow2", MiB)
+    write(disk, "write -c -P 9 0 64k")
+    patch(disk, 24, entry(512))
+    before = disk.read_bytes()
+    with pytest.raises(ImageError, match="shrunk amid compressed data; grow it with"):
+        grown(disk, to=2 * MiB)
+    assert disk.read_bytes() == before
+    disk = create(tmp_path / "other.qcow2", 512)
+    write(disk, "write -c -P 9 0 512")
+    grown(disk, to=2 * MiB, mapped=True)
+    assert checked(disk) == SOUND
+    assert content(disk) == b"\x09" * 512 + bytes(2 * MiB - 512)
 
 
 @pytest.mark.parametrize("mapped", [False, True])

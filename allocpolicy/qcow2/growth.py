@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from allocpolicy.qcow2 import geometry, refcounts, sequence, tables, writer
+from allocpolicy.qcow2 import content, geometry, refcounts, sequence, tables, writer
 from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, SECTOR_SIZE, TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.growth_layout import Layout, layout
 from allocpolicy.qcow2.header import EncryptionMethod, Header, refuse
@@ -71,13 +71,14 @@ def grow(
     if virtual_size == header.virtual_size:
         return
     plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
+    stale_offset, stale_length = _stale_bytes(fd, plan, path=path)
     _append(fd, plan, advance=advance)
     os.fsync(fd)
     if plan.blocks:
         _adopt_refcounts(fd, plan, advance=advance)
         os.fsync(fd)
     _fill_tables(fd, plan, advance=advance)
-    _zero_last_cluster(fd, plan)
+    writer.write_all(fd, [bytes(stale_length)], offset=stale_offset)
     os.fsync(fd)
     _switch(fd, plan, virtual_size=virtual_size)
     os.fsync(fd)
@@ -125,8 +126,8 @@ def _append(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
     if plan.table_clusters:
         end = max(plan.block_offsets) + 1
         table = [plan.block_offsets.get(index, 0) for index in range(end)]
-        content = struct.pack(f">{end}Q", *table)
-        writer.write_all(fd, [content], offset=plan.table_offset, advance=advance)
+        packed = struct.pack(f">{end}Q", *table)
+        writer.write_all(fd, [packed], offset=plan.table_offset, advance=advance)
     if plan.l1_clusters:
         old = _read_l1(fd, plan)
         writer.write_all(fd, [old], offset=plan.l1_offset, advance=advance)
@@ -204,24 +205,32 @@ def _write_l1(
     writer.write_all(fd, entries, offset=offset, advance=advance)
 
 
-def _zero_last_cluster(fd: int, plan: Layout) -> None:
-    """Zero the last guest cluster's bytes beyond the old virtual size.
+def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
+    """Return where the last cluster has bytes beyond the old size that aren't zero.
 
-    They are zero unless the image was shrunk, or its backing file is longer.
+    As (host offset, length); QEMU leaves none but in an image that was shrunk.
+
+    :raises ImageError: when they are compressed.
     """
-    inside = plan.header.virtual_size % plan.size
+    header, inside = plan.header, plan.header.virtual_size % plan.size
     if not inside or not plan.last_l2:
-        return
-    width = plan.size // plan.header.l2_entries
-    column = (plan.old.clusters - 1) % plan.header.l2_entries
+        return 0, 0
+    width = plan.size // header.l2_entries
+    column = (plan.old.clusters - 1) % header.l2_entries
     raw = os.pread(fd, TABLE_ENTRY_SIZE, plan.last_l2 + column * width)
     entry = int.from_bytes(raw, "big")
-    host = entry & tables.OFFSET
-    if entry & tables.COMPRESSED or not host:
-        return
-    content = os.pread(fd, plan.size - inside, host + inside)
-    if content.strip(b"\0"):
-        writer.write_all(fd, [bytes(len(content))], offset=host + inside)
+    host, length = entry & tables.OFFSET, plan.size - inside
+    if entry & tables.COMPRESSED:
+        offset = header.virtual_size - inside
+        run = content.compressed_run(entry, offset=offset, header=header)
+        whole = content.inflate(fd, header, run._replace(length=plan.size), path=path)
+        stale = whole[inside:].strip(b"\0") != b""
+        use = "grow it with qemu-img resize"
+        refuse([(stale, f"it was shrunk amid compressed data; {use}")], path=path)
+        return 0, 0
+    if not host or not os.pread(fd, length, host + inside).strip(b"\0"):
+        return 0, 0
+    return host + inside, length
 
 
 def _switch(fd: int, plan: Layout, *, virtual_size: int) -> None:
