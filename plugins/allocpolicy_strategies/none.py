@@ -28,6 +28,8 @@ from allocpolicy import (
     thin_size_bound,
 )
 
+_XFS_HINT = 1 << 20  # bytes; of each extent less than that
+
 
 class NoneStrategy(Strategy):
     """A qcow2 overlay on the base image, or a sparse raw copy."""
@@ -84,8 +86,7 @@ def _amended(request: Request, current: Observation, facts: Facts) -> Plan:
             peak_bytes=0,
             promised_bytes=grown_size(current, virtual_size=size),
         )
-    unwritten = current.extents is not None and current.extents.unwritten > 0
-    reserved = unwritten or current.allocation is not Allocation.THIN
+    reserved = current.allocation is not Allocation.THIN or _is_partly_reserved(current)
     if not (reserved and request.allow_thin):
         return Plan(
             mode=Mode.NOTHING,
@@ -105,3 +106,9 @@ def _amended(request: Request, current: Observation, facts: Facts) -> Plan:
         promised_bytes=current.full_size,
         reason="what was not written is given back",
     )
+
+
+def _is_partly_reserved(current: Observation) -> bool:
+    """Return whether more is unwritten than what xfs's extent-size hint leaves so."""
+    extents = current.extents
+    return extents is not None and extents.unwritten > extents.count * _XFS_HINT
