@@ -12,6 +12,7 @@ The account is taken only where a rule needs it: a thin disk without a ratio cos
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,30 @@ _NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
 
 
 @contextlib.contextmanager
-def turn(plan: Plan, *, host: Host, lock_path: Path) -> Iterator[Callable[[int], None]]:
+def early_turn(directory: Path, *, limits: Limits, lock_path: Path) -> Iterator[bool]:
+    """With a ratio, have the filesystem's turn before an existing disk is leased.
+
+    What others promised can't be read of a disk under a lease: who waits for his turn
+    must not hold one. Yield whether the turn was had; `turn` needs none then.
+
+    :raises InvalidRequest: when the lock cannot be had.
+    """
+    if not limits.max_overcommit_ratio:
+        yield False
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        key = filesystem.identify(fd).key
+    finally:
+        os.close(fd)
+    with named_lock.hold(key, lock_path=lock_path):
+        yield True
+
+
+@contextlib.contextmanager
+def turn(
+    plan: Plan, *, host: Host, lock_path: Path | None
+) -> Iterator[Callable[[int], None]]:
     """Wait until it is the plan's turn on the filesystem; others wait for the body.
 
     Only plans that reserve need one, and with a ratio all. The function that is yielded
@@ -36,11 +60,12 @@ def turn(plan: Plan, *, host: Host, lock_path: Path) -> Iterator[Callable[[int],
     plan will ever take, others may have their turn. With a ratio they wait until the
     disk is published, since its promise is known by its stamp.
 
+    :param lock_path: None where it is our turn already (`early_turn`).
     :raises InvalidRequest: when the lock cannot be had.
     """
     by_ratio = bool(host.limits.max_overcommit_ratio)
     with contextlib.ExitStack() as held:
-        if plan.reserved_bytes or by_ratio:
+        if lock_path and (plan.reserved_bytes or by_ratio):
             key = host.filesystem.key
             held.enter_context(named_lock.hold(key, lock_path=lock_path))
 

@@ -41,7 +41,8 @@ class Access:
 class Job:
     """All that carrying out a plan needs besides the plan.
 
-    ``current`` is the descriptor of the disk that exists, where it is to be changed.
+    ``current`` is the descriptor of the disk that exists, where it is to be changed;
+    ``lock_path`` is None where it is our turn on the filesystem already.
     """
 
     request: Request
@@ -49,7 +50,7 @@ class Job:
     loaded: Loaded
     stamp: Stamp
     access: Access
-    lock_path: Path
+    lock_path: Path | None
     watch: Watcher
     current: int | None = None
 

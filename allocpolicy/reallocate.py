@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from allocpolicy import (
+    admission,
     amend,
     content,
     execute,
@@ -109,13 +110,17 @@ class _Work:
     policy: Policy
     change: Change
     watch: Watcher
+    has_turn: bool
 
 
 def _change(
     change: Change, *, operation: Operation, policy: Policy, watch: Watcher
 ) -> Report:
     started = time.monotonic()
-    with _locked(change, policy=policy), contextlib.ExitStack() as stack:
+    with (
+        _locked(change, policy=policy) as has_turn,
+        contextlib.ExitStack() as stack,
+    ):
         flags = os.O_RDONLY if change.dry_run else os.O_RDWR
         disk = stack.enter_context(
             existing.opened(change.disk, declared=change.format, flags=flags)
@@ -132,6 +137,7 @@ def _change(
             requested=requested,
             policy=policy,
             watch=watch,
+            has_turn=has_turn,
         )
         attempt = _nothing_to_do(work)
         if attempt is None:
@@ -143,15 +149,23 @@ def _change(
 
 
 @contextlib.contextmanager
-def _locked(change: Change, *, policy: Policy) -> Iterator[None]:
-    """Change a disk once at a time: opening it would break the other's lease."""
+def _locked(change: Change, *, policy: Policy) -> Iterator[bool]:
+    """Change a disk once at a time: opening it would break the other's lease.
+
+    Yield whether it is our turn on the filesystem already.
+    """
     if change.dry_run:
-        yield
+        yield False
         return
-    path = os.fsencode(image_file.resolve(change.disk))
-    name = f"disk-{hashlib.sha256(path).hexdigest()[:32]}"
-    with named_lock.hold(name, lock_path=policy.lock_path):
-        yield
+    disk, lock_path = image_file.resolve(change.disk), policy.lock_path
+    name = f"disk-{hashlib.sha256(os.fsencode(disk)).hexdigest()[:32]}"
+    with (
+        named_lock.hold(name, lock_path=lock_path),
+        admission.early_turn(
+            disk.parent, limits=policy.limits, lock_path=lock_path
+        ) as has_turn,
+    ):
+        yield has_turn
 
 
 def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
@@ -181,6 +195,7 @@ def _observed(
     requested: Selection,
     policy: Policy,
     watch: Watcher,
+    has_turn: bool,
 ) -> _Work:
     """Observe the disk and its host, and say what is asked for."""
     directory = disk.path.parent
@@ -220,6 +235,7 @@ def _observed(
         policy=policy,
         change=change,
         watch=watch,
+        has_turn=has_turn,
     )
 
 
@@ -339,7 +355,7 @@ def _carry_out(
         loaded=loaded,
         stamp=stamp,
         access=Access(mode=mode),
-        lock_path=work.policy.lock_path,
+        lock_path=None if work.has_turn else work.policy.lock_path,
         watch=work.watch,
         current=work.disk.fd,
     )

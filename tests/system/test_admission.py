@@ -59,11 +59,11 @@ def room(mount_point: Path, *, ratio: float) -> int:
     return int(ratio * there) - taken.used - taken.promised
 
 
-def race(*, requests: list[list[object]], **variables: str) -> list[int]:
+def race(name: str, *, requests: list[list[object]], **variables: str) -> list[int]:
     """Start so many requests at once, and return their exit statuses."""
     racing = [
         subprocess.Popen(
-            command("provision", *arguments, "-f", "json"),
+            command(name, *arguments, "-f", "json"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -86,6 +86,7 @@ def test_of_twenty_racing_thin_disks_as_many_succeed_as_the_ratio_allows(
     mount_point = fresh_filesystem(kind)
     size = int(room(mount_point, ratio=RATIO) / 7.5) // MIB * MIB
     statuses = race(
+        "provision",
         requests=[
             [mount_point / f"disk{number}", "--size", size, "--format", format]
             for number in range(20)
@@ -111,6 +112,7 @@ def test_reserved_and_thin_disks_of_flavors_count_alike(
     flavors.write_text(FLAVORS)
     size = int(room(mount_point, ratio=1) / 7.5) // MIB * MIB
     statuses = race(
+        "provision",
         requests=[
             [
                 *(mount_point / f"disk{number}", "--size", size, "--format", "raw"),
@@ -384,3 +386,58 @@ def test_without_a_ratio_a_thin_disk_costs_no_account(tmp_path: Path) -> None:
         )
         looked = str(tmp_path / "below") in finished.stdout.splitlines()
         assert looked is (ratio != "0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("format", DiskFormat)
+def test_of_twelve_racing_resizes_as_many_succeed_as_the_ratio_allows(
+    fresh_filesystem: Fresh, tmp_path: Path, kind: str, format: str
+) -> None:
+    """Those that don't leave their disks as they are."""
+    mount_point = fresh_filesystem(kind)
+    small, locks = 64 * MIB, {"OS_ALLOCPOLICY__LOCK_PATH": str(tmp_path / "locks")}
+    disks = [mount_point / f"disk{number}" for number in range(12)]
+    for disk in disks:
+        order = Order(destination=disk, virtual_size=small, format=DiskFormat(format))
+        provision(order, policy=Policy())
+    grown = small + int(room(mount_point, ratio=RATIO) / 7.5) // MIB * MIB
+    statuses = race(
+        "resize",
+        requests=[[disk, grown] for disk in disks],
+        OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO=str(RATIO),
+        **locks,
+    )
+    assert sorted(statuses) == [0] * 7 + [3] * 5
+    available(mount_point)
+    taken = account.take(mount_point)
+    assert taken.virtual_size == 7 * grown + 5 * small
+    assert RATIO * 0.9 < taken.overcommit_ratio <= RATIO
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("format", DiskFormat)
+def test_an_apply_leaves_the_host_its_share(
+    fresh_filesystem: Fresh, kind: str, format: str
+) -> None:
+    """A thin disk that is to be reserved needs room like a new one."""
+    mount_point = fresh_filesystem(kind)
+    disk = mount_point / "disk"
+    size = available(mount_point) // 2 // MIB * MIB
+    provision(
+        Order(destination=disk, virtual_size=size, format=DiskFormat(format)),
+        policy=Policy(),
+    )
+    arguments = ("apply", disk, "--strategy", "space")
+    kept = available(mount_point) - size // 2
+    refused = allocpolicy(
+        *arguments, **NO_HEADROOM, OS_ALLOCPOLICY__RESERVED_HOST_DISK=str(kept)
+    )
+    assert refused.status == 3
+    assert "by reserved_host_disk" in refused.stderr
+    assert disk.stat().st_blocks * 512 < size // 2
+    kept = available(mount_point) - size - 8 * MIB
+    done = allocpolicy(
+        *arguments, **NO_HEADROOM, OS_ALLOCPOLICY__RESERVED_HOST_DISK=str(kept)
+    )
+    assert done.status == 0, done.stderr
+    assert available(mount_point) >= kept
