@@ -134,7 +134,10 @@ class _Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What whoever checked a qcow2's tables knows of it already."""
+    """What whoever checked a qcow2's tables knows of it already.
+
+    A ``mapping`` that is full here is one run: no cluster is shared with a snapshot.
+    """
 
     header: Header
     mapping: MappingState | None
@@ -207,13 +210,16 @@ def _read_raw(fd: int) -> _Content:
 def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
     header = known.header if known else read_header(fd, path=path)
     mapping = known.mapping if known else None
+    full_size = -(-os.fstat(fd).st_size // header.cluster_size) * header.cluster_size
+    if mapping is not MappingState.FULL:
+        full_size = refcounts.full_size(
+            fd, header, path=path, file_size=os.fstat(fd).st_size
+        )
     if mapping is None:
         mapping = MappingState(mapping_state(fd, header, path=path))
     return _Content(
         virtual_size=header.virtual_size,
-        full_size=refcounts.full_size(
-            fd, header, path=path, file_size=os.fstat(fd).st_size
-        ),
+        full_size=full_size,
         mapping=mapping,
         backing_chain=backing.chain(header, fd=fd, path=path),
         cluster_size=header.cluster_size,

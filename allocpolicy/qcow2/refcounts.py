@@ -191,7 +191,8 @@ def _usage(
             continue
         tables.read_into(fd, buffer, offset=block, what="refcount blocks", path=path)
         cluster = index * refcounts_per_block(header)
-        content = bytes(buffer).rstrip(b"\0")
+        content = bytes(buffer)
+        content = content[: tables.filled(content)]
         count = len(content) // REFCOUNT_SIZE
         if header.refcount_bits == _PLAIN_BITS and content == _ONE * count:
             usage = _add_run(usage, first=cluster, count=count, header=header)
