@@ -14,14 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy import observe
+from allocpolicy import account, observe
+from allocpolicy.account import Account
 from allocpolicy.facts import DiskFormat, Headroom, Observation
 from allocpolicy.judgement import Judge
 from allocpolicy.plan import Watcher, unwatched
 from allocpolicy.sighting import Observer, Sighting
 from allocpolicy.stamp import Choice
 from allocpolicy.storage import filesystem
-from allocpolicy.storage.failure import free_bytes
+from allocpolicy.storage.filesystem import Identity
 from allocpolicy.strategy import Judgement, Verdict
 from allocpolicy.walk import Walk, walk
 from allocpolicy.workers import spread
@@ -53,17 +54,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """A filesystem that audited disks are on, in bytes.
-
-    ``promised`` is what those disks have no storage of their own for, and may take when
-    their guests write all of them.
-    """
+    """A filesystem that audited disks are on: its key, its type, and its account."""
 
     key: str
     type: str
-    size: int
-    free: int
-    promised: int
+    account: Account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +79,21 @@ def audit(
     *,
     given: Given | None = None,
     headroom: Headroom,
+    disk_directories: Iterable[Path] = (),
     jobs: int | None = None,
     watch: Watcher = unwatched,
 ) -> Audit:
     """Return how the disks at and below the paths stand to their policies.
 
     :param given: judges disks that have no stamp; a stamp is never overridden.
+    :param disk_directories: whose disks are accounted together with the audited ones.
     :param jobs: how many processes look; by default as many as there are cores, and
         one where there is little to look at.
     :raises ImageError: when there is nothing at a path.
     """
     walked = walk(paths)
     seen = list(_look(walked, given=given, jobs=jobs, watch=watch))
-    books = _Books(seen, walked=walked)
+    books = _Books(seen, disk_directories=tuple(disk_directories))
     judge = Judge()
     rows = [
         _judged(one, given=given, judge=judge, lack=books.lack(one, headroom=headroom))
@@ -107,13 +104,6 @@ def audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
         filesystems=tuple(books.closed()),
     )
-
-
-def promised(observed: Observation) -> int:
-    """Return the bytes that a disk has no storage of its own for, and may yet take."""
-    found = observed.extents
-    lent = max(found.shared, found.encoded) if found else 0
-    return max(0, observed.full_size - max(0, observed.actual_size - lent))
 
 
 def _look(
@@ -154,77 +144,54 @@ def _unlisted(path: str, reason: str) -> Row:
 
 
 class _Books:
-    """The filesystems of the disks that were seen, by what these hold and promise."""
+    """The filesystems of the disks that were seen, by device; subvolumes share one."""
 
-    def __init__(self, seen: Iterable[Sighting], *, walked: Walk) -> None:
-        self._storage: dict[int, Storage] = {}  # by device; subvolumes share a key
-        self._promised: dict[str, int] = defaultdict(int)
-        self._unwritten: dict[str, int] = defaultdict(int)
-        counted: set[tuple[int, int]] = set()
-        beside: dict[Path, str] = {}
+    def __init__(
+        self, seen: Iterable[Sighting], *, disk_directories: tuple[Path, ...]
+    ) -> None:
+        self._identities: dict[int, Identity] = {}
+        directories: dict[str, set[Path]] = defaultdict(set)
         for one in seen:
-            if one.inode is None or one.inode in counted:
-                continue
-            counted.add(one.inode)
-            if (key := self._key(one)) is None:
-                continue
-            if one.observed:
-                self._promised[key] += promised(one.observed)
-            directory = one.path.parent
-            if os.fspath(directory) in walked.directories:
-                self._unwritten[key] += one.unwritten
-            else:
-                beside[directory] = key
-        for directory, key in beside.items():
-            self._unwritten[key] += _unwritten_in(directory)
+            if (identity := self._identity(one)) is not None:
+                directories[identity.key].add(one.path.parent)
+        self._accounts: dict[str, Account] = {}
+        for key, found in directories.items():
+            with suppress(OSError):  # it is gone by now, or may not be read
+                first, *others = sorted(found)
+                self._accounts[key] = account.take(
+                    first, disk_directories=(*others, *disk_directories)
+                )
 
     def lack(self, seen: Sighting, *, headroom: Headroom) -> str | None:
         """Return the headroom that is missing on a disk's filesystem, or None."""
-        storage = self._storage.get(seen.inode[0]) if seen.inode else None
-        if storage is None:
+        identity = self._identity(seen)
+        if identity is None or identity.key not in self._accounts:
             return None
+        taken = self._accounts[identity.key]
         return observe.lack_of_headroom(
-            headroom, unwritten=self._unwritten[storage.key], free=storage.free
+            headroom, unwritten=taken.unwritten, free=taken.free
         )
 
     def closed(self) -> Iterator[Storage]:
         """Yield each filesystem once."""
-        found = {storage.key: storage for storage in self._storage.values()}
-        for key in sorted(found):
-            yield dataclasses.replace(found[key], promised=self._promised[key])
+        types = {one.key: one.type for one in self._identities.values()}
+        for key, taken in sorted(self._accounts.items(), key=lambda item: item[0]):
+            yield Storage(key=key, type=types[key], account=taken)
 
-    def _key(self, seen: Sighting) -> str | None:
-        """Return the filesystem's key; None when its directory is gone."""
-        assert seen.inode is not None
+    def _identity(self, seen: Sighting) -> Identity | None:
+        """Return which filesystem the disk is on; None when its directory is gone."""
+        if seen.inode is None:
+            return None
         device = seen.inode[0]
-        if device not in self._storage:
+        if device not in self._identities:
             with suppress(OSError):
-                self._storage[device] = _storage(seen.path.parent)
-        found = self._storage.get(device)
-        return found.key if found else None
+                self._identities[device] = _identify(seen.path.parent)
+        return self._identities.get(device)
 
 
-def _storage(directory: Path) -> Storage:
+def _identify(directory: Path) -> Identity:
     fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)  # it may not be readable
     try:
-        found, status = filesystem.identify(fd), os.fstatvfs(fd)
-        return Storage(
-            key=found.key,
-            type=found.type,
-            size=status.f_blocks * status.f_frsize,
-            free=free_bytes(fd),
-            promised=0,
-        )
+        return filesystem.identify(fd)
     finally:
         os.close(fd)
-
-
-def _unwritten_in(directory: Path) -> int:
-    """Return the reserved-unwritten bytes of all disks that are in a directory."""
-    with suppress(OSError):
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return observe.unwritten_beside(directory, fd=fd)
-        finally:
-            os.close(fd)
-    return 0

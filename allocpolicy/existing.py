@@ -19,6 +19,8 @@ from allocpolicy.facts import DiskFormat
 from allocpolicy.stamp import Stamp
 from allocpolicy.storage import filesystem, lease
 
+BEING_REWRITTEN = "it is being rewritten; try again when that is done"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
@@ -41,8 +43,8 @@ def opened(
         not known, or not what its stamp says; also while somebody rewrites it, as
         opening it would stop him.
     """
-    if _is_leased(image_file.resolve(path)):
-        raise ImageError(path, "it is being rewritten; try again when that is done")
+    if is_leased(image_file.resolve(path)):
+        raise ImageError(path, BEING_REWRITTEN)
     with image_file.opened(path, flags=flags) as (resolved, fd):
         stamp = stamps.read(fd, path=resolved)
         yield Disk(
@@ -53,7 +55,11 @@ def opened(
         )
 
 
-def _is_leased(path: Path) -> bool:
+def is_leased(path: Path) -> bool:
+    """Return whether somebody has a lease on the file, as whoever rewrites it does.
+
+    :raises OSError: when it is not there.
+    """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # which breaks no lease
     try:
         leased = lease.leased_inodes(devices=filesystem.lock_devices(fd))

@@ -17,11 +17,10 @@ from allocpolicy.errors import ImageError
 NETWORK_DISK = re.compile(
     r"(nbd|rbd|ssh|nfs|vxhs|iscsi|gluster|https?|ftps?|json)(\+[a-z]+)?:"
 )
-LEASED = "somebody holds a lease on it; try again later"
 _REASONS = {
     errno.ETXTBSY: "it is being executed, or is a swap file in use",
     # open(2) with O_NONBLOCK of a file under another's lease
-    errno.EWOULDBLOCK: LEASED,
+    errno.EWOULDBLOCK: "somebody holds a lease on it; try again later",
 }
 
 

@@ -6,11 +6,10 @@ schemas/inspection.json.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy import existing, image_file, observe, report
+from allocpolicy import existing, observe, report
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.facts import DiskFormat, Headroom, MappingState, Observation, Use
 from allocpolicy.judgement import Judge
@@ -18,7 +17,6 @@ from allocpolicy.observe import Known, Surroundings
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.stamp import Choice, Stamp
-from allocpolicy.storage import rewriting
 from allocpolicy.strategy import Attachment, Verdict
 
 LOOKS = 3  # at a disk that is being written to
@@ -39,7 +37,11 @@ class Inspection:
 
 
 def inspect(
-    disk: existing.Disk, *, given: Choice | None, headroom: Headroom
+    disk: existing.Disk,
+    *,
+    given: Choice | None,
+    headroom: Headroom,
+    disk_directories: tuple[Path, ...] = (),
 ) -> Inspection:
     """Return what an open disk is, judged by its stamp, or by the given choice.
 
@@ -50,7 +52,10 @@ def inspect(
         path=disk.path,
         format=disk.format,
         surroundings=observe.surroundings(
-            disk.fd, directory=disk.path.parent, headroom=headroom
+            disk.fd,
+            directory=disk.path.parent,
+            headroom=headroom,
+            disk_directories=disk_directories,
         ),
     )
     choice = disk.stamp.effective if disk.stamp else given
@@ -62,16 +67,6 @@ def inspect(
         verdict=judge.verdict(choice, observed) if choice else None,
         attachment=judge.attachment(choice, observed) if choice else None,
     )
-
-
-def refuse_rewritten(path: Path) -> None:
-    """Let those be that rewrite a disk under a lease: opening it would break it.
-
-    :raises ImageError: when somebody has one.
-    """
-    with contextlib.suppress(OSError):  # whoever opens it says why
-        if rewriting.is_leased(path, among=rewriting.leases()):
-            raise ImageError(path, image_file.LEASED)
 
 
 def look(

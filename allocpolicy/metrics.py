@@ -95,13 +95,13 @@ def _filesystems(audit: Audit) -> Iterator[str]:
     for size, about in (
         ("size", "Size of the filesystem."),
         ("free", "What ordinary users may still take of it."),
-        ("promised", "What the audited disks on it may still take."),
+        ("promised", "What the disks on it may still take."),
     ):
         name = f"allocpolicy_filesystem_{size}_bytes"
         yield _head(name, about, unit="bytes")
         for one in audit.filesystems:
             labels = {"filesystem": one.key, "type": one.type}
-            yield _sample(name, labels, getattr(one, size))
+            yield _sample(name, labels, getattr(one.account, size))
 
 
 def _head(name: str, about: str, *, unit: str | None = None) -> str:

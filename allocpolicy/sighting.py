@@ -6,25 +6,27 @@ Nothing here is raised for a disk: whatever is wrong with it is said of it.
 from __future__ import annotations
 
 import errno
+import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy import image_file, inspection
+from allocpolicy import existing, image_file, image_memo, inspection
 from allocpolicy import stamp as stamps
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import DiskFormat, Headroom, Observation
 from allocpolicy.observe import Surroundings
 from allocpolicy.qcow2.header import MAGIC
 from allocpolicy.stamp import Stamp
-from allocpolicy.storage import filesystem, rewriting
+from allocpolicy.storage import filesystem, lease
 from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.filesystem import Identity
 from allocpolicy.strategy import Judgement, Verdict
 from allocpolicy.walk import Found
 
-IMAGE_CACHE = "_base"
 _WRITABLE = 0o222
+_LEASES_LAST = 1.0  # seconds
 _NO_HEADROOM = Headroom(ratio=0, minimum=0)  # whoever knows all disks sees to it
 
 
@@ -41,13 +43,6 @@ class Sighting:
     observed: Observation | None = None
     fault: Verdict | None = None
 
-    @property
-    def unwritten(self) -> int:
-        """Return the reserved bytes, not written yet, of a disk with a stamp."""
-        if not self.stamp or not self.observed or not self.observed.extents:
-            return 0
-        return self.observed.extents.unwritten
-
 
 class Observer:
     """Looks at files, one after another; knows each filesystem after its first."""
@@ -55,7 +50,8 @@ class Observer:
     def __init__(self, *, unstamped: DiskFormat | None) -> None:
         self._unstamped = unstamped
         self._identities: dict[int, Identity] = {}
-        self._leases = rewriting.leases()
+        self._leased: frozenset[int] = frozenset()
+        self._leases_read = -math.inf
 
     def __call__(self, found: Found) -> Sighting | None:
         """Return what the file is; None when it is none of the disks to look at.
@@ -87,12 +83,16 @@ class Observer:
         return True
 
     def _refuse_leased(self, path: Path) -> None:
-        """Let those be that rewrite a disk under a lease: opening it would break it.
+        """Let those be that rewrite a disk: opening it would stop them.
 
-        :raises ImageError: when somebody has one.
+        :raises ImageError: when it has a lease on it.
         """
-        if self._leases and rewriting.is_leased(path, among=self._leases):
-            raise ImageError(path, image_file.LEASED)
+        now = time.monotonic()
+        if now - self._leases_read > _LEASES_LAST:
+            self._leased, self._leases_read = lease.leased_inodes(), now
+        # Other filesystems have the same inode numbers.
+        if os.stat(path).st_ino in self._leased and existing.is_leased(path):
+            raise ImageError(path, existing.BEING_REWRITTEN)
 
     def _look(
         self, fd: int, *, path: Path, stamp: Stamp | None, named: bool
@@ -131,7 +131,7 @@ class Observer:
 
 
 def _is_cached(path: str) -> bool:
-    return IMAGE_CACHE in Path(path).parent.parts
+    return image_memo.DEFAULT_DIRECTORY in Path(path).parent.parts
 
 
 def _looks_like(fd: int, status: os.stat_result, format: DiskFormat) -> bool:

@@ -25,13 +25,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """Files by path, the directories that were gone through, and those not readable.
-
-    ``unreadable`` are (path, reason).
-    """
+    """Files by path, and the directories that could not be read, with the reason."""
 
     files: tuple[Found, ...]
-    directories: frozenset[str]
     unreadable: tuple[tuple[str, str], ...]
 
 
@@ -49,7 +45,6 @@ def walk(paths: Iterable[Path]) -> Walk:
             way.files[resolved] = True
     return Walk(
         files=tuple(Found(path=one, named=way.files[one]) for one in sorted(way.files)),
-        directories=frozenset(way.directories),
         unreadable=tuple(way.unreadable.items()),
     )
 

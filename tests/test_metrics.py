@@ -24,6 +24,7 @@ from allocpolicy import (
     Verdict,
     metrics,
 )
+from allocpolicy.account import Account
 from allocpolicy.audit import Audit, Row, Storage
 from allocpolicy.errors import DestinationError
 
@@ -49,6 +50,21 @@ OBSERVED = Observation(
         hole=(1 << 46) - (3 << 20),
     ),
 )
+ACCOUNT = Account(
+    size=1 << 50,
+    used=1 << 49,
+    free=7,
+    reserved_blocks=0,
+    disks=2,
+    unstamped=0,
+    malformed=0,
+    images=0,
+    unreadable=0,
+    virtual_size=1 << 47,
+    allocated=6 << 20,
+    unwritten=2 << 20,
+    promised=1 << 47,
+)
 # What the classic text format has; the collector refuses a file with any other.
 CLASSIC_TYPES = {"counter", "gauge", "histogram", "summary", "untyped"}
 PARSERS = [
@@ -67,9 +83,7 @@ def audit_of(*disks: str, judgement: Judgement = Judgement.DRIFTED) -> Audit:
             Row(disk=Path(disk), strategy="space", verdict=verdict, observed=OBSERVED)
             for disk in disks
         ),
-        filesystems=(
-            Storage(key="/dev/a", type="xfs", size=1 << 50, free=7, promised=1 << 47),
-        ),
+        filesystems=(Storage(key="/dev/a", type="xfs", account=ACCOUNT),),
     )
 
 

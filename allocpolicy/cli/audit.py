@@ -78,6 +78,7 @@ class Audit(Lister):
                 parsed_args.paths,
                 given=given,
                 headroom=policy.headroom,
+                disk_directories=policy.disk_directories,
                 jobs=parsed_args.jobs,
                 watch=watch,
             )

@@ -64,11 +64,15 @@ class Inspect(ShowOne):
             raise InvalidRequest("--picture goes with -f table only")
         policy = self.policy(parsed_args)
         given = given_choice(parsed_args, policy=policy)
-        inspection.refuse_rewritten(parsed_args.path)
         with existing.opened(
             parsed_args.path, declared=parsed_args.disk_format
         ) as disk:
-            found = inspection.inspect(disk, given=given, headroom=policy.headroom)
+            found = inspection.inspect(
+                disk,
+                given=given,
+                headroom=policy.headroom,
+                disk_directories=policy.disk_directories,
+            )
             if parsed_args.libvirt_xml:
                 self._element = _element(found)
             elif parsed_args.picture or (table and sys.stdout.isatty()):

@@ -404,8 +404,8 @@ def test_a_disk_that_is_being_rewritten_is_left_in_peace(directory: Path) -> Non
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        assert "holds a lease on it" in reason(disk, verdict="unverifiable")
-        assert "holds a lease on it" in allocpolicy("inspect", disk).stderr
+        assert "is being rewritten" in reason(disk, verdict="unverifiable")
+        assert "is being rewritten" in allocpolicy("inspect", disk).stderr
         assert holder.communicate()[0] == "ended\n"
     assert reason(disk, verdict="meets")
 
@@ -424,6 +424,7 @@ def test_headroom_is_counted_for_all_disks_of_a_filesystem(
             *(disks[-1], "--strategy", "space", "--format", "raw", "--size", "256M")
         )
     leave_free(mount_point, 48 * MIB)
+    (mount_point / "ballast").chmod(0o400)  # or it would count as a raw disk
     ratio = {
         "OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0",
         "OS_ALLOCPOLICY__HEADROOM_RATIO": "0.125",  # 32 MiB of each
@@ -431,10 +432,18 @@ def test_headroom_is_counted_for_all_disks_of_a_filesystem(
     for disk in disks:
         (row,) = audited(disk, status=0, **ratio)
         assert "headroom" not in row["reason"]
+        together = {"OS_ALLOCPOLICY__DISK_DIRECTORIES": str(mount_point)}
+        (row,) = audited(disk, status=0, **ratio, **together)
+        assert "headroom: 64.0 MiB" in row["reason"]
+        shown = allocpolicy("inspect", disk, *JSON, **ratio, **together).document
+        assert "headroom: 64.0 MiB" in shown["observed"]["exception"]
     rows = audited(mount_point, status=0, **ratio)
     assert all("headroom: 64.0 MiB" in row["reason"] for row in rows)
     found = audit([mount_point], headroom=Headroom(ratio=0.125, minimum=0))
     assert all(row.observed and not row.observed.guaranteed for row in found.rows)
+    (storage,) = found.filesystems
+    assert storage.type == kind
+    assert storage.account.unwritten == 512 * MIB
 
 
 @on_ext4
