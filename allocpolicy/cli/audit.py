@@ -14,6 +14,7 @@ from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.facts import DiskFormat
 
 COLUMNS = ("disk", "strategy", "mapping", "allocation", "verdict", "reason")
+STRUCTURED = ("json", "yaml")
 DRIFTED = 1
 
 
@@ -87,7 +88,8 @@ class Audit(Lister):
 
             metrics.write(textfile, found)
         self._status = DRIFTED if found.drifted else 0
-        return COLUMNS, [_cells(row) for row in found.rows]
+        nothing = None if parsed_args.formatter in STRUCTURED else "-"
+        return COLUMNS, [_cells(row, nothing=nothing) for row in found.rows]
 
 
 def _jobs(text: str) -> int:
@@ -113,13 +115,13 @@ def _given(arguments: argparse.Namespace, *, policy: Policy) -> Given | None:
     return Given(choice=choice, format=arguments.disk_format)
 
 
-def _cells(row: Row) -> tuple[object, ...]:
+def _cells(row: Row, *, nothing: str | None) -> tuple[object, ...]:
     seen = row.observed
     return (
         str(row.disk),
-        row.strategy,
-        seen and str(seen.mapping),
-        seen and str(seen.allocation),
+        row.strategy or nothing,
+        str(seen.mapping) if seen else nothing,
+        str(seen.allocation) if seen else nothing,
         str(row.verdict.judgement),
         row.verdict.reason,
     )

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -50,6 +51,7 @@ from allocpolicy import (
     registry,
     schema,
 )
+from allocpolicy.cli import libvirt_xml
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -473,3 +475,20 @@ def test_attachment_is_one_that_qemu_takes(strategy: Strategy, watch: Watch) -> 
         if attachment.io == "native":
             assert attachment.cache in {"none", "directsync"}
         assert attachment.l2_cache_size is None or attachment.l2_cache_size > 0
+
+
+@every_strategy
+def test_attachment_is_one_that_libvirt_takes(strategy: Strategy) -> None:
+    """`inspect --libvirt-xml` prints it; raw disks have no metadata to keep in mind."""
+    for options, observation in itertools.product(
+        option_sets(strategy), observations()
+    ):
+        attachment = strategy.attach(options=options, observation=observation)
+        element = ElementTree.fromstring(
+            libvirt_xml.driver(attachment, observed=observation)
+        )
+        assert element.attrib["type"] == str(observation.format)
+        assert element.attrib["discard"] == attachment.discard
+        size = element.find("metadata_cache/max_size")
+        cached = attachment.l2_cache_size is not None and observation.cluster_size
+        assert (size is not None) == bool(cached)

@@ -235,6 +235,8 @@ def test_a_malformed_disk_is_a_row_and_no_reason_to_stop(
     assert [row["verdict"] for row in rows] == ["drifted", "meets"]
     assert expected in rows[0]["reason"]
     assert rows[0]["mapping"] is rows[0]["allocation"] is None
+    cells = allocpolicy("audit", disk, "-f", "value").stdout
+    assert cells.startswith(f"{disk} performance - - drifted ")
     refused = allocpolicy("inspect", disk)
     assert refused.status == 2
     assert len(refused.stderr.splitlines()) == 1
@@ -463,16 +465,22 @@ def test_many_processes_see_what_one_sees(directory: Path) -> None:
         assert allocpolicy("audit", directory, "--jobs", wrong).status == 2
 
 
-@on_ext4
-def test_interrupted_it_ends_at_once_and_leaves_no_process(directory: Path) -> None:
+@pytest.fixture
+def many(directory: Path) -> Path:
+    """Give a directory with a disk that has 30,000 names."""
     disk = directory / "0"
     disk.write_bytes(bytes(MIB))
     stamp(disk, strategy="space", options={})
     for number in range(1, 30000):
         os.link(disk, directory / str(number))
+    return directory
+
+
+@on_ext4
+def test_interrupted_it_ends_at_once_and_leaves_no_process(many: Path) -> None:
     controller, terminal = pty.openpty()
     with subprocess.Popen(
-        command("audit", directory, "--jobs", 2, "--textfile", directory / "x.prom"),
+        command("audit", many, "--jobs", 2, "--textfile", many / "x.prom"),
         stdout=subprocess.DEVNULL,
         stderr=terminal,
         env=environment(TERM="xterm", COLUMNS="100"),
@@ -489,11 +497,30 @@ def test_interrupted_it_ends_at_once_and_leaves_no_process(directory: Path) -> N
         assert process.wait(timeout=30) == 130, shown
     os.close(controller)
     assert b"audit: interrupted; nothing was changed" in shown
-    assert not (directory / "x.prom").exists()
+    assert not (many / "x.prom").exists()
+    assert_gone(process.pid)
+
+
+@on_ext4
+def test_killed_it_takes_its_processes_along(many: Path) -> None:
+    with subprocess.Popen(
+        command("audit", many, "--jobs", 2),
+        stdout=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 30
+        while len(alive(process.pid)) < 3:
+            assert time.monotonic() < deadline
+        process.kill()
+    assert_gone(process.pid)
+
+
+def assert_gone(session: int) -> None:
     deadline = time.monotonic() + 10
-    while alive(process.pid) and time.monotonic() < deadline:
+    while alive(session) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert alive(process.pid) == []
+    assert alive(session) == []
 
 
 def alive(session: int) -> list[str]:
