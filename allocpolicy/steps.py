@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -206,7 +206,16 @@ class CopyBase:
         self, layer: BaseImage, target: int, *, advance: copy.Advance
     ) -> None:
         """Put an image's own content over what the images below it have put there."""
-        runs = self._placed(layer, target, advance=advance)
+        size = self.base.virtual_size
+        runs = (
+            Run(
+                source=run.host_offset,
+                target=self.data_offset + run.offset,
+                length=run.length,
+            )
+            for run in base_image.runs(layer, virtual_size=size)
+            if run.kind is Kind.DATA
+        )
         if self._shares:
             copy.share_runs(
                 layer.fd,
@@ -223,19 +232,19 @@ class CopyBase:
                 may_share=self.sharing is Sharing.ALLOWED,
                 advance=advance,
             )
+        if layer.below is not None or not layer.plain:
+            self._place_others(layer, target, advance=advance)
 
-    def _placed(
+    def _place_others(
         self, layer: BaseImage, target: int, *, advance: copy.Advance
-    ) -> Iterator[Run]:
-        """Yield where data is and goes; what is no data is put there on the way."""
+    ) -> None:
+        """Put zeroes and compressed clusters in their place, as data is by now."""
         for run in base_image.runs(layer, virtual_size=self.base.virtual_size):
             place = self.data_offset + run.offset
-            if run.kind is Kind.DATA:
-                yield Run(source=run.host_offset, target=place, length=run.length)
-            elif run.kind is Kind.COMPRESSED:
+            if run.kind is Kind.COMPRESSED:
                 copy.write(target, base_image.inflate(layer, run), offset=place)
                 advance(run.length)
-            elif layer.below is not None:
+            elif run.kind is Kind.ZERO and layer.below is not None:
                 kept = self.sharing is Sharing.NEVER
                 zeroes.clear(target, offset=place, length=run.length, kept=kept)
 

@@ -7,8 +7,10 @@ can't it takes longer.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import struct
@@ -111,14 +113,20 @@ def copy_runs(
         may have an advantage; otherwise what is written is the target's own.
     :raises OSError: as pread(2), pwrite(2) and copy_file_range(2).
     """
-    by_kernel = may_share and not _shows_extents(source)
-    with mmap.mmap(-1, _CHUNK) as memory, memoryview(memory) as buffer:
-        for run in runs:
-            for part in _data_runs(source, run):
-                for piece in _pieces(part, size=_CHUNK):
-                    if not (by_kernel and _copied_by_kernel(source, target, piece)):
-                        _read_and_write(source, target, piece, buffer=buffer)
-                    advance(piece.length)
+    pieces = (
+        piece
+        for run in runs
+        for part in _data_runs(source, run)
+        for piece in _pieces(part, size=_CHUNK)
+    )
+    if may_share and not _shows_extents(source):
+        for piece in pieces:
+            if not _copied_by_kernel(source, target, piece):
+                _read_and_write(source, target, pieces=(piece,), advance=advance)
+            else:
+                advance(piece.length)
+    else:
+        _read_and_write(source, target, pieces=pieces, advance=advance)
 
 
 def _shows_extents(source: int) -> bool:
@@ -155,19 +163,23 @@ def _copied_by_kernel(source: int, target: int, run: Run) -> bool:
     return True
 
 
-def _read_and_write(source: int, target: int, run: Run, *, buffer: memoryview) -> None:
-    """Copy a run of at most the buffer's length, large ones past the page cache.
+def _read_and_write(
+    source: int, target: int, *, pieces: Iterable[Run], advance: Advance
+) -> None:
+    """Copy pieces of at most a chunk; one is written while the next is read."""
+    from concurrent.futures import Future, ThreadPoolExecutor
 
-    What the page cache took would be copied once more, and written only by fsync(2).
-    """
-    with buffer[: run.length] as data:
-        _read(source, data, offset=run.source)
-        aligned = direct_io.is_aligned(run.target) and direct_io.is_aligned(run.length)
-        if aligned and run.length >= _LARGE:
-            with direct_io.enabled(target):
-                _write(target, data, offset=run.target)
-        else:
-            _write(target, data, offset=run.target)
+    buffers = itertools.cycle([memoryview(mmap.mmap(-1, _CHUNK)) for _ in range(2)])
+    writing: Future[int] | None = None
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        for piece, buffer in zip(pieces, buffers, strict=False):
+            data = buffer[: piece.length]
+            _read(source, data, offset=piece.source)
+            if writing:
+                advance(writing.result())
+            writing = writer.submit(_write, target, data, offset=piece.target)
+    if writing:
+        advance(writing.result())
 
 
 def _read(source: int, data: memoryview, *, offset: int) -> None:
@@ -179,10 +191,18 @@ def _read(source: int, data: memoryview, *, offset: int) -> None:
         done += count
 
 
-def _write(target: int, data: memoryview, *, offset: int) -> None:
+def _write(target: int, data: memoryview, *, offset: int) -> int:
+    """Write the data and return its length; much of it goes past the page cache.
+
+    What the page cache took would be copied once more, and written only by fsync(2).
+    """
+    aligned = direct_io.is_aligned(offset) and direct_io.is_aligned(len(data))
+    direct = aligned and len(data) >= _LARGE
     done = 0
-    while done < len(data):
-        done += os.pwrite(target, data[done:], offset + done)
+    with direct_io.enabled(target) if direct else contextlib.nullcontext():
+        while done < len(data):
+            done += os.pwrite(target, data[done:], offset + done)
+    return done
 
 
 def write(target: int, content: bytes, *, offset: int) -> None:

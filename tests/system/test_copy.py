@@ -812,8 +812,8 @@ class TestMechanism:
                 copy._read_and_write(
                     source.fileno(),
                     target.fileno(),
-                    run,
-                    buffer=memoryview(bytearray(run.length)),
+                    pieces=[run],
+                    advance=lambda count: None,
                 )
         assert caught.value.errno == errno.EIO
 
