@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import compileall
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -39,6 +41,7 @@ are the part that is start-up. Ratios are to ours."""
 
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
+    _compile()
     with measure.mounted(KIND, directory=settings.directory) as mount_point:
         copies.make_bases(mount_point, settings)
         for base in (*disks.BASES, None):
@@ -54,6 +57,15 @@ def run(settings: Settings) -> Part:
             target for comparison in comparisons for target in _targets(comparison)
         ),
     )
+
+
+def _compile() -> None:
+    """Compile our modules, as an installation does; Python may be told not to."""
+    for name in ("allocpolicy", "allocpolicy_strategies"):
+        spec = importlib.util.find_spec(name)
+        assert spec, name
+        for place in spec.submodule_search_locations or ():
+            compileall.compile_dir(place, quiet=1)
 
 
 def allocpolicy() -> str:
