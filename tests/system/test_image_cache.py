@@ -287,7 +287,7 @@ class TestPrune:
             capture_output=True,
             text=True,
         ).stdout
-        assert only_entry(directory / "_base", "[1-9a-f]*.raw").name in opened
+        assert only_entry(directory / "_base", "[0-9a-f]*.raw").name in opened
         for name in ("fifo", "watchdog", "0" * 64):
             assert name not in opened
 
