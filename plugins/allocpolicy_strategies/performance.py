@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from allocpolicy import (
     Allocation,
     Attachment,
+    BaseImage,
     CopyBase,
     CreateQcow2,
     CreateRaw,
@@ -95,40 +96,16 @@ class Performance(Strategy):
         """Create with all metadata, reserve, share or copy the base image, fill."""
         data = str(options["data"])
         _refuse_unsupported(data, facts)
-        base = facts.base
-        if request.current is not None:
-            if plan := _in_place(request, request.current, options, facts):
-                return plan
-            base = facts.required_base()
-        image = _image(request, options)
-        steps: list[Step] = [image.create]
-        if data != "sparse" and facts.host.filesystem.nocow:
-            steps.insert(0, SetNocow())
-        if data != "sparse" and facts.host.filesystem.fallocate:
-            steps.append(Reserve(length=image.length))
-        base = None if image.backed else base
-        if base:
-            copy = CopyBase(
-                base=base,
-                format=request.format,
-                data_offset=image.data_offset,
-                sharing=_sharing(data, facts),
-            )
-            steps.append(copy)
-        if data == "full":
-            steps.append(FillHoles(length=image.length))
-        copied = base.data_bytes if base and not _shares(data, facts) else 0
-        reserved = 0 if data == "sparse" else image.length
-        return Plan(
-            mode=Mode.STAGED,
-            steps=tuple(steps),
-            peak_bytes=reserved or image.data_offset + copied,
-            promised_bytes=image.length,
-            reserved_bytes=reserved,
-            written=data == "full",
-            reason="; ".join(
-                filter(None, (image.reason, _copy_reason(data, facts) if base else ""))
-            ),
+        if request.current is None:
+            return _staged(request, options, facts, base=facts.base, data=data)
+        if plan := _in_place(request, request.current, options, facts):
+            return plan
+        return _staged(
+            request,
+            options,
+            facts,
+            base=facts.required_base(),
+            data=_kept(request, request.current, data, facts),
         )
 
     def verify(
@@ -161,6 +138,54 @@ class Performance(Strategy):
             io="native",
             l2_cache_size=_l2_cache_size(observation),
         )
+
+
+def _staged(
+    request: Request,
+    options: Mapping[str, object],
+    facts: Facts,
+    *,
+    base: BaseImage | None,
+    data: str,
+) -> Plan:
+    image = _image(request, options)
+    steps: list[Step] = [image.create]
+    if data != "sparse" and facts.host.filesystem.nocow:
+        steps.insert(0, SetNocow())
+    if data != "sparse" and facts.host.filesystem.fallocate:
+        steps.append(Reserve(length=image.length))
+    base = None if image.backed else base
+    if base:
+        copy = CopyBase(
+            base=base,
+            format=request.format,
+            data_offset=image.data_offset,
+            sharing=_sharing(data, facts),
+        )
+        steps.append(copy)
+    if data == "full":
+        steps.append(FillHoles(length=image.length))
+    copied = base.data_bytes if base and not _shares(data, facts) else 0
+    reserved = 0 if data == "sparse" else image.length
+    return Plan(
+        mode=Mode.STAGED,
+        steps=tuple(steps),
+        peak_bytes=reserved or image.data_offset + copied,
+        promised_bytes=image.length,
+        reserved_bytes=reserved,
+        written=data == "full",
+        reason="; ".join(
+            filter(None, (image.reason, _copy_reason(data, facts) if base else ""))
+        ),
+    )
+
+
+def _kept(request: Request, current: Observation, data: str, facts: Facts) -> str:
+    """Return the data that a rewrite makes: storage that a disk has is not taken."""
+    has = current.allocation in (Allocation.RESERVED, Allocation.WRITTEN)
+    if data != "sparse" or request.allow_thin or not has:
+        return data
+    return "falloc" if facts.host.filesystem.fallocate else "full"
 
 
 def _in_place(

@@ -29,6 +29,7 @@ from tests.images import MIB
 SIZE = 64 * MIB
 ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 REFLINK = pytest.mark.filesystems("xfs", "btrfs")
+SPACE = ("--strategy", "space")
 PERFORMANCE = ("--strategy", "performance")
 # Version 2, then (tag, permissions, id): owner, user 12, group, mask, others; acl(5)
 ACL = struct.pack("<I", 2) + b"".join(
@@ -202,6 +203,20 @@ def test_storage_is_given_back_only_when_asked_for(
     assert used(disk) < SIZE // 2
     assert content(disk, format=format) == before
     assert applied(disk, "--thin")["mode"] == "nothing"
+
+
+@ALL
+def test_a_rewrite_keeps_the_storage_that_a_disk_has(
+    directory: Path, base: Path
+) -> None:
+    """A reserved disk stays reserved under a policy that doesn't ask for it."""
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE, *SPACE)
+    row = applied(disk, *PERFORMANCE)
+    assert (row["mode"], row["allocation"]) == ("staged", "reserved")
+    provision(directory / "other", "--base", base, "--size", SIZE, *SPACE)
+    row = applied(directory / "other", *PERFORMANCE, "--thin")
+    assert (row["mode"], row["allocation"]) == ("staged", "thin")
 
 
 @REFLINK
