@@ -119,6 +119,21 @@ def test_holes_that_a_discard_punched_are_filled_again_in_place(
 
 
 @ALL
+def test_clusters_that_a_discard_unmapped_are_mapped_again(
+    directory: Path, base: Path
+) -> None:
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE, *PERFORMANCE)
+    images.qemu_io(disk, "discard 0 2M", format="qcow2", discard="unmap")
+    before = content(disk, format="qcow2")
+    assert not images.fully_mapped(disk)
+    row = applied(disk)
+    assert (row["mode"], row["mapping"], row["verdict"]) == ("staged", "full", "meets")
+    assert images.fully_mapped(disk)
+    assert content(disk, format="qcow2") == before
+
+
+@ALL
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("data", ["sparse", "falloc", "full"])
 def test_an_overlay_becomes_a_standalone_performance_disk(
