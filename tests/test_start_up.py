@@ -48,6 +48,7 @@ def imported(*arguments: object) -> set[str]:
         ("provision", "disk", "--size", "1M", "--strategy", "nonsense"),
         ("provision", "no-such-directory/disk", "--size", "1M"),
         ("provision", "disk", "--base", "no-such-base"),
+        ("host", "capacity", str(Path(__file__).parent)),
     ],
 )
 def test_what_answers_at_once_imports_nothing_heavy(
