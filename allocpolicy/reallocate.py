@@ -23,6 +23,7 @@ from allocpolicy import (
     execute,
     existing,
     image_file,
+    inspection,
     invoke,
     observe,
     registry,
@@ -205,7 +206,7 @@ def _observed(
         headroom=policy.headroom,
         disk_directories=policy.disk_directories,
     )
-    current = observe.disk(
+    current = inspection.look(
         disk.fd, path=disk.path, format=disk.format, surroundings=around
     )
     size = current.virtual_size
