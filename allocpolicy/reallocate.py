@@ -161,7 +161,7 @@ def _locked(change: Change, *, policy: Policy) -> Iterator[bool]:
     disk, lock_path = image_file.resolve(change.disk), policy.lock_path
     name = f"disk-{hashlib.sha256(os.fsencode(disk)).hexdigest()[:32]}"
     with (
-        named_lock.hold(name, lock_path=lock_path),
+        named_lock.hold(name, lock_path=lock_path, transient=True),
         admission.early_turn(
             disk.parent, limits=policy.limits, lock_path=lock_path
         ) as has_turn,

@@ -45,8 +45,10 @@ def own_directory() -> Path:
 
 
 @contextlib.contextmanager
-def hold(name: str, *, lock_path: Path) -> Iterator[None]:
+def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[None]:
     """Hold the lock ``name`` under ``lock_path``; a killed holder frees it.
+
+    A ``transient`` one's file is removed in the end: who waits for it makes another.
 
     In `own_directory` only the user himself and root can hold it. In any other, which
     somebody chose, everyone can: users of one filesystem share its lock.
@@ -56,19 +58,20 @@ def hold(name: str, *, lock_path: Path) -> Iterator[None]:
     """
     private = lock_path == own_directory()
     directory = _open_directory(lock_path, private=private)
-    try:
-        fd = _acquire(
-            f"{PREFIX}{name.strip('/').replace('/', '-')}",
-            path=lock_path,
-            directory=directory,
-            mode=0o600 if private else 0o644,
-        )
-    finally:
-        os.close(directory)
-    try:
+    file = f"{PREFIX}{name.strip('/').replace('/', '-')}"
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, directory)
+        mode = 0o600 if private else 0o644
+        fd = _acquire(file, path=lock_path, directory=directory, mode=mode)
+        stack.callback(os.close, fd)
+        if transient:
+            stack.callback(_remove, file, directory=directory)
         yield
-    finally:
-        os.close(fd)
+
+
+def _remove(file: str, *, directory: int) -> None:
+    with contextlib.suppress(OSError):  # in a shared directory it may be another's
+        os.unlink(file, dir_fd=directory)
 
 
 def _open_directory(path: Path, *, private: bool) -> int:

@@ -522,7 +522,7 @@ def test_whatever_ends_it_the_disk_is_whole(
 
 @ALL
 def test_of_many_at_once_one_rewrites_and_the_others_find_it_done(
-    directory: Path, base: Path
+    directory: Path, base: Path, tmp_path: Path
 ) -> None:
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE)
@@ -533,7 +533,7 @@ def test_of_many_at_once_one_rewrites_and_the_others_find_it_done(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(),
+            env=environment(OS_ALLOCPOLICY__LOCK_PATH=str(tmp_path / "locks")),
         )
         for _ in range(8)
     ]
@@ -541,5 +541,7 @@ def test_of_many_at_once_one_rewrites_and_the_others_find_it_done(
     assert [process.returncode for process in racing] == [0] * 8, answers
     modes = sorted(json.loads(out)[0]["mode"] for out, _ in answers)
     assert modes == ["nothing"] * 7 + ["staged"]
+    # One lock for the filesystem, and none for every disk that ever was.
+    assert len(os.listdir(tmp_path / "locks")) <= 1
     assert content(disk, format="qcow2") == before
     assert_only(directory, "disk")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from allocpolicy.cli import progress
 from tests import images
 from tests.cli import allocpolicy, command, environment
 from tests.images import MIB
@@ -239,6 +243,20 @@ def test_the_options_are_there_for_oslo_config_generator() -> None:
     assert "#preallocate_images = none" in printed
 
 
+def pause_while_it_copies(process: subprocess.Popen[bytes]) -> None:
+    """Stop the process for a while once its disk has storage: work that takes long."""
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    while process.poll() is None:
+        for link in descriptors.iterdir():
+            with contextlib.suppress(OSError):
+                status = link.stat()
+                if not status.st_nlink and status.st_blocks:
+                    process.send_signal(signal.SIGSTOP)
+                    time.sleep(progress.PATIENCE + 0.1)
+                    process.send_signal(signal.SIGCONT)
+                    return
+
+
 @pytest.mark.filesystems("ext4")
 def test_progress_is_shown_on_a_terminal_and_nowhere_else(
     directory: Path, tmp_path: Path
@@ -257,6 +275,7 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(
         env=environment(TERM="xterm", COLUMNS="120"),
     ) as process:
         os.close(terminal)
+        pause_while_it_copies(process)
         shown = bytearray()
         try:
             while chunk := os.read(controller, 4096):
