@@ -20,6 +20,7 @@ from tests.guest import DEFAULT_MODULES, GuestDisk, run_guest
 
 SERIAL = "python"
 SIZE = 192 << 20
+TIMEOUT = 300  # seconds: the interpreter is slow when it is emulated
 LEFT_OUT = (
     *("test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip"),
     *("site-packages", "dist-packages", "config-*", "__pycache__", "*.a"),
@@ -57,6 +58,7 @@ def run_python(
         " && ".join(lines),
         disks=[python, *disks],
         modules=(*DEFAULT_MODULES, *modules),
+        timeout=TIMEOUT,
     )
 
 
