@@ -7,9 +7,11 @@ snapshots, absurd sizes, malformed tables) our own qcow2 reader does.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import importlib.util
 import io
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -106,17 +108,48 @@ def runs(image: BaseImage, *, virtual_size: int) -> Iterator[Run]:
     """Yield what an image maps of the first ``virtual_size`` bytes, itself alone.
 
     For raw that is all of it, its holes included; of a disk that is to be rewritten
-    (its lease is held) the data alone.
+    (its lease is held) the data alone. Where an image above others maps clusters that
+    its file has no data for, they hide what is below: such runs are ZERO.
 
     :raises ImageError: when a table is malformed or cut short.
     """
     file_size = os.fstat(image.fd).st_size
+    written = copy.data(image.fd) if image.below else None
     for run in _all_runs(image, file_size=file_size):
         length = min(run.length, virtual_size - run.offset)
-        if run.kind is Kind.DATA:  # the file may end inside its last cluster
+        if run.kind is Kind.DATA and written is None:
+            # The file may end inside its last cluster.
             length = min(length, file_size - run.host_offset)
-        if length > 0:
-            yield run if length == run.length else run._replace(length=length)
+        if length <= 0:
+            continue
+        whole = run if length == run.length else run._replace(length=length)
+        if run.kind is Kind.DATA and written is not None:
+            yield from _parts(whole, written=written)
+        else:
+            yield whole
+
+
+def _parts(run: Run, *, written: list[tuple[int, int]]) -> Iterator[Run]:
+    """Yield a run of data in parts: DATA where the file was written, ZERO elsewhere."""
+    place, end = run.host_offset, run.host_offset + run.length
+    shift = run.offset - run.host_offset
+
+    def part(kind: Kind, until: int) -> Run:
+        host = (place, until - place) if kind is Kind.DATA else (0, 0)
+        return Run(place + shift, until - place, kind, *host)
+
+    first = max(0, bisect.bisect_right(written, place, key=lambda one: one[0]) - 1)
+    for offset, length in itertools.islice(written, first, None):
+        if offset >= end:
+            break
+        if place < offset:
+            yield part(Kind.ZERO, offset)
+            place = offset
+        if place < (until := min(offset + length, end)):
+            yield part(Kind.DATA, until)
+            place = until
+    if place < end:
+        yield part(Kind.ZERO, end)
 
 
 def _all_runs(image: BaseImage, *, file_size: int) -> Iterator[Run]:

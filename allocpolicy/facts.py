@@ -6,6 +6,7 @@ All sizes are int bytes. `observe` fills these records; strategies read them.
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,15 @@ class BaseImage:
     def layers(self) -> tuple[BaseImage, ...]:
         """Return the image and those below it, the lowest first."""
         return (*(self.below.layers if self.below else ()), self)
+
+    @property
+    def seen_sizes(self) -> tuple[int, ...]:
+        """Return how many bytes of each layer are seen through the shorter above it.
+
+        What is beyond the end of an image reads as zeroes, whatever is below it.
+        """
+        sizes = [one.virtual_size for one in reversed(self.layers)]
+        return tuple(reversed(list(itertools.accumulate(sizes, min))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,15 +198,17 @@ class CopyBase:
             needed=base.data_bytes,
             action="copy the base image",
         ):
-            for layer in base.layers:
-                self._copy_layer(layer, target.fd, advance=advance)
+            for layer, size in zip(base.layers, base.seen_sizes, strict=True):
+                self._copy_layer(layer, target.fd, size=size, advance=advance)
         progress(done=base.data_bytes, total=base.data_bytes)
 
     def _copy_layer(
-        self, layer: BaseImage, target: int, *, advance: copy.Advance
+        self, layer: BaseImage, target: int, *, size: int, advance: copy.Advance
     ) -> None:
-        """Put an image's own content over what the images below it have put there."""
-        size = self.base.virtual_size
+        """Put an image's own content over what the images below it have put there.
+
+        :param size: how many bytes of it are seen through those above it.
+        """
         runs = (
             Run(
                 source=run.host_offset,
@@ -233,13 +235,13 @@ class CopyBase:
                 advance=advance,
             )
         if layer.below is not None or not layer.plain:
-            self._place_others(layer, target, advance=advance)
+            self._place_others(layer, target, size=size, advance=advance)
 
     def _place_others(
-        self, layer: BaseImage, target: int, *, advance: copy.Advance
+        self, layer: BaseImage, target: int, *, size: int, advance: copy.Advance
     ) -> None:
         """Put zeroes and compressed clusters in their place, as data is by now."""
-        for run in base_image.runs(layer, virtual_size=self.base.virtual_size):
+        for run in base_image.runs(layer, virtual_size=size):
             place = self.data_offset + run.offset
             if run.kind is Kind.COMPRESSED:
                 copy.write(target, base_image.inflate(layer, run), offset=place)
