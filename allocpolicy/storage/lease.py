@@ -32,7 +32,9 @@ def held(fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        # EAGAIN: there is none any more, as whoever opened the file waited long enough.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def is_whole(fd: int) -> bool:

@@ -285,6 +285,14 @@ def test_a_lease_tells_whether_a_file_is_open_elsewhere(
     assert not lease.is_open_elsewhere(file)
 
 
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_a_lease_that_ran_out_is_no_error_of_its_own(file: int) -> None:
+    """After /proc/sys/fs/lease-break-time it is gone; what gave up says why."""
+    with lease.held(file):
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        assert not lease.is_whole(file)
+
+
 @pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
 @pytest.mark.parametrize(
     ("byte", "writes"), [(100, False), (101, True), (103, True), (201, False)]
