@@ -26,7 +26,7 @@ from allocpolicy.plan import Mode, Plan, Progress, Watcher
 from allocpolicy.stamp import Stamp
 from allocpolicy.storage import attributes, lease, staging
 from allocpolicy.storage.failure import explained
-from allocpolicy.storage.staging import OPENED_MEANWHILE
+from allocpolicy.storage.staging import OPENED_MEANWHILE, Staged
 
 IN_USE = "it is in use; stop the VM or whatever has it open, and try again"
 _PATIENCE = 1.0  # seconds; whoever only looks at a disk has it open for less
@@ -167,7 +167,7 @@ def _rewrite(plan: Plan, job: Job, held: Hold, content: BaseImage | None) -> Out
         admission.turn(plan, host=job.host, lock_path=job.lock_path) as has_taken,
     ):
         staging.sweep(directory)
-        _carry_over(disk, staged.fd)
+        _carry_over(disk, staged)
         watch = _guarded(job.watch, held)
         execute.run_steps(
             plan,
@@ -191,9 +191,14 @@ def _rewrite(plan: Plan, job: Job, held: Hold, content: BaseImage | None) -> Out
     return outcome
 
 
-def _carry_over(disk: Disk, target: int) -> None:
+def _carry_over(disk: Disk, staged: Staged) -> None:
     try:
-        attributes.carry_over(disk.fd, target, without={stamps.XATTR})
+        attributes.carry_over(
+            disk.fd,
+            staged.fd,
+            directory=staged.directory_fd,
+            without={stamps.XATTR},
+        )
     except OSError as error:
         reason = f"its owner or attributes can't be carried over: {error.strerror}"
         raise Unsupported(disk.path, reason) from error

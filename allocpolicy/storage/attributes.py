@@ -12,48 +12,62 @@ from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 
 
-def carry_over(source: int, target: int, *, without: Collection[str] = ()) -> None:
+def carry_over(
+    source: int, target: int, *, directory: int, without: Collection[str] = ()
+) -> None:
     """Give the empty target the source's owner, inode flags, project, xattrs and mode.
 
-    ACLs and security labels are xattrs. The owner goes first, as quota is charged to
-    him, and the mode last, as chown(2) clears bits of it.
+    ACLs and security labels are xattrs. What the target has from its directory and the
+    source has not (a default ACL, flags) goes. The owner goes first, as quota is
+    charged to him, and the mode last, as chown(2) clears bits of it.
 
+    :param directory: that both are in, open.
     :param without: names of xattrs that the target shall not have.
     :raises OSError: when one of them cannot be set: nothing may be lost.
     """
     status = os.fstat(source)
     os.fchown(target, status.st_uid, status.st_gid)
     _carry_flags(source, target)
-    _carry_project(source, target)
-    for name in os.listxattr(source):
-        if name not in without:
-            os.setxattr(target, name, os.getxattr(source, name))
+    _carry_project(source, target, directory)
+    names = set(os.listxattr(source)) - set(without)
+    for name in set(os.listxattr(target)) - names:
+        _remove(target, name)
+    for name in names:
+        os.setxattr(target, name, os.getxattr(source, name))
     os.fchmod(target, stat.S_IMODE(status.st_mode))
 
 
-def _carry_flags(source: int, target: int) -> None:
-    flags = inode_flags.read(source) & InodeFlag.CARRIED if _has_flags(source) else 0
-    if flags:
-        inode_flags.add(target, InodeFlag(flags))
-
-
-def _has_flags(fd: int) -> bool:
+def _remove(fd: int, name: str) -> None:
     try:
-        inode_flags.read(fd)
+        os.removexattr(fd, name)
+    except OSError as error:
+        if error.errno != errno.ENODATA:  # xfs has an ACL by two names
+            raise
+
+
+def _carry_flags(source: int, target: int) -> None:
+    try:
+        wanted = inode_flags.read(source) & InodeFlag.CARRIED
+        made = inode_flags.read(target)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        return False
-    return True
+        return
+    if made & InodeFlag.CARRIED != wanted:
+        inode_flags.write(target, made & ~InodeFlag.CARRIED | wanted)
 
 
-def _carry_project(source: int, target: int) -> None:
+def _carry_project(source: int, target: int, directory: int) -> None:
     try:
-        wanted = fsxattr.read(source)
-        made = fsxattr.read(target)
+        wanted, made = fsxattr.read(source), fsxattr.read(target)
+        around = fsxattr.read(directory)
     except OSError as error:
         if error.errno not in UNSUPPORTED | {errno.EINVAL}:
             raise
         return
-    if wanted.project != made.project:
-        fsxattr.write(target, made._replace(project=wanted.project))
+    if wanted.project == made.project:
+        return
+    if around.flags & fsxattr.FS_XFLAG_PROJINHERIT:  # nor could it be linked there
+        reason = f"new files get project {around.project}, not {wanted.project}"
+        raise OSError(errno.EXDEV, f"the directory's {reason}")
+    fsxattr.write(target, made._replace(project=wanted.project))

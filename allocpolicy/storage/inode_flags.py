@@ -24,8 +24,10 @@ class InodeFlag(enum.IntFlag):
     NODUMP = 0x00000040
     NOATIME = 0x00000080
     NOCOMP = 0x00000400
+    JOURNAL_DATA = 0x00004000
     NOCOW = 0x00800000
-    CARRIED = COMPR | SYNC | NODUMP | NOATIME | NOCOMP | NOCOW
+    DAX = 0x02000000
+    CARRIED = COMPR | SYNC | NODUMP | NOATIME | NOCOMP | JOURNAL_DATA | NOCOW | DAX
 
 
 def read(fd: int) -> int:
@@ -43,8 +45,16 @@ def add(fd: int, flags: InodeFlag) -> None:
 
     :raises OSError: EOPNOTSUPP or EINVAL where the filesystem does not know it.
     """
+    write(fd, read(fd) | flags)
+
+
+def write(fd: int, flags: int) -> None:
+    """Set the inode's flag bits, those that are not in ``flags`` are cleared.
+
+    :raises OSError: as `add`.
+    """
     buffer = bytearray(_LONG_SIZE)
-    _INT.pack_into(buffer, 0, read(fd) | flags)
+    _INT.pack_into(buffer, 0, flags)
     fcntl.ioctl(fd, FS_IOC_SETFLAGS, buffer)
 
 

@@ -298,6 +298,42 @@ def test_a_rewrite_keeps_owner_mode_xattrs_acl_flags_and_project(
 
 
 @ALL
+def test_a_rewrite_takes_nothing_on_from_the_directory(
+    directory: Path, base: Path
+) -> None:
+    """Its default ACL would let others in; its flags are those of new files."""
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE, "--mode", "0640")
+    before = attributes(disk)
+    os.setxattr(directory, "system.posix_acl_default", ACL)
+    subprocess.run(["chattr", "+d", directory], check=True)
+    assert applied(disk, *PERFORMANCE)["mode"] == "staged"
+    assert attributes(disk) == before
+
+
+@pytest.mark.filesystems("xfs")
+def test_a_project_that_the_directory_takes_no_file_of_is_told(
+    directory: Path, base: Path
+) -> None:
+    """A directory whose project is handed down takes no link of another's file."""
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE)
+    before = disk.read_bytes(), attributes(disk)
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        found = fsxattr.read(fd)
+        flags = found.flags | fsxattr.FS_XFLAG_PROJINHERIT
+        fsxattr.write(fd, found._replace(flags=flags, project=77))
+    finally:
+        os.close(fd)
+    finished = allocpolicy("apply", disk, *PERFORMANCE)
+    assert finished.status == 4
+    assert "project 77" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    assert (disk.read_bytes(), attributes(disk)) == before
+
+
+@ALL
 def test_a_disk_in_use_is_reserved_but_not_rewritten(
     directory: Path, base: Path
 ) -> None:
