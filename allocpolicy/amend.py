@@ -176,6 +176,8 @@ def _rewrite(plan: Plan, job: Job, held: Hold, content: BaseImage | None) -> Out
             directory=staged.directory_fd,
             has_taken=has_taken,
         )
+        if staged.adopted:
+            _carry_over(disk, staged)
         with explained(
             fd=staged.directory_fd,
             path=directory,

@@ -109,6 +109,8 @@ def _made(plan: Plan, job: Job) -> Iterator[tuple[Staged, Outcome]]:
             directory=staged.directory_fd,
             has_taken=has_taken,
         )
+        if staged.adopted:
+            _give(staged.fd, job.access.owner)
         with explained(
             fd=staged.directory_fd,
             path=job.host.directory,

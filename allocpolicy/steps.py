@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from allocpolicy import base_image, qemu_img
-from allocpolicy.errors import format_size
+from allocpolicy.errors import Unsupported, format_size
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.plan import Progress, Target
 from allocpolicy.qcow2 import writer
@@ -152,7 +152,13 @@ class SetNocow:
         return "make the empty file NOCOW"
 
     def run(self, target: Target, progress: Progress) -> None:
-        """Set the inode flag, which btrfs takes only while the file is empty."""
+        """Set the inode flag, which btrfs takes only while the file is empty.
+
+        :raises Unsupported: when the file keeps the compression of the one before it.
+        """
+        if inode_flags.has(target.fd, InodeFlag.COMPR):
+            reason = "a compressed file can't be NOCOW; use chattr -c on the disk first"
+            raise Unsupported(target.directory, reason)
         with explained(fd=target.fd, path=target.directory, needed=0, action="NOCOW"):
             inode_flags.add(target.fd, InodeFlag.NOCOW)
 

@@ -47,6 +47,7 @@ class Staged:
     def __init__(self, *, directory: Path, directory_fd: int) -> None:
         self.directory = directory
         self.directory_fd = directory_fd
+        self.adopted = False  # a ready-made file, whose owner and attributes it has
         self._temporary: str | None = None
         self.fd = self._open()
 
@@ -95,7 +96,7 @@ class Staged:
             os.close(fd)
             raise
         self.discard()
-        self.fd, self._temporary = fd, name
+        self.fd, self._temporary, self.adopted = fd, name, True
 
     def publish(self, name: str) -> None:
         """Give the complete file its name, never over another.

@@ -333,6 +333,21 @@ def test_a_project_that_the_directory_takes_no_file_of_is_told(
     assert (disk.read_bytes(), attributes(disk)) == before
 
 
+@pytest.mark.filesystems("btrfs")
+def test_a_compressed_disk_is_reserved_only_after_that_ends(
+    directory: Path, base: Path
+) -> None:
+    """It keeps its compression, and what btrfs compresses can't be NOCOW."""
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE)
+    subprocess.run(["chattr", "+c", disk], check=True)
+    finished = allocpolicy("apply", disk, "--strategy", "space")
+    assert finished.status == 4
+    assert "chattr -c" in finished.stderr
+    subprocess.run(["chattr", "-c", disk], check=True)
+    assert applied(disk, "--strategy", "space")["allocation"] == "reserved"
+
+
 @ALL
 def test_a_disk_in_use_is_reserved_but_not_rewritten(
     directory: Path, base: Path

@@ -120,6 +120,7 @@ def carry_out(
     peak: int = 0,
     reserved: int = 0,
     mode: Mode = Mode.STAGED,
+    owner: tuple[int, int] | None = None,
 ) -> Outcome:
     """Execute a plan of these steps as `allocate` would."""
     choice = Choice(strategy="theirs", options={})
@@ -135,7 +136,7 @@ def carry_out(
         host=observe.host(destination.parent, headroom=HEADROOM),
         loaded=Loaded(found=found, strategy=strategy or Theirs()),
         stamp=Stamp(requested=choice, effective=choice, format=DiskFormat.RAW),
-        access=Access(mode=0o640),
+        access=Access(mode=0o640, owner=owner),
         lock_path=destination.parent.parent / "locks",
         watch=unwatched,
     )
@@ -172,6 +173,17 @@ def test_a_ready_made_disk_is_adopted_by_a_step(directory: Path) -> None:
     assert (directory / "disk").stat().st_ino == inode
     assert not pool.exists()
     assert os.listdir(directory) == ["disk"]
+
+
+def test_an_adopted_disk_has_the_owner_that_was_asked_for(directory: Path) -> None:
+    """Whoever made it ready had another."""
+    pool = directory.parent / "pool"
+    pool.write_bytes(bytes(SIZE))
+    steps = [Do(function=lambda target: target.adopt(pool))]
+    carry_out(directory / "disk", steps, owner=(1234, 4321))
+    status = (directory / "disk").stat()
+    assert (status.st_uid, status.st_gid) == (1234, 4321)
+    assert status.st_mode & 0o777 == 0o640
 
 
 def test_an_adopted_disk_that_fails_leaves_nothing(directory: Path) -> None:
