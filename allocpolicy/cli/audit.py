@@ -8,13 +8,12 @@ from pathlib import Path
 from allocpolicy import audit
 from allocpolicy.audit import Given, Row
 from allocpolicy.cli import progress
-from allocpolicy.cli.command import Lister, add_flavor_options, given_choice
+from allocpolicy.cli.command import STRUCTURED, Lister, add_flavor_options, given_choice
 from allocpolicy.config import Policy
 from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.facts import DiskFormat
 
 COLUMNS = ("disk", "strategy", "mapping", "allocation", "verdict", "reason")
-STRUCTURED = ("json", "yaml")
 DRIFTED = 1
 
 

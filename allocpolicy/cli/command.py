@@ -24,6 +24,7 @@ from allocpolicy.strategy import DiskRole
 
 USAGE, UNEXPECTED = 2, 5
 INTERRUPTED = 130  # 128 + SIGINT, as shells say
+STRUCTURED = ("json", "yaml")  # formatters that take data, not text for people
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from allocpolicy import capacity, probe
 from allocpolicy.capacity import Capacity
-from allocpolicy.cli.command import ShowOne, lines
-from allocpolicy.cli.report import STRUCTURED
+from allocpolicy.cli.command import STRUCTURED, ShowOne, lines
 from allocpolicy.errors import format_size
 from allocpolicy.probe import Probe, Trial
 from allocpolicy.storage.quota import Quota

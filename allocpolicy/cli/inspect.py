@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from allocpolicy import existing, inspection
 from allocpolicy.cli import libvirt_xml, observed
-from allocpolicy.cli.command import ShowOne, add_flavor_options, given_choice, lines
+from allocpolicy.cli.command import (
+    STRUCTURED,
+    ShowOne,
+    add_flavor_options,
+    given_choice,
+    lines,
+)
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.facts import BackingFile, DiskFormat
 from allocpolicy.inspection import Inspection
 
 if TYPE_CHECKING:
     from allocpolicy.cli.picture import Picture
-
-STRUCTURED = ("json", "yaml")
 
 
 class Inspect(ShowOne):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from allocpolicy.cli import observed
-from allocpolicy.cli.command import lines
+from allocpolicy.cli.command import STRUCTURED, lines
 from allocpolicy.report import Report, as_document
-
-STRUCTURED = ("json", "yaml")
 
 
 def shown(

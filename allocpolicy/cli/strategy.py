@@ -6,11 +6,9 @@ import argparse
 from collections.abc import Mapping
 
 from allocpolicy import registry
-from allocpolicy.cli.command import Lister, ShowOne, lines
+from allocpolicy.cli.command import STRUCTURED, Lister, ShowOne, lines
 from allocpolicy.errors import Error
 from allocpolicy.registry import Found
-
-STRUCTURED = ("json", "yaml")
 
 
 class StrategyList(Lister):
