@@ -242,3 +242,11 @@ class Observation:
     def reserved_size(self) -> int:
         """Return the file size that a reservation of this disk must cover, in bytes."""
         return max(self.full_size, self.file_size)
+
+    @property
+    def broken_chain(self) -> str | None:
+        """Return in words that the chain of backing files ends too early, or None."""
+        for one in self.backing_chain:
+            if one.problem:
+                return f"its backing file {one.path}: {one.problem}"
+        return None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from allocpolicy import invoke, registry, schema
 from allocpolicy.errors import Error
-from allocpolicy.facts import BackingFile, Observation
+from allocpolicy.facts import Observation
 from allocpolicy.registry import Loaded
 from allocpolicy.stamp import Choice
 from allocpolicy.strategy import Attachment, Judgement, Verdict
@@ -29,9 +29,7 @@ class Judge:
         A backing file that is missing is a drift whatever the strategy: the guest can't
         even read the disk. A strategy that can't be asked makes it unverifiable.
         """
-        chain = observation.backing_chain
-        if chain and chain[-1].problem:
-            reason = broken_chain(chain[-1])
+        if (reason := observation.broken_chain) is not None:
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
         ready = self._ready(choice)
         if isinstance(ready, str):
@@ -68,11 +66,6 @@ class Judge:
         return options if isinstance(options, str) else (loaded, options)
 
 
-def broken_chain(backing: BackingFile) -> str:
-    """Return in words that the chain of backing files ends too early."""
-    return f"its backing file {backing.path}: {backing.problem}"
-
-
 def _load(name: str) -> Loaded | str:
     try:
         return registry.load(name)
@@ -82,13 +75,10 @@ def _load(name: str) -> Loaded | str:
 
 def _complete(choice: Choice, loaded: Loaded) -> Mapping[str, object] | str:
     """Return the options, defaults for those newer than the stamp; or what is wrong."""
-    options_schema = loaded.strategy.options_schema
-    defaults = schema.convert_options({}, options_schema=options_schema)
-    options = {**defaults, **choice.options}
-    if options == defaults:  # these are valid, and need no jsonschema
-        return options
-    problems = schema.validate(options, schema=options_schema)
-    if problems:
+    try:
+        return schema.complete_options(
+            choice.options, options_schema=loaded.strategy.options_schema
+        )
+    except schema.Invalid as error:
         named = f"strategy {choice.strategy!r}"
-        return f"its stamp's options are not valid for {named}: {problems[0]}"
-    return options
+        return f"its stamp's options are not valid for {named}: {error}"

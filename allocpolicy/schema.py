@@ -120,11 +120,11 @@ def complete_options(
     :raises Invalid: when the schema does not take them.
     """
     properties: Mapping[str, Any] = options_schema["properties"]
-    complete = {
-        name: options.get(name, copy.copy(option["default"]))
-        for name, option in properties.items()
-    } | dict(options)
-    if not _is_plainly_valid(complete, properties):
+    defaults = {
+        name: copy.copy(option["default"]) for name, option in properties.items()
+    }
+    complete = defaults | dict(options)
+    if complete != defaults and not _is_plainly_valid(complete, properties):
         problems = validate(complete, schema=options_schema)
         if problems:
             raise Invalid(problems[0])
