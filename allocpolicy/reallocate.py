@@ -198,7 +198,10 @@ def _observed(
     watch: Watcher,
     has_turn: bool,
 ) -> _Work:
-    """Observe the disk and its host, and say what is asked for."""
+    """Observe the disk and its host, and say what is asked for.
+
+    :raises ImageError: when it has lost a backing file: nothing here mends that.
+    """
     directory = disk.path.parent
     around = observe.surroundings(
         disk.fd,
@@ -209,6 +212,8 @@ def _observed(
     current = inspection.look(
         disk.fd, path=disk.path, format=disk.format, surroundings=around
     )
+    if current.broken_chain is not None:
+        raise ImageError(disk.path, current.broken_chain)
     size = current.virtual_size
     if operation is Operation.RESIZE:
         size = _grown_size(change, current=current, held=held)
@@ -271,9 +276,6 @@ def _obstacle(current: Observation, *, held: Hold) -> str | None:
         return amend.IN_USE
     if current.hindrances:
         return f"it would lose or break {', '.join(current.hindrances)}"
-    for one in current.backing_chain:
-        if one.problem:
-            return f"backing file {one.path}: {one.problem}"
     return None
 
 

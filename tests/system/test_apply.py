@@ -458,6 +458,42 @@ def test_nothing_that_a_rewrite_would_lose_is_rewritten(tmp_path: Path) -> None:
     assert "external data file" in finished.stderr
 
 
+@pytest.mark.parametrize("verb", ["apply", "resize"])
+@pytest.mark.parametrize("strategy", ["none", "space", "performance"])
+def test_a_disk_that_lost_its_backing_file_is_refused(
+    tmp_path: Path, base: Path, strategy: str, verb: str
+) -> None:
+    """Audit finds that it has drifted, and nothing that is done here mends that."""
+    below, disk = tmp_path / "below", tmp_path / "disk"
+    images.qemu_img("convert", "-f", "raw", "-O", "qcow2", base, below)
+    provision(disk, "--base", below, "--size", SIZE)
+    below.unlink()
+    before = disk.read_bytes()
+    size = [2 * SIZE] if verb == "resize" else []
+    finished = allocpolicy(verb, disk, *size, "--strategy", strategy)
+    assert finished.status == 2
+    assert str(below) in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    assert disk.read_bytes() == before
+    assert allocpolicy("audit", disk).status == 1
+
+
+def test_an_encrypted_disk_is_not_rewritten(tmp_path: Path) -> None:
+    """LUKS ties data to host offsets: moving clusters destroys it."""
+    disk = tmp_path / "disk"
+    images.qemu_img(
+        *("create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x"),
+        *("-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"),
+        *(disk, SIZE),
+    )
+    before = disk.read_bytes()
+    finished = allocpolicy("apply", disk, "--format", "qcow2", *PERFORMANCE)
+    assert finished.status == 2
+    assert "encryption (LUKS)" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    assert disk.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
