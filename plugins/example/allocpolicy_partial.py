@@ -8,7 +8,7 @@ beyond, on what is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from allocpolicy import (
@@ -31,6 +31,8 @@ from allocpolicy import (
     Unsupported,
     Verdict,
     fully_allocated_size,
+    growing_steps,
+    grown_size,
 )
 
 CLUSTER_SIZE = 64 << 10
@@ -70,8 +72,10 @@ class Partial(Strategy):
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Return the steps to a new qcow2 whose front is reserved."""
+        """Return the steps to a qcow2 whose front is reserved, new or not."""
         _check(request, facts)
+        if request.current is not None:
+            return _amended(request, request.current, options, facts)
         length = reserved_size(request.virtual_size, share=_share(options))
         steps: list[Step] = [SetNocow()] if facts.host.filesystem.nocow else []
         steps += [
@@ -108,7 +112,7 @@ class Partial(Strategy):
             share=share,
             cluster_size=observation.cluster_size or CLUSTER_SIZE,
         )
-        held = min(observation.file_size, observation.actual_size)
+        held = _held(observation)
         reason = f"{held} bytes have storage; a share of {share} % is {length}"
         judgement = Judgement.MEETS if held >= length else Judgement.DRIFTED
         return Verdict(judgement=judgement, reason=reason)
@@ -122,13 +126,56 @@ class Partial(Strategy):
         )
 
 
+def _amended(
+    request: Request,
+    current: Observation,
+    options: Mapping[str, object],
+    facts: Facts,
+) -> Plan:
+    """Reserve what is missing of the disk's share, and grow it if it is to grow.
+
+    :raises PlanError: when what is reserved would not be the disk's own, or not stay.
+    """
+    grows = request.operation is Operation.RESIZE
+    size = request.virtual_size
+    length = reserved_size(
+        size,
+        share=_share(options),
+        cluster_size=current.cluster_size or CLUSTER_SIZE,
+    )
+    missing = max(0, length - _held(current))
+    if missing and facts.must_copy(current):
+        raise PlanError(
+            "strategy partial reserves in place, and the disk's storage is shared, or"
+            " moved on overwriting: copy it first"
+        )
+    steps: Sequence[Step] = (Reserve(length=length),) if missing else ()
+    promised = max(length, current.full_size)
+    if grows:
+        steps = growing_steps(
+            current, virtual_size=size, reserved=length if missing else 0
+        )
+        promised = max(length, grown_size(current, virtual_size=size))
+    return Plan(
+        mode=Mode.IN_PLACE if steps else Mode.NOTHING,
+        steps=steps,
+        peak_bytes=missing,
+        promised_bytes=promised,
+        reserved_bytes=missing,
+        online=not grows,
+    )
+
+
+def _held(observation: Observation) -> int:
+    """Return the bytes of the file that have storage."""
+    return min(observation.file_size, observation.actual_size)
+
+
 def _share(options: Mapping[str, object]) -> int:
     return cast(int, options["share"])  # the schema has made it one
 
 
 def _check(request: Request, facts: Facts) -> None:
-    if request.operation is not Operation.PROVISION:
-        raise PlanError("strategy partial makes new disks only")
     if request.format is not DiskFormat.QCOW2:
         raise PlanError(
             "strategy partial needs format qcow2: a raw disk keeps each block at its"

@@ -14,15 +14,19 @@ from allocpolicy import (
     DiskRole,
     Facts,
     Filesystem,
+    GrowQcow2,
     Headroom,
     Host,
     Judgement,
     MappingState,
+    Mode,
     Observation,
     Operation,
+    Plan,
     PlanError,
     Request,
     Reserve,
+    ReservePastEnd,
     SetNocow,
     Unsupported,
     fully_allocated_size,
@@ -98,6 +102,56 @@ def test_creates_then_reserves() -> None:
     length = reserved_size(SIZE, share=25)
     assert plan.steps == [CreateQcow2(virtual_size=SIZE), Reserve(length=length)]
     assert plan.peak_bytes == plan.reserved_bytes == length
+
+
+def amended(
+    current: Observation, *, grown: int = SIZE, filesystem: Filesystem = EXT4
+) -> Plan:
+    """Return the plan that brings a disk to its share, or grows it."""
+    operation = Operation.RESIZE if grown != SIZE else Operation.APPLY
+    request = dataclasses.replace(
+        REQUEST, operation=operation, virtual_size=grown, current=current
+    )
+    return Partial().plan(request=request, options=OPTIONS, facts=facts_on(filesystem))
+
+
+def test_a_disk_that_has_its_share_is_left_alone() -> None:
+    """There is nothing to do, and nothing to wait for."""
+    plan = amended(observation(held=reserved_size(SIZE, share=25)))
+    assert plan.mode is Mode.NOTHING
+    assert not plan.steps
+    assert plan.peak_bytes == plan.reserved_bytes == 0
+
+
+def test_what_is_missing_of_a_share_is_reserved_in_place() -> None:
+    """Also while a VM runs, as fallocate(2) is all that is done."""
+    length = reserved_size(SIZE, share=25)
+    plan = amended(observation(held=length - GIB))
+    assert (plan.mode, plan.online) == (Mode.IN_PLACE, True)
+    assert list(plan.steps) == [Reserve(length=length)]
+    assert plan.peak_bytes == plan.reserved_bytes == GIB
+
+
+def test_a_grown_disk_has_its_share_of_the_new_size() -> None:
+    """Room for it is made before the disk grows, which no VM may have open."""
+    length = reserved_size(2 * SIZE, share=25)
+    held = reserved_size(SIZE, share=25)
+    plan = amended(observation(held=held), grown=2 * SIZE)
+    first, grow, last = plan.steps
+    assert first == ReservePastEnd(length=length)
+    assert grow == GrowQcow2(virtual_size=2 * SIZE)
+    assert last == Reserve(length=length)
+    assert (plan.mode, plan.online) == (Mode.IN_PLACE, False)
+    assert plan.reserved_bytes == length - held
+    assert plan.promised_bytes >= fully_allocated_size(2 * SIZE)
+
+
+@pytest.mark.parametrize("grown", [SIZE, 2 * SIZE])
+def test_refuses_to_reserve_what_would_move(grown: int) -> None:
+    """A file that is not NOCOW on btrfs keeps no share, whatever is reserved in it."""
+    moved = dataclasses.replace(observation(held=GIB), overwrites_in_place=False)
+    with pytest.raises(PlanError, match="copy it first"):
+        amended(moved, grown=grown, filesystem=BTRFS)
 
 
 def test_is_nocow_where_overwriting_allocates_anew() -> None:
