@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from allocpolicy.errors import Error, StrategyFailed
+from allocpolicy.errors import Error, InvalidRequest, PlanError, StrategyFailed
 from allocpolicy.facts import Facts, Host, Observation
 from allocpolicy.plan import Plan, Step
 from allocpolicy.registry import Found, Loaded
@@ -40,9 +40,17 @@ def observe(
 
 
 def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) -> Plan:
-    """Return the strategy's plan, its numbers and steps being what they should be."""
+    """Return the strategy's plan, its numbers and steps being what they should be.
+
+    :raises PlanError: also for sizes that no image has.
+    """
     with blaming(loaded.found):
-        answer = loaded.strategy.plan(request=request, options=options, facts=facts)
+        try:
+            answer = loaded.strategy.plan(request=request, options=options, facts=facts)
+        except InvalidRequest as error:
+            if type(error) is not InvalidRequest:
+                raise
+            raise PlanError(error.reason) from error
         made = _expect(answer, Plan, loaded.found, "plan")
         sizes = (made.peak_bytes, made.promised_bytes, made.reserved_bytes)
         if min(sizes) < 0:  # TypeError where one is no number

@@ -366,6 +366,11 @@ def test_a_disk_in_use_is_reserved_but_not_rewritten(
         assert finished.status == 2
         assert "in use" in finished.stderr
         assert len(finished.stderr.splitlines()) == 1
+        # Unwritten becomes written only where nobody else writes.
+        spec = "allocpolicy:performance.data=full"
+        finished = allocpolicy("apply", disk, *PERFORMANCE, "--extra-spec", spec)
+        assert finished.status == 2
+        assert "in use" in finished.stderr
     assert content(disk, format="qcow2") == before
     assert_only(directory, "disk")
 
@@ -422,6 +427,32 @@ def test_a_rewrite_gives_way_to_whoever_opens_the_disk(
     assert_only(directory, "disk")
 
 
+@ALL
+def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
+    directory: Path, base: Path
+) -> None:
+    """What was filled by then stays; what the guest reads is what it was."""
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE, *FALLOC)
+    before, inode = content(disk, format="qcow2"), disk.stat().st_ino
+    opener = Opener(disk)
+    specs = {
+        "allocpolicy:strategy": "performance",
+        "allocpolicy:performance.data": "full",
+    }
+    with pytest.raises(ImageError, match="somebody opened it"):
+        apply(Change(disk=disk, extra_specs=specs), policy=Policy(), watch=opener)
+    assert opener.process is not None
+    opener.process.communicate()
+    assert content(disk, format="qcow2") == before
+    assert disk.stat().st_ino == inode
+    row = applied(
+        disk, *PERFORMANCE, "--extra-spec", "allocpolicy:performance.data=full"
+    )
+    assert (row["mode"], row["allocation"]) == ("in_place", "written")
+    assert content(disk, format="qcow2") == before
+
+
 def set_bit(disk: Path, *, bit: int) -> None:
     with disk.open("r+b") as file:
         file.seek(72)
@@ -476,6 +507,16 @@ def test_a_disk_that_lost_its_backing_file_is_refused(
     assert len(finished.stderr.splitlines()) == 1
     assert disk.read_bytes() == before
     assert allocpolicy("audit", disk).status == 1
+
+
+def test_a_disk_that_no_strategy_can_rewrite_is_named(tmp_path: Path) -> None:
+    """A qcow2 of no size has nothing to map, which a plan's numbers refuse."""
+    disk = tmp_path / "disk"
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, 0)
+    finished = allocpolicy("apply", disk, "--format", "qcow2", *PERFORMANCE)
+    assert finished.status == 2
+    assert str(disk) in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
 
 
 def test_an_encrypted_disk_is_not_rewritten(tmp_path: Path) -> None:
