@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.errors import DestinationError, DestinationExists, Replan, Unsupported
+from allocpolicy.errors import (
+    DestinationError,
+    DestinationExists,
+    ImageError,
+    Replan,
+    Unsupported,
+)
 from allocpolicy.storage import staging
-from tests import filesystems
+from tests import filesystems, images
 from tests.cli import allocpolicy, command, environment, provision
 from tests.images import MIB
 
@@ -158,3 +164,73 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+class TestExchange:
+    """A new file takes the place of one that is there, in one step or not at all."""
+
+    @pytest.fixture
+    def disk(self, directory: Path) -> Path:
+        disk = directory / "disk"
+        disk.write_text("old")
+        return disk
+
+    @staticmethod
+    def exchange(disk: Path, *answers: bool) -> None:
+        """Exchange; ``answers`` are whether the old file is ours alone, then."""
+        left = list(answers)
+        old = os.open(disk, os.O_RDWR)
+        try:
+            with staging.create(disk.parent) as staged:
+                os.write(staged.fd, b"new")
+                staged.exchange("disk", old=old, still_alone=lambda: left.pop(0))
+        finally:
+            os.close(old)
+        assert not left
+
+    def test_the_new_file_has_the_name_and_the_old_one_is_gone(
+        self, disk: Path
+    ) -> None:
+        self.exchange(disk, True)
+        assert disk.read_text() == "new"
+        assert os.listdir(disk.parent) == ["disk"]
+
+    def test_it_is_taken_back_when_the_old_one_was_opened_meanwhile(
+        self, disk: Path
+    ) -> None:
+        """The last moment is after the exchange: whoever came late has the disk."""
+        inode = disk.stat().st_ino
+        with pytest.raises(ImageError, match="opened it meanwhile"):
+            self.exchange(disk, False)
+        assert (disk.read_text(), disk.stat().st_ino) == ("old", inode)
+        assert os.listdir(disk.parent) == ["disk"]
+
+    def test_a_file_that_has_the_name_by_now_is_not_replaced(self, disk: Path) -> None:
+        """Somebody else renamed his own over the disk."""
+        old = os.open(disk, os.O_RDWR)
+        try:
+            with staging.create(disk.parent) as staged:
+                (disk.parent / "theirs").write_text("theirs")
+                os.rename(disk.parent / "theirs", disk)
+                with pytest.raises(ImageError, match="replaced meanwhile"):
+                    staged.exchange("disk", old=old, still_alone=lambda: True)
+        finally:
+            os.close(old)
+        assert disk.read_text() == "theirs"
+        assert os.listdir(disk.parent) == ["disk"]
+
+
+def test_where_names_cannot_be_exchanged_no_disk_is_rewritten(fuse: Path) -> None:
+    """Or where leases are missing: it is refused, and the disk is as it was."""
+    disk = fuse / "disk"
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, 8 * MIB)
+    before = disk.read_bytes()
+    finished = allocpolicy(
+        *("apply", disk, "--format", "qcow2", "--strategy", "performance")
+    )
+    assert finished.status == 4, finished.stderr
+    assert str(disk) in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    assert disk.read_bytes() == before
+    assert set(os.listdir(fuse)) <= {"disk", "lost+found"}
