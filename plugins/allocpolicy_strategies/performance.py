@@ -221,23 +221,22 @@ def _in_place(
     if grows:
         mapped = request.format is DiskFormat.QCOW2
         steps += growing_steps(
-            current, virtual_size=size, mapped=mapped, reserved=length * reserve
+            current,
+            virtual_size=size,
+            mapped=mapped,
+            reserved=length if reserve else 0,
         )
     elif reserve:
         steps.append(Reserve(length=length))
     if data == "full":
         steps.append(FillHoles(length=length))
-    return _amended(current, steps, length=length, data=data, grows=grows)
-
-
-def _amended(
-    current: Observation, steps: list[Step], *, length: int, data: str, grows: bool
-) -> Plan:
+    new_data = size - current.virtual_size
+    tables = max(0, length - current.reserved_size - new_data) if grows else 0
     missing = max(0, length - current.actual_size)
     return Plan(
         mode=Mode.IN_PLACE if steps else Mode.NOTHING,
         steps=tuple(steps),
-        peak_bytes=0 if data == "sparse" else missing,
+        peak_bytes=tables if data == "sparse" else missing,
         promised_bytes=length,
         reserved_bytes=0 if data == "sparse" else missing,
         written=data == "full",

@@ -20,6 +20,7 @@ from allocpolicy import (
     Facts,
     Filesystem,
     FillHoles,
+    GrowQcow2,
     Headroom,
     Host,
     Judgement,
@@ -235,6 +236,15 @@ def test_a_plan_in_place_counts_what_it_reserves(strategy: Strategy) -> None:
         if plan.mode is Mode.IN_PLACE and lengths:
             missing = max(lengths) - current.actual_size
             assert plan.reserved_bytes >= missing, case
+
+
+@every_strategy
+def test_a_disk_that_grows_counts_the_tables_that_map_it(strategy: Strategy) -> None:
+    """An L2 entry of 8 bytes for each new cluster of 64 KiB, whatever is reserved."""
+    for case, plan in plans(strategy):
+        grown = [step for step in plan.steps if isinstance(step, GrowQcow2)]
+        if any(step.mapped for step in grown):
+            assert plan.peak_bytes >= (GROWN - SIZE) // (8 << 10), case
 
 
 @every_strategy
