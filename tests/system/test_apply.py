@@ -594,6 +594,18 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     assert (disk.read_bytes(), attributes(disk), disk.stat().st_mtime_ns) == before
 
 
+@pytest.mark.filesystems("ext4", "xfs")
+def test_a_dry_run_shows_a_plan_in_place_and_that_nothing_is_to_be_done(
+    directory: Path,
+) -> None:
+    disk = directory / "disk"
+    provision(disk, "--size", SIZE, "--format", "raw")
+    before = attributes(disk), disk.stat()
+    assert applied(disk, *SPACE, "--dry-run")["mode"] == "in_place"
+    assert applied(disk, "--dry-run")["mode"] == "nothing"
+    assert (attributes(disk), disk.stat()) == before
+
+
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_a_lack_of_room_leaves_the_disk_as_it_was(
     fresh_filesystem: Callable[..., Path], base: Path, kind: str
