@@ -181,8 +181,12 @@ def _refcount_clusters(
 ) -> tuple[int, tuple[int, ...]]:
     """Return the clusters of a new refcount table, and the new blocks' indices.
 
-    The least fixed point: they count themselves.
+    The least fixed point: they count themselves. Where nothing is appended, nothing is
+    to be counted: what is reserved behind the last cluster in use stays one hole, which
+    the guest's writes fill.
     """
+    if not clusters:
+        return 0, ()
     per_block = refcounts.refcounts_per_block(header)
     there = {index for index, offset in enumerate(table) if offset}
     table_size = header.refcount_table_clusters * header.cluster_size

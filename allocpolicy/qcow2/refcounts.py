@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, mapping, tables
-from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, TABLE_ENTRY_SIZE, MiB
+from allocpolicy.qcow2.geometry import (
+    LARGEST_REQUEST,
+    REFCOUNT_SIZE,
+    TABLE_ENTRY_SIZE,
+)
 from allocpolicy.qcow2.header import Header
 
 if TYPE_CHECKING:
     from allocpolicy.qcow2.tables import Mask
 
-# A request for more clusters than a hole has skips the hole until QEMU is started
-# again. Linux makes requests of 1280 KiB by default, since 6.16 of 4 MiB.
-LARGEST_REQUEST = 4 * MiB
 _BATCH = 128 << 10  # bytes of refcounts at once: a million of them, if of one bit
 _ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
 _PLAIN_BITS = 8 * REFCOUNT_SIZE

@@ -121,6 +121,34 @@ def test_a_disk_that_was_made_anywhere_can_grow(directory: Path, policy: str) ->
     assert_sound(disk, format="qcow2")
 
 
+@pytest.mark.parametrize("cluster_size", ["512", "4k", "64k"])
+def test_small_clusters_grow_reserved_beyond_what_their_tables_reach(
+    tmp_path: Path, cluster_size: str
+) -> None:
+    """A longer L1 table behind the reservation leaves no room that requests skip."""
+    for size in (SIZE, SIZE + 8 * MIB, 100 * MIB):
+        disk = tmp_path / f"disk-{size}"
+        options = f"cluster_size={cluster_size}"
+        images.qemu_img("create", "-q", "-f", "qcow2", "-o", options, disk, size)
+        images.qemu_io(disk, "write -P 3 1M 300k", format="qcow2")
+        finished = allocpolicy("apply", disk, "--format", "qcow2", *POLICIES["space"])
+        assert finished.status == 0, finished.stderr
+        for grown in (size + 512, 104 * MIB, GROWN):
+            assert resized(disk, grown)["verdict"]["judgement"] == "meets"
+        assert_sound(disk, format="qcow2")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_reservation_longer_than_a_refcount_block_counts_can_grow(
+    fresh_filesystem: Callable[..., Path], kind: str
+) -> None:
+    """Nothing goes behind it, where the L1 table has room: 2 GiB at 64 KiB clusters."""
+    disk = fresh_filesystem(kind, size=6 << 30) / "disk"
+    provision(disk, "--size", "3G", *POLICIES["space"])
+    assert resized(disk, "4G")["verdict"]["judgement"] == "meets"
+    assert_sound(disk, format="qcow2")
+
+
 def test_the_size_that_it_has_is_nothing_to_do(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     provision(disk, "--size", SIZE, "--strategy", "space")
