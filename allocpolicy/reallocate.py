@@ -48,7 +48,7 @@ from allocpolicy.registry import Loaded
 from allocpolicy.report import Report
 from allocpolicy.resolve import Selection
 from allocpolicy.stamp import Stamp
-from allocpolicy.storage import named_lock
+from allocpolicy.storage import named_lock, staging
 from allocpolicy.strategy import DiskRole, Judgement, Operation, Request
 
 NOTHING_TO_DO = "nothing to do"
@@ -129,6 +129,7 @@ def _change(
         requested = _selection(change, disk=disk, policy=policy)
         held = Hold(disk=disk, problem=None)
         if not change.dry_run:
+            _sweep(disk.path.parent)
             held = stack.enter_context(amend.hold(disk))
         work = _observed(
             change,
@@ -167,6 +168,12 @@ def _locked(change: Change, *, policy: Policy) -> Iterator[bool]:
         ) as has_turn,
     ):
         yield has_turn
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what a killed rewrite left, also where nothing else is to be done."""
+    with contextlib.suppress(PermissionError):  # it can't be listed, nor written to
+        staging.sweep(directory)
 
 
 def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:

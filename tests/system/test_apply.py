@@ -625,6 +625,20 @@ def test_a_lack_of_room_leaves_the_disk_as_it_was(
     assert abs(available(mount_point) - free) < 2 * MIB
 
 
+def test_what_a_killed_rewrite_left_is_removed_though_nothing_is_to_be_done(
+    tmp_path: Path,
+) -> None:
+    """A kill after the exchange: the disk is as it should be, the old one beside it."""
+    disk = tmp_path / "disk"
+    provision(disk, "--size", SIZE, *PERFORMANCE)
+    left = tmp_path / ".allocpolicy-0123456789abcdef.tmp"
+    left.write_bytes(b"the old disk")
+    assert applied(disk, "--dry-run")["mode"] == "nothing"
+    assert left.exists()
+    assert applied(disk)["mode"] == "nothing"
+    assert_only(tmp_path, "disk")
+
+
 @ALL
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_whatever_ends_it_the_disk_is_whole(
