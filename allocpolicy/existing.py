@@ -17,7 +17,7 @@ from allocpolicy import stamp as stamps
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import DiskFormat
 from allocpolicy.stamp import Stamp
-from allocpolicy.storage import filesystem, lease
+from allocpolicy.storage import filesystem
 
 BEING_REWRITTEN = "it is being rewritten; try again when that is done"
 
@@ -43,7 +43,7 @@ def opened(
         not known, or not what its stamp says; also while somebody rewrites it, as
         opening it would stop him.
     """
-    if is_leased(image_file.resolve(path)):
+    if filesystem.is_leased(image_file.resolve(path)):
         raise ImageError(path, BEING_REWRITTEN)
     with image_file.opened(path, flags=flags) as (resolved, fd):
         stamp = stamps.read(fd, path=resolved)
@@ -53,19 +53,6 @@ def opened(
             format=_format(stamp, declared=declared, path=resolved),
             stamp=stamp,
         )
-
-
-def is_leased(path: Path) -> bool:
-    """Return whether somebody has a lease on the file, as whoever rewrites it does.
-
-    :raises OSError: when it is not there.
-    """
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # which breaks no lease
-    try:
-        leased = lease.leased_inodes(devices=filesystem.lock_devices(fd))
-        return os.fstat(fd).st_ino in leased
-    finally:
-        os.close(fd)
 
 
 def _format(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from allocpolicy.errors import DestinationError, ImageError
 from allocpolicy.qcow2.header import read_header
+from allocpolicy.storage import filesystem, lease
 
 NAME = ".users"
 # Root's alone on ext filesystems, and no place for disks.
@@ -238,8 +239,12 @@ def _backing_name(disk: Path) -> str | None:
 
     :raises OSError: when it cannot be read.
     """
-    if not stat.S_ISREG(os.lstat(disk).st_mode):  # opening a device may do things
+    status = os.lstat(disk)
+    if not stat.S_ISREG(status.st_mode):  # opening a device may do things
         return None
+    if status.st_ino in lease.leased_inodes() and filesystem.is_leased(disk):
+        # It is being rewritten, and opening it would stop that.
+        raise BlockingIOError(errno.EWOULDBLOCK, "somebody has a lease on it")
     fd = os.open(disk, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

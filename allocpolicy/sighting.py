@@ -91,7 +91,7 @@ class Observer:
         if now - self._leases_read > _LEASES_LAST:
             self._leased, self._leases_read = lease.leased_inodes(), now
         # Other filesystems have the same inode numbers.
-        if os.stat(path).st_ino in self._leased and existing.is_leased(path):
+        if os.stat(path).st_ino in self._leased and filesystem.is_leased(path):
             raise ImageError(path, existing.BEING_REWRITTEN)
 
     def _look(

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy.storage import fallocate, inode_flags, staging
+from allocpolicy.storage import fallocate, inode_flags, lease, staging
 from allocpolicy.storage.failure import UNSUPPORTED, free_bytes
 from allocpolicy.storage.inode_flags import InodeFlag
 
@@ -251,3 +251,16 @@ def _accepts_user_xattr(fd: int) -> bool:
             raise
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return True
+
+
+def is_leased(path: Path) -> bool:
+    """Return whether somebody has a lease on the file, as whoever rewrites it does.
+
+    :raises OSError: when it is not there.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # which breaks no lease
+    try:
+        leased = lease.leased_inodes(devices=lock_devices(fd))
+        return os.fstat(fd).st_ino in leased
+    finally:
+        os.close(fd)

@@ -14,6 +14,7 @@ import pytest
 
 from allocpolicy import base_image, image_users
 from allocpolicy.errors import ImageError
+from allocpolicy.storage import lease
 from tests import images, ordinary_user
 from tests.cli import allocpolicy, command, environment, provision
 from tests.images import MIB, qemu_img
@@ -54,8 +55,8 @@ image_cache.entries(Path(sys.argv[1]))
 """
 
 
-def only_entry(cache: Path, pattern: str = "*.raw") -> Path:
-    (entry,) = cache.glob(pattern)
+def only_entry(cache: Path) -> Path:
+    (entry,) = cache.glob("*.raw")
     return entry
 
 
@@ -278,6 +279,7 @@ class TestPrune:
 
     def test_special_files_are_not_opened(self, directory: Path, vmdk: Path) -> None:
         provision(directory / "disk", "--base", vmdk)
+        entry = only_entry(directory / "_base")
         os.mkfifo(directory / "fifo")
         os.mknod(directory / "watchdog", 0o20600, os.makedev(10, 130))
         os.mkfifo(directory / "_base" / f"{'0' * 64}.vmdk.raw")
@@ -287,7 +289,7 @@ class TestPrune:
             capture_output=True,
             text=True,
         ).stdout
-        assert only_entry(directory / "_base", "[0-9a-f]*.raw").name in opened
+        assert entry.name in opened
         for name in ("fifo", "watchdog", "0" * 64):
             assert name not in opened
 
@@ -329,6 +331,20 @@ class TestPrune:
         assert prune(cache, "--forget-moved") == [KEPT]
         (directory / "second").unlink()
         assert prune(cache, "--forget-moved") == ["removed"]
+
+    def test_a_disk_that_is_being_rewritten_is_left_in_peace(
+        self, directory: Path, vmdk: Path
+    ) -> None:
+        """Opening it would break the lease of whoever rewrites it."""
+        disk = directory / "disk"
+        provision(disk, "--base", vmdk)
+        fd = os.open(disk, os.O_RDWR)
+        try:
+            with lease.held(fd):
+                assert prune(directory) == [KEPT]
+                assert lease.is_whole(fd)
+        finally:
+            os.close(fd)
 
     def test_overlays_made_by_others_count(self, directory: Path, vmdk: Path) -> None:
         provision(directory / "disk", "--base", vmdk)
