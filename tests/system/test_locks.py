@@ -8,7 +8,9 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,24 @@ def test_a_lock_file_that_was_removed_is_nobodys_lock(
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(timeout=1)
     assert holds(waiting)
+
+
+def test_a_transient_lock_keeps_others_out_and_leaves_no_file(tmp_path: Path) -> None:
+    """There may be one for each disk; whoever waited for one gets the next."""
+    inside: list[int] = []
+
+    def work() -> None:
+        for _ in range(50):
+            with named_lock.hold("one", lock_path=tmp_path, transient=True):
+                inside.append(1)
+                time.sleep(0.0005)
+                assert len(inside) == 1
+                inside.pop()
+
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        for future in [threads.submit(work) for _ in range(4)]:
+            future.result()
+    assert os.listdir(tmp_path) == []
 
 
 def test_root_and_an_ordinary_user_share_the_locks_of_a_chosen_directory(
