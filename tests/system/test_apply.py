@@ -461,11 +461,19 @@ def set_bit(disk: Path, *, bit: int) -> None:
         file.write(struct.pack(">Q", value | 1 << bit))
 
 
+def encrypt(disk: Path) -> None:
+    # By hand: on a busy machine QEMU 7.2 is "unable to get accurate CPU usage".
+    with disk.open("r+b") as file:
+        file.seek(32)
+        file.write(struct.pack(">I", 2))
+
+
 def test_nothing_that_a_rewrite_would_lose_is_rewritten(tmp_path: Path) -> None:
-    """Bitmaps, snapshots, external data, dirty and corrupt images, links."""
+    """Bitmaps, snapshots, LUKS, external data, dirty and corrupt images, links."""
     kinds: dict[str, Callable[[Path], object]] = {
         "bitmaps": lambda disk: images.qemu_img("bitmap", "--add", disk, "b"),
         "snapshots": lambda disk: images.qemu_img("snapshot", "-c", "s", disk),
+        "encryption (LUKS)": encrypt,
         "dirty": lambda disk: set_bit(disk, bit=0),
         "corrupt": lambda disk: set_bit(disk, bit=1),
         "hard link": lambda disk: os.link(disk, tmp_path / "another"),
@@ -517,22 +525,6 @@ def test_a_disk_that_no_strategy_can_rewrite_is_named(tmp_path: Path) -> None:
     assert finished.status == 2
     assert str(disk) in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
-
-
-def test_an_encrypted_disk_is_not_rewritten(tmp_path: Path) -> None:
-    """LUKS ties data to host offsets: moving clusters destroys it."""
-    disk = tmp_path / "disk"
-    images.qemu_img(
-        *("create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x"),
-        *("-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"),
-        *(disk, SIZE),
-    )
-    before = disk.read_bytes()
-    finished = allocpolicy("apply", disk, "--format", "qcow2", *PERFORMANCE)
-    assert finished.status == 2
-    assert "encryption (LUKS)" in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
-    assert disk.read_bytes() == before
 
 
 @pytest.mark.parametrize(
