@@ -34,10 +34,14 @@ _PATIENCE = 1.0  # seconds; whoever only looks at a disk has it open for less
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """Whether an open disk is ours alone; ``problem`` says why it is not."""
+    """Whether an open disk is ours alone; ``problem`` says why it is not.
+
+    ``telling``: the filesystem tells who has it open.
+    """
 
     disk: Disk
     problem: str | None
+    telling: bool = True
 
     def is_whole(self) -> bool:
         """Return whether the disk is ours, and nobody opened it since."""
@@ -46,12 +50,18 @@ class Hold:
     def require(self) -> None:
         """Check that it is.
 
-        :raises ImageError: when it is in use, or its use can't be told.
+        :raises ImageError: when it is in use.
+        :raises Unsupported: when that can't be told.
         """
         if self.problem is not None:
-            raise ImageError(self.disk.path, self.problem)
+            raise self.refusal(self.problem)
         if not lease.is_whole(self.disk.fd):
             raise ImageError(self.disk.path, OPENED_MEANWHILE)
+
+    def refusal(self, reason: str) -> ImageError | Unsupported:
+        """Return the error that refuses what takes the disk to be ours alone."""
+        kind = ImageError if self.telling else Unsupported
+        return kind(self.disk.path, reason)
 
 
 @contextlib.contextmanager
@@ -59,9 +69,10 @@ def hold(disk: Disk) -> Iterator[Hold]:
     """Try to have the disk alone while the body runs: a write lease, no QEMU lock."""
     with contextlib.ExitStack() as stack:
         problem = _lease(disk, stack)
+        telling = problem in (None, IN_USE)
         if observe.use(disk.fd) is not Use.NONE:
-            problem = IN_USE
-        yield Hold(disk=disk, problem=problem)
+            problem, telling = IN_USE, True
+        yield Hold(disk=disk, problem=problem, telling=telling)
 
 
 def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:

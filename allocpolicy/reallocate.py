@@ -146,7 +146,7 @@ def _change(
             try:
                 attempt = first_supported(_task(_with_content(work, stack)))
             except PlanError as error:  # which knows no path
-                raise ImageError(disk.path, error.reason) from error
+                raise held.refusal(error.reason) from error
         return _report(work, attempt, elapsed=time.monotonic() - started)
 
 
@@ -271,7 +271,7 @@ def _grown_size(change: Change, *, current: Observation, held: Hold) -> int:
         if current.in_use is not Use.NONE or held.problem == amend.IN_USE:
             raise ImageError(change.disk, ONLINE_RESIZE)
         if held.problem is not None:
-            raise ImageError(change.disk, held.problem)
+            raise held.refusal(held.problem)
     return wanted
 
 

@@ -21,7 +21,7 @@ import pytest
 from allocpolicy import Change, ImageError, Policy, Progress, apply
 from allocpolicy.storage import fsxattr, inode_flags
 from allocpolicy.storage.inode_flags import InodeFlag
-from tests import images
+from tests import images, ordinary_user
 from tests.cli import allocpolicy, command, environment, provision
 from tests.filesystems import available, leave_free
 from tests.images import MIB
@@ -691,3 +691,23 @@ def test_of_many_at_once_one_rewrites_and_the_others_find_it_done(
     assert len(os.listdir(tmp_path / "locks")) <= 1
     assert content(disk, format="qcow2") == before
     assert_only(directory, "disk")
+
+
+def test_without_a_lease_nothing_is_rewritten() -> None:
+    """Only the owner and root can have one; elsewhere nobody can (NFS)."""
+    with ordinary_user.public_directory() as place:
+        disk = place / "disk"
+        provision(disk, "--size", MIB, "--mode", "0666", "--format", "raw")
+        arguments = ("apply", disk, "--strategy", "none", "--thin")
+        with disk.open("r+b") as file:
+            file.write(os.urandom(MIB))  # written: there is something to give back
+        finished = subprocess.run(
+            ordinary_user.command(*command(*arguments)),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+    assert finished.returncode == 4
+    assert "leases are for the file's owner" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
