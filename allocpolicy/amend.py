@@ -164,7 +164,8 @@ def _in_place(plan: Plan, job: Job, held: Hold) -> Outcome:
                 directory=directory,
                 has_taken=has_taken,
             )
-            os.fsync(target.fd)
+            with _finishing(job, target.fd):
+                os.fsync(target.fd)
     finally:
         os.close(directory)
     return _recorded(execute.judge(job, target.fd), job, held.disk)
@@ -236,6 +237,14 @@ def _recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
     """Stamp the disk if its stamp is another."""
     if disk.stamp == job.stamp:
         return replace(outcome, stamp=job.stamp)
-    recorded: Stamp | None = stamps.write(disk.fd, job.stamp)
-    os.fsync(disk.fd)
+    with _finishing(job, disk.fd):
+        recorded: Stamp | None = stamps.write(disk.fd, job.stamp)
+        os.fsync(disk.fd)
     return replace(outcome, stamp=recorded)
+
+
+def _finishing(job: Job, fd: int) -> contextlib.AbstractContextManager[None]:
+    """Explain a lack of room: for delayed allocation, or for the stamp's own block."""
+    return explained(
+        fd=fd, path=job.host.directory, needed=0, action="finish the disk in place"
+    )

@@ -617,6 +617,20 @@ def test_a_lack_of_room_leaves_the_disk_as_it_was(
     assert abs(available(mount_point) - free) < 2 * MIB
 
 
+def test_no_room_for_the_stamp_is_a_lack_of_space(
+    fresh_filesystem: Callable[..., Path],
+) -> None:
+    """A disk that needs nothing else, and a filesystem without one free block."""
+    mount_point = fresh_filesystem("ext4", mkfs_options=("-m", "0", "-I", "128"))
+    disk = mount_point / "disk"
+    disk.write_bytes(b"data" * MIB)
+    leave_free(mount_point, 0)
+    finished = allocpolicy("apply", disk, "--format", "raw", "--strategy", "none")
+    assert finished.status == 3, finished.stderr
+    assert "not enough space" in finished.stderr
+    assert disk.read_bytes() == b"data" * MIB
+
+
 def test_what_a_killed_rewrite_left_is_removed_though_nothing_is_to_be_done(
     tmp_path: Path,
 ) -> None:
