@@ -130,7 +130,7 @@ def take(
         for one in (directory, *disk_directories):
             for listing in tree.listings(one):
                 ledger.enter(listing)
-        return ledger.closed(filesystem.space(fd), unreadable=tree.unreadable)
+        return ledger.closed(filesystem.space(fd), unreadable=len(tree.unreadable))
     finally:
         os.close(fd)
 

@@ -29,7 +29,7 @@ from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import OPENED_MEANWHILE, Staged
 
 IN_USE = "it is in use; stop the VM or whatever has it open, and try again"
-_PATIENCE = 1.0  # seconds; whoever only looks at a disk has it open for less
+_PATIENCE = 5.0  # seconds; whoever only looks at a disk has it open for less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
             waited = time.monotonic() >= deadline
             if waited or observe.use(disk.fd) is not Use.NONE:
                 return IN_USE
-            time.sleep(_PATIENCE / 20)
+            time.sleep(0.05)
         else:
             return None
 

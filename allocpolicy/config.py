@@ -261,7 +261,11 @@ def _directory(conf: cfg.ConfigOpts, name: str) -> Path | None:
 
 
 def _directories(conf: cfg.ConfigOpts, name: str) -> tuple[Path, ...]:
-    return tuple(_absolute(conf, name, value) for value in _get(conf, name))
+    paths = tuple(_absolute(conf, name, value) for value in _get(conf, name))
+    for path in paths:
+        if not path.is_dir():  # a misspelt one would leave its disks uncounted
+            _refuse(_origin(conf, name), f"{str(path)!r} is no directory")
+    return paths
 
 
 def _absolute(conf: cfg.ConfigOpts, name: str, value: str) -> Path:

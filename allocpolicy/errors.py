@@ -13,6 +13,7 @@ Error                          5
 ├── NotEnoughSpace             3  ENOSPC, EDQUOT, or admission
 │   └── Overcommitted          3  max_overcommit_ratio would be exceeded
 ├── Unsupported                4  this storage cannot do it
+├── StorageFailed              5  I/O errors of the device or the filesystem
 ├── DuplicateStrategy          5  two distributions claim one name
 ├── StrategyFailed             5  code of a plugin raised, or breaks the contract
 ├── PromiseBroken              5  the observation does not bear the promise out
@@ -190,6 +191,16 @@ class Unsupported(Error):
 
     template = "{path}: this storage cannot do it: {reason}"
     exit_status = 4
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+
+
+class StorageFailed(Error):
+    """The storage itself failed: ``(path, reason)``."""
+
+    template = "{path}: the storage failed: {reason}; see the kernel's log"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)

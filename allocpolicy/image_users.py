@@ -19,6 +19,7 @@ from pathlib import Path
 from allocpolicy.errors import DestinationError, ImageError
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.storage import filesystem, lease
+from allocpolicy.storage.tree import Tree
 
 NAME = ".users"
 # Root's alone on ext filesystems, and no place for disks.
@@ -199,39 +200,16 @@ def _recorded(records: Path) -> Iterator[Path | None]:
 
 
 def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
-    """Yield the regular files on the root's own filesystem; none is opened."""
-    waiting = [root]
-    device = os.stat(root).st_dev
-    while waiting:
-        directory = waiting.pop()
-        for path, status in _listed(directory, unreadable):
-            if status.st_dev != device:
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path
-            elif stat.S_ISDIR(status.st_mode) and path.name != _LOST_AND_FOUND:
-                waiting.append(path)
-
-
-def _listed(
-    directory: Path, unreadable: list[Path]
-) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield what is in the directory, itself, not what a link leads to."""
+    """Yield the regular files on the root's filesystem; none is opened."""
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return
-    except OSError:
-        unreadable.append(directory)
-        return
-    for name in names:
-        path = directory / name
-        try:
-            yield path, path.lstat()
-        except FileNotFoundError:
-            continue
-        except OSError:
-            unreadable.append(path)
+        tree = Tree(key=filesystem.identify(fd).key)
+    finally:
+        os.close(fd)
+    for listing in tree.listings(root):
+        yield from (Path(path) for path, _ in listing.files)
+    found = map(Path, tree.unreadable)
+    unreadable += [path for path in found if path.name != _LOST_AND_FOUND]
 
 
 def _backing_name(disk: Path) -> str | None:

@@ -98,7 +98,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "[allocpolicy]\nflavor_override = no\nallowed_strategies = none, space\n"
         "on_unsupported = fallback\nfallback_strategies = space,none\n"
         "headroom_ratio = 0.5\nheadroom_minimum = 7\nlock_path = /l\n"
-        "image_cache_dir = /c\ndisk_directories = /d, /e/f\n"
+        "image_cache_dir = /c\ndisk_directories = /tmp, /usr/lib\n"
         "max_overcommit_ratio = 1.5\nreserved_host_disk = 9\n"
     )
     made = policy(path)
@@ -111,7 +111,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert (made.lock_path, made.image_cache_dir) == (Path("/l"), Path("/c"))
     assert made.limits.max_overcommit_ratio == 1.5
     assert made.limits.reserved_host_disk == 9
-    assert made.disk_directories == (Path("/d"), Path("/e/f"))
+    assert made.disk_directories == (Path("/tmp"), Path("/usr/lib"))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,8 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("preallocate_images =", "preallocate_images"),
         ("lock_path = here", "lock_path"),
         ("image_cache_dir = ./x", "image_cache_dir"),
-        ("disk_directories = /d, e", "disk_directories"),
+        ("disk_directories = /usr, e", "disk_directories"),
+        ("disk_directories = /usr, /nonexistent", "disk_directories"),
         ("max_overcommit_ratio = -0.5", "max_overcommit_ratio"),
         ("max_overcommit_ratio = nan", "max_overcommit_ratio"),
         ("max_overcommit_ratio = inf", "max_overcommit_ratio"),

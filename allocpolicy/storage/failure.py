@@ -8,11 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.errors import NotEnoughSpace, Unsupported
+from allocpolicy.errors import NotEnoughSpace, StorageFailed, Unsupported
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # EFBIG: the filesystem's largest file is smaller, or RLIMIT_FSIZE is.
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EFBIG})
+# The device, or the filesystem on it, is in trouble.
+FAULTS = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.EUCLEAN})
 
 
 def free_bytes(fd: int) -> int:
@@ -28,15 +30,16 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
     :param needed: bytes that the body tries to allocate.
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
     :raises Unsupported: on EOPNOTSUPP, ENOSYS, ENOTTY or EFBIG.
+    :raises StorageFailed: on `FAULTS`.
     """
     try:
         yield
     except OSError as error:
+        reason = f"{action}: {os.strerror(error.errno or 0)}"
         if error.errno in NO_SPACE:
-            reason = f"{action}: {os.strerror(error.errno or 0)}"
             raise NotEnoughSpace(path, needed, free_bytes(fd), reason) from error
         if error.errno in UNSUPPORTED:
-            raise Unsupported(
-                path, f"{action}: {os.strerror(error.errno or 0)}"
-            ) from error
+            raise Unsupported(path, reason) from error
+        if error.errno in FAULTS:
+            raise StorageFailed(path, reason) from error
         raise

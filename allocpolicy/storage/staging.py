@@ -144,9 +144,9 @@ class Staged:
         """Return the file's temporary name; it gets one, locked, if it has none."""
         if self._temporary is None:
             fcntl.flock(self.fd, fcntl.LOCK_EX)
-            temporary = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
-            self._link(f"/proc/self/fd/{self.fd}", temporary)
-            self._temporary = temporary
+            # Noted before it is there: Ctrl-C may come between.
+            self._temporary = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
+            self._link(f"/proc/self/fd/{self.fd}", self._temporary)
         return self._temporary
 
     def _link(self, source: str, name: str) -> None:
@@ -176,7 +176,8 @@ class Staged:
 
     def _forget_name(self) -> None:
         if self._temporary is not None:
-            os.unlink(self._temporary, dir_fd=self.directory_fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary, dir_fd=self.directory_fd)
             self._temporary = None
 
 

@@ -26,12 +26,12 @@ class Listing:
 
 
 class Tree:
-    """Looks through directories, into each once; ``unreadable`` counts the others."""
+    """Looks into each directory once; ``unreadable`` are the paths of others."""
 
     def __init__(self, *, key: str) -> None:
         self._key = key
         self._seen: set[tuple[int, int]] = set()
-        self.unreadable = 0
+        self.unreadable: list[str] = []
 
     def listings(self, directory: Path) -> Iterator[Listing]:
         """Yield the directory and those below it, each before those in it.
@@ -45,7 +45,7 @@ class Tree:
             if not self._is_within(root, status, device=None):
                 return
         except OSError:
-            self.unreadable += 1
+            self.unreadable.append(root)
             return
         waiting = [(root, status)]
         while waiting:
@@ -73,7 +73,7 @@ class Tree:
         except FileNotFoundError:
             return None
         except OSError:
-            self.unreadable += 1
+            self.unreadable.append(path)
             return None
         return listing
 
@@ -83,7 +83,7 @@ class Tree:
         except FileNotFoundError:
             return
         except OSError:
-            self.unreadable += 1
+            self.unreadable.append(entry.path)
             return
         if stat.S_ISREG(status.st_mode):
             listing.files.append((entry.path, status))
@@ -99,7 +99,7 @@ class Tree:
         try:
             fd = os.open(path, _DIRECTORY)
         except OSError:
-            self.unreadable += 1
+            self.unreadable.append(path)
             return False
         try:
             return filesystem.identify(fd).key == self._key

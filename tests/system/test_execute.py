@@ -31,6 +31,7 @@ from allocpolicy import (
     Request,
     Reserve,
     Step,
+    StorageFailed,
     Strategy,
     StrategyFailed,
     Target,
@@ -208,7 +209,8 @@ def test_a_ready_made_disk_that_is_gone_asks_for_a_new_plan(directory: Path) -> 
         (errno.ENOSPC, NotEnoughSpace),
         (errno.EDQUOT, NotEnoughSpace),
         (errno.EOPNOTSUPP, Unsupported),
-        (errno.EIO, StrategyFailed),
+        (errno.EIO, StorageFailed),
+        (errno.ENOENT, StrategyFailed),
     ],
 )
 def test_what_the_kernel_says_to_a_step_is_told_for_what_it_is(

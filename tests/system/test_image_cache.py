@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -292,6 +293,23 @@ class TestPrune:
         assert entry.name in opened
         for name in ("fifo", "watchdog", "0" * 64):
             assert name not in opened
+
+    def test_an_overlay_in_a_btrfs_subvolume_is_a_user(
+        self, btrfs: Path, vmdk: Path
+    ) -> None:
+        """Its files have a device number of their own, and one filesystem."""
+        directory = Path(tempfile.mkdtemp(dir=btrfs))
+        provision(directory / "disk", "--base", vmdk, "--strategy", "performance")
+        entry = only_entry(directory / "_base")
+        below = directory / "subvolume"
+        subprocess.run(["btrfs", "-q", "subvolume", "create", below], check=True)
+        options = ("-F", "raw", "-b", entry)
+        images.qemu_img("create", "-q", "-f", "qcow2", *options, below / "overlay")
+        assert prune(directory) == [KEPT]
+        (below / "overlay").unlink()
+        assert prune(directory) == ["removed"]
+        subprocess.run(["btrfs", "-q", "subvolume", "delete", below], check=True)
+        shutil.rmtree(directory)
 
     def test_with_a_cache_elsewhere_a_disk_that_is_gone_may_have_moved(
         self, directory: Path, vmdk: Path
