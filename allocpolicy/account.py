@@ -12,20 +12,23 @@ as what can't be read.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from allocpolicy import image_memo
 from allocpolicy import stamp as stamps
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.facts import DiskFormat
+from allocpolicy.facts import DiskFormat, Observation
 from allocpolicy.qcow2 import geometry
-from allocpolicy.qcow2.header import read_header
+from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.storage import extent, filesystem, lease
+from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.filesystem import Space
 from allocpolicy.storage.tree import Listing, Tree
 
@@ -114,18 +117,21 @@ def take(
     *,
     disk_directories: Iterable[Path] = (),
     other_than: int | None = None,
+    seen: Mapping[tuple[int, int], Observation] = MappingProxyType({}),
 ) -> Account:
     """Return the account of the directory's filesystem.
 
     :param disk_directories: count the disks below these as well; what is on other
         filesystems is left out.
     :param other_than: a descriptor whose file does not count, and is not opened.
+    :param seen: disks with a stamp that were looked at just now, by (device, inode):
+        they are not opened again if size and storage are still those.
     :raises OSError: when the directory cannot be opened.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         leased = lease.leased_inodes(devices=filesystem.lock_devices(fd))
-        ledger = _Ledger(other_than=other_than, leased=leased)
+        ledger = _Ledger(other_than=other_than, leased=leased, seen=seen)
         tree = Tree(key=filesystem.identify(fd).key)
         for one in (directory, *disk_directories):
             for listing in tree.listings(one):
@@ -141,46 +147,70 @@ def measure(fd: int, *, path: Path) -> Holding:
     :raises OSError: when it cannot be read.
     """
     status = os.fstat(fd)
+    file_size, actual_size = status.st_size, status.st_blocks * 512
+    virtual_size = full_size = file_size
+    malformed = False
     try:
         stamp = stamps.read(fd, path=path)
-        virtual_size = full_size = status.st_size
         if stamp and stamp.format is DiskFormat.QCOW2:
-            virtual_size, full_size = _qcow2_sizes(fd, path)
+            header = read_header(fd, path=path)
+            virtual_size, full_size = _qcow2_sizes(header, file_size=file_size)
     except InvalidRequest:
-        return _holding(fd, status, full_size=_file_bytes(status), malformed=True)
-    return _holding(fd, status, full_size=full_size, virtual_size=virtual_size)
+        full_size, malformed = _file_bytes(status), True
+    found = None
+    if actual_size:
+        found = extent.summarise(fd, file_size=file_size, sync=False)
+    return _holding(
+        found,
+        virtual_size=virtual_size,
+        full_size=full_size,
+        actual_size=actual_size,
+        malformed=malformed,
+    )
 
 
-def _qcow2_sizes(fd: int, path: Path) -> tuple[int, int]:
+def _seen(disk: Observation) -> Holding:
+    """Return what a disk holds that was observed.
+
+    :raises InvalidRequest: when no image has such numbers.
+    """
+    virtual_size = full_size = disk.file_size
+    if disk.format is DiskFormat.QCOW2:
+        virtual_size, full_size = _qcow2_sizes(disk, file_size=disk.file_size)
+    return _holding(
+        disk.extents,
+        virtual_size=virtual_size,
+        full_size=full_size,
+        actual_size=disk.actual_size,
+    )
+
+
+def _qcow2_sizes(image: Header | Observation, *, file_size: int) -> tuple[int, int]:
     """Return the virtual and the full size.
 
-    :raises InvalidRequest: when the header is malformed.
+    :raises InvalidRequest: when no image has such numbers.
     """
-    header = read_header(fd, path=path)
+    assert image.cluster_size is not None
     whole = geometry.fully_allocated_size(
-        header.virtual_size,
-        cluster_size=header.cluster_size,
-        extended_l2=header.extended_l2,
+        image.virtual_size,
+        cluster_size=image.cluster_size,
+        extended_l2=image.extended_l2,
     )
-    clusters = -(-os.fstat(fd).st_size // header.cluster_size)
-    return header.virtual_size, max(whole, clusters * header.cluster_size)
+    clusters = -(-file_size // image.cluster_size)
+    return image.virtual_size, max(whole, clusters * image.cluster_size)
 
 
 def _holding(
-    fd: int,
-    status: os.stat_result,
+    found: ExtentSummary | None,
     *,
+    virtual_size: int,
     full_size: int,
-    virtual_size: int | None = None,
+    actual_size: int,
     malformed: bool = False,
 ) -> Holding:
-    actual_size = status.st_blocks * 512
-    found = None
-    if actual_size:
-        found = extent.summarise(fd, file_size=status.st_size, sync=False)
     lent = found.shared + found.encoded if found else 0
     return Holding(
-        virtual_size=status.st_size if virtual_size is None else virtual_size,
+        virtual_size=virtual_size,
         full_size=full_size,
         actual_size=actual_size,
         own=max(0, actual_size - lent),
@@ -208,9 +238,16 @@ def _file_bytes(status: os.stat_result) -> int:
 class _Ledger:
     """Adds up files."""
 
-    def __init__(self, *, other_than: int | None, leased: frozenset[int]) -> None:
+    def __init__(
+        self,
+        *,
+        other_than: int | None,
+        leased: frozenset[int],
+        seen: Mapping[tuple[int, int], Observation],
+    ) -> None:
         self._left_out = None if other_than is None else _inode(os.fstat(other_than))
         self._leased = leased
+        self._seen = seen
         self._linked: set[tuple[int, int]] = set()
         self._caches: set[str] = set()
         self._shared: set[tuple[int, int]] = set()
@@ -258,11 +295,13 @@ class _Ledger:
         return False
 
     def _enter(self, path: str, status: os.stat_result, *, cached: bool) -> None:
-        try:
-            kind = _kind(path, status, cached=cached)
-            holding = self._measured(path, status)
-        except FileNotFoundError:
-            return
+        kind, holding = _Kind.STAMPED, self._known(status)
+        if holding is None:
+            try:
+                kind = _kind(path, status, cached=cached)
+                holding = self._measured(path, status)
+            except FileNotFoundError:
+                return
         self._kinds[kind] += 1
         self._allocated += holding.actual_size - holding.shared
         if kind is not _Kind.IMAGE:
@@ -270,6 +309,20 @@ class _Ledger:
             self._virtual_size += holding.virtual_size
             self._unwritten += holding.unwritten
             self._promised += holding.promised
+
+    def _known(self, status: os.stat_result) -> Holding | None:
+        """Return what a disk holds that was seen, and is as it was."""
+        disk = self._seen.get(_inode(status))
+        if disk is None or (disk.extents and disk.extents.shared):
+            return None  # where it is shared was not seen
+        if (status.st_size, status.st_blocks * 512) != (
+            disk.file_size,
+            disk.actual_size,
+        ):
+            return None
+        with contextlib.suppress(InvalidRequest):
+            return _seen(disk)
+        return None
 
     def _measured(self, path: str, status: os.stat_result) -> Holding:
         """Return what the file holds; what it shares is entered.

@@ -151,7 +151,10 @@ class _Books:
     ) -> None:
         self._identities: dict[int, Identity] = {}
         directories: dict[str, set[Path]] = defaultdict(set)
+        observed: dict[tuple[int, int], Observation] = {}
         for one in seen:
+            if one.inode and one.stamp and one.observed:
+                observed[one.inode] = one.observed
             if (identity := self._identity(one)) is not None:
                 directories[identity.key].add(one.path.parent)
         self._accounts: dict[str, Account] = {}
@@ -159,7 +162,9 @@ class _Books:
             with suppress(OSError):  # it is gone by now, or may not be read
                 first, *others = sorted(found)
                 self._accounts[key] = account.take(
-                    first, disk_directories=(*others, *disk_directories)
+                    first,
+                    disk_directories=(*others, *disk_directories),
+                    seen=observed,
                 )
 
     def lack(self, seen: Sighting, *, headroom: Headroom) -> str | None:
