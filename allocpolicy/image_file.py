@@ -31,18 +31,34 @@ def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[tuple[Path, int]
     :raises ImageError: when it is missing, not to be opened or not a regular file.
     """
     resolved = resolve(path)
+    with opened_resolved(resolved, named=path, flags=flags) as fd:
+        yield resolved, fd
+
+
+@contextlib.contextmanager
+def opened_resolved(
+    path: Path, *, named: Path | None = None, flags: int = os.O_RDONLY
+) -> Iterator[int]:
+    """Open an image by a path that has no symbolic links; yield its descriptor.
+
+    A link that has taken its place is not followed.
+
+    :param named: the path for messages, if the user knows it by another.
+    :raises ImageError: when it is missing, not to be opened or not a regular file.
+    """
+    named = named or path
     # O_NONBLOCK: opening a FIFO would wait for a writer.
-    flags |= os.O_CLOEXEC | os.O_NONBLOCK
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        fd = os.open(resolved, flags)
+        fd = os.open(path, flags)
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, str(error.strerror))
-        raise ImageError(path, f"cannot open it: {reason}") from error
+        raise ImageError(named, f"cannot open it: {reason}") from error
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
-            raise ImageError(path, f"it is {kind(mode)}, not a regular file")
-        yield resolved, fd
+            raise ImageError(named, f"it is {kind(mode)}, not a regular file")
+        yield fd
     finally:
         os.close(fd)
 

@@ -64,9 +64,9 @@ class Observer:
             if not found.named and not self._may_be_disk(found.path):
                 return None
             self._refuse_leased(path)
-            with image_file.opened(path) as (resolved, fd):
-                stamp = stamps.read(fd, path=resolved)
-                return self._look(fd, path=resolved, stamp=stamp, named=found.named)
+            with image_file.opened_resolved(path) as fd:
+                stamp = stamps.read(fd, path=path)
+                return self._look(fd, path=path, stamp=stamp, named=found.named)
         except (ImageError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, FileNotFoundError) and not found.named:

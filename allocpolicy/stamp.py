@@ -7,6 +7,7 @@ Audit judges the effective selection, apply aims at the requested one.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -66,14 +67,16 @@ def read(fd: int, *, path: Path) -> Stamp | None:
             raise
         return None
     try:
-        return _parse(json.loads(content))
+        return _parse(content)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = f"its stamp (xattr {XATTR}) is malformed: remove it with setfattr -x"
         raise ImageError(path, reason) from error
 
 
-def _parse(document: Mapping[str, object]) -> Stamp:
+@functools.lru_cache(maxsize=256)  # thousands of disks have few different ones
+def _parse(content: bytes) -> Stamp:
     """Return the stamp; jsonschema's import would be most of an audit's time."""
+    document: Mapping[str, object] = json.loads(content)
     if document["version"] != VERSION or document.keys() != _FIELDS:
         raise ValueError(document)
     return Stamp(

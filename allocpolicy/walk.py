@@ -17,7 +17,10 @@ from allocpolicy.storage import staging
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A file that may be a disk; ``named`` by the user, not found in a directory."""
+    """A file that may be a disk; ``named`` by the user, not found in a directory.
+
+    Its path has no symbolic links in it.
+    """
 
     path: str
     named: bool
