@@ -112,6 +112,8 @@ def _look(
     files = walked.files
     if jobs is None:
         jobs = len(os.sched_getaffinity(0)) if len(files) > FEW else 1
+    if jobs > 1:
+        import numpy as np  # noqa: F401  (once, and not once in every worker)
     observer = Observer(unstamped=given.format if given else None)
     progress = watch("audit")
     answers = spread(files, observer, workers=jobs)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from allocpolicy import existing, observe, report
 from allocpolicy.errors import ImageError, InvalidRequest
-from allocpolicy.facts import DiskFormat, Headroom, MappingState, Observation, Use
+from allocpolicy.facts import DiskFormat, Headroom, Observation, Use
 from allocpolicy.judgement import Judge
 from allocpolicy.observe import Known, Surroundings
 from allocpolicy.qcow2.consistency import check_tables
@@ -98,8 +98,8 @@ def look(
 
 def _check(fd: int, path: Path) -> Known:
     header = read_header(fd, path=path)
-    mapping = check_tables(fd, header, path=path, vm_state=True)
-    return Known(header=header, mapping=MappingState(mapping) if mapping else None)
+    mapped = check_tables(fd, header, path=path, vm_state=True)
+    return Known(header=header, mapped=mapped)
 
 
 def as_document(inspection: Inspection) -> dict[str, object]:

@@ -28,7 +28,7 @@ from allocpolicy.facts import (
 )
 from allocpolicy.qcow2 import refcounts
 from allocpolicy.qcow2.header import Header, hindrances, read_header
-from allocpolicy.qcow2.mapping import mapping_state
+from allocpolicy.qcow2.mapping import Mapped, mapping_state
 from allocpolicy.storage import (
     copy,
     extent,
@@ -134,13 +134,10 @@ class _Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What whoever checked a qcow2's tables knows of it already.
-
-    A ``mapping`` that is full here is one run: no cluster is shared with a snapshot.
-    """
+    """What whoever checked a qcow2's tables knows of it already."""
 
     header: Header
-    mapping: MappingState | None
+    mapped: Mapped
 
 
 def disk(
@@ -209,18 +206,19 @@ def _read_raw(fd: int) -> _Content:
 
 def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
     header = known.header if known else read_header(fd, path=path)
-    mapping = known.mapping if known else None
-    full_size = -(-os.fstat(fd).st_size // header.cluster_size) * header.cluster_size
-    if mapping is not MappingState.FULL:
-        full_size = refcounts.full_size(
-            fd, header, path=path, file_size=os.fstat(fd).st_size
-        )
-    if mapping is None:
-        mapping = MappingState(mapping_state(fd, header, path=path))
+    mapped = known.mapped if known else None
+    full_size = refcounts.full_size(
+        fd,
+        header,
+        path=path,
+        file_size=os.fstat(fd).st_size,
+        missing=mapped.missing if mapped else None,
+    )
+    state = mapped.state if mapped else mapping_state(fd, header, path=path)
     return _Content(
         virtual_size=header.virtual_size,
         full_size=full_size,
-        mapping=mapping,
+        mapping=MappingState(state),
         backing_chain=backing.chain(header, fd=fd, path=path),
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,

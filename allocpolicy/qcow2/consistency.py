@@ -8,6 +8,7 @@ at what something else uses.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, sequence, tables
 from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.mapping import Mapped, Tally, forget_beyond_virtual_size
 from allocpolicy.qcow2.tables import (
     ALL_SUBCLUSTERS,
     COPIED,
@@ -25,7 +27,6 @@ from allocpolicy.qcow2.tables import (
 )
 
 if TYPE_CHECKING:
-    from allocpolicy.qcow2.mapping import State
     from allocpolicy.qcow2.tables import Batch, Entries, Indices, L2Tables, Mask
 
     Runs = tuple[Indices, Indices]  # starts and ends
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
 def check_tables(
     fd: int, header: Header, *, path: Path, vm_state: bool = False
-) -> State | None:
+) -> Mapped:
     """Check every L1 and L2 entry, and that no two of them share a host cluster.
 
-    Return how much is mapped, if that was seen in passing.
+    Return how much of the virtual size is mapped, which is seen in passing.
 
     Tables must be whole; data must start inside the file, which may end inside its
     last cluster. Tables are read a few at a time. Beside them memory holds 16 bytes for
@@ -50,9 +51,12 @@ def check_tables(
 
     :raises ImageError: naming the L1 entry or the guest offset that is wrong.
     """
+    if _is_one_run(fd, header, path=path):
+        return Mapped(state="full", missing=0)
     l2 = tables.read_l2_tables(fd, header, path=path)
+    tally = Tally(header, l2)
     if l2 is None:
-        return "none"
+        return tally.mapped
     index = int(l2.indices.max())
     if index >= header.needed_l1_entries and not vm_state:
         reason = (
@@ -60,29 +64,39 @@ def check_tables(
             " drop it with qemu-img convert first"
         )
         raise ImageError(path, reason)
-    import numpy as np
-
     metadata = _metadata_runs(fd, header, l2, path=path)
     if (host := _shared_cluster([metadata])) is not None:
         named = l2.indices[l2.offsets == host * header.cluster_size]
         what = f"L1 entry {named[0]} points into" if len(named) else "there is"
         at = f"at host offset {host * header.cluster_size}"
         raise ImageError(path, f"{what} metadata that overlaps other metadata, {at}")
-    file_size = os.fstat(fd).st_size
-    runs, compressed = [metadata], [np.empty(0, np.int64)]
     guest = l2.below(header.needed_l1_entries)
-    run = _linear_run(fd, header, guest, file_size=file_size)
-    if run is not None and _shared_cluster([metadata, run]) is None:
-        return "full"
-    for batch in tables.read_batches(fd, header, guest, path=path):
-        _check_entries(batch, file_size=file_size, path=path)
-        if not header.has_external_data_file:
-            runs.append(_runs(batch.data_clusters()))
-        compressed.append(_distinct(batch.compressed_clusters()))
-    runs.append(_runs(_distinct(np.concatenate(compressed))))
+    runs = [metadata, *_cluster_runs(fd, header, guest, tally=tally, path=path)]
     if (host := _shared_cluster(runs)) is not None:
         _refuse_shared(fd, header, guest, host=host, path=path)
-    return None
+    return tally.mapped
+
+
+def _cluster_runs(
+    fd: int, header: Header, l2: L2Tables, *, tally: Tally, path: Path
+) -> Iterator[Runs]:
+    """Yield where the guest's clusters are, each entry checked and entered."""
+    import numpy as np
+
+    file_size = os.fstat(fd).st_size
+    compressed = []
+    for batch in tables.read_batches(fd, header, l2, path=path):
+        used = batch.used()
+        _check_entries(used, file_size=file_size, path=path)
+        if not header.has_external_data_file:
+            yield _runs(used.data_clusters())
+        if used.compressed.any():
+            compressed.append(_distinct(used.compressed_clusters()))
+        if forget_beyond_virtual_size(batch):
+            used = batch.used()
+        tally.add(used)
+    if compressed:
+        yield _runs(_distinct(np.concatenate(compressed)))
 
 
 def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs:
@@ -105,39 +119,72 @@ def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs
     return starts, starts + lengths
 
 
-def _linear_run(
-    fd: int, header: Header, l2: L2Tables, *, file_size: int
-) -> Runs | None:
-    """Return the host clusters of an image that is mapped from end to end in one run.
+def _is_one_run(fd: int, header: Header, *, path: Path) -> bool:
+    """Return whether all is mapped in one run, by tables in one, and nothing overlaps.
 
     So it is where all metadata was preallocated; no entry is wrong by itself then. As
-    `mapping.is_linear`, but for many images, which are often of one size.
-    """
-    import numpy as np
+    `mapping.is_linear`, but for many images, which are often of one size. False means:
+    look closer.
 
+    :raises ImageError: naming the refcount table entry that is wrong.
+    """
     size, count = header.cluster_size, -(-header.virtual_size // header.cluster_size)
-    if header.has_external_data_file or len(l2.offsets) != header.needed_l1_entries:
-        return None
-    if (
-        not count
-        or (np.diff(l2.offsets) != size).any()
-        or (np.diff(l2.indices) < 0).any()
-    ):
-        return None
-    table, width = int(l2.offsets[0]), size // header.l2_entries
-    first = int.from_bytes(os.pread(fd, geometry.TABLE_ENTRY_SIZE, table), "big")
+    if header.has_external_data_file or header.l1_entries != header.needed_l1_entries:
+        return False
+    l1_size = header.l1_entries * geometry.TABLE_ENTRY_SIZE
+    file_size = os.fstat(fd).st_size
+    table = _run(fd, header, header.l1_offset, count=header.l1_entries)
+    if table is None or table + header.l1_entries * size > file_size:
+        return False
+    width = size // header.l2_entries
+    host = _run(fd, header, table, count=count, width=width)
+    if host is None:
+        return False
+    blocks = tables.read_refcount_table(fd, header, path=path)
+    places = sorted(
+        (
+            (0, size),
+            (header.l1_offset, l1_size),
+            (header.refcount_table_offset, header.refcount_table_clusters * size),
+            (table, header.l1_entries * size),
+            (host, count * size),
+            *((block, size) for block in blocks if block),
+        )
+    )
+    return all(
+        place + length <= after
+        for (place, length), (after, _) in itertools.pairwise(places)
+    )
+
+
+def _run(
+    fd: int,
+    header: Header,
+    offset: int,
+    *,
+    count: int,
+    width: int = geometry.TABLE_ENTRY_SIZE,
+) -> int | None:
+    """Return where the run of clusters begins that a table maps; None if it is none.
+
+    They begin inside the file, which may end inside the last.
+    """
+    size = header.cluster_size
+    first = int.from_bytes(os.pread(fd, geometry.TABLE_ENTRY_SIZE, offset), "big")
     host = first - COPIED
-    if host <= 0 or host % size or host + (count - 1) * size >= file_size:
+    if host <= 0 or host % size or not count:
+        return None
+    if host + (count - 1) * size >= os.fstat(fd).st_size:
         return None
     for start in range(0, count, sequence.BATCH):
         some = min(sequence.BATCH, count - start)
-        found = os.pread(fd, some * width, table + start * width)
+        found = os.pread(fd, some * width, offset + start * width)
         if found != _linear_entries(host + start * size, some, size, width):
             return None
-    return np.array([host // size]), np.array([host // size + count])
+    return host
 
 
-@functools.lru_cache(maxsize=8)  # 1 or 2 MiB each
+@functools.lru_cache(maxsize=16)  # 1 or 2 MiB each
 def _linear_entries(host: int, count: int, cluster_size: int, width: int) -> bytes:
     (entries,) = sequence.pointers(
         host, count, cluster_size=cluster_size, copied=True, width=width

@@ -14,7 +14,7 @@ from allocpolicy.qcow2 import geometry, tables
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.sequence import BATCH, pointers
-from allocpolicy.qcow2.tables import Batch
+from allocpolicy.qcow2.tables import Batch, L2Tables
 
 State = Literal["none", "partial", "full"]
 
@@ -40,6 +40,52 @@ class MappingSummary:
         if not self.mapped_clusters and not self.compressed_clusters:
             return "none"
         return "full" if self.mapped_clusters == self.total_clusters else "partial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapped:
+    """How much is mapped, and how many clusters the guest's writes still allocate.
+
+    ``missing`` are the L2 tables and data clusters that aren't there, are compressed,
+    or are shared with a snapshot; external data has no clusters in the file.
+    """
+
+    state: State
+    missing: int
+
+
+class Tally:
+    """Adds up how the guest's clusters are mapped, some L2 tables at a time."""
+
+    def __init__(self, header: Header, l2: L2Tables | None) -> None:
+        self._header = header
+        self._mapped = self._compressed = self._own = self._own_tables = 0
+        if l2 is not None:
+            own = l2.copied & (l2.indices < header.needed_l1_entries)
+            self._own_tables = int(own.sum())
+
+    def add(self, batch: Batch) -> None:
+        """Add tables, of which what is beyond the virtual size was forgotten."""
+        import numpy as np
+
+        standard = batch.standard
+        own = ((standard & tables.OFFSET) != 0) & ((standard & tables.COPIED) != 0)
+        self._mapped += int(np.count_nonzero(standard & batch.host_bits))
+        self._compressed += int(np.count_nonzero(batch.compressed))
+        self._own += int(np.count_nonzero(own))
+
+    @property
+    def mapped(self) -> Mapped:
+        """Return what was added up."""
+        header = self._header
+        total = -(-header.virtual_size // header.cluster_size)
+        missing = header.needed_l1_entries - self._own_tables
+        if not header.has_external_data_file:
+            missing += total - self._own
+        state: State = "full" if self._mapped == total else "partial"
+        if not self._mapped and not self._compressed:
+            state = "none"
+        return Mapped(state=state, missing=missing)
 
 
 def mapping_state(fd: int, header: Header, *, path: Path) -> State:
@@ -118,15 +164,20 @@ def _first_entry(fd: int, offset: int) -> int:
     return int.from_bytes(os.pread(fd, TABLE_ENTRY_SIZE, offset), "big")
 
 
-def forget_beyond_virtual_size(batch: Batch) -> None:
-    """Clear what the last table maps beyond the virtual size, and VM state."""
+def forget_beyond_virtual_size(batch: Batch) -> bool:
+    """Clear what the last table maps beyond the virtual size, and VM state.
+
+    Return whether there is such a table.
+    """
     size, width = batch.header.virtual_size, batch.header.l2_entries
     total = -(-size // batch.header.cluster_size)
-    for row in (batch.indices >= total // width).nonzero()[0].tolist():
+    rows = (batch.indices >= total // width).nonzero()[0].tolist()
+    for row in rows:
         kept = max(0, total - int(batch.indices[row]) * width)
         batch.entries[row * width + kept : (row + 1) * width] = 0
         if batch.bitmaps is not None:
             batch.bitmaps[row * width + kept : (row + 1) * width] = 0
+    return bool(rows)
 
 
 def _count(batch: Batch) -> tuple[int, int, int, int]:

@@ -37,7 +37,9 @@ def used_clusters(fd: int, header: Header, *, path: Path) -> int:
     return _usage(fd, header, table, path=path).used
 
 
-def full_size(fd: int, header: Header, *, path: Path, file_size: int) -> int:
+def full_size(
+    fd: int, header: Header, *, path: Path, file_size: int, missing: int | None = None
+) -> int:
     """Return the file size at which every write of the guest finds a cluster inside.
 
     In bytes, a multiple of the cluster size, and never less than ``file_size``. It
@@ -46,15 +48,18 @@ def full_size(fd: int, header: Header, *, path: Path, file_size: int) -> int:
     requests may skip of them. Snapshots' clusters are not the guest's to overwrite. An
     image that is wholly mapped needs no more; where that is plain, numpy isn't needed.
 
+    :param missing: what `missing_clusters` says, if that is known.
     :raises ImageError: when a table is malformed or cut short.
     """
     size = header.cluster_size
     present = -(-file_size // size)
-    if needed := missing_clusters(fd, header, path=path):
+    if missing is None:
+        missing = missing_clusters(fd, header, path=path)
+    if missing:
         table = tables.read_refcount_table(fd, header, path=path)
         usage = _usage(fd, header, table, path=path)
         allocator = _Allocator(header=header, table=table, usage=usage)
-        present = max(present, allocator.end_with_new_tables(needed))
+        present = max(present, allocator.end_with_new_tables(missing))
     return present * size
 
 
@@ -80,24 +85,13 @@ def missing_clusters(fd: int, header: Header, *, path: Path) -> int:
     """
     if mapping.is_linear(fd, header):
         return 0
-    total = -(-header.virtual_size // header.cluster_size)
-    # External data has no clusters in this file.
-    data = 0 if header.has_external_data_file else total
     l2 = tables.read_l2_tables(fd, header, path=path)
-    if l2 is None:
-        return header.needed_l1_entries + data
-    import numpy as np
-
-    owned = l2.copied & (l2.indices < header.needed_l1_entries)
-    missing = header.needed_l1_entries - int(np.count_nonzero(owned))
-    if header.has_external_data_file:
-        return missing
-    for batch in tables.read_batches(fd, header, l2, path=path):
-        mapping.forget_beyond_virtual_size(batch)
-        standard = batch.standard
-        own = ((standard & tables.OFFSET) != 0) & ((standard & tables.COPIED) != 0)
-        data -= int(np.count_nonzero(own))
-    return missing + data
+    tally = mapping.Tally(header, l2)
+    if l2 is not None and not header.has_external_data_file:
+        for batch in tables.read_batches(fd, header, l2, path=path):
+            mapping.forget_beyond_virtual_size(batch)
+            tally.add(batch.used())
+    return tally.mapped.missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,12 +150,35 @@ def _refcount_table_fault(entry: int, *, file_size: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Entries of some whole L2 tables, flat; bitmaps with extended L2 entries only."""
+    """Entries of some whole L2 tables, flat; bitmaps with extended L2 entries only.
+
+    With ``positions`` it has only some of the entries, and where they are.
+    """
 
     header: Header
     indices: Indices
     entries: Entries
     bitmaps: Entries | None
+    positions: Indices | None = None
+
+    def used(self) -> Batch:
+        """Return the entries that say something: most tables are mostly empty."""
+        import numpy as np
+
+        if self.header.has_external_data_file:  # an offset of 0 is one
+            return self
+        bitmaps = self.bitmaps
+        said = self.entries if bitmaps is None else self.entries | bitmaps
+        here = np.flatnonzero(said)
+        if len(here) == len(said):
+            return self
+        return Batch(
+            header=self.header,
+            indices=self.indices,
+            entries=self.entries[here],
+            bitmaps=None if bitmaps is None else bitmaps[here],
+            positions=here,
+        )
 
     @property
     def compressed(self) -> Mask:
@@ -181,6 +204,8 @@ class Batch:
 
     def guest_offset(self, position: int) -> int:
         """Return the guest offset in bytes of the entry at a position."""
+        if self.positions is not None:
+            position = int(self.positions[position])
         row, column = divmod(position, self.header.l2_entries)
         cluster = int(self.indices[row]) * self.header.l2_entries + column
         return cluster * self.header.cluster_size
