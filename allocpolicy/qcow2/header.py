@@ -48,6 +48,9 @@ class Incompatible(enum.IntFlag):
     EXTENDED_L2 = 1 << 4
 
 
+_KNOWN_BITS = int(Incompatible.EXTENDED_L2).bit_length()
+
+
 class Compatible(enum.IntFlag):
     """Feature bits that a reader may ignore."""
 
@@ -233,11 +236,13 @@ def _raw_faults(raw: _RawHeader) -> Iterator[tuple[bool, str]]:
     wrong = raw.version == 3 and (length < HEADER.size or length % 8 != 0)
     wrong = wrong or length > 1 << bits
     yield wrong, f"its header_length of {length} bytes is wrong"
-    unknown = [bit for bit in range(5, 64) if raw.incompatible_features >> bit & 1]
-    named = ", ".join(map(str, unknown))
-    yield bool(unknown), f"it needs unknown features (incompatible bits {named})"
+    features = raw.incompatible_features
+    if features >> _KNOWN_BITS:
+        unknown = [bit for bit in range(_KNOWN_BITS, 64) if features >> bit & 1]
+        named = ", ".join(map(str, unknown))
+        yield True, f"it needs unknown features (incompatible bits {named})"
     method = raw.crypt_method
-    yield method not in tuple(EncryptionMethod), f"its crypt_method {method} is unknown"
+    yield method > EncryptionMethod.LUKS, f"its crypt_method {method} is unknown"
     size, offset = raw.backing_file_size, raw.backing_file_offset
     if offset:
         too_long = size > MAX_BACKING_NAME
