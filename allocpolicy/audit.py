@@ -92,9 +92,12 @@ def audit(
     :raises ImageError: when there is nothing at a path.
     """
     walked = walk(paths)
-    seen = list(_look(walked, given=given, jobs=jobs, watch=watch))
+    judge, seen = Judge(), []
+    for one in _look(walked, given=given, jobs=jobs, watch=watch):
+        seen.append(one)
+        if one.stamp and one.observed:
+            judge.prepare(one.stamp.effective)
     books = _Books(seen, disk_directories=tuple(disk_directories))
-    judge = Judge()
     rows = [
         _judged(one, given=given, judge=judge, lack=books.lack(one, headroom=headroom))
         for one in seen

@@ -23,6 +23,10 @@ class Judge:
         self._loaded: dict[str, Loaded | str] = {}
         self._options: dict[tuple[str, str], Mapping[str, object] | str] = {}
 
+    def prepare(self, choice: Choice) -> None:
+        """Load what the choice needs; done while others work, it takes no time."""
+        self._ready(choice)
+
     def verdict(self, choice: Choice, observation: Observation) -> Verdict:
         """Return whether the disk keeps what the choice promises.
 
