@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from allocpolicy import (
     Allocation,
     Attachment,
+    BaseImage,
     CopyBase,
     CreateQcow2,
     CreateRaw,
@@ -74,27 +75,12 @@ class Space(Strategy):
         if request.current is not None:
             return _amended(request, request.current, facts, fill=fill)
         size, base = request.virtual_size, facts.base
-        raw = request.format is DiskFormat.RAW
-        length = size if raw else fully_allocated_size(size)
-        steps: list[Step] = [SetNocow()] if filesystem.nocow else []
-        if raw:
-            steps.append(CreateRaw(virtual_size=size))
-        else:
-            steps.append(CreateQcow2(virtual_size=size, backing=base))
-        if not fill:
-            steps.append(Reserve(length=length))
-        if raw and base:
-            steps.append(CopyBase(base=base, format=request.format))
-        if fill:
-            steps.append(FillHoles(length=length))
-        return Plan(
-            mode=Mode.STAGED,
-            steps=tuple(steps),
-            peak_bytes=length,
-            promised_bytes=length,
-            reserved_bytes=length,
-            written=fill,
-        )
+        if request.format is DiskFormat.RAW:
+            create: Step = CreateRaw(virtual_size=size)
+            return _staged(create, base=base, length=size, facts=facts, fill=fill)
+        create = CreateQcow2(virtual_size=size, backing=base)
+        length = fully_allocated_size(size)
+        return _staged(create, base=None, length=length, facts=facts, fill=fill)
 
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
@@ -115,6 +101,35 @@ class Space(Strategy):
         )
 
 
+def _staged(
+    create: Step,
+    *,
+    base: BaseImage | None,
+    length: int,
+    facts: Facts,
+    fill: bool,
+    reason: str = "",
+) -> Plan:
+    """Create, reserve, then copy the base into that; or fill what was not written."""
+    steps: list[Step] = [SetNocow()] if facts.host.filesystem.nocow else []
+    steps.append(create)
+    if not fill:
+        steps.append(Reserve(length=length))
+    if base:
+        steps.append(CopyBase(base=base, format=DiskFormat.RAW))
+    if fill:
+        steps.append(FillHoles(length=length))
+    return Plan(
+        mode=Mode.STAGED,
+        steps=tuple(steps),
+        peak_bytes=length,
+        promised_bytes=length,
+        reserved_bytes=length,
+        written=fill,
+        reason=reason,
+    )
+
+
 def _amended(
     request: Request, current: Observation, facts: Facts, *, fill: bool
 ) -> Plan:
@@ -128,7 +143,14 @@ def _amended(
         return _grown(request, current, fill=fill)
     length = current.reserved_size
     if rewrite:
-        return _rewritten(length, facts, fill=fill)
+        return _staged(
+            CreateRaw(virtual_size=length),  # the file as it is, whatever its format
+            base=facts.required_file(),
+            length=length,
+            facts=facts,
+            fill=fill,
+            reason="rewritten: its blocks are shared, or not kept on overwriting",
+        )
     if current.allocation is Allocation.UNVERIFIABLE:
         return Plan(
             mode=Mode.NOTHING,
@@ -161,24 +183,4 @@ def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
         promised_bytes=length,
         reserved_bytes=missing,
         written=fill,
-    )
-
-
-def _rewritten(length: int, facts: Facts, *, fill: bool) -> Plan:
-    """Copy the file as it is into storage that is its own."""
-    steps: list[Step] = [SetNocow()] if facts.host.filesystem.nocow else []
-    steps.append(CreateRaw(virtual_size=length))
-    if not fill:
-        steps.append(Reserve(length=length))
-    steps.append(CopyBase(base=facts.required_file(), format=DiskFormat.RAW))
-    if fill:
-        steps.append(FillHoles(length=length))
-    return Plan(
-        mode=Mode.STAGED,
-        steps=tuple(steps),
-        peak_bytes=length,
-        promised_bytes=length,
-        reserved_bytes=length,
-        written=fill,
-        reason="rewritten: its blocks are shared, or not kept on overwriting",
     )
