@@ -403,9 +403,21 @@ class Opener:
                 self.process = subprocess.Popen(
                     [sys.executable, "-c", script, self.disk], stdout=subprocess.PIPE
                 )
-                time.sleep(0.5)  # it has to start, and to wait for our lease
+                wait_for_breaker(self.disk)
 
         return progress
+
+
+def wait_for_breaker(disk: Path) -> None:
+    """Wait until somebody waits in open(2) for the lease on a disk; proc_locks(5)."""
+    file = f":{disk.stat().st_ino} "
+    deadline = time.monotonic() + 30
+    while not any(
+        "LEASE" in line and "BREAKING" in line and file in line
+        for line in Path("/proc/locks").read_text().splitlines()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @ALL
