@@ -76,6 +76,7 @@ EXAMPLES = [
     errors.DestinationExists(Path("/d")),
     errors.NotEnoughSpace(Path("/d"), 2, 1, "x"),
     errors.Unsupported(Path("/d"), "x"),
+    errors.StorageFailed(Path("/d"), "x"),
     errors.DuplicateStrategy("name", ("one", "two")),
     errors.StrategyFailed("name", "target", "x"),
     errors.PromiseBroken(Path("/d"), "name", "x"),

@@ -14,7 +14,7 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # EFBIG: the filesystem's largest file is smaller, or RLIMIT_FSIZE is.
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EFBIG})
 # The device, or the filesystem on it, is in trouble.
-FAULTS = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.EUCLEAN})
+FAULTS = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN})
 
 
 def free_bytes(fd: int) -> int:

@@ -244,13 +244,16 @@ def test_the_options_are_there_for_oslo_config_generator() -> None:
 
 
 def pause_while_it_copies(process: subprocess.Popen[bytes]) -> None:
-    """Stop the process for a while once its disk has storage: work that takes long."""
+    """Stop the process for a while amid its work, so that this takes long.
+
+    What the filesystem can do is tried on files without a name as well, small ones.
+    """
     descriptors = Path(f"/proc/{process.pid}/fd")
     while process.poll() is None:
         for link in descriptors.iterdir():
             with contextlib.suppress(OSError):
                 status = link.stat()
-                if not status.st_nlink and status.st_blocks:
+                if not status.st_nlink and status.st_blocks * 512 > 8 * MIB:
                     process.send_signal(signal.SIGSTOP)
                     time.sleep(progress.PATIENCE + 0.1)
                     process.send_signal(signal.SIGCONT)
