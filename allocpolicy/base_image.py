@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import importlib.util
 import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -168,13 +169,13 @@ def _all_runs(image: BaseImage, *, file_size: int) -> Iterator[Run]:
         )
 
 
-def inflate(image: BaseImage, run: Run) -> bytes:
-    """Return what the guest reads from a compressed run of an image.
+def inflater(image: BaseImage) -> Callable[[Run], bytes]:
+    """Return what gives the guest's bytes of a compressed run of a qcow2 image.
 
-    :raises ImageError: when the data is cut short or malformed.
+    It raises ImageError when the data is cut short or malformed.
     """
     header = read_header(image.fd, path=image.path)
-    return content.inflate(image.fd, header, run, path=image.path)
+    return functools.partial(content.inflate, image.fd, header, path=image.path)
 
 
 def refuse_if_changed(image: SourceImage | BaseImage) -> None:

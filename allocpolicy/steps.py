@@ -247,10 +247,11 @@ class CopyBase:
         self, layer: BaseImage, target: int, *, size: int, advance: copy.Advance
     ) -> None:
         """Put zeroes and compressed clusters in their place, as data is by now."""
+        inflate = base_image.inflater(layer)
         for run in base_image.runs(layer, virtual_size=size):
             place = self.data_offset + run.offset
             if run.kind is Kind.COMPRESSED:
-                copy.write(target, base_image.inflate(layer, run), offset=place)
+                copy.write(target, inflate(run), offset=place)
                 advance(run.length)
             elif run.kind is Kind.ZERO and layer.below is not None:
                 kept = self.sharing is Sharing.NEVER
