@@ -147,11 +147,12 @@ class TestNothingOutsideTheFile:
 
     @staticmethod
     def describe(vmdk: Path, change: Callable[[bytes], bytes]) -> None:
+        """Change the descriptor; behind its NUL, QEMU leaves a rest of a longer CID."""
         with vmdk.open("r+b") as file:
             file.seek(SECTOR)
-            text = file.read(20 * SECTOR).rstrip(b"\0")
+            text, _, _ = file.read(20 * SECTOR).partition(b"\0")
             file.seek(SECTOR)
-            file.write(change(text))
+            file.write(change(text).ljust(20 * SECTOR, b"\0"))
 
 
 class TestDamage:
