@@ -27,7 +27,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.facts import DiskFormat, Observation
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.storage import extent, filesystem, lease
+from allocpolicy.storage import directories, extent, filesystem, lease
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.filesystem import Space
 from allocpolicy.storage.tree import Listing, Tree
@@ -128,8 +128,7 @@ def take(
         they are not opened again if size and storage are still those.
     :raises OSError: when the directory cannot be opened.
     """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with directories.opened(directory) as fd:
         leased = lease.leased_inodes(devices=filesystem.lock_devices(fd))
         ledger = _Ledger(other_than=other_than, leased=leased, seen=seen)
         tree = Tree(key=filesystem.identify(fd).key)
@@ -137,8 +136,6 @@ def take(
             for listing in tree.listings(one):
                 ledger.enter(listing)
         return ledger.closed(filesystem.space(fd), unreadable=len(tree.unreadable))
-    finally:
-        os.close(fd)
 
 
 def measure(fd: int, *, path: Path) -> Holding:

@@ -12,7 +12,6 @@ The account is taken only where a rule needs it: a thin disk without a ratio cos
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from allocpolicy.account import Account, Holding
 from allocpolicy.errors import NotEnoughSpace, Overcommitted, format_size
 from allocpolicy.facts import Host, Limits
 from allocpolicy.plan import Mode, Plan
-from allocpolicy.storage import filesystem, named_lock
+from allocpolicy.storage import directories, filesystem, named_lock
 from allocpolicy.storage.filesystem import Space
 
 _NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
@@ -40,11 +39,8 @@ def early_turn(directory: Path, *, limits: Limits, lock_path: Path) -> Iterator[
     if not limits.max_overcommit_ratio:
         yield False
         return
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with directories.opened(directory) as fd:
         key = filesystem.identify(fd).key
-    finally:
-        os.close(fd)
     with named_lock.hold(key, lock_path=lock_path):
         yield True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from allocpolicy.account import Account
 from allocpolicy.config import Policy
 from allocpolicy.errors import InvalidRequest, format_size
 from allocpolicy.facts import Limits
-from allocpolicy.storage import filesystem, quota
+from allocpolicy.storage import directories, filesystem, quota
 from allocpolicy.storage.filesystem import Identity
 from allocpolicy.storage.quota import Quota, QuotaType
 
@@ -40,11 +41,11 @@ def of(directory: Path, *, policy: Policy) -> Capacity:
 
     :raises InvalidRequest: when the directory cannot be opened.
     """
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = stack.enter_context(directories.opened(directory))
+        except OSError as error:
+            raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
         return Capacity(
             directory=Path(os.path.realpath(directory)),
             filesystem=filesystem.identify(fd),
@@ -52,8 +53,6 @@ def of(directory: Path, *, policy: Policy) -> Capacity:
             account=account.take(directory, disk_directories=policy.disk_directories),
             limits=policy.limits,
         )
-    finally:
-        os.close(fd)
 
 
 def as_document(capacity: Capacity) -> dict[str, object]:

@@ -23,7 +23,7 @@ from allocpolicy.facts import Host, Observation
 from allocpolicy.plan import Mode, Plan, Target, Watcher
 from allocpolicy.registry import Loaded
 from allocpolicy.stamp import Stamp
-from allocpolicy.storage import staging
+from allocpolicy.storage import directories, staging
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
 from allocpolicy.strategy import Attachment, Judgement, Request, Verdict
@@ -129,11 +129,8 @@ def rehearse(plan: Plan, job: Job) -> None:
         _check_mode(plan, job)
     elif plan.mode is Mode.NOTHING:
         return
-    fd = os.open(job.host.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with directories.opened(job.host.directory) as fd:
         _admit(plan, job, fd)
-    finally:
-        os.close(fd)
 
 
 def _check_mode(plan: Plan, job: Job) -> None:

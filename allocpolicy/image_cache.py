@@ -31,7 +31,7 @@ from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.image_users import Seen
 from allocpolicy.plan import Progress, Watcher
 from allocpolicy.qemu_img import Image
-from allocpolicy.storage import copy, lease, named_lock, staging
+from allocpolicy.storage import copy, directories, lease, named_lock, staging
 from allocpolicy.storage.failure import explained
 
 DEFAULT_NAME = image_memo.DEFAULT_DIRECTORY
@@ -361,19 +361,11 @@ def _fill(path: Path, *, source: SourceImage, beside: int, progress: Progress) -
             directory.mkdir(exist_ok=True)
             with contextlib.suppress(DestinationExists):  # under another lock_path
                 staged.publish(str(path.relative_to(home)))
-            _sync(directory)
+            directories.sync(directory)
     fd = _open_shared(path)
     if fd is None:
         raise Error(f"image cache: {path} vanished while it was made; try again")
     return fd
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _digest(source: SourceImage, *, directory: Path, progress: Progress) -> str:

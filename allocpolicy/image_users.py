@@ -18,7 +18,7 @@ from pathlib import Path
 
 from allocpolicy.errors import DestinationError, ImageError
 from allocpolicy.qcow2.header import read_header
-from allocpolicy.storage import filesystem, lease
+from allocpolicy.storage import directories, filesystem, lease
 from allocpolicy.storage.tree import Tree
 
 NAME = ".users"
@@ -201,11 +201,8 @@ def _recorded(records: Path) -> Iterator[Path | None]:
 
 def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
     """Yield the regular files on the root's filesystem; none is opened."""
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with directories.opened(root, flags=os.O_PATH) as fd:
         tree = Tree(key=filesystem.identify(fd).key)
-    finally:
-        os.close(fd)
     for listing in tree.listings(root):
         yield from (Path(path) for path, _ in listing.files)
     found = map(Path, tree.unreadable)

@@ -9,7 +9,6 @@ the collector refuses the whole file for it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from allocpolicy.audit import Audit, Row
 from allocpolicy.errors import DestinationError, NotEnoughSpace
-from allocpolicy.storage import staging
+from allocpolicy.storage import directories, staging
 from allocpolicy.storage.failure import NO_SPACE, free_bytes
 from allocpolicy.strategy import Judgement
 
@@ -139,23 +138,9 @@ def _replace(path: Path, content: bytes) -> None:
         raise
     finally:
         os.close(fd)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # the filesystem doesn't sync directories
-            raise
-    finally:
-        os.close(fd)
+    directories.sync(path.parent)
 
 
 def _free(directory: Path) -> int:
-    fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
-    try:
+    with directories.opened(directory, flags=os.O_PATH) as fd:
         return free_bytes(fd)
-    finally:
-        os.close(fd)

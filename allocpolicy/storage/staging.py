@@ -22,7 +22,7 @@ from allocpolicy.errors import (
     Replan,
     Unsupported,
 )
-from allocpolicy.storage import lease, rename
+from allocpolicy.storage import directories, lease, rename
 from allocpolicy.storage.failure import explained
 
 PREFIX, SUFFIX = ".allocpolicy-", ".tmp"
@@ -190,9 +190,7 @@ def create(directory: Path) -> Iterator[Staged]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            directory_fd = os.open(directory, flags)
-            stack.callback(os.close, directory_fd)
+            directory_fd = stack.enter_context(directories.opened(directory))
             # ENOSPC here is a lack of inodes.
             with explained(
                 fd=directory_fd, path=directory, needed=0, action="make a file"
