@@ -92,7 +92,13 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
         if opened and not order.dry_run:
             work = _with_base_ready(work, opened)
         attempt = _first_supported(work)
-        return _report(work, attempt, elapsed=time.monotonic() - started)
+        base = work.request.base
+        return attempt.report(
+            work.request,
+            requested=requested,
+            prepared=(base.pending,) if base and base.pending else (),
+            elapsed=time.monotonic() - started,
+        )
 
 
 def _open_base(
@@ -194,20 +200,3 @@ def _carry_out(
         execute.rehearse(plan, job)
         return None
     return execute.execute(plan, job)
-
-
-def _report(work: _Work, attempt: Attempt, *, elapsed: float) -> Report:
-    outcome, base = attempt.outcome, work.request.base
-    prepared = (base.pending,) if base and base.pending else ()
-    return Report(
-        disk=work.request.destination,
-        requested=work.requested,
-        effective=attempt.selection,
-        effective_reason=attempt.reason,
-        observed=outcome.observation if outcome else None,
-        verdict=outcome.verdict if outcome else None,
-        attachment=outcome.attachment if outcome else None,
-        stamp=outcome.stamp if outcome else None,
-        steps=(*prepared, *attempt.steps),
-        elapsed=elapsed,
-    )

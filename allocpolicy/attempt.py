@@ -18,6 +18,7 @@ from allocpolicy.facts import DiskFormat, Facts
 from allocpolicy.plan import Plan
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import Loaded
+from allocpolicy.report import Report
 from allocpolicy.resolve import Selection
 from allocpolicy.stamp import Choice, Stamp
 from allocpolicy.strategy import Request
@@ -57,6 +58,36 @@ class Attempt:
     plan: Plan
     steps: tuple[str, ...]
     outcome: Outcome | None
+
+    def report(
+        self,
+        request: Request,
+        *,
+        requested: Selection,
+        prepared: tuple[str, ...] = (),
+        elapsed: float,
+    ) -> Report:
+        """Return the report of the attempt.
+
+        :param prepared: what was done before the plan's steps.
+        :param elapsed: seconds.
+        """
+        outcome = self.outcome
+        return Report(
+            disk=request.destination,
+            operation=request.operation,
+            mode=self.plan.mode,
+            before=request.current,
+            requested=requested,
+            effective=self.selection,
+            effective_reason=self.reason,
+            observed=outcome.observation if outcome else None,
+            verdict=outcome.verdict if outcome else None,
+            attachment=outcome.attachment if outcome else None,
+            stamp=outcome.stamp if outcome else None,
+            steps=(*prepared, *self.steps),
+            elapsed=elapsed,
+        )
 
 
 def first_supported(task: Task) -> Attempt:

@@ -147,7 +147,11 @@ def _change(
                 attempt = first_supported(_task(_with_content(work, stack)))
             except PlanError as error:  # which knows no path
                 raise held.refusal(error.reason) from error
-        return _report(work, attempt, elapsed=time.monotonic() - started)
+        return attempt.report(
+            work.request,
+            requested=requested,
+            elapsed=time.monotonic() - started,
+        )
 
 
 @contextlib.contextmanager
@@ -374,22 +378,3 @@ def _carry_out(
         execute.rehearse(plan, job)
         return None
     return amend.amend(plan, job, held=work.held, content=work.base)
-
-
-def _report(work: _Work, attempt: Attempt, *, elapsed: float) -> Report:
-    outcome = attempt.outcome
-    return Report(
-        disk=work.disk.path,
-        operation=work.request.operation,
-        mode=attempt.plan.mode,
-        before=work.request.current,
-        requested=work.requested,
-        effective=attempt.selection,
-        effective_reason=attempt.reason,
-        observed=outcome.observation if outcome else None,
-        verdict=outcome.verdict if outcome else None,
-        attachment=outcome.attachment if outcome else None,
-        stamp=outcome.stamp if outcome else None,
-        steps=attempt.steps,
-        elapsed=elapsed,
-    )

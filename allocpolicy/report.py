@@ -31,9 +31,9 @@ class Report:
     """
 
     disk: Path
-    operation: Operation = Operation.PROVISION
-    mode: Mode = Mode.STAGED
-    before: Observation | None = None
+    operation: Operation
+    mode: Mode
+    before: Observation | None
     requested: Selection
     effective: Selection
     effective_reason: str
