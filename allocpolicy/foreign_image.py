@@ -98,7 +98,7 @@ def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
         size = qemu_img.measure(source, format="raw", virtual_size=virtual_size)
         required = qemu_img.measure(source, format="qcow2", virtual_size=virtual_size)
     except CommandError as error:
-        raise _blamed(error, source.path) from error
+        raise _blamed(error, source) from error
     clusters = -(-size // geometry.DEFAULT_CLUSTER_SIZE)
     whole = clusters * geometry.DEFAULT_CLUSTER_SIZE
     # measure says metadata and data; the metadata are those of a fully allocated image.
@@ -136,14 +136,14 @@ def convert(
     except NotEnoughSpace as error:  # its own numbers are those of a full disk
         raise NotEnoughSpace(target.path, data_bytes, free, parts) from error
     except CommandError as error:
-        raise _blamed(error, source.path) from error
+        raise _blamed(error, source) from error
 
 
-def _blamed(error: CommandError, path: Path) -> CommandError | ImageError:
+def _blamed(error: CommandError, image: Image) -> CommandError | ImageError:
     """Return the image's error for what a check or a conversion said."""
     if error.status in _NOT_THE_IMAGE:
         return error
-    return ImageError(path, f"it is damaged, or QEMU can't read it: {error.reason}")
+    return qemu_img.damage(error, image)
 
 
 def _is_compressed(source: Image) -> bool:

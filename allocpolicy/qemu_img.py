@@ -13,12 +13,12 @@ import re
 import resource
 import selectors
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
-from allocpolicy.errors import CommandError, NotEnoughSpace, Unsupported
+from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace, Unsupported
 from allocpolicy.plan import Progress
 from allocpolicy.storage.failure import free_bytes
 
@@ -32,6 +32,7 @@ MESSAGE_LIMIT = 64 << 10
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _UNSUPPORTED = re.compile(r"Operation not supported|File too large")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
+_UNREADABLE = re.compile(r"error while reading")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,24 +49,6 @@ class Image:
         return f"/proc/self/fd/{self.fd}"
 
 
-def create(target: Image, *, virtual_size: int, options: Mapping[str, str]) -> None:
-    """Write an empty image over the open target.
-
-    A ``backing_file`` among the options is recorded unopened (-u).
-
-    :raises NotEnoughSpace: on ENOSPC or EDQUOT.
-    :raises CommandError: when qemu-img fails otherwise.
-    """
-    arguments = ["create", "-q", "-f", target.format]
-    if "backing_file" in options:
-        arguments.append("-u")
-    for key, value in options.items():
-        # QEMU's option parser takes a doubled comma for a comma in a value.
-        arguments += ["-o", f"{key}={value.replace(',', ',,')}"]
-    arguments += [target.reference, str(virtual_size)]
-    _run(arguments, images=[target], work=virtual_size, output=2 * virtual_size)
-
-
 def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
     """Copy the guest-visible bytes of the source into an existing, all-zero target.
 
@@ -73,6 +56,7 @@ def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
     target has reserved or mapped stays so.
 
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+    :raises ImageError: when the source can't be read, as where its data is malformed.
     :raises CommandError: when qemu-img fails otherwise.
     """
     size = os.fstat(target.fd).st_size
@@ -126,6 +110,7 @@ def convert(
 
     :param virtual_size: of the source; bounds what qemu-img may write.
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+    :raises ImageError: when the source can't be read, as where its data is malformed.
     :raises CommandError: when qemu-img fails otherwise.
     """
     arguments = ["convert", "-p", "-f", source.format, "-O", target.format]
@@ -169,7 +154,7 @@ def _run(
         process.wait()
     if process.returncode:
         failed = CommandError((PROGRAM, *arguments), process.returncode, stderr)
-        _explain(failed, target=images[-1], work=work)
+        _explain(failed, source=images[0], target=images[-1], work=work)
 
 
 def _limits(*, work: int, output: int) -> list[str]:
@@ -214,7 +199,15 @@ def _follow(
     return stderr.decode(errors="replace")
 
 
-def _explain(failed: CommandError, *, target: Image, work: int) -> NoReturn:
+def damage(failed: CommandError, image: Image) -> ImageError:
+    """Return the error of an image that qemu-img finds fault with."""
+    reason = f"it is damaged, or QEMU can't read it: {failed.reason}"
+    return ImageError(image.path, reason)
+
+
+def _explain(
+    failed: CommandError, *, source: Image, target: Image, work: int
+) -> NoReturn:
     """Raise what the failure means, going by the words of strerror(3)."""
     if failed.status == 127:
         raise CommandError(failed.command, 127, NOT_INSTALLED) from failed
@@ -223,4 +216,6 @@ def _explain(failed: CommandError, *, target: Image, work: int) -> NoReturn:
         raise NotEnoughSpace(target.path, work, free, failed.reason) from failed
     if _UNSUPPORTED.search(failed.reason):
         raise Unsupported(target.path, failed.reason) from failed
+    if _UNREADABLE.search(failed.reason):
+        raise damage(failed, source) from failed
     raise failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import time
 from pathlib import Path
@@ -155,6 +156,19 @@ class TestBaseImages:
         image = images.convert(raw, format="qcow2")
         os.truncate(image, 200_000)
         self.refuse(directory, image, says=str(image))
+
+    def test_compressed_data_that_is_none(
+        self, directory: Path, tmp_path: Path
+    ) -> None:
+        """It is found when the data is read; an overlay leaves that to the guest."""
+        raw = tmp_path / "base.raw"
+        raw.write_text(random.Random(42).randbytes(4 * MIB).hex())
+        image = images.convert(raw, format="qcow2", compress=True)
+        size = image.stat().st_size
+        with image.open("r+b") as file:
+            file.seek(size // 2)
+            file.write(b"\xff" * (size // 4))
+        self.refuse(directory, image, "--strategy", "performance", says="damaged")
 
     def test_a_table_that_points_past_the_end(self, directory: Path, raw: Path) -> None:
         image = images.convert(raw, format="qcow2")
