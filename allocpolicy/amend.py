@@ -24,8 +24,9 @@ from allocpolicy.existing import Disk
 from allocpolicy.facts import BaseImage, Use
 from allocpolicy.plan import Mode, Plan, Progress, Watcher
 from allocpolicy.stamp import Stamp
-from allocpolicy.storage import attributes, lease, staging
+from allocpolicy.storage import attributes, directories, inode_flags, lease, staging
 from allocpolicy.storage.failure import explained
+from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import OPENED_MEANWHILE, Staged
 
 IN_USE = "it is in use; stop the VM or whatever has it open, and try again"
@@ -123,6 +124,7 @@ def check_rewritable(plan: Plan, job: Job, disk: Disk) -> None:
     """Check that a rewrite would lose nothing, if that is what the plan means to do.
 
     :raises ImageError: naming what it would lose.
+    :raises Unsupported: when nothing in the directory can be replaced.
     """
     if plan.mode is not Mode.STAGED:
         return
@@ -130,6 +132,14 @@ def check_rewritable(plan: Plan, job: Job, disk: Disk) -> None:
     if current and current.hindrances:
         named = ", ".join(current.hindrances)
         raise ImageError(disk.path, f"a rewrite would lose or break it: {named}")
+    _check_links(disk)
+    with directories.opened(disk.path.parent) as directory:
+        if inode_flags.has(directory, InodeFlag.APPEND):
+            reason = "its directory is append-only, so it can't be replaced there"
+            raise Unsupported(disk.path, f"{reason}; use chattr -a on that first")
+
+
+def _check_links(disk: Disk) -> None:
     if os.fstat(disk.fd).st_nlink > 1:
         reason = "it has more than one hard link, and a rewrite would part them"
         raise ImageError(disk.path, reason)
@@ -154,20 +164,19 @@ def _in_place(plan: Plan, job: Job, held: Hold) -> Outcome:
         held.require()
         watch = _guarded(watch, held)
     target = _InPlace(fd=held.disk.fd, directory=job.host.directory)
-    directory = os.open(target.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with admission.turn(plan, host=job.host, lock_path=job.lock_path) as has_taken:
-            execute.run_steps(
-                plan,
-                replace(job, watch=watch),
-                target=target,
-                directory=directory,
-                has_taken=has_taken,
-            )
-            with _finishing(job, target.fd):
-                os.fsync(target.fd)
-    finally:
-        os.close(directory)
+    with (
+        directories.opened(target.directory) as directory,
+        admission.turn(plan, host=job.host, lock_path=job.lock_path) as has_taken,
+    ):
+        execute.run_steps(
+            plan,
+            replace(job, watch=watch),
+            target=target,
+            directory=directory,
+            has_taken=has_taken,
+        )
+        with _finishing(job, target.fd):
+            os.fsync(target.fd)
     return _recorded(execute.judge(job, target.fd), job, held.disk)
 
 
@@ -201,6 +210,7 @@ def _rewrite(plan: Plan, job: Job, held: Hold, content: BaseImage | None) -> Out
                 if layer.fd != disk.fd:
                     base_image.refuse_if_changed(layer)
             held.require()
+            _check_links(disk)
             staged.exchange(disk.path.name, old=disk.fd, still_alone=held.is_whole)
     return outcome
 

@@ -11,15 +11,25 @@ from allocpolicy.storage import fsxattr, inode_flags
 from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 
+# Of xfs; those that the other filesystems have are inode flags, too.
+_CARRIED_XFLAGS = (
+    fsxattr.FS_XFLAG_REALTIME
+    | fsxattr.FS_XFLAG_EXTSIZE
+    | fsxattr.FS_XFLAG_NODEFRAG
+    | fsxattr.FS_XFLAG_FILESTREAM
+    | fsxattr.FS_XFLAG_COWEXTSIZE
+)
+
 
 def carry_over(
     source: int, target: int, *, directory: int, without: Collection[str] = ()
 ) -> None:
     """Give the empty target the source's owner, inode flags, project, xattrs and mode.
 
-    ACLs and security labels are xattrs. What the target has from its directory and the
-    source has not (a default ACL, flags) goes. The owner goes first, as quota is
-    charged to him, and the mode last, as chown(2) clears bits of it.
+    Flags include xfs's own, with the extent sizes that belong to them; ACLs and
+    security labels are xattrs. What the target has from its directory and the source
+    has not (a default ACL, flags) goes. The owner goes first, as quota is charged to
+    him, and the mode last, as chown(2) clears bits of it.
 
     :param directory: that both are in, open.
     :param without: names of xattrs that the target shall not have.
@@ -28,7 +38,7 @@ def carry_over(
     status = os.fstat(source)
     os.fchown(target, status.st_uid, status.st_gid)
     _carry_flags(source, target)
-    _carry_project(source, target, directory)
+    _carry_fsxattr(source, target, directory)
     names = set(os.listxattr(source)) - set(without)
     for name in set(os.listxattr(target)) - names:
         _remove(target, name)
@@ -57,7 +67,7 @@ def _carry_flags(source: int, target: int) -> None:
         inode_flags.write(target, made & ~InodeFlag.CARRIED | wanted)
 
 
-def _carry_project(source: int, target: int, directory: int) -> None:
+def _carry_fsxattr(source: int, target: int, directory: int) -> None:
     try:
         wanted, made = fsxattr.read(source), fsxattr.read(target)
         around = fsxattr.read(directory)
@@ -65,9 +75,16 @@ def _carry_project(source: int, target: int, directory: int) -> None:
         if error.errno not in UNSUPPORTED | {errno.EINVAL}:
             raise
         return
-    if wanted.project == made.project:
-        return
-    if around.flags & fsxattr.FS_XFLAG_PROJINHERIT:  # nor could it be linked there
+    inherits = around.flags & fsxattr.FS_XFLAG_PROJINHERIT
+    if inherits and wanted.project != made.project:  # nor could it be linked there
         reason = f"new files get project {around.project}, not {wanted.project}"
         raise OSError(errno.EXDEV, f"the directory's {reason}")
-    fsxattr.write(target, made._replace(project=wanted.project))
+    kept = made.flags & ~_CARRIED_XFLAGS
+    carried = made._replace(
+        flags=kept | wanted.flags & _CARRIED_XFLAGS,
+        extent_size=wanted.extent_size,
+        project=wanted.project,
+        cow_extent_size=wanted.cow_extent_size,
+    )
+    if carried != made:
+        fsxattr.write(target, carried)

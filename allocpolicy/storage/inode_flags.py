@@ -21,6 +21,7 @@ class InodeFlag(enum.IntFlag):
 
     COMPR = 0x00000004
     SYNC = 0x00000008
+    APPEND = 0x00000020
     NODUMP = 0x00000040
     NOATIME = 0x00000080
     NOCOMP = 0x00000400

@@ -12,7 +12,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -256,30 +257,33 @@ def test_shared_blocks_become_the_disks_own(
     assert content(disk, format=format) == before
 
 
+@contextmanager
+def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def give_attributes(disk: Path, kind: str) -> None:
     os.chown(disk, 1234, 4321)
     disk.chmod(0o640)
     os.setxattr(disk, "user.note", b"kept")
     os.setxattr(disk, "trusted.note", b"kept as well")
     os.setxattr(disk, "system.posix_acl_access", ACL)
-    fd = os.open(disk, os.O_RDWR)
-    try:
+    with opened(disk, flags=os.O_RDWR) as fd:
         inode_flags.add(fd, InodeFlag.NODUMP | InodeFlag.NOATIME)
         if kind == "xfs":
             fsxattr.write(fd, fsxattr.read(fd)._replace(project=77))
-    finally:
-        os.close(fd)
 
 
 def attributes(disk: Path) -> tuple[object, ...]:
     status = disk.stat()
     names = sorted(name for name in os.listxattr(disk) if name != "user.allocpolicy")
-    fd = os.open(disk, os.O_RDONLY)
-    try:
+    with opened(disk) as fd:
         flags = inode_flags.read(fd) & (InodeFlag.NODUMP | InodeFlag.NOATIME)
         project = fsxattr.read(fd).project
-    finally:
-        os.close(fd)
     values = [(name, os.getxattr(disk, name)) for name in names]
     access = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
     return (*access, flags, project, values)
@@ -295,6 +299,53 @@ def test_a_rewrite_keeps_owner_mode_xattrs_acl_flags_and_project(
     before = attributes(disk)
     assert applied(disk, *PERFORMANCE)["mode"] == "staged"
     assert attributes(disk) == before
+
+
+@pytest.mark.filesystems("xfs")
+def test_the_flags_and_extent_sizes_of_xfs_are_kept(
+    directory: Path, base: Path
+) -> None:
+    """Also at its making: the directory's extent size is somebody's choice."""
+    with opened(directory) as fd:
+        found = fsxattr.read(fd)
+        flags = found.flags | fsxattr.FS_XFLAG_EXTSZINHERIT
+        fsxattr.write(fd, found._replace(flags=flags, extent_size=256 << 10))
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE)
+    added = fsxattr.FS_XFLAG_NODEFRAG | fsxattr.FS_XFLAG_COWEXTSIZE
+    with opened(disk, flags=os.O_RDWR) as fd:
+        found = fsxattr.read(fd)
+        assert found.extent_size == 256 << 10
+        flags = found.flags | added
+        fsxattr.write(fd, found._replace(flags=flags, cow_extent_size=128 << 10))
+    with opened(directory) as fd:
+        found = fsxattr.read(fd)
+        fsxattr.write(fd, found._replace(flags=0, extent_size=0))
+    assert applied(disk, *PERFORMANCE)["mode"] == "staged"
+    with opened(disk) as fd:
+        found = fsxattr.read(fd)
+    assert found.flags & added == added
+    assert (found.extent_size, found.cow_extent_size) == (256 << 10, 128 << 10)
+
+
+@ALL
+def test_a_disk_in_an_append_only_directory_is_not_replaced(
+    directory: Path, base: Path
+) -> None:
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE)
+    before = disk.read_bytes()
+    subprocess.run(["chattr", "+a", directory], check=True)
+    try:
+        for more in ((), ("--dry-run",)):
+            finished = allocpolicy("apply", disk, *PERFORMANCE, *more)
+            assert finished.status == 4
+            assert "append-only" in finished.stderr
+            assert len(finished.stderr.splitlines()) == 1
+    finally:
+        subprocess.run(["chattr", "-a", directory], check=True)
+    assert disk.read_bytes() == before
+    assert_only(directory, "disk")
 
 
 @ALL
@@ -319,13 +370,10 @@ def test_a_project_that_the_directory_takes_no_file_of_is_told(
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE)
     before = disk.read_bytes(), attributes(disk)
-    fd = os.open(directory, os.O_RDONLY)
-    try:
+    with opened(directory) as fd:
         found = fsxattr.read(fd)
         flags = found.flags | fsxattr.FS_XFLAG_PROJINHERIT
         fsxattr.write(fd, found._replace(flags=flags, project=77))
-    finally:
-        os.close(fd)
     finished = allocpolicy("apply", disk, *PERFORMANCE)
     assert finished.status == 4
     assert "project 77" in finished.stderr
