@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from allocpolicy.allocate import Order, provision
-    from allocpolicy.config import Policy
     from allocpolicy.errors import (
         CommandError,
         ConfigError,
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     )
     from allocpolicy.flavors import Flavor
     from allocpolicy.plan import Mode, Plan, Progress, Step, Target, Watcher
+    from allocpolicy.policy import Policy
     from allocpolicy.qcow2.geometry import (
         automatic_cluster_size,
         fully_allocated_size,

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from allocpolicy import destination, execute, image_cache, observe, resolve
 from allocpolicy.attempt import Attempt, Task, check_size, first_supported
-from allocpolicy.config import Policy
 from allocpolicy.errors import ImageError, InvalidRequest, format_size
 from allocpolicy.execute import Access, Job, Outcome
 from allocpolicy.facts import BaseImage, DiskFormat, Facts, Host
 from allocpolicy.flavors import Flavor
 from allocpolicy.image_cache import OpenedBase
 from allocpolicy.plan import Plan, Watcher, unwatched
+from allocpolicy.policy import Policy
 from allocpolicy.registry import Loaded
 from allocpolicy.report import Report
 from allocpolicy.resolve import Selection

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from allocpolicy import invoke, registry, resolve
-from allocpolicy.config import Policy
 from allocpolicy.errors import InvalidRequest, Replan, Unsupported, format_size
 from allocpolicy.execute import Outcome
 from allocpolicy.facts import DiskFormat, Facts
 from allocpolicy.plan import Plan
+from allocpolicy.policy import Policy
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import Loaded
 from allocpolicy.report import Report

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from allocpolicy import account, admission
 from allocpolicy.account import Account
-from allocpolicy.config import Policy
 from allocpolicy.errors import InvalidRequest, format_size
 from allocpolicy.facts import Limits
+from allocpolicy.policy import Policy
 from allocpolicy.storage import directories, filesystem, quota
 from allocpolicy.storage.filesystem import Identity
 from allocpolicy.storage.quota import Quota, QuotaType

@@ -10,18 +10,18 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from oslo_config import cfg
 
+from allocpolicy.config_places import PROJECT
 from allocpolicy.errors import ConfigError
 from allocpolicy.facts import Headroom, Limits
+from allocpolicy.policy import DEFAULT, Policy
 from allocpolicy.storage import named_lock
 
-GROUP = "allocpolicy"
-DEFAULT = "default"  # the origin of what nobody set
+GROUP = PROJECT
 
 _MIB = 1024 * 1024
 
@@ -140,31 +140,6 @@ _OPTIONS = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the operator decided; the fields' defaults are the options'.
-
-    An origin says where a value was set. ``overridden_defaults`` are (value, origin) of
-    what `default_strategy` won over, nearest first.
-    """
-
-    default_strategy: str = "none"
-    default_origin: str = DEFAULT
-    overridden_defaults: tuple[tuple[str, str], ...] = ()
-    flavor_override: bool = True
-    flavor_override_origin: str = DEFAULT
-    allowed_strategies: tuple[str, ...] = ()
-    on_unsupported: str = "fail"
-    fallback_strategies: tuple[str, ...] = ("none",)
-    headroom: Headroom = field(
-        default_factory=lambda: Headroom(ratio=0.01, minimum=64 * _MIB)
-    )
-    lock_path: Path = field(default_factory=named_lock.own_directory)
-    image_cache_dir: Path | None = None
-    disk_directories: tuple[Path, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-
-
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """Return the options by group, for oslo-config-generator."""
     return [("DEFAULT", list(_DEFAULT_OPTIONS)), (GROUP, list(_OPTIONS))]
@@ -192,7 +167,7 @@ def load(
     args = [f"--config-file={path}" for path in config_files]
     args += [f"--config-dir={path}" for path in config_dirs]
     try:
-        conf(args, project="allocpolicy", prog="allocpolicy")
+        conf(args, project=PROJECT, prog=PROJECT)
     except cfg.Error as error:
         raise ConfigError(_one_line(error)) from error
     except (OSError, UnicodeDecodeError) as error:

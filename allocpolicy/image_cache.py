@@ -20,7 +20,6 @@ from pathlib import Path
 
 from allocpolicy import base_image, foreign_image, image_memo, image_users
 from allocpolicy.base_image import SourceImage
-from allocpolicy.config import Policy
 from allocpolicy.errors import (
     DestinationExists,
     Error,
@@ -30,6 +29,7 @@ from allocpolicy.errors import (
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.image_users import Seen
 from allocpolicy.plan import Progress, Watcher
+from allocpolicy.policy import Policy
 from allocpolicy.qemu_img import Image
 from allocpolicy.storage import copy, directories, lease, named_lock, staging
 from allocpolicy.storage.failure import explained

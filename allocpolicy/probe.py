@@ -13,11 +13,11 @@ from pathlib import Path
 
 from allocpolicy import destination, execute, observe, registry, resolve
 from allocpolicy.attempt import Task, first_supported
-from allocpolicy.config import Policy
 from allocpolicy.errors import Error, StrategyFailed
 from allocpolicy.execute import Access, Job, Outcome
 from allocpolicy.facts import DiskFormat, Facts, Host
 from allocpolicy.plan import Plan, unwatched
+from allocpolicy.policy import Policy
 from allocpolicy.registry import Loaded
 from allocpolicy.stamp import Stamp
 from allocpolicy.storage import capability

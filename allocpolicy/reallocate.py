@@ -37,13 +37,13 @@ from allocpolicy.attempt import (
     first_supported,
     selected_stamp,
 )
-from allocpolicy.config import Policy
 from allocpolicy.errors import ImageError, InvalidRequest, PlanError, format_size
 from allocpolicy.execute import Access, Job, Outcome
 from allocpolicy.existing import Disk
 from allocpolicy.facts import BaseImage, DiskFormat, Facts, Host, Observation, Use
 from allocpolicy.flavors import Flavor
 from allocpolicy.plan import Mode, Plan, Watcher, unwatched
+from allocpolicy.policy import Policy
 from allocpolicy.registry import Loaded
 from allocpolicy.report import Report
 from allocpolicy.resolve import Selection

@@ -27,8 +27,8 @@ from allocpolicy.stamp import XATTR, Choice
 from allocpolicy.strategy import DiskRole
 
 if TYPE_CHECKING:
-    from allocpolicy.config import Policy
     from allocpolicy.flavors import Flavor
+    from allocpolicy.policy import Policy
 
 COMMAND_LINE = "command line"
 WON = "won"

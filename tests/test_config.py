@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from oslo_config import cfg
 
-from allocpolicy import config
+from allocpolicy import config, config_places
 from allocpolicy.errors import ConfigError
+from allocpolicy.policy import Policy
 
 Write = Callable[[str], Path]
 
@@ -35,7 +36,7 @@ def no_default_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def policy(*files: Path) -> config.Policy:
+def policy(*files: Path) -> Policy:
     return config.policy(config.load(config_files=files))
 
 
@@ -49,7 +50,52 @@ def refusal(*files: Path) -> str:
 
 def test_nothing_set_is_the_policy_without_arguments() -> None:
     """The fields of Policy and the options have the same defaults."""
-    assert policy() == config.Policy(overridden_defaults=())
+    assert policy() == Policy(overridden_defaults=())
+
+
+def test_no_place_where_oslo_config_looks_is_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever release of it: only where nothing is, it isn't asked."""
+    asked: list[Path] = []
+
+    def exists(path: str) -> bool:
+        asked.append(Path(path))
+        return False
+
+    monkeypatch.setattr(os.path, "exists", exists)
+    cfg.find_config_files(project="allocpolicy", prog="allocpolicy")
+    cfg.find_config_dirs(project="allocpolicy", prog="allocpolicy")
+    places = config_places.default_places()
+    assert asked
+    for path in asked:
+        assert not {path, *path.parents}.isdisjoint(places), path
+    for place in places:
+        assert any(place in (path, *path.parents) for path in asked), place
+
+
+@pytest.mark.parametrize(
+    ("variable", "used"),
+    [
+        ("OS_ALLOCPOLICY__PREALLOCATE_IMAGES", True),
+        ("OS_DEFAULT__PREALLOCATE_IMAGES", True),
+        ("SNAP_COMMON", True),
+        ("OS_AUTH_URL", False),
+    ],
+)
+def test_variables_that_oslo_config_reads_are_seen(
+    variable: str, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_places, "default_places", tuple)
+    assert not config_places.any_used()
+    monkeypatch.setenv(variable, "space")
+    assert config_places.any_used() == used
+
+
+def test_a_file_in_a_default_place_is_seen(tmp_path: Path) -> None:
+    """Also one that can't be read: oslo.config shall say so."""
+    (tmp_path / "allocpolicy.conf").symlink_to(tmp_path / "nowhere")
+    assert config_places.any_used()
 
 
 def test_nova_conf_is_honoured_without_a_warning(

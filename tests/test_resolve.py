@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from allocpolicy import registry
-from allocpolicy.config import Policy
 from allocpolicy.errors import (
     DuplicateStrategy,
     ExtraSpecError,
@@ -18,6 +17,7 @@ from allocpolicy.errors import (
     StrategyNotFound,
 )
 from allocpolicy.flavors import Flavor
+from allocpolicy.policy import Policy
 from allocpolicy.resolve import Origin, Selection, resolve, resolve_fallback
 from allocpolicy.strategy import DiskRole
 

@@ -15,6 +15,7 @@ HEAVY = frozenset(
     {
         "jsonschema",
         "numpy",
+        "oslo_config",
         "oslo_utils.imageutils.format_inspector",
         "oslo_utils.strutils",
         "rich",

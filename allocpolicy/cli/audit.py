@@ -9,9 +9,9 @@ from allocpolicy import audit
 from allocpolicy.audit import Given, Row
 from allocpolicy.cli import progress
 from allocpolicy.cli.command import STRUCTURED, Lister, add_flavor_options, given_choice
-from allocpolicy.config import Policy
 from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.facts import DiskFormat
+from allocpolicy.policy import Policy
 
 COLUMNS = ("disk", "strategy", "mapping", "allocation", "verdict", "reason")
 DRIFTED = 1

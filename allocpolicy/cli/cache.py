@@ -7,9 +7,9 @@ from pathlib import Path
 
 from allocpolicy import image_cache
 from allocpolicy.cli.command import Lister, lines
-from allocpolicy.config import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import Entry
+from allocpolicy.policy import Policy
 
 COLUMNS = ("Entry", "Source format", "Virtual size", "Actual size", "Used by")
 

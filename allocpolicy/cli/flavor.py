@@ -7,9 +7,9 @@ from pathlib import Path
 
 from allocpolicy import flavors
 from allocpolicy.cli.command import Lister
-from allocpolicy.config import Policy
 from allocpolicy.errors import FlavorError, InvalidRequest
 from allocpolicy.flavors import Flavor
+from allocpolicy.policy import Policy
 from allocpolicy.resolve import resolve
 from allocpolicy.strategy import DiskRole
 
