@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from allocpolicy import foreign_image, image_file
+from allocpolicy import image_file
 from allocpolicy.errors import ImageError
 from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.qcow2 import content, geometry, mapping
@@ -45,6 +45,7 @@ FORMATS = tuple(INSPECTORS)
 # What the inspector may find in a disk whose bytes are the guest's own.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
 _CHUNK = 1 << 20
+_VPC_COOKIE, _VPC_FOOTER_SIZE = b"conectix", 512
 BACKING_NAME_LIMIT = 1023  # the qcow2 specification's
 
 
@@ -209,6 +210,8 @@ def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
         virtual_size, data_bytes, plain = _check_qcow2(fd, path)
     else:
         virtual_size = _check_foreign(inspector, fd, path)
+        from allocpolicy import foreign_image  # what it needs, others don't
+
         foreign_image.check_alone(fd, format=format, path=path)
         data_bytes = virtual_size
     if not virtual_size:
@@ -275,20 +278,26 @@ def _agreed_format(path: Path, *, declared: str | None, found: str, fd: int) -> 
         if declared not in INSPECTORS:
             choices = ", ".join(FORMATS)
             raise ImageError(path, f"unknown base format {declared!r}: use {choices}")
-        if declared == "vpc" and found == "raw" and foreign_image.is_fixed_vpc(fd):
+        if declared == "vpc" and found == "raw" and _is_fixed_vpc(fd):
             return declared
         if INSPECTORS[declared] != found:
             content = qemu_name.get(found, found)
             reason = f"declared as {declared}, but its content is {content}"
             raise ImageError(path, reason)
         return declared
-    if found == "raw" and foreign_image.is_fixed_vpc(fd):
+    if found == "raw" and _is_fixed_vpc(fd):
         reason = "it may be raw or a fixed vpc: its last sector is a vpc footer"
         raise ImageError(path, f"{reason}; say which with --base-format raw or vpc")
     if found not in qemu_name:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"its format {found} is not supported: use {choices}")
     return qemu_name[found]
+
+
+def _is_fixed_vpc(fd: int) -> bool:
+    """Return whether the file ends in a VHD footer (a fixed VHD starts with data)."""
+    footer = max(0, os.fstat(fd).st_size - _VPC_FOOTER_SIZE)
+    return os.pread(fd, len(_VPC_COOKIE), footer) == _VPC_COOKIE
 
 
 def _measure_raw(fd: int) -> tuple[int, int]:
@@ -308,7 +317,7 @@ def _check_qcow2(fd: int, path: Path) -> tuple[int, int, bool]:
 
 def _check_foreign(inspector: FileInspector | None, fd: int, path: Path) -> int:
     if inspector is None:  # a fixed VHD: data, then a footer of one sector
-        return os.fstat(fd).st_size - 512
+        return os.fstat(fd).st_size - _VPC_FOOTER_SIZE
     try:
         inspector.safety_check()
         virtual_size = inspector.virtual_size

@@ -81,11 +81,6 @@ def check_alone(fd: int, *, format: str, path: Path) -> None:
     checks[format](fd, path=path)
 
 
-def is_fixed_vpc(fd: int) -> bool:
-    """Return whether the file ends in a VHD footer (a fixed VHD starts with data)."""
-    return _vpc_footer(fd).startswith(VPC_COOKIE)
-
-
 def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
     """Check an image and return (virtual size as QEMU sees it, most data bytes).
 

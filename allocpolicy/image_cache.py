@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from allocpolicy import base_image, foreign_image, image_memo, image_users
+from allocpolicy import base_image, image_memo, image_users
 from allocpolicy.base_image import SourceImage
 from allocpolicy.errors import (
     DestinationExists,
@@ -284,6 +284,8 @@ def _base(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
 
 
 def _pending(source: SourceImage, path: Path) -> BaseImage:
+    from allocpolicy import foreign_image
+
     size, data_bytes = foreign_image.measure(
         _image(source), virtual_size=source.virtual_size
     )
@@ -338,6 +340,8 @@ def _home(entry: Path) -> Path:
 
 def _fill(path: Path, *, source: SourceImage, beside: int, progress: Progress) -> int:
     """Convert into an unnamed file, publish it as the entry, and return it, open."""
+    from allocpolicy import foreign_image
+
     directory, home = path.parent, _home(path)
     with staging.create(home) as staged:
         staging.sweep(home)

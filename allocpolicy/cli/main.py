@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import importlib.metadata
 import io
 import logging
@@ -98,4 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A path that is not UTF-8 must not break the report of a finished disk.
             stream.reconfigure(errors="backslashreplace")
-    return Program().run(given or ["help"])
+    try:
+        return Program().run(given or ["help"])
+    finally:
+        gc.freeze()  # or the interpreter looks through everything once more at its end
