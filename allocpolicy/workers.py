@@ -13,6 +13,7 @@ import pickle
 import selectors
 import signal
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -77,22 +78,45 @@ def _worker(
 ) -> Iterator[_Worker]:
     """Fork a worker; kill it afterwards, whatever it is at."""
     answers, sink = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        # Nothing of the parent's may be run at the end: no atexit, no flush.
-        try:
-            os.close(answers)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent
-            _serve(chunks, work, source, sink)
-        finally:
-            os._exit(0)
-    os.close(sink)
+    pid = 0
     try:
+        with _interrupts_kept():
+            pid = os.fork()
+            if pid == 0:
+                # Nothing of the parent's may be run at the end: no atexit, no flush.
+                try:
+                    os.close(answers)
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent's
+                    _serve(chunks, work, source, sink)
+                finally:
+                    os._exit(0)
+            os.close(sink)
         yield _Worker(pid=pid, answers=answers)
     finally:
         os.close(answers)
-        os.kill(pid, signal.SIGKILL)  # it is ours until we have waited for it
-        os.waitpid(pid, 0)
+        if pid:
+            os.kill(pid, signal.SIGKILL)  # it is ours until we have waited for it
+            os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Put off a Ctrl-C until after the body.
+
+    Python runs hooks of its own modules after a fork, and what is raised in them is
+    printed and forgotten (os.register_at_fork).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # nor is it raised here
+        return
+    kept: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: kept.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if kept:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _serve(

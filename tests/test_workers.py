@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -78,6 +80,33 @@ def test_a_worker_that_is_killed_is_missed() -> None:
     with pytest.raises(WorkerLost, match="--jobs"):
         list(spread(range(100), die, workers=2))
     assert children() == before
+
+
+INTERRUPTED_AT_THE_FORK = """
+import os, signal
+from allocpolicy.workers import spread
+
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+try:
+    list(spread(range(100), abs, workers=2))
+except KeyboardInterrupt:
+    try:
+        os.wait()
+    except ChildProcessError:
+        print("interrupted, and no child left")
+"""
+
+
+def test_an_interrupt_at_the_fork_is_not_lost() -> None:
+    """Python forgets what is raised in the hooks that it runs then."""
+    finished = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_THE_FORK],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert finished.stdout == "interrupted, and no child left\n"
+    assert finished.stderr == ""
 
 
 def test_work_that_is_given_up_ends() -> None:
