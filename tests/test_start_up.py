@@ -101,6 +101,22 @@ assert sys.modules["oslo_utils.imageutils"].QemuImgInfo is QemuImgInfo
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())
 
 
+def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    """Also before the commands are there that tell of it."""
+    (tmp_path / "cliff.py").write_text(
+        "import signal; signal.raise_signal(signal.SIGINT)"
+    )
+    finished = subprocess.run(
+        [PROGRAM, "explain"],
+        env=environment(PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 130
+    assert finished.stderr == "allocpolicy: interrupted; nothing was changed\n"
+
+
 def test_no_command_looks_through_every_installed_distribution() -> None:
     """On a host of OpenStack there are hundreds of them, and thousands of files."""
     script = """

@@ -15,6 +15,7 @@ from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
 from allocpolicy import config_places, extra_specs, flavors
+from allocpolicy.cli.program import INTERRUPTED
 from allocpolicy.errors import Error, ExtraSpecError, InvalidRequest
 from allocpolicy.flavors import Flavor
 from allocpolicy.policy import Policy
@@ -23,7 +24,6 @@ from allocpolicy.stamp import Choice
 from allocpolicy.strategy import DiskRole
 
 USAGE, UNEXPECTED = 2, 5
-INTERRUPTED = 130  # 128 + SIGINT, as shells say
 STRUCTURED = ("json", "yaml")  # formatters that take data, not text for people
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import gc
 import importlib.metadata
 import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -92,14 +90,9 @@ class Program(App):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    # numpy's OpenBLAS would start a thread for each core, and we have no use for them.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A path that is not UTF-8 must not break the report of a finished disk.
             stream.reconfigure(errors="backslashreplace")
-    try:
-        return Program().run(given or ["help"])
-    finally:
-        gc.freeze()  # or the interpreter looks through everything once more at its end
+    return Program().run(given or ["help"])
