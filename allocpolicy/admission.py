@@ -86,6 +86,9 @@ def admit(
     if not asked.exact and asked.refusal(filesystem.space(directory)) is None:
         return
     filesystem.settle(directory)
+    if asked.refusal(filesystem.space(directory)) is None:
+        return
+    filesystem.wait_until_still(directory)
     refusal = asked.refusal(filesystem.space(directory))
     if refusal is not None:
         raise refusal

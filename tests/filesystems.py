@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,10 +148,19 @@ def remove_tree(directory: Path) -> None:
 
 
 def available(mount_point: Path) -> int:
-    """Return the bytes that f_bavail says are free, once all is on the disk."""
-    os.sync()
-    state = os.statvfs(mount_point)
-    return state.f_bavail * state.f_frsize
+    """Return the bytes that f_bavail says are free, once all is on the disk.
+
+    That is when it stays: xfs frees inodes in the background.
+    """
+    before = None
+    while True:
+        os.sync()
+        state = os.statvfs(mount_point)
+        now = state.f_bavail * state.f_frsize
+        if now == before:
+            return now
+        before = now
+        time.sleep(0.05)
 
 
 def leave_free(mount_point: Path, free: int) -> None:

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from allocpolicy.storage.inode_flags import InodeFlag
 _libc = ctypes.CDLL(None, use_errno=True)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _PROBE = 64 << 10
+_SOON = 0.02  # seconds: a few clock ticks
 # include/uapi/linux/magic.h; ext2, ext3 and ext4 have one number.
 _MAGIC = {
     0xEF53: "ext4",
@@ -194,10 +196,21 @@ def space(fd: int) -> Space:
 def settle(directory: int) -> None:
     """Let what was taken and given back reach the filesystem's books: syncfs(2).
 
-    XFS frees inodes in the background and btrfs with the transaction: right after a
-    big file is removed, statvfs(3) still shows too little.
+    btrfs books with the transaction.
     """
     _libc.syncfs(directory)
+
+
+def wait_until_still(directory: int) -> None:
+    """Wait until what is free stays as it is, but for a second at most.
+
+    XFS frees the inodes of removed files in the background, a clock tick later (Linux
+    5.14), and no system call waits for that.
+    """
+    deadline = time.monotonic() + 1
+    before = None
+    while before != (before := space(directory).free) and time.monotonic() < deadline:
+        time.sleep(_SOON)
 
 
 def probe(directory: Path) -> Filesystem:

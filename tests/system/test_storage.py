@@ -24,6 +24,7 @@ from allocpolicy.storage import (
     zeroes,
 )
 from allocpolicy.storage.inode_flags import InodeFlag
+from tests import filesystems
 from tests.cli import provision
 from tests.filesystems import mount, unmount
 from tests.images import MIB
@@ -148,6 +149,7 @@ def test_zeroes_fill_the_holes_and_nothing_else(file: int) -> None:
 def test_what_a_filesystem_can_do_is_found_by_trying(
     directory: Path, filesystem_kind: str
 ) -> None:
+    filesystems.available(directory)
     before = directory.stat().st_mtime_ns
     found = filesystem.probe(directory)
     status = os.statvfs(directory)
@@ -158,6 +160,23 @@ def test_what_a_filesystem_can_do_is_found_by_trying(
     assert found.nocow is (filesystem_kind == "btrfs")
     assert found.user_xattr
     assert directory.stat().st_mtime_ns == before
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_what_was_removed_is_free_once_the_books_are_still(directory: Path) -> None:
+    """Xfs frees it in the background, and syncfs(2) doesn't wait for that."""
+    removed = directory / "removed"
+    free = filesystems.available(directory)
+    filesystems.run("fallocate", "--length", str(256 * MIB), removed)
+    os.sync()
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        removed.unlink()
+        filesystem.settle(fd)
+        filesystem.wait_until_still(fd)
+        assert abs(filesystem.space(fd).free - free) < MIB
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.filesystems("ext4")
