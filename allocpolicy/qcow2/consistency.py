@@ -83,9 +83,9 @@ def _cluster_runs(
     """Yield where the guest's clusters are, each entry checked and entered."""
     import numpy as np
 
-    file_size = os.fstat(fd).st_size
     compressed = []
     for batch in tables.read_batches(fd, header, l2, path=path):
+        file_size = os.fstat(fd).st_size  # by now: a VM's QEMU may append to it
         used = batch.used()
         _check_entries(used, file_size=file_size, path=path)
         if not header.has_external_data_file:
