@@ -14,6 +14,7 @@ import platform
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ BOOT = Path("/boot")
 MODULES = Path("/lib/modules")
 DEFAULT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 
+STARTED = "guest: the script starts"
+BOOT_TIMEOUT = 300  # seconds; two or three on an idle machine
 EXIT_STATUS = "guest: the script ended with status "
 CONSOLE_TAIL = 30  # lines
 
@@ -41,6 +44,7 @@ for serial in /sys/block/*/serial; do
     [ -s $serial ] && ln -s /dev/${{name##*/}} /dev/disk-$(cat $serial)
 done
 stty -F /dev/ttyS1 raw
+echo "{STARTED}" >/dev/ttyS0
 (cd /; sh /script) </dev/null >/dev/ttyS1 2>&1
 echo "{EXIT_STATUS}$?" >/dev/ttyS1
 poweroff -f
@@ -106,7 +110,8 @@ def run_guest(
 ) -> str:
     """Boot a guest, run a shell script in it, and return the script's output.
 
-    The script has busybox's commands and an empty /mnt. ``timeout`` is seconds.
+    The script has busybox's commands and an empty /mnt. ``timeout`` is seconds
+    from when it starts.
 
     :raises GuestFailed: when the script's status is not 0, or it did not end in time.
     :raises Unavailable: when QEMU, busybox, a kernel or a module is missing.
@@ -145,12 +150,22 @@ def run_machine(
         command += disk.options()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as machine:
         try:
+            wait_for_start(machine, place / "console")
             _, said = machine.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             machine.kill()
             return
     if machine.returncode != 0:
         raise GuestFailed(None, "", f"qemu-system-x86_64: {said}")
+
+
+def wait_for_start(machine: subprocess.Popen[str], console: Path) -> None:
+    """Wait until the guest starts the script, or has ended, but not for ever."""
+    deadline = time.monotonic() + BOOT_TIMEOUT
+    while machine.poll() is None and STARTED not in read(console):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.1)
 
 
 def read(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocpolicy import picture
@@ -97,6 +97,7 @@ def test_external_data_is_storage_that_is_not_looked_at(tmp_path: Path) -> None:
     assert storage.totals["other"] == mapping.totals["mapped"] > 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["data", "hole"]), st.integers(1, 64)), max_size=8

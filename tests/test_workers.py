@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -38,15 +39,20 @@ def test_everything_is_done_once(count: int, workers: int) -> None:
 
 def test_it_is_done_elsewhere() -> None:
     """Each of the processes takes part; ours only where it is the only one."""
+    together = multiprocessing.get_context("fork").Barrier(3)
+    met: set[int] = set()  # each process has its own
 
-    def busy(thing: int) -> int:
-        sum(range(20000))
+    def meet(thing: int) -> int:
+        if os.getpid() not in met:
+            met.add(os.getpid())
+            together.wait(timeout=60)
         return os.getpid()
 
-    pids = set(spread(range(2000), busy, workers=3))
+    pids = set(spread(range(2000), meet, workers=3))
     assert os.getpid() not in pids
     assert len(pids) == 3
-    assert set(spread(range(9), busy, workers=1)) == {os.getpid()}
+    alone = spread(range(9), lambda thing: os.getpid(), workers=1)
+    assert set(alone) == {os.getpid()}
 
 
 def test_large_answers_arrive_whole() -> None:

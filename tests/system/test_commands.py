@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import random
 import signal
 import subprocess
 import time
@@ -265,7 +266,7 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(
     directory: Path, tmp_path: Path
 ) -> None:
     base = tmp_path / "base.raw"
-    base.write_bytes(os.urandom(MIB) * 600)
+    base.write_bytes(random.Random(42).randbytes(MIB) * 600)
     arguments = (
         *("provision", directory / "disk", "--base", base, "-f", "json"),
         *("--strategy", "performance", "--format", "raw"),

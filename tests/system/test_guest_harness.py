@@ -93,5 +93,5 @@ def test_a_script_that_fails_is_reported() -> None:
 def test_a_script_that_hangs_is_reported() -> None:
     """After the timeout, with what it said until then."""
     with pytest.raises(GuestFailed, match="did not end") as caught:
-        run_guest("echo so far\nsleep 1000\n", disks=[], timeout=20)
+        run_guest("echo so far\nsleep 1000\n", disks=[], timeout=10)
     assert caught.value.output == "so far\n"

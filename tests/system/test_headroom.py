@@ -48,7 +48,7 @@ def memory_or(directory: Path) -> Path:
     memory = Path("/proc/meminfo").read_text()
     available = int(memory.split("MemAvailable:")[1].split()[0]) * 1024
     shm = Path("/dev/shm")
-    fits = min(available - 2 * GIB, filesystems.available(shm)) >= SIZE // 2 + GIB
+    fits = min(available - 4 * GIB, filesystems.available(shm)) >= SIZE // 2 + GIB
     return shm if fits else directory
 
 

@@ -193,10 +193,12 @@ class TestBaseImages:
 
 def wait_for_image_lock(path: Path) -> None:
     """Wait until somebody has an OFD lock on the file, as the kernel lists them."""
-    deadline = time.monotonic() + 20
-    inode = f":{path.stat().st_ino} "
+    deadline = time.monotonic() + 60
+    status = path.stat()
+    major, minor = os.major(status.st_dev), os.minor(status.st_dev)
+    file = f"{major:02x}:{minor:02x}:{status.st_ino}"
     while not any(
-        "OFDLCK" in line and inode in line
+        "OFDLCK" in line and file in line.split()
         for line in Path("/proc/locks").read_text().splitlines()
     ):
         assert time.monotonic() < deadline

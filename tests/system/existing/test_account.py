@@ -135,6 +135,7 @@ def test_what_nobody_may_write_to_promises_nothing(directory: Path) -> None:
 @REFLINK
 def test_what_is_shared_holds_storage_once(directory: Path) -> None:
     """Clones of an image and of one another; each of them promises all of itself."""
+    filesystems.available(directory)
     before = account.take(directory)
     image = write(directory / "image", length=8 * MIB)
     image.chmod(0o444)
@@ -222,7 +223,9 @@ def test_what_may_not_be_read_is_counted_by_its_size() -> None:
         "from allocpolicy import account;"
         "print(json.dumps(dataclasses.asdict(account.take(Path(sys.argv[1])))))"
     )
-    with ordinary_user.public_directory() as directory:
+    with ordinary_user.public_directory() as public:
+        directory = public / "disks"
+        directory.mkdir()
         make(directory / "disk")
         write(directory / "raw", size=SIZE).chmod(0o600)
         (directory / "closed").mkdir(mode=0o700)

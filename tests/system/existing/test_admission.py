@@ -203,10 +203,12 @@ def host_at(directory: Path, **limits: float) -> Host:
 
 def settle(fd: int) -> None:
     """Wait for the blocks of unnamed files (xfs gives them back in the background)."""
-    before = None
-    while before != (before := filesystems_of.space(fd).free):
+    same, before = 0, None
+    while same < 3:
         filesystems_of.settle(fd)
-        time.sleep(0.2)
+        same = same + 1 if before == filesystems_of.space(fd).free else 0
+        before = filesystems_of.space(fd).free
+        time.sleep(0.1)
 
 
 def plan_of(

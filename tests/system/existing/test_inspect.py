@@ -85,6 +85,7 @@ def qemu(disk: Path, *, format: str, readonly: bool = False) -> Iterator[Qemu]:
             running.ask("qmp_capabilities")
             yield running
             running.ask("quit")
+            process.wait(timeout=60)
         finally:
             process.kill()
 
