@@ -92,7 +92,6 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "allocate": ["Order", "provision"],
-    "config": ["Policy"],
     "errors": [
         "CommandError",
         "ConfigError",
@@ -130,6 +129,7 @@ _MODULES = {
     ],
     "flavors": ["Flavor"],
     "plan": ["Mode", "Plan", "Progress", "Step", "Target", "Watcher"],
+    "policy": ["Policy"],
     "qcow2.geometry": [
         "automatic_cluster_size",
         "fully_allocated_size",

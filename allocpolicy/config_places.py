@@ -27,7 +27,7 @@ def default_places() -> tuple[Path, ...]:
 
     Source: oslo.config's `find_config_files` and `find_config_dirs`.
     """
-    home, etc = Path(os.path.expanduser("~")), Path("/etc")
+    home, etc = Path(os.path.abspath(os.path.expanduser("~"))), Path("/etc")
     named = [
         base / f"{PROJECT}.{suffix}"
         for base in (home, etc)

@@ -97,6 +97,8 @@ def _worker(
         if pid:
             os.kill(pid, signal.SIGKILL)  # it is ours until we have waited for it
             os.waitpid(pid, 0)
+        else:
+            os.close(sink)
 
 
 @contextlib.contextmanager
@@ -106,17 +108,19 @@ def _interrupts_kept() -> Iterator[None]:
     Python runs hooks of its own modules after a fork, and what is raised in them is
     printed and forgotten (os.register_at_fork).
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # nor is it raised here
+    before = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or before is None:  # nor is it raised here, or not by Python
+        yield
         return
     kept: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: kept.append(number))
+    signal.signal(signal.SIGINT, lambda number, _: kept.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if kept:
-        signal.raise_signal(signal.SIGINT)
+        if kept:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(

@@ -93,7 +93,7 @@ def test_variables_that_oslo_config_reads_are_seen(
 
 
 def test_a_file_in_a_default_place_is_seen(tmp_path: Path) -> None:
-    """Also one that can't be read: oslo.config shall say so."""
+    """Whatever it is: what becomes of it is oslo.config's to say."""
     (tmp_path / "allocpolicy.conf").symlink_to(tmp_path / "nowhere")
     assert config_places.any_used()
 

@@ -101,20 +101,35 @@ assert sys.modules["oslo_utils.imageutils"].QemuImgInfo is QemuImgInfo
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())
 
 
-def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+INTERRUPT = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{name}":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["explain"]
+from allocpolicy.cli.program import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("name", ["cliff", "allocpolicy.cli.explain"])
+def test_an_interrupt_while_modules_are_imported_is_one_line(
+    name: str,
+) -> None:
     """Also before the commands are there that tell of it."""
-    (tmp_path / "cliff.py").write_text(
-        "import signal; signal.raise_signal(signal.SIGINT)"
-    )
     finished = subprocess.run(
-        [PROGRAM, "explain"],
-        env=environment(PYTHONPATH=str(tmp_path)),
+        [sys.executable, "-c", INTERRUPT.format(name=name)],
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
     assert finished.returncode == 130
-    assert finished.stderr == "allocpolicy: interrupted; nothing was changed\n"
+    assert finished.stderr == "allocpolicy: interrupted\n"
 
 
 def test_no_command_looks_through_every_installed_distribution() -> None:
@@ -124,6 +139,16 @@ import importlib.metadata, sys
 del importlib.metadata.Distribution.files
 from allocpolicy.cli.main import main
 sys.exit(main(["explain"]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment())
+
+
+def test_a_policy_of_defaults_needs_no_oslo_config() -> None:
+    script = """
+import sys
+from allocpolicy import Policy
+Policy()
+sys.exit("oslo_config" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())
 

@@ -15,6 +15,7 @@ from cliff.commandmanager import CommandManager
 
 from allocpolicy import __version__
 from allocpolicy.cli.command import USAGE, add_config_options, usage_error
+from allocpolicy.cli.program import interrupted
 
 # Imported when they are run; none of them costs the others anything.
 COMMANDS = {
@@ -78,6 +79,8 @@ class Program(App):
         """Run a command, or say in one line that there is none of that name."""
         try:
             self.command_manager.find_command(argv)
+        except KeyboardInterrupt:  # of which cliff would say nothing
+            return interrupted()
         except ValueError:
             near = difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
             near = near or difflib.get_close_matches(argv[0], COMMANDS, n=1)

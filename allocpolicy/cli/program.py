@@ -20,8 +20,13 @@ def run() -> int:
         from allocpolicy.cli.main import main
 
         return main()
-    except KeyboardInterrupt:  # before a command was at work: it tells by itself
-        print("allocpolicy: interrupted; nothing was changed", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt:
+        return interrupted()
     finally:
         gc.freeze()  # or the interpreter looks through everything once more at its end
+
+
+def interrupted() -> int:
+    """Tell of an interrupt before or after a command's own work; return the status."""
+    print("allocpolicy: interrupted", file=sys.stderr)
+    return INTERRUPTED
