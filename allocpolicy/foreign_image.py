@@ -138,7 +138,7 @@ def _blamed(error: CommandError, image: Image) -> CommandError | ImageError:
     """Return the image's error for what a check or a conversion said."""
     if error.status in _NOT_THE_IMAGE:
         return error
-    return qemu_img.damage(error, image)
+    return qemu_img.damage(image, reason=error.reason)
 
 
 def _is_compressed(source: Image) -> bool:

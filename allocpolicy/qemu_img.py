@@ -20,7 +20,7 @@ from typing import IO, NoReturn
 
 from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace, Unsupported
 from allocpolicy.plan import Progress
-from allocpolicy.storage.failure import free_bytes
+from allocpolicy.storage.failure import explained, free_bytes
 
 PROGRAM = "qemu-img"
 NOT_INSTALLED = "it is not installed; bindep.txt lists the system packages"
@@ -32,7 +32,9 @@ MESSAGE_LIMIT = 64 << 10
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _UNSUPPORTED = re.compile(r"Operation not supported|File too large")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
-_UNREADABLE = re.compile(r"error while reading")
+# What a compressed cluster that is none is called; EIO of the host's, too.
+_UNREADABLE = re.compile(r"error while reading at byte \d+: Input/output error")
+_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +201,9 @@ def _follow(
     return stderr.decode(errors="replace")
 
 
-def damage(failed: CommandError, image: Image) -> ImageError:
+def damage(image: Image, *, reason: str) -> ImageError:
     """Return the error of an image that qemu-img finds fault with."""
-    reason = f"it is damaged, or QEMU can't read it: {failed.reason}"
-    return ImageError(image.path, reason)
+    return ImageError(image.path, f"it is damaged, or QEMU can't read it: {reason}")
 
 
 def _explain(
@@ -216,6 +217,18 @@ def _explain(
         raise NotEnoughSpace(target.path, work, free, failed.reason) from failed
     if _UNSUPPORTED.search(failed.reason):
         raise Unsupported(target.path, failed.reason) from failed
-    if _UNREADABLE.search(failed.reason):
-        raise damage(failed, source) from failed
+    if said := _UNREADABLE.search(failed.reason):
+        _read_through(source)
+        raise damage(source, reason=said[0]) from failed
     raise failed
+
+
+def _read_through(image: Image) -> None:
+    """Read the file itself, to tell the storage's fault from the image's.
+
+    :raises StorageFailed: when it can't be read.
+    """
+    with explained(fd=image.fd, path=image.path, needed=0, action="read"):
+        done = 0
+        while chunk := os.pread(image.fd, _CHUNK, done):
+            done += len(chunk)
