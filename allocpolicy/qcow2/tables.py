@@ -108,6 +108,7 @@ def read_refcount_table(fd: int, header: Header, *, path: Path) -> tuple[int, ..
     # The table may be the file's last cluster, which may be short.
     present = memoryview(raw)[: max(0, file_size - offset)]
     read_into(fd, present, offset=offset, what="refcount table", path=path)
+    file_size = os.fstat(fd).st_size  # by now: a VM's QEMU may append to it
     used = -(-filled(raw) // geometry.TABLE_ENTRY_SIZE)
     entries = struct.unpack_from(f">{used}Q", raw)
     for index, entry in enumerate(entries):
