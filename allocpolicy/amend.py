@@ -30,6 +30,9 @@ from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import OPENED_MEANWHILE, Staged
 
 IN_USE = "it is in use; stop the VM or whatever has it open, and try again"
+FIXED = (
+    "its directory is append-only, so it can't be replaced; use chattr -a on that first"
+)
 _PATIENCE = 5.0  # seconds; whoever only looks at a disk has it open for less
 
 
@@ -123,8 +126,7 @@ def amend(plan: Plan, job: Job, *, held: Hold, content: BaseImage | None) -> Out
 def check_rewritable(plan: Plan, job: Job, disk: Disk) -> None:
     """Check that a rewrite would lose nothing, if that is what the plan means to do.
 
-    :raises ImageError: naming what it would lose.
-    :raises Unsupported: when nothing in the directory can be replaced.
+    :raises ImageError: naming what it would lose, or why it can't be replaced.
     """
     if plan.mode is not Mode.STAGED:
         return
@@ -133,10 +135,14 @@ def check_rewritable(plan: Plan, job: Job, disk: Disk) -> None:
         named = ", ".join(current.hindrances)
         raise ImageError(disk.path, f"a rewrite would lose or break it: {named}")
     _check_links(disk)
+    if is_fixed(disk):
+        raise ImageError(disk.path, FIXED)
+
+
+def is_fixed(disk: Disk) -> bool:
+    """Return whether its directory lets no file be replaced."""
     with directories.opened(disk.path.parent) as directory:
-        if inode_flags.has(directory, InodeFlag.APPEND):
-            reason = "its directory is append-only, so it can't be replaced there"
-            raise Unsupported(disk.path, f"{reason}; use chattr -a on that first")
+        return inode_flags.has(directory, InodeFlag.APPEND)
 
 
 def _check_links(disk: Disk) -> None:

@@ -283,6 +283,8 @@ def _obstacle(current: Observation, *, held: Hold) -> str | None:
     """Return what keeps the disk from being rewritten, or None."""
     if held.problem is not None:
         return held.problem
+    if amend.is_fixed(held.disk):
+        return amend.FIXED
     if current.in_use is not Use.NONE:
         return amend.IN_USE
     if current.hindrances:

@@ -14,7 +14,6 @@ from allocpolicy.storage.inode_flags import InodeFlag
 # Of xfs; those that the other filesystems have are inode flags, too.
 _CARRIED_XFLAGS = (
     fsxattr.FS_XFLAG_REALTIME
-    | fsxattr.FS_XFLAG_EXTSIZE
     | fsxattr.FS_XFLAG_NODEFRAG
     | fsxattr.FS_XFLAG_FILESTREAM
     | fsxattr.FS_XFLAG_COWEXTSIZE
@@ -26,10 +25,11 @@ def carry_over(
 ) -> None:
     """Give the empty target the source's owner, inode flags, project, xattrs and mode.
 
-    Flags include xfs's own, with the extent sizes that belong to them; ACLs and
-    security labels are xattrs. What the target has from its directory and the source
-    has not (a default ACL, flags) goes. The owner goes first, as quota is charged to
-    him, and the mode last, as chown(2) clears bits of it.
+    Flags include xfs's own, but not the extent-size hint, of which a reservation would
+    take more than was planned; ACLs and security labels are xattrs. What the target has
+    from its directory and the source has not (a default ACL, flags) goes. The owner
+    goes first, as quota is charged to him, and the mode last, as chown(2) clears bits
+    of it.
 
     :param directory: that both are in, open.
     :param without: names of xattrs that the target shall not have.
@@ -82,7 +82,6 @@ def _carry_fsxattr(source: int, target: int, directory: int) -> None:
     kept = made.flags & ~_CARRIED_XFLAGS
     carried = made._replace(
         flags=kept | wanted.flags & _CARRIED_XFLAGS,
-        extent_size=wanted.extent_size,
         project=wanted.project,
         cow_extent_size=wanted.cow_extent_size,
     )

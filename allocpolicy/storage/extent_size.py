@@ -17,15 +17,13 @@ HINT = 1 << 20
 def hint(fd: int) -> None:
     """Set the hint on a file that has no extent yet; nothing happens elsewhere.
 
-    A hint that the file has already, of its directory or of the disk that it replaces,
-    is somebody's choice and stays.
+    One that the file has of its directory is replaced: of a large one, a reservation
+    takes more than it says.
 
     :raises OSError: when the filesystem knows the hint and refuses it.
     """
     try:
         found = fsxattr.read(fd)
-        if found.flags & fsxattr.FS_XFLAG_EXTSIZE:
-            return
         flags = found.flags | fsxattr.FS_XFLAG_EXTSIZE
         fsxattr.write(fd, found._replace(flags=flags, extent_size=HINT))
     except OSError as error:

@@ -26,7 +26,7 @@ from allocpolicy.existing import opened
 from allocpolicy.plan import unwatched
 from allocpolicy.registry import Found, Loaded
 from allocpolicy.stamp import Choice, Stamp
-from allocpolicy.storage import fallocate
+from allocpolicy.storage import extent_size, fallocate, fsxattr
 from tests.images import MIB
 from tests.system.test_execute import HEADROOM, SIZE, Do, Theirs
 
@@ -102,6 +102,22 @@ def test_an_adopted_file_takes_on_the_attributes_of_the_disk(
     assert os.getxattr(disk, "user.note") == b"kept"
     assert "user.pool" not in os.listxattr(disk)
     assert os.listdir(disk.parent) == ["disk"]
+
+
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("hinted", ["disk", "ready"])
+def test_an_adopted_file_keeps_its_extent_size(directory: Path, hinted: str) -> None:
+    """It can't be changed of a file that has extents."""
+    disk, ready = directory / "disk", directory.parent / "ready"
+    for path in (disk, ready):
+        with path.open("wb") as file:
+            if path.name == hinted:
+                extent_size.hint(file.fileno())
+            file.write(bytes(SIZE))
+    amend(disk, Do(function=lambda target: target.adopt(ready)), mode=Mode.STAGED)
+    with disk.open("rb") as file:
+        expected = extent_size.HINT if hinted == "ready" else 0
+        assert fsxattr.read(file.fileno()).extent_size == expected
 
 
 def test_a_disk_in_place_adopts_nothing(disk: Path, ready: Path) -> None:

@@ -302,44 +302,54 @@ def test_a_rewrite_keeps_owner_mode_xattrs_acl_flags_and_project(
 
 
 @pytest.mark.filesystems("xfs")
-def test_the_flags_and_extent_sizes_of_xfs_are_kept(
-    directory: Path, base: Path
-) -> None:
-    """Also at its making: the directory's extent size is somebody's choice."""
-    with opened(directory) as fd:
-        found = fsxattr.read(fd)
-        flags = found.flags | fsxattr.FS_XFLAG_EXTSZINHERIT
-        fsxattr.write(fd, found._replace(flags=flags, extent_size=256 << 10))
+def test_the_flags_of_xfs_are_kept(directory: Path, base: Path) -> None:
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE)
     added = fsxattr.FS_XFLAG_NODEFRAG | fsxattr.FS_XFLAG_COWEXTSIZE
     with opened(disk, flags=os.O_RDWR) as fd:
         found = fsxattr.read(fd)
-        assert found.extent_size == 256 << 10
         flags = found.flags | added
         fsxattr.write(fd, found._replace(flags=flags, cow_extent_size=128 << 10))
-    with opened(directory) as fd:
-        found = fsxattr.read(fd)
-        fsxattr.write(fd, found._replace(flags=0, extent_size=0))
     assert applied(disk, *PERFORMANCE)["mode"] == "staged"
     with opened(disk) as fd:
         found = fsxattr.read(fd)
     assert found.flags & added == added
-    assert (found.extent_size, found.cow_extent_size) == (256 << 10, 128 << 10)
+    assert found.cow_extent_size == 128 << 10
+
+
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+def test_a_large_extent_size_of_the_directory_takes_nothing_more(
+    directory: Path, base: Path, format: str
+) -> None:
+    """A reservation would be rounded up to it, beyond what was planned."""
+    with opened(directory) as fd:
+        found = fsxattr.read(fd)
+        flags = found.flags | fsxattr.FS_XFLAG_EXTSZINHERIT
+        fsxattr.write(fd, found._replace(flags=flags, extent_size=16 * MIB))
+    disk = directory / "disk"
+    size = 20 * MIB
+    provision(disk, *SPACE, "--format", format, "--size", size)
+    assert size <= used(disk) < size + 2 * MIB
+    row = applied(disk, "--strategy", "none", "--thin")
+    assert row["mode"] == "staged"
+    assert used(disk) < 2 * MIB
 
 
 @ALL
 def test_a_disk_in_an_append_only_directory_is_not_replaced(
     directory: Path, base: Path
 ) -> None:
+    """Nor does it fall back: that is somebody's will, and no lack of support."""
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE)
     before = disk.read_bytes()
+    fallback = {"OS_ALLOCPOLICY__ON_UNSUPPORTED": "fallback"}
     subprocess.run(["chattr", "+a", directory], check=True)
     try:
         for more in ((), ("--dry-run",)):
-            finished = allocpolicy("apply", disk, *PERFORMANCE, *more)
-            assert finished.status == 4
+            finished = allocpolicy("apply", disk, *PERFORMANCE, *more, **fallback)
+            assert finished.status == 2
             assert "append-only" in finished.stderr
             assert len(finished.stderr.splitlines()) == 1
     finally:
@@ -485,6 +495,29 @@ def test_a_rewrite_gives_way_to_whoever_opens_the_disk(
     assert disk.read_bytes() == before
     assert disk.stat().st_ino == inode
     assert_only(directory, "disk")
+
+
+@ALL
+def test_a_hard_link_that_is_made_meanwhile_is_seen(
+    directory: Path, base: Path
+) -> None:
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE)
+    before = disk.read_bytes()
+
+    def watch(description: str, /) -> Progress:
+        def progress(*, done: int, total: int) -> None:
+            if disk.stat().st_nlink == 1:
+                os.link(disk, directory / "link")
+
+        return progress
+
+    change = Change(disk=disk, extra_specs={"allocpolicy:strategy": "performance"})
+    with pytest.raises(ImageError, match="more than one hard link"):
+        apply(change, policy=Policy(), watch=watch)
+    assert disk.read_bytes() == before
+    assert disk.samefile(directory / "link")
+    assert_only(directory, "disk", "link")
 
 
 @ALL
