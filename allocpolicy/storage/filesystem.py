@@ -196,21 +196,21 @@ def space(fd: int) -> Space:
 def settle(directory: int) -> None:
     """Let what was taken and given back reach the filesystem's books: syncfs(2).
 
-    btrfs books with the transaction.
+    btrfs books with the transaction. XFS frees the inodes of removed files in the
+    background, a clock tick later (Linux 5.14), and no system call waits for that:
+    `wait_until_still` does.
     """
     _libc.syncfs(directory)
 
 
 def wait_until_still(directory: int) -> None:
-    """Wait until what is free stays as it is, but for a second at most.
-
-    XFS frees the inodes of removed files in the background, a clock tick later (Linux
-    5.14), and no system call waits for that.
-    """
+    """Wait until what is free stays as it is, but for a second at most."""
     deadline = time.monotonic() + 1
-    before = None
-    while before != (before := space(directory).free) and time.monotonic() < deadline:
+    equal, free = 0, space(directory).free
+    while equal < 2 and time.monotonic() < deadline:
         time.sleep(_SOON)
+        before, free = free, space(directory).free
+        equal = equal + 1 if free == before else 0
 
 
 def probe(directory: Path) -> Filesystem:
