@@ -26,9 +26,9 @@ from allocpolicy.facts import (
     Observation,
     Use,
 )
-from allocpolicy.qcow2 import refcounts
+from allocpolicy.qcow2 import mapping, refcounts
 from allocpolicy.qcow2.header import Header, hindrances, read_header
-from allocpolicy.qcow2.mapping import Mapped, mapping_state
+from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.storage import (
     copy,
     extent,
@@ -206,19 +206,18 @@ def _read_raw(fd: int) -> _Content:
 
 def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
     header = known.header if known else read_header(fd, path=path)
-    mapped = known.mapped if known else None
+    mapped = known.mapped if known else mapping.mapped(fd, header, path=path)
     full_size = refcounts.full_size(
         fd,
         header,
         path=path,
         file_size=os.fstat(fd).st_size,
-        missing=mapped.missing if mapped else None,
+        missing=mapped.missing,
     )
-    state = mapped.state if mapped else mapping_state(fd, header, path=path)
     return _Content(
         virtual_size=header.virtual_size,
         full_size=full_size,
-        mapping=MappingState(state),
+        mapping=MappingState(mapped.state),
         backing_chain=backing.chain(header, fd=fd, path=path),
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,

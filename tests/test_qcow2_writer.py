@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.qcow2 import sequence, writer
 from allocpolicy.qcow2.geometry import Geometry, geometry, unmapped_refcount_blocks
-from allocpolicy.qcow2.mapping import mapping_state
+from allocpolicy.qcow2.mapping import mapped
 from allocpolicy.qcow2.tables import COPIED
 from allocpolicy.qcow2.writer import Backing
 from tests import images
@@ -124,7 +124,7 @@ def state_of(disk: Path) -> str:
     """Return the mapping by the short way that trusts plain tables."""
     fd = os.open(disk, os.O_RDONLY)
     try:
-        return mapping_state(fd, header_of(disk), path=disk)
+        return mapped(fd, header_of(disk), path=disk).state
     finally:
         os.close(fd)
 

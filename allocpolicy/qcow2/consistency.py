@@ -170,7 +170,7 @@ def _run(
     They begin inside the file, which may end inside the last.
     """
     size = header.cluster_size
-    first = int.from_bytes(os.pread(fd, geometry.TABLE_ENTRY_SIZE, offset), "big")
+    first = tables.read_entry(fd, offset)
     host = first - COPIED
     if host <= 0 or host % size or not count:
         return None

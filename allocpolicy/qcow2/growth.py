@@ -217,8 +217,7 @@ def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
         return 0, 0
     width = plan.size // header.l2_entries
     column = (plan.old.clusters - 1) % header.l2_entries
-    raw = os.pread(fd, TABLE_ENTRY_SIZE, plan.last_l2 + column * width)
-    entry = int.from_bytes(raw, "big")
+    entry = tables.read_entry(fd, plan.last_l2 + column * width)
     host, length = entry & tables.OFFSET, plan.size - inside
     if entry & tables.COMPRESSED:
         offset = header.virtual_size - inside

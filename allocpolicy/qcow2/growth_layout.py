@@ -166,8 +166,7 @@ def _last_l2(fd: int, header: Header, old: Span, *, path: Path) -> int:
     if not old.l1_entries:
         return 0
     index = old.l1_entries - 1
-    raw = os.pread(fd, TABLE_ENTRY_SIZE, header.l1_offset + index * TABLE_ENTRY_SIZE)
-    entry = int.from_bytes(raw, "big")
+    entry = tables.read_entry(fd, header.l1_offset + index * TABLE_ENTRY_SIZE)
     offset = entry & tables.OFFSET
     end = os.fstat(fd).st_size - header.cluster_size
     wrong = entry != offset | tables.COPIED or not 0 < offset <= end

@@ -88,14 +88,20 @@ class Tally:
         return Mapped(state=state, missing=missing)
 
 
-def mapping_state(fd: int, header: Header, *, path: Path) -> State:
-    """Return how much of the virtual size is mapped.
+def mapped(fd: int, header: Header, *, path: Path) -> Mapped:
+    """Return how much of the virtual size is mapped, and what is missing.
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
     if is_linear(fd, header):
-        return "full"
-    return summarise_mapping(fd, header, path=path).state
+        return Mapped(state="full", missing=0)
+    l2 = tables.read_l2_tables(fd, header, path=path)
+    tally = Tally(header, l2)
+    if l2 is not None:
+        for batch in tables.read_batches(fd, header, l2, path=path):
+            forget_beyond_virtual_size(batch)
+            tally.add(batch.used())
+    return tally.mapped
 
 
 def summarise_mapping(fd: int, header: Header, *, path: Path) -> MappingSummary:
@@ -129,7 +135,7 @@ def is_linear(fd: int, header: Header) -> bool:
     import takes longer than reading the tables of 1 TiB. False means: look closer.
     """
     size = header.cluster_size
-    first = _first_entry(fd, header.l1_offset)
+    first = tables.read_entry(fd, header.l1_offset)
     if not _is_linear_table(
         fd, header.l1_offset, count=header.needed_l1_entries, size=size
     ):
@@ -147,7 +153,7 @@ def _is_linear_table(
     fd: int, offset: int, *, count: int, size: int, width: int = TABLE_ENTRY_SIZE
 ) -> bool:
     """Return whether the entries are of ``count`` clusters that follow one another."""
-    first = _first_entry(fd, offset)
+    first = tables.read_entry(fd, offset)
     host = first & tables.OFFSET
     if first != host | tables.COPIED or not host or host % size:
         return False
@@ -158,10 +164,6 @@ def _is_linear_table(
             return False
         offset += len(found)
     return True
-
-
-def _first_entry(fd: int, offset: int) -> int:
-    return int.from_bytes(os.pread(fd, TABLE_ENTRY_SIZE, offset), "big")
 
 
 def forget_beyond_virtual_size(batch: Batch) -> bool:

@@ -48,13 +48,13 @@ def full_size(
     requests may skip of them. Snapshots' clusters are not the guest's to overwrite. An
     image that is wholly mapped needs no more; where that is plain, numpy isn't needed.
 
-    :param missing: what `missing_clusters` says, if that is known.
+    :param missing: what `mapping.mapped` says is missing, if that is known.
     :raises ImageError: when a table is malformed or cut short.
     """
     size = header.cluster_size
     present = -(-file_size // size)
     if missing is None:
-        missing = missing_clusters(fd, header, path=path)
+        missing = mapping.mapped(fd, header, path=path).missing
     if missing:
         table = tables.read_refcount_table(fd, header, path=path)
         usage = _usage(fd, header, table, path=path)
@@ -73,25 +73,6 @@ def used_end(
     first = start // refcounts_per_block(header)
     usage = _usage(fd, header, table, first=first, path=path)
     return max(start, usage.end)
-
-
-def missing_clusters(fd: int, header: Header, *, path: Path) -> int:
-    """Return how many clusters the guest's writes allocate, refcount blocks left out.
-
-    Those are the L2 tables and data clusters that aren't there, are compressed, or are
-    shared with a snapshot.
-
-    :raises ImageError: when the L1 is malformed or a table is cut short.
-    """
-    if mapping.is_linear(fd, header):
-        return 0
-    l2 = tables.read_l2_tables(fd, header, path=path)
-    tally = mapping.Tally(header, l2)
-    if l2 is not None and not header.has_external_data_file:
-        for batch in tables.read_batches(fd, header, l2, path=path):
-            mapping.forget_beyond_virtual_size(batch)
-            tally.add(batch.used())
-    return tally.mapped.missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,11 @@ class L2Tables:
         )
 
 
+def read_entry(fd: int, offset: int) -> int:
+    """Return the table entry at a host offset; 0 behind the file's end."""
+    return int.from_bytes(os.pread(fd, geometry.TABLE_ENTRY_SIZE, offset), "big")
+
+
 def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
     """Return the L2 tables, aligned, inside the file and all different; None if none.
 
