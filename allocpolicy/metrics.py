@@ -122,7 +122,7 @@ def _escape(value: str) -> str:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    name = path.parent / f"{staging.PREFIX}{os.urandom(8).hex()}{staging.SUFFIX}"
+    name = path.parent / staging.temporary_name()
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
     fd = os.open(name, flags, MODE)
     try:

@@ -91,10 +91,7 @@ def _listed(directory: str) -> Iterator[tuple[str, bool]]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield entry.path, True
-            elif entry.is_file(follow_symlinks=False) and not _is_ours(entry.name):
+            elif staging.is_temporary(entry.name):  # a disk that is being made
+                continue
+            elif entry.is_file(follow_symlinks=False):
                 yield entry.path, False
-
-
-def _is_ours(name: str) -> bool:
-    """Return whether it is what a staged disk is called where it must have a name."""
-    return name.startswith(staging.PREFIX) and name.endswith(staging.SUFFIX)

@@ -129,7 +129,7 @@ def _exchange(directory: int) -> None:
 
 @contextlib.contextmanager
 def _temporary_name(directory: int) -> Iterator[str]:
-    name = f"{staging.PREFIX}{os.urandom(8).hex()}{staging.SUFFIX}"
+    name = staging.temporary_name()
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
     fd = os.open(name, flags, staging.PRIVATE, dir_fd=directory)
     try:

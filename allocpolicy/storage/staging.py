@@ -25,7 +25,7 @@ from allocpolicy.errors import (
 from allocpolicy.storage import directories, lease, rename
 from allocpolicy.storage.failure import explained
 
-PREFIX, SUFFIX = ".allocpolicy-", ".tmp"
+_PREFIX, _SUFFIX = ".allocpolicy-", ".tmp"
 # O_TMPFILE is missing: EOPNOTSUPP by the filesystem, EISDIR by a kernel before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
 PRIVATE = 0o600
@@ -39,6 +39,16 @@ _DIRECTORY_PROBLEMS = {
     errno.EPERM: "no permission to write in the directory",
     errno.EROFS: "the filesystem is mounted read-only",
 }
+
+
+def temporary_name() -> str:
+    """Return a name that `sweep` removes once nobody holds a lock on its file."""
+    return f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether it is such a name."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 class Staged:
@@ -63,7 +73,7 @@ class Staged:
     def _open_named(self) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
         while True:
-            name = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
+            name = temporary_name()
             fd = os.open(name, flags, PRIVATE, dir_fd=self.directory_fd)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:  # else a sweep came between open and lock
@@ -78,7 +88,7 @@ class Staged:
         :raises Unsupported: when it is on another filesystem.
         """
         fd = _lock_ready_made(path)
-        name = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
+        name = temporary_name()
         try:
             os.rename(path, name, dst_dir_fd=self.directory_fd)
             if not _same_file(fd, name, self.directory_fd):
@@ -145,7 +155,7 @@ class Staged:
         if self._temporary is None:
             fcntl.flock(self.fd, fcntl.LOCK_EX)
             # Noted before it is there: Ctrl-C may come between.
-            self._temporary = f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
+            self._temporary = temporary_name()
             self._link(f"/proc/self/fd/{self.fd}", self._temporary)
         return self._temporary
 
@@ -208,11 +218,7 @@ def create(directory: Path) -> Iterator[Staged]:
 def sweep(directory: Path) -> None:
     """Remove temporary names in the directory whose makers are gone."""
     with os.scandir(directory) as entries:
-        found = [
-            entry
-            for entry in entries
-            if entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)
-        ]
+        found = [entry for entry in entries if is_temporary(entry.name)]
     leased = lease.leased_inodes() if found else frozenset()
     for entry in found:
         # A disk that is being exchanged: opening it would break its maker's lease.
