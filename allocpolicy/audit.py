@@ -21,7 +21,7 @@ from allocpolicy.judgement import Judge
 from allocpolicy.plan import Watcher, unwatched
 from allocpolicy.sighting import Observer, Sighting
 from allocpolicy.stamp import Choice
-from allocpolicy.storage import filesystem
+from allocpolicy.storage import directories, filesystem
 from allocpolicy.storage.filesystem import Identity
 from allocpolicy.strategy import Judgement, Verdict
 from allocpolicy.walk import Walk, walk
@@ -155,15 +155,15 @@ class _Books:
         self, seen: Iterable[Sighting], *, disk_directories: tuple[Path, ...]
     ) -> None:
         self._identities: dict[int, Identity] = {}
-        directories: dict[str, set[Path]] = defaultdict(set)
+        parents: dict[str, set[Path]] = defaultdict(set)
         observed: dict[tuple[int, int], Observation] = {}
         for one in seen:
             if one.inode and one.stamp and one.observed:
                 observed[one.inode] = one.observed
             if (identity := self._identity(one)) is not None:
-                directories[identity.key].add(one.path.parent)
+                parents[identity.key].add(one.path.parent)
         self._accounts: dict[str, Account] = {}
-        for key, found in directories.items():
+        for key, found in parents.items():
             with suppress(OSError):  # it is gone by now, or may not be read
                 first, *others = sorted(found)
                 self._accounts[key] = account.take(
@@ -200,8 +200,6 @@ class _Books:
 
 
 def _identify(directory: Path) -> Identity:
-    fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)  # it may not be readable
-    try:
+    # O_PATH: it may not be readable.
+    with directories.opened(directory, flags=os.O_PATH) as fd:
         return filesystem.identify(fd)
-    finally:
-        os.close(fd)

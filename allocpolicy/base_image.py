@@ -27,7 +27,7 @@ from allocpolicy.facts import BaseImage, DiskFormat
 from allocpolicy.qcow2 import content, geometry, mapping
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.content import Kind, Run
-from allocpolicy.qcow2.header import check_base, read_header
+from allocpolicy.qcow2.header import Header, check_base, read_header
 from allocpolicy.storage import copy, qemu_lock
 
 if TYPE_CHECKING:
@@ -194,11 +194,11 @@ def refuse_if_changed(image: SourceImage | BaseImage) -> None:
         raise ImageError(image.path, reason) from error
     if not os.path.samestat(named, os.fstat(image.fd)):
         raise ImageError(image.path, "it was replaced while it was read; try again")
-    _refuse_if_busy(image.fd, image.path)
+    refuse_if_busy(image.fd, image.path)
 
 
 def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
-    _refuse_if_busy(fd, path)
+    refuse_if_busy(fd, path)
     opened = identity(fd)
     inspector = _inspect(fd, path)
     found = "raw" if inspector is None else str(inspector)
@@ -229,7 +229,11 @@ def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
     )
 
 
-def _refuse_if_busy(fd: int, path: Path) -> None:
+def refuse_if_busy(fd: int, path: Path) -> None:
+    """Check that no QEMU process writes to the open image.
+
+    :raises ImageError: when one has it open for writing.
+    """
     if qemu_lock.held_for_writing(fd):
         raise ImageError(path, "a QEMU process has it open for writing; stop it first")
 
@@ -309,10 +313,20 @@ def _measure_raw(fd: int) -> tuple[int, int]:
 def _check_qcow2(fd: int, path: Path) -> tuple[int, int, bool]:
     header = read_header(fd, path=path)
     check_base(header, path=path)
+    return header.virtual_size, *measure_qcow2(fd, header, path=path)
+
+
+def measure_qcow2(fd: int, header: Header, *, path: Path) -> tuple[int, bool]:
+    """Check the tables; return the most data bytes of its own, and whether it is plain.
+
+    Plain: data lies in the file as the guest reads it, whole clusters of it.
+
+    :raises ImageError: when a table or an entry is malformed.
+    """
     check_tables(fd, header, path=path)
     summary = mapping.summarise_mapping(fd, header, path=path)
     plain = not summary.compressed_clusters and not header.extended_l2
-    return header.virtual_size, summary.data_bytes, plain
+    return summary.data_bytes, plain
 
 
 def _check_foreign(inspector: FileInspector | None, fd: int, path: Path) -> int:

@@ -15,10 +15,8 @@ from allocpolicy import base_image, image_file
 from allocpolicy.errors import ImageError
 from allocpolicy.existing import Disk
 from allocpolicy.facts import BaseImage, DiskFormat
-from allocpolicy.qcow2 import mapping
-from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import Header, hindrances, read_header
-from allocpolicy.storage import copy, qemu_lock
+from allocpolicy.storage import copy
 
 
 @contextlib.contextmanager
@@ -67,17 +65,15 @@ def _layer(
     header = read_header(fd, path=path)
     if found := ", ".join(hindrances(header)):
         raise ImageError(path, f"it can't be copied as it is: {found}")
-    check_tables(fd, header, path=path)
-    summary = mapping.summarise_mapping(fd, header, path=path)
+    data_bytes, plain = base_image.measure_qcow2(fd, header, path=path)
     below = _open_below(header, path=path, stack=stack, above=(*above, inode))
-    plain = not summary.compressed_clusters and not header.extended_l2
     return _image(
         fd,
         path=path,
         format=format,
         virtual_size=header.virtual_size,
         data_bytes=min(
-            summary.data_bytes + (below.data_bytes if below else 0),
+            data_bytes + (below.data_bytes if below else 0),
             header.virtual_size,
         ),
         plain=plain and (below is None or below.plain),
@@ -103,9 +99,7 @@ def _open_below(
         )
         raise ImageError(path, reason)
     resolved, fd = stack.enter_context(image_file.opened(named))
-    if qemu_lock.held_for_writing(fd):
-        reason = "a QEMU process has it open for writing; stop it first"
-        raise ImageError(resolved, reason)
+    base_image.refuse_if_busy(fd, resolved)
     return _layer(
         fd,
         path=resolved,

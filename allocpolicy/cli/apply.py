@@ -8,13 +8,14 @@ from pathlib import Path
 from allocpolicy.cli import progress
 from allocpolicy.cli.command import (
     Lister,
+    add_disk_format,
     add_flavor_options,
     chosen_flavor,
+    disk_format,
     given_extra_specs,
     lines,
 )
 from allocpolicy.errors import Error
-from allocpolicy.facts import DiskFormat
 from allocpolicy.reallocate import Change, apply
 from allocpolicy.report import Report
 from allocpolicy.strategy import DiskRole
@@ -80,21 +81,6 @@ class Apply(Lister):
                 except Error as error:
                     self.fail(error)
         return COLUMNS, rows
-
-
-def add_disk_format(parser: argparse.ArgumentParser) -> None:
-    """Add the format of a disk that has no stamp to say it."""
-    parser.add_argument(
-        "--format",
-        dest="disk_format",
-        choices=[str(one) for one in DiskFormat],
-        help="the disk's format, which a stamp says; it is never found by content",
-    )
-
-
-def disk_format(arguments: argparse.Namespace) -> DiskFormat | None:
-    """Return the format that the arguments say, or None."""
-    return DiskFormat(arguments.disk_format) if arguments.disk_format else None
 
 
 def _row(report: Report) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from cliff.show import ShowOne as CliffShowOne
 from allocpolicy import config_places, extra_specs, flavors
 from allocpolicy.cli.program import INTERRUPTED
 from allocpolicy.errors import Error, ExtraSpecError, InvalidRequest
+from allocpolicy.facts import DiskFormat
 from allocpolicy.flavors import Flavor
 from allocpolicy.policy import Policy
 from allocpolicy.resolve import Selection, resolve
@@ -68,6 +69,16 @@ def add_flavor_options(parser: argparse.ArgumentParser) -> None:
         choices=[str(role) for role in DiskRole],
         default=str(DiskRole.ROOT),
         help="which disk of the instance it is (default: %(default)s)",
+    )
+
+
+def add_disk_format(parser: argparse.ArgumentParser) -> None:
+    """Add the format of a disk that has no stamp to say it."""
+    parser.add_argument(
+        "--format",
+        dest="disk_format",
+        choices=[str(one) for one in DiskFormat],
+        help="the disk's format, which a stamp says; it is never found by content",
     )
 
 
@@ -184,6 +195,11 @@ def chosen_flavor(arguments: argparse.Namespace) -> Flavor | None:
     if arguments.flavors is None:
         raise InvalidRequest("--flavor needs --flavors FILE")
     return flavors.flavor(arguments.flavors, name=arguments.flavor)
+
+
+def disk_format(arguments: argparse.Namespace) -> DiskFormat | None:
+    """Return the format that the arguments say, or None."""
+    return DiskFormat(arguments.disk_format) if arguments.disk_format else None
 
 
 def given_extra_specs(arguments: argparse.Namespace) -> dict[str, str]:

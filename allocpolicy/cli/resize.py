@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from allocpolicy.cli import progress, size
-from allocpolicy.cli.apply import add_disk_format, disk_format
 from allocpolicy.cli.command import (
     ShowOne,
+    add_disk_format,
     add_flavor_options,
     chosen_flavor,
+    disk_format,
     given_extra_specs,
 )
 from allocpolicy.cli.report import shown
