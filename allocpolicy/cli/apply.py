@@ -65,14 +65,16 @@ class Apply(Lister):
     ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         """Apply the policy to each disk in turn."""
         policy, rows = self.policy(parsed_args), []
+        flavor = chosen_flavor(parsed_args)
+        extra_specs = given_extra_specs(parsed_args)
         with progress.shown() as watch:
             for disk in parsed_args.disks:
                 change = Change(
                     disk=disk,
                     format=disk_format(parsed_args),
                     disk_role=DiskRole(parsed_args.disk),
-                    flavor=chosen_flavor(parsed_args),
-                    extra_specs=given_extra_specs(parsed_args),
+                    flavor=flavor,
+                    extra_specs=extra_specs,
                     allow_thin=parsed_args.thin,
                     dry_run=parsed_args.dry_run,
                 )
