@@ -30,17 +30,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-
-def format_size(size: int) -> str:
-    """Return a byte count for people: exact bytes, and binary units above 1 KiB."""
-    if size < 1024:
-        return f"{size} bytes"
-    value = float(size)
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        value /= 1024
-        if value < 1024 or unit == "PiB":
-            break
-    return f"{value:.1f} {unit} ({size} bytes)"
+from allocpolicy.wording import format_size
 
 
 class Error(Exception):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace, Unsupported
-from allocpolicy.plan import Progress
+from allocpolicy.progress import Progress
 from allocpolicy.storage.failure import explained, free_bytes
 
 PROGRAM = "qemu-img"

@@ -1,59 +1,23 @@
-"""JSON Schemas (draft 2020-12): the packaged ones, and those of strategies' options.
+"""JSON Schemas (draft 2020-12): the packaged ones, and what is wrong with data.
 
-An options schema is an object whose properties each have a ``default`` and one of the
-types in `TYPES`; extra specs give strings, which are converted by that type. jsonschema
-is imported only when something has to be validated.
+jsonschema is imported only when something has to be validated.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SCHEMAS = "allocpolicy_schemas"
-TYPES = ("integer", "number", "boolean", "string", "array")
 
-# The words of oslo.utils' strutils.bool_from_string(strict=True), less their initials.
-_TRUE = ("true", "yes", "on", "1")
-_FALSE = ("false", "no", "off", "0")
 
-_OPTION_NAME = re.compile(r"[a-z0-9_-]+")
 _MESSAGE_LIMIT = 200
 
 
 class Invalid(ValueError):
     """Data does not keep to its schema: one line, which the caller gives a context."""
-
-
-class OptionError(ValueError):
-    """An option is unknown or has a bad value: ``(option, value, reason)``.
-
-    `resolve` turns it into an ExtraSpecError, which knows the key.
-    """
-
-    def __init__(self, option: str, value: str, reason: str) -> None:
-        super().__init__(option, value, reason)
-        self.option = option
-        self.value = value
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"option {self.option} = {self.value!r}: {self.reason}"
-
-
-def choices(words: Iterable[str], *, nearest_to: str) -> str:
-    """Return ``allowed: a, b``, with ``; did you mean 'b'?`` when one is near."""
-    listed = tuple(words)
-    near = difflib.get_close_matches(nearest_to, listed, n=1)
-    near = near or [
-        word for word in listed if nearest_to and word.startswith(nearest_to)
-    ]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"allowed: {', '.join(listed) or 'nothing'}{hint}"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -67,218 +31,12 @@ def load(name: str) -> dict[str, Any]:
 
 def validate(instance: object, *, schema: Mapping[str, object]) -> list[str]:
     """Return what is wrong with ``instance``, one line each with its JSON path."""
-    errors = sorted(_errors(instance, schema=schema), key=lambda e: _place(e.path))
-    return [f"{_place(error.path)}: {_message(error)}" for error in errors]
+    found = sorted(errors(instance, schema=schema), key=lambda e: place(e.path))
+    return [f"{place(error.path)}: {message(error)}" for error in found]
 
 
-def check_options_schema(options_schema: object) -> None:
-    """Check that a strategy's options schema is one that options can be converted by.
-
-    :raises Invalid: saying in one line what is wrong with it.
-    """
-    if not isinstance(options_schema, Mapping):
-        raise Invalid("options_schema is not a mapping")
-    if options_schema.get("type") != "object":
-        raise Invalid('options_schema is not of "type": "object"')
-    properties = options_schema.get("properties")
-    if not isinstance(properties, Mapping):
-        raise Invalid('options_schema has no mapping "properties"')
-    for name, option in properties.items():
-        _check_option(name, option)
-    if not _is_plain(options_schema):
-        _check_with_jsonschema(options_schema)
-
-
-def convert_options(
-    raw: Mapping[str, str], *, options_schema: Mapping[str, Any]
-) -> dict[str, object]:
-    """Return every option's value: ``raw`` converted by its type, else the default.
-
-    :raises OptionError: for an unknown option or a bad value, with what is allowed.
-    """
-    properties: Mapping[str, Any] = options_schema["properties"]
-    for name, value in raw.items():
-        if name not in properties:
-            reason = f"there is no such option; {choices(properties, nearest_to=name)}"
-            raise OptionError(name, value, reason)
-    options: dict[str, object] = {
-        name: _convert(name, raw[name], option=option)
-        if name in raw
-        else copy.copy(option["default"])
-        for name, option in properties.items()
-    }
-    if raw:
-        _check_options(options, raw=raw, options_schema=options_schema)
-    return options
-
-
-def complete_options(
-    options: Mapping[str, object], *, options_schema: Mapping[str, Any]
-) -> dict[str, object]:
-    """Return every option's value: that of ``options``, else the default.
-
-    :raises Invalid: when the schema does not take them.
-    """
-    properties: Mapping[str, Any] = options_schema["properties"]
-    defaults = {
-        name: copy.copy(option["default"]) for name, option in properties.items()
-    }
-    complete = defaults | dict(options)
-    if complete != defaults and not _is_plainly_valid(complete, properties):
-        problems = validate(complete, schema=options_schema)
-        if problems:
-            raise Invalid(problems[0])
-    return complete
-
-
-def _is_plainly_valid(
-    options: Mapping[str, object], properties: Mapping[str, Any]
-) -> bool:
-    """Whether options are sure to be valid: each is one of an enumeration."""
-    return options.keys() <= properties.keys() and all(
-        _is_plain_option(properties[name]) and value in properties[name].get("enum", ())
-        for name, value in options.items()
-    )
-
-
-def describe_option(option: Mapping[str, Any]) -> str:
-    """Return in words what values an option takes, as an extra spec writes them."""
-    if "enum" in option:
-        return f"one of {', '.join(map(_as_written, option['enum']))}"
-    words = {
-        "integer": "an integer",
-        "number": "a number",
-        "boolean": f"one of {', '.join(_TRUE + _FALSE)}",
-        "string": "a string",
-        "array": "strings, separated by commas",
-    }[option["type"]]
-    if "minimum" in option:
-        words += f", at least {option['minimum']}"
-    if "maximum" in option:
-        words += f", at most {option['maximum']}"
-    return words
-
-
-def _check_option(name: object, option: object) -> None:
-    if not isinstance(name, str) or not _OPTION_NAME.fullmatch(name):
-        raise Invalid(f"options_schema: {name!r} is not made of a-z, 0-9, _ and -")
-    if not isinstance(option, Mapping):
-        raise Invalid(f"options_schema: option {name!r} is not a mapping")
-    if option.get("type") not in TYPES:
-        known = ", ".join(TYPES)
-        raise Invalid(f"options_schema: the type of option {name!r} is not in {known}")
-    if "default" not in option:
-        raise Invalid(f"options_schema: option {name!r} has no default")
-
-
-def _is_plain(options_schema: Mapping[str, Any]) -> bool:
-    """Whether it is sure to be valid: strings and enumerations, as bundled ones are."""
-    return (
-        options_schema.keys() <= {"type", "properties", "additionalProperties"}
-        and isinstance(options_schema.get("additionalProperties", False), bool)
-        and all(map(_is_plain_option, options_schema["properties"].values()))
-    )
-
-
-def _is_plain_option(option: Mapping[str, Any]) -> bool:
-    words = option.get("enum", [option["default"]])
-    return (
-        option.keys() <= {"type", "description", "default", "enum"}
-        and option["type"] == "string"
-        and isinstance(option.get("description", ""), str)
-        and isinstance(words, list)
-        and all(isinstance(word, str) for word in words)
-        and option["default"] in words
-    )
-
-
-def _check_with_jsonschema(options_schema: Mapping[str, Any]) -> None:
-    import jsonschema
-    import referencing.exceptions
-
-    schema = dict(options_schema)
-    defaults = {name: o["default"] for name, o in schema["properties"].items()}
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-        problems = validate(defaults, schema=schema)
-    except jsonschema.SchemaError as error:
-        place = _place(error.path)
-        raise Invalid(f"options_schema: {place}: {_message(error)}") from error
-    except (referencing.exceptions.Unresolvable, re.error) as error:
-        raise Invalid(f"options_schema: {_shorten(str(error))}") from error
-    if problems:
-        raise Invalid(f"options_schema: the defaults are not valid: {problems[0]}")
-
-
-def _check_options(
-    options: Mapping[str, object],
-    *,
-    raw: Mapping[str, str],
-    options_schema: Mapping[str, Any],
-) -> None:
-    for error in _errors(dict(options), schema=options_schema):
-        at = str(error.path[0]) if error.path else ""
-        name = at if at in raw else next(iter(raw))
-        reason = _message(error)
-        if at in raw:
-            reason = f"must be {describe_option(options_schema['properties'][at])}"
-            if error.validator == "enum":
-                words = map(_as_written, error.validator_value)
-                reason = choices(words, nearest_to=raw[at])
-            elif error.validator not in ("type", "minimum", "maximum"):
-                reason = f"{reason}: {_message(error)}"
-        raise OptionError(name, raw[name], reason)
-
-
-def _convert(name: str, text: str, *, option: Mapping[str, Any]) -> object:
-    try:
-        return _CONVERTERS[option["type"]](text)
-    except ValueError as error:
-        reason = f"must be {describe_option(option)}"
-        raise OptionError(name, text, reason) from error
-
-
-def _integer(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,40}", text):
-        raise ValueError(text)
-    return int(text)
-
-
-def _number(text: str) -> float:
-    if not re.fullmatch(
-        r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?", text
-    ):
-        raise ValueError(text)
-    return float(text)
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in _TRUE + _FALSE:
-        raise ValueError(text)
-    return text.lower() in _TRUE
-
-
-def _array(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")] if text.strip() else []
-    if "" in words:
-        raise ValueError(text)
-    return words
-
-
-_CONVERTERS: Mapping[str, Callable[[str], object]] = {
-    "integer": _integer,
-    "number": _number,
-    "boolean": _boolean,
-    "string": str,
-    "array": _array,
-}
-
-
-def _as_written(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _errors(instance: object, *, schema: Mapping[str, object]) -> Iterable[Any]:
+def errors(instance: object, *, schema: Mapping[str, object]) -> Iterable[Any]:
+    """Yield jsonschema's errors of ``instance``."""
     import jsonschema
     import referencing
 
@@ -289,25 +47,27 @@ def _errors(instance: object, *, schema: Mapping[str, object]) -> Iterable[Any]:
     return validator.iter_errors(instance)
 
 
-def _place(path: Iterable[str | int]) -> str:
+def place(path: Iterable[str | int]) -> str:
     """Return a JSON path (RFC 9535)."""
-    place = "$"
+    text = "$"
     for part in path:
         if isinstance(part, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part):
-            place += f".{part}"
+            text += f".{part}"
         else:
-            place += f"[{part!r}]"
-    return place
+            text += f"[{part!r}]"
+    return text
 
 
-def _message(error: Any) -> str:
-    message: str = error.message
+def message(error: Any) -> str:
+    """Return one of jsonschema's errors in one short line."""
+    text: str = error.message
     if error.validator == "type" and error.validator_value == "string":
         value = json.dumps(error.instance, default=str)
-        message = f"{_shorten(value)} is not a string: put it in quotes"
-    return _shorten(message)
+        text = f"{shorten(value)} is not a string: put it in quotes"
+    return shorten(text)
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return the text in one line, cut where it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _MESSAGE_LIMIT else f"{line[:_MESSAGE_LIMIT]} …"

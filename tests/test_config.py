@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from oslo_config import cfg
 
-from allocpolicy import config, config_places
+from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ConfigError
-from allocpolicy.policy import Policy
+from allocpolicy.resolve import config, config_places
 
 Write = Callable[[str], Path]
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocpolicy import extra_specs
+from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import ExtraSpecError
-from allocpolicy.extra_specs import OptionSpec, StrategySpec
-from allocpolicy.strategy import DiskRole
+from allocpolicy.resolve import extra_specs
+from allocpolicy.resolve.extra_specs import OptionSpec, StrategySpec
 
 WORDS = st.from_regex(r"[a-z0-9_-]+", fullmatch=True)
 STRATEGIES = WORDS.filter(lambda word: word != "strategy")

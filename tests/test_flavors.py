@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocpolicy import flavors
 from allocpolicy.errors import FlavorError
+from allocpolicy.resolve import flavors
 
 Write = Callable[..., Path]
 

@@ -15,10 +15,10 @@ from allocpolicy import (
     Judgement,
     MappingState,
     Observation,
-    registry,
 )
-from allocpolicy.judgement import Judge
-from allocpolicy.stamp import Choice
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.registry import installed
+from allocpolicy.registry.judge import Judge
 
 RESERVED = Observation(
     format=DiskFormat.RAW,
@@ -77,7 +77,7 @@ def test_what_cannot_be_asked_is_unverifiable_and_says_why(
     assert judge.attachment(made, RESERVED) is None
 
 
-@pytest.mark.parametrize("strategy", registry.names())
+@pytest.mark.parametrize("strategy", installed.names())
 def test_a_chain_that_ends_too_early_is_a_drift(strategy: str) -> None:
     """Whatever the strategy: without it the guest can't even read."""
     missing = BackingFile(path=Path("/d/base"), format="raw", problem="it is gone")
@@ -87,7 +87,7 @@ def test_a_chain_that_ends_too_early_is_a_drift(strategy: str) -> None:
     assert "/d/base: it is gone" in verdict.reason
 
 
-@pytest.mark.parametrize("strategy", registry.names())
+@pytest.mark.parametrize("strategy", installed.names())
 def test_every_installed_strategy_can_be_asked(strategy: str) -> None:
     judge = Judge()
     assert judge.attachment(choice(strategy), RESERVED) is not None

@@ -22,11 +22,11 @@ from allocpolicy import (
     MappingState,
     Observation,
     Verdict,
-    metrics,
 )
-from allocpolicy.account import Account
-from allocpolicy.audit import Audit, Row, Storage
 from allocpolicy.errors import DestinationError
+from allocpolicy.observe.account import Account
+from allocpolicy.report import metrics
+from allocpolicy.report.audit import Audit, Row, Storage
 
 OBSERVED = Observation(
     format=DiskFormat.RAW,

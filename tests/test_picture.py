@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocpolicy import picture
-from allocpolicy.picture import Strip
+from allocpolicy.observe import picture
+from allocpolicy.observe.picture import Strip
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import geometry
 from allocpolicy.qcow2.header import read_header

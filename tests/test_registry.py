@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import registry
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
+from allocpolicy.registry import installed
 
 GOOD = """
-from allocpolicy.strategy import Strategy
+from allocpolicy.contract.strategy import Strategy
 
 class Good(Strategy):
     summary = "Does no harm."
@@ -41,7 +41,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         dist_info.mkdir(parents=True)
         (site / f"{module}.py").write_text(code)
         (dist_info / "METADATA").write_text(f"Name: {module}\nVersion: 1.5\n")
-        lines = [f"[{registry.GROUP}]", *entry_points]
+        lines = [f"[{installed.GROUP}]", *entry_points]
         (dist_info / "entry_points.txt").write_text("\n".join(lines))
         monkeypatch.syspath_prepend(str(site))
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -51,7 +51,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def failure(name: str) -> StrategyFailed:
     with pytest.raises(StrategyFailed) as raised:
-        registry.load(name)
+        installed.load(name)
     assert "\n" not in str(raised.value)
     return raised.value
 
@@ -59,28 +59,28 @@ def failure(name: str) -> StrategyFailed:
 def test_strategy_is_found_and_loaded(install: Install) -> None:
     """An entry point of an installed distribution is a strategy."""
     install("acme", "brisk = acme:Good")
-    loaded = registry.load("brisk")
-    assert loaded.found == registry.Found(
+    loaded = installed.load("brisk")
+    assert loaded.found == installed.Found(
         name="brisk", target="acme:Good", distribution="acme", version="1.5"
     )
     assert loaded.strategy.summary == "Does no harm."
-    assert "brisk" in registry.names()
+    assert "brisk" in installed.names()
 
 
 def test_discovery_is_sorted(install: Install) -> None:
     """The order of installation doesn't show."""
     install("acme", "zeta = acme:Good", "beta = acme:Good")
     install("wonka", "alpha = wonka:Good")
-    found = registry.find_all()
+    found = installed.find_all()
     assert list(found) == sorted(found, key=lambda one: one.name)
-    assert {"alpha", "beta", "zeta"} <= set(registry.names())
+    assert {"alpha", "beta", "zeta"} <= set(installed.names())
 
 
 def test_unknown_strategy_is_told_the_nearest(install: Install) -> None:
     """The refusal lists what is installed."""
     install("acme", "brisk = acme:Good")
     with pytest.raises(StrategyNotFound) as raised:
-        registry.find("brsk")
+        installed.find("brsk")
     assert "did you mean 'brisk'?" in str(raised.value)
 
 
@@ -89,17 +89,17 @@ def test_duplicates_are_refused_with_both_owners(install: Install) -> None:
     install("acme", "brisk = acme:Good", "calm = acme:Good")
     install("wonka", "brisk = wonka:Good")
     with pytest.raises(DuplicateStrategy) as raised:
-        registry.load("brisk")
+        installed.load("brisk")
     assert raised.value.owners == ("acme 1.5 (acme:Good)", "wonka 1.5 (wonka:Good)")
-    assert registry.load("calm").found.distribution == "acme"
-    assert registry.names().count("brisk") == 1
+    assert installed.load("calm").found.distribution == "acme"
+    assert installed.names().count("brisk") == 1
 
 
 def test_duplicates_of_one_owner_are_refused(install: Install) -> None:
     """Whoever owns them: also when one distribution claims a name twice."""
     install("acme", "brisk = acme:Good", "brisk = acme:Other")
     with pytest.raises(DuplicateStrategy, match=r"acme:Good.* and .*acme:Other"):
-        registry.find("brisk")
+        installed.find("brisk")
 
 
 def test_broken_strategy_harms_nobody_else(
@@ -109,8 +109,8 @@ def test_broken_strategy_harms_nobody_else(
     caplog.set_level(logging.WARNING)
     install("broken", "bad = broken:Good", code="raise SystemError('imported')")
     install("acme", "brisk = acme:Good")
-    assert registry.load("brisk").found.name == "brisk"
-    assert "bad" in registry.names()
+    assert installed.load("brisk").found.name == "brisk"
+    assert "bad" in installed.names()
     assert not caplog.records
 
 
@@ -179,17 +179,17 @@ def test_name_must_fit_the_grammar_of_keys(install: Install, name: str) -> None:
 def test_reinstallation_is_seen_at_once(install: Install, tmp_path: Path) -> None:
     """As installers do it: the metadata directory is removed and made again."""
     install("acme", "brisk = acme:Good")
-    assert registry.load("brisk").found.name == "brisk"
+    assert installed.load("brisk").found.name == "brisk"
     metadata = tmp_path / "acme" / "acme-1.5.dist-info"
     kept = metadata.rename(metadata.with_name("kept"))
     metadata.mkdir()
     (metadata / "METADATA").write_bytes((kept / "METADATA").read_bytes())
     (metadata / "entry_points.txt").write_text(
-        f"[{registry.GROUP}]\ncalm = acme:Good\n"
+        f"[{installed.GROUP}]\ncalm = acme:Good\n"
     )
-    assert registry.load("calm").found.name == "calm"
+    assert installed.load("calm").found.name == "calm"
     with pytest.raises(StrategyNotFound):
-        registry.find("brisk")
+        installed.find("brisk")
 
 
 def test_distribution_without_metadata_is_unknown(
@@ -197,8 +197,8 @@ def test_distribution_without_metadata_is_unknown(
 ) -> None:
     """An entry point that lost its distribution is still told."""
     orphan = importlib.metadata.EntryPoint(
-        name="lost", value="lost:Lost", group=registry.GROUP
+        name="lost", value="lost:Lost", group=installed.GROUP
     )
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [orphan])
     monkeypatch.syspath_prepend("/no/such/directory")  # what was found is forgotten
-    assert str(registry.find("lost")) == "unknown unknown (lost:Lost)"
+    assert str(installed.find("lost")) == "unknown unknown (lost:Lost)"

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import registry
+from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import (
     DuplicateStrategy,
     ExtraSpecError,
     StrategyFailed,
     StrategyNotFound,
 )
-from allocpolicy.flavors import Flavor
-from allocpolicy.policy import Policy
-from allocpolicy.resolve import Origin, Selection, resolve, resolve_fallback
-from allocpolicy.strategy import DiskRole
+from allocpolicy.registry import installed
+from allocpolicy.resolve.flavors import Flavor
+from allocpolicy.resolve.selection import Origin, Selection, resolve, resolve_fallback
 
 MODULE = """
-from allocpolicy.strategy import Strategy
+from allocpolicy.contract.strategy import Strategy
 
 class Brisk(Strategy):
     summary = "Fast."
@@ -42,7 +42,7 @@ class Calm(Brisk):
 """
 
 ENTRY_POINTS = f"""
-[{registry.GROUP}]
+[{installed.GROUP}]
 brisk = resolvable:Brisk
 calm = resolvable:Calm
 broken = resolvable:Missing
@@ -287,10 +287,11 @@ def test_no_option_costs_no_import_of_jsonschema(tmp_path: Path) -> None:
         "import sys\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "from types import SimpleNamespace\n"
-        "from allocpolicy import resolve, strategy\n"
+        "from allocpolicy.contract import strategy\n"
+        "from allocpolicy.resolve import selection\n"
         "policy = SimpleNamespace(default_strategy='calm', default_origin='test',\n"
         "    overridden_defaults=(), flavor_override=True, allowed_strategies=())\n"
-        "resolve.resolve(policy=policy, disk_role=strategy.DiskRole.ROOT)\n"
+        "selection.resolve(policy=policy, disk_role=strategy.DiskRole.ROOT)\n"
         "sys.exit(any(m in sys.modules for m in ('jsonschema', 'yaml')))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocpolicy import schema
+from allocpolicy.registry import options as options_of
 
 OPTIONS: dict[str, Any] = {
     "type": "object",
@@ -33,7 +34,7 @@ DEFAULTS = {"data": "sparse", "depth": 2, "share": 0.5, "sync": True, "pools": [
 
 
 def convert(**raw: str) -> dict[str, object]:
-    return schema.convert_options(raw, options_schema=OPTIONS)
+    return options_of.convert_options(raw, options_schema=OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_bad_value_is_told_what_is_allowed(
     option: str, text: str, allowed: str
 ) -> None:
     """A refusal names the option, the value and what is allowed."""
-    with pytest.raises(schema.OptionError) as raised:
+    with pytest.raises(options_of.OptionError) as raised:
         convert(**{option: text})
     assert (raised.value.option, raised.value.value) == (option, text)
     assert allowed in raised.value.reason
@@ -89,8 +90,8 @@ def test_conversion_converts_or_refuses(raw: dict[str, str]) -> None:
     refused = None
     options: dict[str, object] = DEFAULTS
     try:
-        options = schema.convert_options(raw, options_schema=OPTIONS)
-    except schema.OptionError as error:
+        options = options_of.convert_options(raw, options_schema=OPTIONS)
+    except options_of.OptionError as error:
         refused = error
     assert options.keys() == DEFAULTS.keys()
     assert schema.validate(options, schema=OPTIONS) == []
@@ -110,15 +111,15 @@ def test_defaults_are_not_shared() -> None:
 def test_rule_over_several_options_is_told_of_a_given_one() -> None:
     """A rule that isn't of one option still names a key that was written."""
     exclusive = {**OPTIONS, "not": {"properties": {"depth": {"const": 8}}}}
-    with pytest.raises(schema.OptionError) as raised:
-        schema.convert_options({"depth": "8"}, options_schema=exclusive)
+    with pytest.raises(options_of.OptionError) as raised:
+        options_of.convert_options({"depth": "8"}, options_schema=exclusive)
     assert raised.value.option == "depth"
 
 
 def test_usable_schemas_pass() -> None:
     """Every supported type may be used."""
-    schema.check_options_schema(OPTIONS)
-    schema.check_options_schema({"type": "object", "properties": {}})
+    options_of.check_options_schema(OPTIONS)
+    options_of.check_options_schema({"type": "object", "properties": {}})
 
 
 def options_schema(option: object, **more: object) -> object:
@@ -147,7 +148,7 @@ def options_schema(option: object, **more: object) -> object:
 def test_unusable_schemas_are_refused(wrong: object, why: str) -> None:
     """What a strategy calls its schema must be one, with defaults that keep to it."""
     with pytest.raises(schema.Invalid) as raised:
-        schema.check_options_schema(wrong)
+        options_of.check_options_schema(wrong)
     assert why in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -186,10 +187,10 @@ def test_jsonschema_is_imported_only_to_validate() -> None:
     """Defaults, and the schemas of bundled strategies, don't cost its import."""
     plain = options_schema({"type": "string", "enum": ["a"], "default": "a"})
     program = (
-        "import sys, json; from allocpolicy import schema\n"
+        "import sys, json; from allocpolicy.registry import options\n"
         f"plain = json.loads({json.dumps(plain)!r})\n"
-        "schema.check_options_schema(plain)\n"
-        "assert schema.convert_options({}, options_schema=plain) == {'x': 'a'}\n"
+        "options.check_options_schema(plain)\n"
+        "assert options.convert_options({}, options_schema=plain) == {'x': 'a'}\n"
         "sys.exit('jsonschema' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

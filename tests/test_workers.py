@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError, WorkerLost
-from allocpolicy.workers import spread
+from allocpolicy.observe.workers import spread
 
 
 def children() -> set[int]:
@@ -90,7 +90,7 @@ def test_a_worker_that_is_killed_is_missed() -> None:
 
 INTERRUPTED_AT_THE_FORK = """
 import os, signal
-from allocpolicy.workers import spread
+from allocpolicy.observe.workers import spread
 
 os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
 try:

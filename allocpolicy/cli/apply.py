@@ -15,10 +15,10 @@ from allocpolicy.cli.command import (
     given_extra_specs,
     lines,
 )
+from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import Error
-from allocpolicy.reallocate import Change, apply
-from allocpolicy.report import Report
-from allocpolicy.strategy import DiskRole
+from allocpolicy.operations.change import Change, apply
+from allocpolicy.report.report import Report
 
 COLUMNS = (
     "disk",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allocpolicy import audit
-from allocpolicy.audit import Given, Row
 from allocpolicy.cli import progress
 from allocpolicy.cli.command import STRUCTURED, Lister, add_flavor_options, given_choice
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import DestinationError, InvalidRequest
-from allocpolicy.facts import DiskFormat
-from allocpolicy.policy import Policy
+from allocpolicy.operations import audit
+from allocpolicy.operations.audit import Given
+from allocpolicy.report.audit import Row
 
 COLUMNS = ("disk", "strategy", "mapping", "allocation", "verdict", "reason")
 DRIFTED = 1
@@ -83,7 +84,7 @@ class Audit(Lister):
                 watch=watch,
             )
         if textfile is not None:
-            from allocpolicy import metrics
+            from allocpolicy.report import metrics
 
             metrics.write(textfile, found)
         self._status = DRIFTED if found.drifted else 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allocpolicy import image_cache
 from allocpolicy.cli.command import Lister, lines
+from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.image_cache import Entry
-from allocpolicy.policy import Policy
+from allocpolicy.image_cache import cache as image_cache
+from allocpolicy.image_cache.cache import Entry
 
 COLUMNS = ("Entry", "Source format", "Virtual size", "Actual size", "Used by")
 

@@ -14,15 +14,14 @@ from cliff.command import Command as CliffCommand
 from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
-from allocpolicy import config_places, extra_specs, flavors
 from allocpolicy.cli.program import INTERRUPTED
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import Error, ExtraSpecError, InvalidRequest
-from allocpolicy.facts import DiskFormat
-from allocpolicy.flavors import Flavor
-from allocpolicy.policy import Policy
-from allocpolicy.resolve import Selection, resolve
-from allocpolicy.stamp import Choice
-from allocpolicy.strategy import DiskRole
+from allocpolicy.resolve import config_places, extra_specs, flavors
+from allocpolicy.resolve.flavors import Flavor
+from allocpolicy.resolve.selection import Selection, resolve
 
 USAGE, UNEXPECTED = 2, 5
 STRUCTURED = ("json", "yaml")  # formatters that take data, not text for people
@@ -136,7 +135,7 @@ class Command(CliffCommand):
         directories = [*options.config_dir, *arguments.config_dir]
         if not (files or directories or config_places.any_used()):
             return Policy()
-        from allocpolicy import config  # oslo.config: a quarter of the time to start
+        from allocpolicy.resolve import config
 
         conf = config.load(config_files=files, config_dirs=directories)
         return config.policy(conf)

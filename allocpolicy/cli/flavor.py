@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allocpolicy import flavors
 from allocpolicy.cli.command import Lister
+from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import FlavorError, InvalidRequest
-from allocpolicy.flavors import Flavor
-from allocpolicy.policy import Policy
-from allocpolicy.resolve import resolve
-from allocpolicy.strategy import DiskRole
+from allocpolicy.resolve import flavors
+from allocpolicy.resolve.flavors import Flavor
+from allocpolicy.resolve.selection import resolve
 
 
 class FlavorValidate(Lister):

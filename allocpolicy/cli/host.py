@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy import capacity, probe
-from allocpolicy.capacity import Capacity
 from allocpolicy.cli.command import STRUCTURED, ShowOne, lines
-from allocpolicy.errors import format_size
-from allocpolicy.probe import Probe, Trial
+from allocpolicy.operations.capacity import capacity
+from allocpolicy.operations.probe import probe
+from allocpolicy.report.capacity import Capacity
+from allocpolicy.report.probe import Probe, Trial, capabilities
 from allocpolicy.storage.quota import Quota
+from allocpolicy.wording import format_size
 
 Rows = tuple[tuple[str, ...], tuple[object, ...]]
 
@@ -29,9 +30,9 @@ class HostCapacity(_HostCommand):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Rows:
         """Return the account, and what it means."""
-        found = capacity.of(parsed_args.directory, policy=self.policy(parsed_args))
+        found = capacity(parsed_args.directory, policy=self.policy(parsed_args))
         if parsed_args.formatter in STRUCTURED:
-            return _rows(capacity.as_document(found))
+            return _rows(found.as_document())
         return _rows(_summary(found))
 
 
@@ -40,8 +41,8 @@ class HostProbe(_HostCommand):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Rows:
         """Return what was found; nothing is left in the directory."""
-        found = probe.of(parsed_args.directory, policy=self.policy(parsed_args))
-        document = probe.as_document(found)
+        found = probe(parsed_args.directory, policy=self.policy(parsed_args))
+        document = found.as_document()
         if parsed_args.formatter not in STRUCTURED:
             document |= _told(found)
         return _rows(document)
@@ -50,7 +51,7 @@ class HostProbe(_HostCommand):
 def _told(found: Probe) -> dict[str, object]:
     """Return for people what is lists and records otherwise."""
     storage, aligned = found.capabilities, found.capabilities.direct_io
-    able = probe.capabilities(storage)
+    able = capabilities(storage)
     return {
         "size": format_size(storage.filesystem.size),
         "free": format_size(storage.filesystem.free),
@@ -80,7 +81,7 @@ def _rows(document: Mapping[str, object]) -> Rows:
 def _summary(found: Capacity) -> dict[str, object]:
     """Return the capacity for people: one value a row."""
     taken, limits = found.account, found.limits
-    document = capacity.as_document(found)
+    document = found.as_document()
     left, ratio = document["left"], limits.max_overcommit_ratio
     rows: dict[str, object] = {
         "directory": found.directory,

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocpolicy import existing, inspection
 from allocpolicy.cli import libvirt_xml, observed
 from allocpolicy.cli.command import (
     STRUCTURED,
@@ -17,9 +16,11 @@ from allocpolicy.cli.command import (
     given_choice,
     lines,
 )
+from allocpolicy.contract.facts import BackingFile, DiskFormat
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.facts import BackingFile, DiskFormat
-from allocpolicy.inspection import Inspection
+from allocpolicy.images import existing
+from allocpolicy.operations.inspect import inspect
+from allocpolicy.report.inspection import Inspection
 
 if TYPE_CHECKING:
     from allocpolicy.cli.picture import Picture
@@ -71,7 +72,7 @@ class Inspect(ShowOne):
         with existing.opened(
             parsed_args.path, declared=parsed_args.disk_format
         ) as disk:
-            found = inspection.inspect(
+            found = inspect(
                 disk,
                 given=given,
                 headroom=policy.headroom,
@@ -84,7 +85,7 @@ class Inspect(ShowOne):
 
                 self._picture = picture.take(disk)
         if parsed_args.formatter in STRUCTURED:
-            document = inspection.as_document(found)
+            document = found.as_document()
             return tuple(document), tuple(document.values())
         rows = _summary(found)
         return tuple(rows), tuple(rows.values())

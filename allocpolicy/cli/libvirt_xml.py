@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from allocpolicy.facts import Observation
-from allocpolicy.strategy import Attachment
+from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.strategy import Attachment
 
 # QEMU's block/qcow2.h, MIN_REFCOUNT_CACHE_SIZE: what the refcount cache keeps of what
 # libvirt sets, which is the size of both caches together (cache-size).

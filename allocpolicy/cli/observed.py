@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from allocpolicy.errors import format_size
-from allocpolicy.facts import Observation
-from allocpolicy.strategy import Attachment
+from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.strategy import Attachment
+from allocpolicy.wording import format_size
 
 
 def rows(seen: Observation) -> Mapping[str, object]:

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from allocpolicy import picture
-from allocpolicy.existing import Disk
-from allocpolicy.facts import DiskFormat
-from allocpolicy.picture import Strip
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.images.existing import Disk
+from allocpolicy.observe import picture
+from allocpolicy.observe.picture import Strip
 from allocpolicy.qcow2.header import read_header
 
 _LABEL = 8

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from allocpolicy.plan import Progress, Watcher, unwatched
+from allocpolicy.progress import Progress, Watcher, unwatched
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allocpolicy.allocate import Order, provision
-from allocpolicy.base_image import FORMATS
 from allocpolicy.cli import access, progress, size
 from allocpolicy.cli.command import (
     ShowOne,
@@ -15,8 +13,10 @@ from allocpolicy.cli.command import (
     given_extra_specs,
 )
 from allocpolicy.cli.report import shown
-from allocpolicy.facts import DiskFormat
-from allocpolicy.strategy import DiskRole
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.contract.strategy import DiskRole
+from allocpolicy.images.base_image import FORMATS
+from allocpolicy.operations.provision import Order, provision
 
 
 class Provision(ShowOne):

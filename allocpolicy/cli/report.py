@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 from allocpolicy.cli import observed
 from allocpolicy.cli.command import STRUCTURED, lines
-from allocpolicy.report import Report, as_document
+from allocpolicy.report.report import Report
 
 
 def shown(
     report: Report, *, formatter: str
 ) -> tuple[tuple[str, ...], tuple[object, ...]]:
     """Return the report as cliff shows one thing: names, and their values."""
-    rows = as_document(report) if formatter in STRUCTURED else _summary(report)
+    rows = report.as_document() if formatter in STRUCTURED else _summary(report)
     return tuple(rows), tuple(rows.values())
 
 

@@ -15,8 +15,8 @@ from allocpolicy.cli.command import (
     given_extra_specs,
 )
 from allocpolicy.cli.report import shown
-from allocpolicy.reallocate import Change, resize
-from allocpolicy.strategy import DiskRole
+from allocpolicy.contract.strategy import DiskRole
+from allocpolicy.operations.change import Change, resize
 
 
 class Resize(ShowOne):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from allocpolicy import registry
 from allocpolicy.cli.command import STRUCTURED, Lister, ShowOne, lines
 from allocpolicy.errors import Error
-from allocpolicy.registry import Found
+from allocpolicy.registry import installed
+from allocpolicy.registry.installed import Found
 
 
 class StrategyList(Lister):
@@ -20,7 +20,7 @@ class StrategyList(Lister):
         """Return a row for every entry point that claims a name."""
         rows: list[tuple[object, ...]] = [
             (found.name, found.distribution, found.version, _summary(found))
-            for found in registry.find_all()
+            for found in installed.find_all()
         ]
         return ("Name", "Distribution", "Version", "Summary"), rows
 
@@ -36,7 +36,7 @@ class StrategyShow(ShowOne):
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], tuple[object, ...]]:
         """Return what the strategy says of itself."""
-        loaded = registry.load(parsed_args.name)
+        loaded = installed.load(parsed_args.name)
         found, strategy = loaded.found, loaded.strategy
         options: object = dict(strategy.options_schema)
         if parsed_args.formatter not in STRUCTURED:
@@ -55,7 +55,7 @@ class StrategyShow(ShowOne):
 
 def _summary(found: Found) -> str:
     try:
-        return registry.load(found.name).strategy.summary
+        return installed.load(found.name).strategy.summary
     except Error as error:
         return f"not usable: {error}"
 

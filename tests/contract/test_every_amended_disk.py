@@ -35,8 +35,8 @@ from allocpolicy import (
     Step,
     Strategy,
     Unsupported,
-    registry,
 )
+from allocpolicy.registry import installed
 from tests.contract.test_every_strategy import (
     CLOSED,
     FILESYSTEMS,
@@ -58,7 +58,7 @@ OBSTACLE = "the test says so"
 
 @pytest.fixture
 def strategy(name: str) -> Strategy:
-    return registry.load(name).strategy
+    return installed.load(name).strategy
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +190,7 @@ def test_plan_opens_nothing_and_depends_on_its_arguments_alone(
     name: str, watch: Watch
 ) -> None:
     """A dry run shows what a run does."""
-    one, other = registry.load(name).strategy, registry.load(name).strategy
+    one, other = installed.load(name).strategy, installed.load(name).strategy
     asked = list(cases(one))
     asked[0].ask(one)  # imports that were put off open files, once
     for case in asked:

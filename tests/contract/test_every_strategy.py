@@ -47,11 +47,12 @@ from allocpolicy import (
     Unsupported,
     Verdict,
     fully_allocated_size,
-    observe,
-    registry,
     schema,
 )
 from allocpolicy.cli import libvirt_xml
+from allocpolicy.observe import disk as observe
+from allocpolicy.registry import installed
+from allocpolicy.registry import options as options_of
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -60,7 +61,7 @@ EXAMPLE = "partial"
 
 Options = Mapping[str, object]
 
-every_strategy = pytest.mark.parametrize("name", registry.names())
+every_strategy = pytest.mark.parametrize("name", installed.names())
 
 # Paths that are nowhere and descriptors that are closed: a plan has no use for either.
 NOWHERE = Path("/nonexistent/allocpolicy")
@@ -144,15 +145,15 @@ class Case:
 
 @pytest.fixture
 def strategy(name: str) -> Strategy:
-    return registry.load(name).strategy
+    return installed.load(name).strategy
 
 
 def option_sets(strategy: Strategy) -> Iterator[Options]:
     """Yield the defaults, then each option at each value worth trying."""
     option_schema = strategy.options_schema
-    yield MappingProxyType(schema.convert_options({}, options_schema=option_schema))
+    yield MappingProxyType(options_of.convert_options({}, options_schema=option_schema))
     for raw in written_options(strategy):
-        converted = schema.convert_options(raw, options_schema=option_schema)
+        converted = options_of.convert_options(raw, options_schema=option_schema)
         yield MappingProxyType(converted)
 
 
@@ -268,13 +269,13 @@ def is_one_line(text: object) -> bool:
 
 def test_the_bundled_strategies_and_the_example_are_installed() -> None:
     """An empty suite would be green; this one is not empty."""
-    assert BUNDLED | {EXAMPLE} <= set(registry.names())
+    assert BUNDLED | {EXAMPLE} <= set(installed.names())
 
 
 @every_strategy
 def test_is_claimed_once_by_a_distribution_with_a_version(name: str) -> None:
     """`strategy list` can say where each comes from."""
-    found = registry.find(name)
+    found = installed.find(name)
     assert found.distribution != "unknown"
     assert found.version != "unknown"
 
@@ -289,8 +290,8 @@ def test_summary_is_one_line(strategy: Strategy) -> None:
 def test_options_are_described_and_have_valid_defaults(strategy: Strategy) -> None:
     """`strategy show` has something to say of each option, and nothing must be set."""
     options_schema = strategy.options_schema
-    schema.check_options_schema(options_schema)
-    defaults = schema.convert_options({}, options_schema=options_schema)
+    options_of.check_options_schema(options_schema)
+    defaults = options_of.convert_options({}, options_schema=options_schema)
     assert schema.validate(defaults, schema=options_schema) == []
     for option in options_schema["properties"].values():  # type: ignore[attr-defined]
         assert is_one_line(option["description"])
@@ -323,7 +324,7 @@ def test_refuses_in_one_line_that_pickles(strategy: Strategy) -> None:
 @every_strategy
 def test_plan_depends_on_its_arguments_alone(name: str) -> None:
     """Two instances answer alike, so that a dry run shows what a run does."""
-    one, other = registry.load(name).strategy, registry.load(name).strategy
+    one, other = installed.load(name).strategy, installed.load(name).strategy
     for case, plan in plans(one):
         assert case.ask(other) == plan
 

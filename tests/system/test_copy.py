@@ -33,7 +33,7 @@ from allocpolicy import (
     StrategyFailed,
     provision,
 )
-from allocpolicy.plan import unwatched
+from allocpolicy.progress import unwatched
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import geometry
 from allocpolicy.storage import copy, extent

@@ -37,13 +37,14 @@ from allocpolicy import (
     Target,
     Unsupported,
     Verdict,
-    execute,
-    observe,
 )
-from allocpolicy.execute import Job, Outcome
-from allocpolicy.plan import unwatched
-from allocpolicy.registry import Found, Loaded
-from allocpolicy.stamp import Choice, Stamp
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.execute import new as execute
+from allocpolicy.execute.new import Job, Outcome
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.observe import disk as observe
+from allocpolicy.progress import unwatched
+from allocpolicy.registry.installed import Found, Loaded
 from tests.filesystems import available
 from tests.images import GIB, MIB
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import base_image, image_users
 from allocpolicy.errors import ImageError
+from allocpolicy.image_cache import users
+from allocpolicy.images import base_image
 from allocpolicy.storage import lease
 from tests import images, ordinary_user
 from tests.cli import allocpolicy, command, environment, provision
@@ -490,5 +491,5 @@ def test_looking_for_disks_stays_on_the_filesystem(
     for place in (mount_point, tmp_path):
         arguments = ("-b", "/x", "-F", "raw", place / "disk", "1M")
         qemu_img("create", "-u", "-f", "qcow2", *arguments)
-    seen = image_users.look([tmp_path])
+    seen = users.look([tmp_path])
     assert seen.overlays[Path("/x")] == [tmp_path / "disk"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import stamp
+from allocpolicy.images import stamp
 from allocpolicy.storage import (
     copy,
     extent,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from allocpolicy import FillHoles, Reserve
-from allocpolicy.plan import unwatched
+from allocpolicy.progress import unwatched
 from allocpolicy.storage import extent, fallocate, inode_flags, staging, zeroes
 from allocpolicy.storage.extent import ExtentFlag
 from allocpolicy.storage.inode_flags import InodeFlag

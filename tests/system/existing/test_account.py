@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import DiskFormat, Headroom, Order, Policy, account, observe, provision
-from allocpolicy.account import Account
-from allocpolicy.existing import opened
-from allocpolicy.stamp import XATTR
+from allocpolicy import DiskFormat, Headroom, Order, Policy, provision
+from allocpolicy.images.existing import opened
+from allocpolicy.images.stamp import XATTR
+from allocpolicy.observe import account
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe.account import Account
 from allocpolicy.storage import copy
 from allocpolicy.storage.copy import Run
 from tests import cli, filesystems, images, ordinary_user
@@ -220,7 +222,7 @@ def test_what_may_not_be_read_is_counted_by_its_size() -> None:
         raise filesystems.Unavailable("being another user takes root")
     program = (
         "import dataclasses, json, sys; from pathlib import Path;"
-        "from allocpolicy import account;"
+        "from allocpolicy.observe import account;"
         "print(json.dumps(dataclasses.asdict(account.take(Path(sys.argv[1])))))"
     )
     with ordinary_user.public_directory() as public:

@@ -24,12 +24,12 @@ from allocpolicy import (
     Overcommitted,
     Plan,
     Policy,
-    account,
-    admission,
-    observe,
     provision,
 )
-from allocpolicy.account import Account
+from allocpolicy.execute import admission
+from allocpolicy.observe import account
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe.account import Account
 from allocpolicy.storage import filesystem as filesystems_of
 from allocpolicy.storage import lease
 from tests.cli import allocpolicy, command, environment
@@ -370,7 +370,7 @@ def test_without_a_ratio_a_thin_disk_costs_no_account(tmp_path: Path) -> None:
         " print(arguments[0]) if event == 'os.scandir' else None)\n"
         "from pathlib import Path\n"
         "from allocpolicy import Order, Policy, provision\n"
-        "from allocpolicy.facts import Limits\n"
+        "from allocpolicy import Limits\n"
         "limits = Limits(max_overcommit_ratio=float(sys.argv[2]))\n"
         "order = Order(destination=Path(sys.argv[1]), virtual_size=1 << 20)\n"
         "provision(order, policy=Policy(limits=limits, lock_path=Path(sys.argv[3])))\n"

@@ -18,14 +18,15 @@ from allocpolicy import (
     Request,
     Target,
     Unsupported,
-    observe,
 )
-from allocpolicy import amend as amending
-from allocpolicy.execute import Job
-from allocpolicy.existing import opened
-from allocpolicy.plan import unwatched
-from allocpolicy.registry import Found, Loaded
-from allocpolicy.stamp import Choice, Stamp
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.execute import existing as amending
+from allocpolicy.execute.new import Job
+from allocpolicy.images.existing import opened
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.observe import disk as observe
+from allocpolicy.progress import unwatched
+from allocpolicy.registry.installed import Found, Loaded
 from allocpolicy.storage import extent_size, fallocate, fsxattr
 from tests.images import MIB
 from tests.system.test_execute import HEADROOM, SIZE, Do, Theirs

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from allocpolicy import DiskFormat, Headroom, schema
-from allocpolicy import stamp as stamps
-from allocpolicy.audit import audit
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.images import stamp as stamps
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.operations.audit import audit
 from allocpolicy.qcow2.tables import COPIED
-from allocpolicy.stamp import Choice, Stamp
 from tests import images, ordinary_user
 from tests.cli import Finished, allocpolicy, command, environment, provision
 from tests.filesystems import leave_free

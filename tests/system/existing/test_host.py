@@ -8,17 +8,10 @@ from typing import Any
 
 import pytest
 
-from allocpolicy import (
-    DiskFormat,
-    Error,
-    Order,
-    Policy,
-    account,
-    probe,
-    provision,
-    registry,
-    schema,
-)
+from allocpolicy import DiskFormat, Error, Order, Policy, provision, schema
+from allocpolicy.observe import account
+from allocpolicy.operations import probe
+from allocpolicy.registry import installed
 from allocpolicy.storage import capability
 from tests import filesystems
 from tests.cli import allocpolicy, environment
@@ -169,7 +162,7 @@ class TestProbe:
         assert_clean(directory)
         pairs = [(one["strategy"], one["format"]) for one in said]
         assert pairs == [
-            (name, str(f)) for name in registry.names() for f in DiskFormat
+            (name, str(f)) for name in installed.names() for f in DiskFormat
         ]
         for number, one in enumerate(said):
             try:
@@ -208,7 +201,7 @@ class TestProbe:
         (information / "METADATA").write_text("Name: acme\nVersion: 1\n")
         names = ("Raises", "Leaves", "Empty", "Missing")
         (information / "entry_points.txt").write_text(
-            f"[{registry.GROUP}]\n"
+            f"[{installed.GROUP}]\n"
             + "".join(f"{name.lower()} = acme:{name}\n" for name in names)
         )
         path = f"{site}:{environment().get('PYTHONPATH', '')}"

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allocpolicy import DiskFormat, Headroom, Judgement, existing, inspection
-from allocpolicy import picture as pictures
-from allocpolicy.audit import Given, audit
+from allocpolicy import DiskFormat, Headroom, Judgement
+from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import ImageError
+from allocpolicy.images import existing
+from allocpolicy.observe import picture as pictures
+from allocpolicy.operations.audit import Given, audit
+from allocpolicy.operations.inspect import inspect
 from allocpolicy.qcow2.header import read_header
-from allocpolicy.stamp import Choice
 from tests.cli import allocpolicy
 from tests.qcow2_disks import (
     MAKERS,
@@ -57,7 +59,7 @@ def looked_at(disk: Path) -> None:
     """Inspect the disk, picture and all; an ImageError is an answer, too."""
     with existing.opened(disk, declared=DiskFormat.QCOW2) as opened:
         try:
-            inspection.inspect(opened, given=GIVEN.choice, headroom=HEADROOM)
+            inspect(opened, given=GIVEN.choice, headroom=HEADROOM)
         except ImageError as error:
             assert str(error).isprintable()
             return

@@ -1,0 +1,1 @@
+"""What a strategy's author sees; no I/O."""

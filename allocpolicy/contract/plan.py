@@ -1,0 +1,79 @@
+"""What will be done to a disk, in order, printable before it is run."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from allocpolicy.progress import Progress
+
+
+class Mode(enum.StrEnum):
+    """How the executor carries a plan out."""
+
+    STAGED = "staged"  # build under no name, publish when complete
+    IN_PLACE = "in_place"  # change the disk itself, never backwards
+    NOTHING = "nothing"  # the disk is already as it should be
+
+
+class Target(Protocol):
+    """The disk under construction: an open descriptor, never a destination path."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, open for reading and writing."""
+
+    @property
+    def directory(self) -> Path:
+        """The directory whose filesystem holds the disk, for messages."""
+
+    def adopt(self, path: Path) -> None:
+        """Make the ready-made file at ``path`` the disk; atomically, or not at all.
+
+        The file must be on the target's filesystem. Afterwards ``fd`` is that file
+        and ``path`` names nothing.
+
+        :raises Replan: when somebody else took the file first.
+        """
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One thing to do; a third party's step is as good as a bundled one."""
+
+    def describe(self) -> str:
+        """Return one line for people: what is true after the step."""
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Do it.
+
+        :raises Unsupported: when the storage cannot do it.
+        :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+        :raises Replan: when what the plan relied on was lost to another.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The steps to a disk, and what they cost.
+
+    Sizes are bytes on the destination's filesystem. ``peak_bytes`` is the most that
+    the steps allocate while they run; ``promised_bytes`` is what the disk may come to
+    take when the guest has written all of it; ``reserved_bytes`` is how much of that
+    the steps reserve at once: the executor serialises such plans on a filesystem, and
+    keeps headroom free for them, less of it where all of it is ``written`` in the end.
+    ``online`` says of a plan in place that it is safe while a VM writes to the disk:
+    fallocate(2) of mode 0 in bounded chunks, and nothing else.
+    """
+
+    mode: Mode
+    steps: Sequence[Step]
+    peak_bytes: int
+    promised_bytes: int
+    reserved_bytes: int = 0
+    written: bool = False
+    online: bool = False
+    reason: str = ""

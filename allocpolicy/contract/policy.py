@@ -1,0 +1,38 @@
+"""What the operator decided; `config` reads it, and here is what holds without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from allocpolicy.contract.facts import Headroom, Limits
+from allocpolicy.storage import named_lock
+
+DEFAULT = "default"  # the origin of what nobody set
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the operator decided; the fields' defaults are the options'.
+
+    An origin says where a value was set. ``overridden_defaults`` are (value, origin) of
+    what `default_strategy` won over, nearest first.
+    """
+
+    default_strategy: str = "none"
+    default_origin: str = DEFAULT
+    overridden_defaults: tuple[tuple[str, str], ...] = ()
+    flavor_override: bool = True
+    flavor_override_origin: str = DEFAULT
+    allowed_strategies: tuple[str, ...] = ()
+    on_unsupported: str = "fail"
+    fallback_strategies: tuple[str, ...] = ("none",)
+    headroom: Headroom = field(
+        default_factory=lambda: Headroom(ratio=0.01, minimum=64 * _MIB)
+    )
+    lock_path: Path = field(default_factory=named_lock.own_directory)
+    image_cache_dir: Path | None = None
+    disk_directories: tuple[Path, ...] = ()
+    limits: Limits = field(default_factory=Limits)

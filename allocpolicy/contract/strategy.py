@@ -1,0 +1,135 @@
+"""The contract of a strategy: what a plugin is given, and what it answers.
+
+The contract is versioned by `API_VERSION`; everything in it is importable from
+``allocpolicy``. A strategy is an entry point in the group ``allocpolicy.strategies``
+whose target is a `Strategy` subclass that needs no arguments.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts, Host, Observation
+from allocpolicy.contract.plan import Plan
+
+API_VERSION = 1
+
+NO_OPTIONS: Mapping[str, object] = {
+    "type": "object",
+    "properties": {},
+    "additionalProperties": False,
+}
+
+
+class Operation(enum.StrEnum):
+    """What is being done to the disk."""
+
+    PROVISION = "provision"
+    APPLY = "apply"
+    RESIZE = "resize"
+
+
+class DiskRole(enum.StrEnum):
+    """Which disk of the instance it is."""
+
+    ROOT = "root"
+    EPHEMERAL = "ephemeral"
+    SWAP = "swap"
+
+
+class Judgement(enum.StrEnum):
+    """Whether a disk keeps its promise."""
+
+    MEETS = "meets"
+    DRIFTED = "drifted"
+    UNVERIFIABLE = "unverifiable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked for. ``virtual_size`` is bytes, a multiple of 512."""
+
+    operation: Operation
+    destination: Path
+    virtual_size: int
+    format: DiskFormat
+    disk_role: DiskRole
+    base: BaseImage | None = None
+    current: Observation | None = None
+    allow_thin: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A strategy's judgement of a disk, and why."""
+
+    judgement: Judgement
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """How a VM must attach the disk so that the promise is kept.
+
+    The names are those of QEMU's blockdev options; ``l2_cache_size`` is bytes, None
+    where QEMU's default does.
+    """
+
+    discard: str
+    detect_zeroes: str
+    cache: str
+    io: str
+    l2_cache_size: int | None = None
+
+
+class Strategy(abc.ABC):
+    """Decides how a disk is allocated.
+
+    ``options`` is always the validated mapping of every option in ``options_schema``,
+    defaults included.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    summary: ClassVar[str]
+    options_schema: ClassVar[Mapping[str, object]] = NO_OPTIONS
+
+    def observe(
+        self, *, request: Request, options: Mapping[str, object], host: Host
+    ) -> Mapping[str, object]:
+        """Return what the plan needs to know besides; read-only, the only I/O."""
+        return {}
+
+    @abc.abstractmethod
+    def plan(
+        self, *, request: Request, options: Mapping[str, object], facts: Facts
+    ) -> Plan:
+        """Return what to do: pure, without I/O, configuration or clock.
+
+        :raises PlanError: when no storage could serve the request.
+        :raises Unsupported: when this storage cannot; a fallback may be taken.
+        """
+
+    @abc.abstractmethod
+    def verify(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Verdict:
+        """Judge whether the disk keeps the promise; audit has no request to give."""
+
+    @abc.abstractmethod
+    def attach(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Attachment:
+        """Return how a VM must attach the disk to keep the promise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A strategy's name and its options."""
+
+    strategy: str
+    options: Mapping[str, object]

@@ -1,0 +1,1 @@
+"""The only room that stages, locks, rolls back and publishes disks."""

@@ -1,0 +1,201 @@
+"""Admission: whether a plan may be carried out, by what is free and what is promised.
+
+Two rules, for a new disk and for one that grows or is replaced:
+
+- once the plan is carried out, headroom and `reserved_host_disk` are still free;
+- with a `max_overcommit_ratio`, what is taken and what all disks were promised, this
+  one included, are at most so many times what the filesystem has.
+
+The account is taken only where a rule needs it: a thin disk without a ratio costs none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import Host, Limits
+from allocpolicy.contract.plan import Mode, Plan
+from allocpolicy.errors import NotEnoughSpace, Overcommitted
+from allocpolicy.observe import account
+from allocpolicy.observe.account import Account, Holding
+from allocpolicy.storage import directories, filesystem, named_lock
+from allocpolicy.storage.filesystem import Space
+from allocpolicy.wording import format_size
+
+_NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
+
+
+@contextlib.contextmanager
+def early_turn(directory: Path, *, limits: Limits, lock_path: Path) -> Iterator[bool]:
+    """With a ratio, have the filesystem's turn before an existing disk is leased.
+
+    What others promised can't be read of a disk under a lease: who waits for his turn
+    must not hold one. Yield whether the turn was had; `turn` needs none then.
+
+    :raises InvalidRequest: when the lock cannot be had.
+    """
+    if not limits.max_overcommit_ratio:
+        yield False
+        return
+    with directories.opened(directory) as fd:
+        key = filesystem.identify(fd).key
+    with named_lock.hold(key, lock_path=lock_path):
+        yield True
+
+
+@contextlib.contextmanager
+def turn(
+    plan: Plan, *, host: Host, lock_path: Path | None
+) -> Iterator[Callable[[int], None]]:
+    """Wait until it is the plan's turn on the filesystem; others wait for the body.
+
+    Only plans that reserve need one, and with a ratio all. The function that is yielded
+    is told how much storage the disk has by now: once a reservation has all that the
+    plan will ever take, others may have their turn. With a ratio they wait until the
+    disk is published, since its promise is known by its stamp.
+
+    :param lock_path: None where it is our turn already (`early_turn`).
+    :raises InvalidRequest: when the lock cannot be had.
+    """
+    by_ratio = bool(host.limits.max_overcommit_ratio)
+    with contextlib.ExitStack() as held:
+        if lock_path and (plan.reserved_bytes or by_ratio):
+            key = host.filesystem.key
+            held.enter_context(named_lock.hold(key, lock_path=lock_path))
+
+        def has_taken(storage: int) -> None:
+            if storage >= plan.peak_bytes and not by_ratio:
+                held.close()
+
+        yield has_taken
+
+
+def admit(
+    plan: Plan, *, path: Path, directory: int, host: Host, current: int | None = None
+) -> None:
+    """Refuse a plan that does not fit; have your `turn` first.
+
+    :param directory: the host's directory, open.
+    :param current: the existing disk that the plan grows or replaces, open: it is not
+        opened again, and the plan's promise takes the place of its own.
+    :raises NotEnoughSpace: with the numbers.
+    """
+    asked = _ask(plan, host, path=path, current=current)
+    if not asked.exact and asked.refusal(filesystem.space(directory)) is None:
+        return
+    filesystem.settle(directory)
+    if asked.refusal(filesystem.space(directory)) is None:
+        return
+    filesystem.wait_until_still(directory)
+    refusal = asked.refusal(filesystem.space(directory))
+    if refusal is not None:
+        raise refusal
+
+
+def left(taken: Account, *, limits: Limits) -> int | None:
+    """Return the bytes that may still be promised; None without a ratio."""
+    if not limits.max_overcommit_ratio:
+        return None
+    return max(0, _allowed(taken, limits) - taken.used - taken.promised)
+
+
+def _allowed(space: Space | Account, limits: Limits) -> int:
+    """Return the bytes that may be taken and promised together."""
+    return int(limits.max_overcommit_ratio * _there(space, limits))
+
+
+def _there(space: Space | Account, limits: Limits) -> int:
+    return max(0, space.size - space.reserved_blocks - limits.reserved_host_disk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a plan needs; ``promised`` is what the filesystem's other disks may take.
+
+    ``exact``: its figures must be settled before they are looked at.
+    """
+
+    plan: Plan
+    host: Host
+    path: Path
+    headroom: int
+    promised: int
+    held: Holding
+    exact: bool
+
+    def refusal(self, space: Space) -> NotEnoughSpace | None:
+        """Return why the plan does not fit into the space, or None."""
+        return self._lack_of_space(space) or self._overcommitment(space)
+
+    def _lack_of_space(self, space: Space) -> NotEnoughSpace | None:
+        kept = self.host.limits.reserved_host_disk
+        needed = self.plan.peak_bytes + self.headroom + kept
+        if needed <= space.free:
+            return None
+        parts = [f"{format_size(self.plan.peak_bytes)} for the disk"]
+        if self.headroom:
+            parts.append(f"{format_size(self.headroom)} headroom")
+        if kept:
+            parts.append(f"{format_size(kept)} by reserved_host_disk")
+        return NotEnoughSpace(self.path, needed, space.free, " and ".join(parts))
+
+    def _overcommitment(self, space: Space) -> NotEnoughSpace | None:
+        limits = self.host.limits
+        more = self.plan.promised_bytes
+        less = self.held.own + self.held.promised
+        if not limits.max_overcommit_ratio or more <= less:
+            return None
+        others = space.used - self.held.own + self.promised
+        left = _allowed(space, limits) - others
+        if more <= left:
+            return None
+        there = _there(space, limits)
+        ratio = (others + more) / there if there else float("inf")
+        return Overcommitted(
+            self.path,
+            more,
+            max(0, left),
+            space.free,
+            ratio,
+            limits.max_overcommit_ratio,
+        )
+
+
+def _ask(plan: Plan, host: Host, *, path: Path, current: int | None) -> _Asked:
+    by_ratio = bool(host.limits.max_overcommit_ratio)
+    headroom = promised = 0
+    held = _NOTHING
+    if plan.reserved_bytes or by_ratio:
+        others = account.take(
+            host.directory,
+            disk_directories=host.disk_directories,
+            other_than=current,
+        )
+        promised = others.promised
+        if current is not None:
+            held = account.measure(current, path=path)
+        headroom = _headroom(plan, host, unwritten=others.unwritten, held=held)
+    return _Asked(
+        plan=plan,
+        host=host,
+        path=path,
+        headroom=headroom,
+        promised=promised,
+        held=held,
+        # btrfs books what was just taken with the next transaction only.
+        exact=bool(plan.reserved_bytes or by_ratio) and host.filesystem.copy_on_write,
+    )
+
+
+def _headroom(plan: Plan, host: Host, *, unwritten: int, held: Holding) -> int:
+    """Return the headroom for all that is unwritten once the plan is carried out."""
+    if not plan.reserved_bytes:
+        return 0
+    if plan.mode is Mode.IN_PLACE:
+        unwritten += held.unwritten
+    if not plan.written:
+        unwritten += plan.reserved_bytes
+    return host.headroom.bytes_for(unwritten)

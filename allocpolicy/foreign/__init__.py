@@ -1,0 +1,1 @@
+"""Foreign image formats, which are only refused or converted."""

@@ -1,0 +1,22 @@
+"""Reading the tables of a foreign image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from allocpolicy.errors import ImageError
+
+SECTOR = 512
+MERGE = "merge it with its parent with qemu-img convert first"
+
+
+def read(fd: int, size: int, offset: int, *, path: Path) -> bytes:
+    """Return so many bytes from an offset.
+
+    :raises ImageError: when the file has not all of them.
+    """
+    data = os.pread(fd, size, offset) if offset < os.fstat(fd).st_size else b""
+    if len(data) != size:
+        raise ImageError(path, "it is cut short or malformed: a table is outside it")
+    return data

@@ -1,0 +1,115 @@
+"""vmdk: one sparse extent in the same file, without a parent.
+
+Specification: VMware, "Virtual Disk Format 5.0".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from allocpolicy.errors import ImageError
+from allocpolicy.foreign.reading import MERGE, SECTOR
+
+MAGIC = b"KDMV"
+# SparseExtentHeader up to overHead, then compressAlgorithm at 77
+HEADER = struct.Struct("<4sIIQQQQIQQQ5xH")
+GD_AT_END = (1 << 64) - 1
+MAX_DESCRIPTOR = 2048  # sectors; QEMU reads 1 MiB at most
+FIELDS = (
+    r'version\s*=\s*"?[123]"?',
+    r'cid\s*=\s*"?[0-9a-f]{1,8}"?',
+    r'parentcid\s*=\s*"?ffffffff"?',
+    r'createtype\s*=\s*"(monolithicsparse|streamoptimized)"',
+    r'encoding\s*=\s*"?[\w.-]+"?',
+    r'isnativesnapshot\s*=\s*"?no"?',
+    r"ddb\.[^=]+=.*",
+    r"#.*",
+)
+FIELD = re.compile("|".join(FIELDS), re.ASCII | re.IGNORECASE)
+PARENT = re.compile(
+    r'parentFileNameHint|parentCID\s*=\s*"?(?!f{8}\b)', re.ASCII | re.IGNORECASE
+)
+EXTENT = re.compile(r'(RW|RDONLY)\s+\d+\s+SPARSE\s+"[^"/]+"', re.ASCII)
+
+
+class _Header(NamedTuple):
+    """The fields in the specification's order."""
+
+    magic: bytes
+    version: int
+    flags: int
+    capacity: int
+    grain_size: int
+    descriptor_offset: int
+    descriptor_size: int
+    entries: int
+    redundant_directory: int
+    directory: int
+    overhead: int
+    compression: int
+
+
+def _header(fd: int, offset: int) -> _Header:
+    data = os.pread(fd, HEADER.size, offset)
+    return _Header._make(HEADER.unpack(data.ljust(HEADER.size, b"\0")))
+
+
+def is_compressed(fd: int) -> bool:
+    """Return whether the open image's grains are compressed."""
+    return bool(_header(fd, 0).compression)
+
+
+def check_alone(fd: int, *, path: Path) -> None:
+    """Check that all of the image is in this one file.
+
+    :raises ImageError: when it has a parent, names other files, or is cut short.
+    """
+    header = _header(fd, 0)
+    if header.magic != MAGIC:
+        reason = "it is a vmdk that names other files; convert it with qemu-img first"
+        raise ImageError(path, reason)
+    # With a capacity of 0 QEMU takes the descriptor's word for where the data is.
+    if not header.capacity or not header.grain_size:
+        raise ImageError(path, "it is malformed: its capacity or grain size is 0")
+    if header.directory == GD_AT_END:
+        _check_footer(fd, header, path=path)
+    if header.descriptor_offset != 1:  # QEMU reads it there, whatever the header says
+        raise ImageError(path, "it is malformed: its descriptor is not at sector 1")
+    if not 0 < header.descriptor_size <= MAX_DESCRIPTOR:
+        raise ImageError(path, "it is malformed: its descriptor's size is absurd")
+    text, end, _ = os.pread(fd, header.descriptor_size * SECTOR, SECTOR).partition(
+        b"\0"
+    )
+    if not end:  # QEMU would read on
+        raise ImageError(path, "it is malformed: its descriptor does not end in NUL")
+    _check_descriptor(text.decode("ascii", errors="replace"), path=path)
+
+
+def _check_footer(fd: int, header: _Header, *, path: Path) -> None:
+    """Compare the footer, which QEMU prefers, in the last sector but one."""
+    size = os.fstat(fd).st_size
+    footer = _header(fd, max(0, size - 2 * SECTOR))
+    same = footer._replace(
+        directory=header.directory, redundant_directory=header.redundant_directory
+    )
+    if size % SECTOR or footer.directory == GD_AT_END or same != header:
+        reason = "it is cut short or malformed: its footer is not a copy of its header"
+        raise ImageError(path, reason)
+
+
+def _check_descriptor(text: str, *, path: Path) -> None:
+    if PARENT.search(text):
+        raise ImageError(path, f"it is a vmdk with a parent; {MERGE}")
+    lines = [line.strip() for line in text.split("\n")]
+    others = [line for line in lines if line and not FIELD.fullmatch(line)]
+    extents = [line for line in others if EXTENT.fullmatch(line)]
+    if unknown := [line for line in others if line not in extents]:
+        reason = f"its vmdk descriptor has a line that is not known: {unknown[0]!r:.80}"
+        raise ImageError(path, reason)
+    if len(extents) != 1:
+        reason = f"its vmdk descriptor names {len(extents)} extents: it must be one"
+        raise ImageError(path, reason)

@@ -1,0 +1,1 @@
+"""Converted copies of foreign base images, and who uses them."""

@@ -1,0 +1,84 @@
+"""Foreign base images (vmdk, vpc, vhdx) made raw by qemu-img, sparsely."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from allocpolicy import qemu_img
+from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace
+from allocpolicy.foreign import vmdk
+from allocpolicy.progress import Progress
+from allocpolicy.qcow2 import geometry
+from allocpolicy.qemu_img import Image
+from allocpolicy.storage import fallocate
+from allocpolicy.storage.failure import free_bytes
+from allocpolicy.wording import format_size
+
+# Ended from outside, or not there: not the image's fault.
+_NOT_THE_IMAGE = frozenset({127, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL})
+_CHECKED_BY_QEMU = frozenset({"vmdk", "vhdx"})
+
+
+def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
+    """Check an image and return (virtual size as QEMU sees it, most data bytes).
+
+    :param virtual_size: what the image says; bounds the time.
+    :raises ImageError: when QEMU finds it damaged.
+    """
+    try:
+        if source.format in _CHECKED_BY_QEMU:
+            qemu_img.check(source, virtual_size=virtual_size)
+        size = qemu_img.measure(source, format="raw", virtual_size=virtual_size)
+        required = qemu_img.measure(source, format="qcow2", virtual_size=virtual_size)
+    except CommandError as error:
+        raise _blamed(error, source) from error
+    clusters = -(-size // geometry.DEFAULT_CLUSTER_SIZE)
+    whole = clusters * geometry.DEFAULT_CLUSTER_SIZE
+    # measure says metadata and data; the metadata are those of a fully allocated image.
+    data = required - (geometry.fully_allocated_size(whole) - whole)
+    if not _is_compressed(source):  # of vhdx, measure takes all for data
+        holes = sum(length for _, length in fallocate.holes(source.fd))
+        data = min(data, os.fstat(source.fd).st_size - holes)
+    return size, min(data, size)
+
+
+def convert(
+    source: Image,
+    target: Image,
+    *,
+    virtual_size: int,
+    data_bytes: int,
+    beside: int,
+    progress: Progress,
+) -> None:
+    """Write the source's guest-visible bytes over the open target, sparsely.
+
+    :param data_bytes: the most that the copy takes, of `measure`.
+    :param beside: what must stay free: for the disk, and for the host.
+    :raises NotEnoughSpace: before any byte is copied where free space shows it.
+    :raises ImageError: when QEMU finds the source damaged.
+    """
+    free = free_bytes(target.fd)
+    parts = f"up to {format_size(data_bytes)} for the converted copy of {source.path}"
+    if beside:
+        parts += f" and {format_size(beside)} for the disk and the host"
+    if free < data_bytes + beside:
+        raise NotEnoughSpace(target.path, data_bytes + beside, free, parts)
+    try:
+        qemu_img.convert(source, target, virtual_size=virtual_size, progress=progress)
+    except NotEnoughSpace as error:  # its own numbers are those of a full disk
+        raise NotEnoughSpace(target.path, data_bytes, free, parts) from error
+    except CommandError as error:
+        raise _blamed(error, source) from error
+
+
+def _blamed(error: CommandError, image: Image) -> CommandError | ImageError:
+    """Return the image's error for what a check or a conversion said."""
+    if error.status in _NOT_THE_IMAGE:
+        return error
+    return qemu_img.damage(image, reason=error.reason)
+
+
+def _is_compressed(source: Image) -> bool:
+    return source.format == "vmdk" and vmdk.is_compressed(source.fd)

@@ -1,0 +1,1 @@
+"""Opening the images that exist, once, and checking them."""

@@ -1,0 +1,69 @@
+"""An existing disk: opened once; its policy by its stamp, its format never by content.
+
+The guest writes what a raw disk contains, a qcow2 header among it: the format comes
+from the stamp, or from whoever names the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.errors import ImageError
+from allocpolicy.images import image_file
+from allocpolicy.images import stamp as stamps
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.storage import filesystem
+
+BEING_REWRITTEN = "it is being rewritten; try again when that is done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """An open disk; ``path`` has no symbolic links in it."""
+
+    path: Path
+    fd: int
+    format: DiskFormat
+    stamp: Stamp | None
+
+
+@contextlib.contextmanager
+def opened(
+    path: Path, *, declared: DiskFormat | None = None, flags: int = os.O_RDONLY
+) -> Iterator[Disk]:
+    """Open a disk; no lock is taken, and a running QEMU doesn't notice.
+
+    :param declared: its format, where it has no stamp.
+    :raises ImageError: when it can't be opened, is no regular file, or its format is
+        not known, or not what its stamp says; also while somebody rewrites it, as
+        opening it would stop him.
+    """
+    if filesystem.is_leased(image_file.resolve(path)):
+        raise ImageError(path, BEING_REWRITTEN)
+    with image_file.opened(path, flags=flags) as (resolved, fd):
+        stamp = stamps.read(fd, path=resolved)
+        yield Disk(
+            path=resolved,
+            fd=fd,
+            format=_format(stamp, declared=declared, path=resolved),
+            stamp=stamp,
+        )
+
+
+def _format(
+    stamp: Stamp | None, *, declared: DiskFormat | None, path: Path
+) -> DiskFormat:
+    if stamp is None:
+        if declared is None:
+            reason = "its format is not known, as it has no stamp; say it with --format"
+            raise ImageError(path, reason)
+        return declared
+    if declared not in (None, stamp.format):
+        reason = f"its stamp says that it is {stamp.format}, not {declared}"
+        raise ImageError(path, reason)
+    return stamp.format

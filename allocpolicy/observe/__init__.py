@@ -1,0 +1,1 @@
+"""What is, measured: the host, a disk, a fleet."""

@@ -1,0 +1,315 @@
+"""Measuring what is: the host's storage before planning, a disk once it is made.
+
+Nothing here echoes a request: sizes are st_size and st_blocks, storage is FIEMAP's,
+mapping is what the qcow2 tables say.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from allocpolicy.contract.facts import (
+    Allocation,
+    BackingFile,
+    BaseImage,
+    DiskFormat,
+    Headroom,
+    Host,
+    Limits,
+    MappingState,
+    Observation,
+    Use,
+)
+from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.images import chain
+from allocpolicy.observe import account
+from allocpolicy.qcow2 import mapping, refcounts
+from allocpolicy.qcow2.consistency import check_tables
+from allocpolicy.qcow2.header import Header, hindrances, read_header
+from allocpolicy.qcow2.mapping import Mapped
+from allocpolicy.storage import (
+    copy,
+    extent,
+    filesystem,
+    inode_flags,
+    qemu_lock,
+    staging,
+)
+from allocpolicy.storage.extent import ExtentSummary
+from allocpolicy.storage.failure import free_bytes
+from allocpolicy.storage.inode_flags import InodeFlag
+from allocpolicy.wording import format_size
+
+
+def host(
+    directory: Path,
+    *,
+    headroom: Headroom,
+    disk_directories: tuple[Path, ...] = (),
+    limits: Limits | None = None,
+) -> Host:
+    """Return the facts of the directory's filesystem, with what the host keeps to.
+
+    :raises DestinationError: when no disk can be made there.
+    """
+    return Host(
+        directory=directory,
+        filesystem=filesystem.probe(directory),
+        headroom=headroom,
+        disk_directories=disk_directories,
+        limits=limits or Limits(),
+    )
+
+
+def shares(base: BaseImage, *, directory: Path) -> bool:
+    """Return whether files in the directory can share the base image's blocks.
+
+    Found by trying, on an unnamed file.
+
+    :raises DestinationError: when no file can be made in the directory.
+    """
+    with staging.create(directory) as staged:
+        return copy.can_share(base.fd, staged.fd)
+
+
+def unwritten_beside(
+    directory: Path, *, fd: int, disk_directories: tuple[Path, ...] = ()
+) -> int:
+    """Return the reserved-unwritten bytes of the filesystem's other disks.
+
+    Of those that are accounted together; they want headroom too. Disks in use are not
+    flushed for it, so that the answer is rather too large.
+    """
+    return account.take(
+        directory, disk_directories=disk_directories, other_than=fd
+    ).unwritten
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What bears on a disk besides its file: the filesystem, and its other disks.
+
+    ``filesystem`` is its type; ``unwritten_beside`` gives the reserved-unwritten bytes
+    of the others, which want headroom too.
+    """
+
+    filesystem: str
+    copy_on_write: bool
+    headroom: Headroom
+    unwritten_beside: Callable[[], int]
+
+
+def surroundings(
+    fd: int,
+    *,
+    directory: Path,
+    headroom: Headroom,
+    disk_directories: tuple[Path, ...] = (),
+) -> Surroundings:
+    """Return the surroundings of an open disk in a directory; nothing is written."""
+    found = filesystem.identify(fd)
+    return Surroundings(
+        filesystem=found.type,
+        copy_on_write=found.copy_on_write,
+        headroom=headroom,
+        unwritten_beside=functools.partial(
+            unwritten_beside, directory, fd=fd, disk_directories=disk_directories
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """What the disk's format says; ``full_size`` is the file size that holds all."""
+
+    virtual_size: int
+    full_size: int
+    mapping: MappingState
+    backing_chain: tuple[BackingFile, ...] = ()
+    cluster_size: int | None = None
+    extended_l2: bool = False
+    hindrances: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What whoever checked a qcow2's tables knows of it already."""
+
+    header: Header
+    mapped: Mapped
+
+
+def disk(
+    fd: int,
+    *,
+    path: Path,
+    format: DiskFormat,
+    surroundings: Surroundings,
+    known: Known | None = None,
+) -> Observation:
+    """Return what the open disk is; dirty pages are written first, no lock is taken.
+
+    :param path: for messages, and where a relative backing file is looked for.
+    :raises ImageError: when the qcow2 tables are malformed.
+    """
+    raw = format is DiskFormat.RAW
+    content = _read_raw(fd) if raw else _read_qcow2(fd, path, known)
+    status = os.fstat(fd)
+    extents = extent.summarise(fd, file_size=status.st_size)
+    nocow = inode_flags.has(fd, InodeFlag.NOCOW)
+    kept = nocow or not surroundings.copy_on_write
+    shown = extents is not None or surroundings.filesystem == "tmpfs"
+    actual_size = status.st_blocks * 512
+    covered = _is_covered(extents, status.st_size, actual_size)
+    allocation = Allocation.UNVERIFIABLE
+    if shown:
+        allocation = _allocation(
+            extents, covered=covered and status.st_size >= content.full_size, kept=kept
+        )
+    exception = _exception(allocation, extents, fd=fd, surroundings=surroundings)
+    nearest = content.backing_chain[0] if content.backing_chain else None
+    return Observation(
+        format=format,
+        virtual_size=content.virtual_size,
+        file_size=status.st_size,
+        actual_size=actual_size,
+        full_size=content.full_size,
+        mapping=content.mapping,
+        allocation=allocation,
+        guaranteed=exception is None,
+        exception=exception,
+        filesystem=surroundings.filesystem,
+        extents=extents,
+        backing_file=nearest.path if nearest else None,
+        backing_format=nearest.format if nearest else None,
+        cluster_size=content.cluster_size,
+        extended_l2=content.extended_l2,
+        overwrites_in_place=kept,
+        in_use=use(fd),
+        hindrances=content.hindrances,
+        backing_chain=content.backing_chain,
+    )
+
+
+def use(fd: int) -> Use:
+    """Return what QEMU's lock bytes say of the open image."""
+    if not qemu_lock.held(fd):
+        return Use.NONE
+    return Use.WRITING if qemu_lock.held_for_writing(fd) else Use.READING
+
+
+def _read_raw(fd: int) -> _Content:
+    size = os.fstat(fd).st_size
+    return _Content(virtual_size=size, full_size=size, mapping=MappingState.FULL)
+
+
+def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
+    header = known.header if known else read_header(fd, path=path)
+    mapped = known.mapped if known else mapping.mapped(fd, header, path=path)
+    full_size = refcounts.full_size(
+        fd,
+        header,
+        path=path,
+        file_size=os.fstat(fd).st_size,
+        missing=mapped.missing,
+    )
+    return _Content(
+        virtual_size=header.virtual_size,
+        full_size=full_size,
+        mapping=MappingState(mapped.state),
+        backing_chain=chain.chain(header, fd=fd, path=path),
+        cluster_size=header.cluster_size,
+        extended_l2=header.extended_l2,
+        hindrances=tuple(hindrances(header)),
+    )
+
+
+def _is_covered(extents: ExtentSummary | None, size: int, actual_size: int) -> bool:
+    """Return whether every byte of the file has storage that is its own."""
+    if extents is None:  # tmpfs has no FIEMAP; its pages are always the file's own
+        return actual_size >= size
+    return not extents.hole and not extents.shared and not extents.delalloc
+
+
+def _allocation(
+    extents: ExtentSummary | None, *, covered: bool, kept: bool
+) -> Allocation:
+    if not covered:
+        return Allocation.THIN
+    if not kept or (extents and extents.encoded):
+        return Allocation.UNVERIFIABLE
+    if extents is None or extents.unwritten:
+        return Allocation.RESERVED
+    return Allocation.WRITTEN
+
+
+def _exception(
+    allocation: Allocation,
+    extents: ExtentSummary | None,
+    *,
+    fd: int,
+    surroundings: Surroundings,
+) -> str | None:
+    """Return what keeps a write of the guest from being safe from ENOSPC, or None."""
+    if allocation is Allocation.THIN:
+        if extents and extents.shared:
+            return f"{format_size(extents.shared)} are shared with other files"
+        return "thin: some of the disk has no storage of its own yet"
+    if allocation is Allocation.UNVERIFIABLE:
+        kind = surroundings.filesystem
+        if extents is None:
+            return f"{kind} does not show how storage stands behind a file (no FIEMAP)"
+        return f"{kind} may allocate anew on overwriting (not NOCOW, or compressed)"
+    unwritten = extents.unwritten if extents else 0
+    unwritten += surroundings.unwritten_beside()
+    return lack_of_headroom(
+        surroundings.headroom, unwritten=unwritten, free=free_bytes(fd)
+    )
+
+
+def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | None:
+    """Return what is missing beside so many reserved-unwritten bytes, or None."""
+    wanted = headroom.bytes_for(unwritten)
+    if free < wanted:
+        return f"headroom: {format_size(wanted)} wanted, {format_size(free)} free"
+    return None
+
+
+LOOKS = 3  # at a disk that is being written to
+
+
+def look(
+    fd: int, *, path: Path, format: DiskFormat, surroundings: Surroundings
+) -> Observation:
+    """Return what the open disk is, all of its tables checked.
+
+    A running QEMU moves clusters while we read: what seems malformed then is looked at
+    again.
+
+    :raises ImageError: when the qcow2 header or its tables are malformed.
+    """
+    for left in reversed(range(LOOKS)):
+        try:
+            return disk(
+                fd,
+                path=path,
+                format=format,
+                surroundings=surroundings,
+                known=_check(fd, path) if format is DiskFormat.QCOW2 else None,
+            )
+        except ImageError:
+            if not left or use(fd) is not Use.WRITING:
+                raise
+        except InvalidRequest as error:  # of numbers that no image has
+            raise ImageError(path, error.reason) from error
+    raise AssertionError("the last look returns or raises")
+
+
+def _check(fd: int, path: Path) -> Known:
+    header = read_header(fd, path=path)
+    mapped = check_tables(fd, header, path=path, vm_state=True)
+    return Known(header=header, mapped=mapped)

@@ -1,0 +1,170 @@
+"""Every disk of a fleet against its policy: looked at in parallel, judged here.
+
+Workers observe; this process judges, as only it has seen all disks of a filesystem and
+so knows the headroom that they want together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
+from allocpolicy.contract.strategy import Choice, Judgement, Verdict
+from allocpolicy.observe import account
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe.account import Account
+from allocpolicy.observe.sighting import Observer, Sighting
+from allocpolicy.observe.walk import Walk, walk
+from allocpolicy.observe.workers import spread
+from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.registry.judge import Judge
+from allocpolicy.report.audit import Audit, Row, Storage
+from allocpolicy.storage import directories, filesystem
+from allocpolicy.storage.filesystem import Identity
+
+FEW = 100  # disks that are looked at in the time that workers take to start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The policy of disks that have no stamp, and their format."""
+
+    choice: Choice
+    format: DiskFormat
+
+
+def audit(
+    paths: Iterable[Path],
+    *,
+    given: Given | None = None,
+    headroom: Headroom,
+    disk_directories: Iterable[Path] = (),
+    jobs: int | None = None,
+    watch: Watcher = unwatched,
+) -> Audit:
+    """Return how the disks at and below the paths stand to their policies.
+
+    :param given: judges disks that have no stamp; a stamp is never overridden.
+    :param disk_directories: whose disks are accounted together with the audited ones.
+    :param jobs: how many processes look; by default as many as there are cores, and
+        one where there is little to look at.
+    :raises ImageError: when there is nothing at a path.
+    """
+    walked = walk(paths)
+    judge, seen = Judge(), []
+    for one in _look(walked, given=given, jobs=jobs, watch=watch):
+        seen.append(one)
+        if one.stamp and one.observed:
+            judge.prepare(one.stamp.effective)
+    books = _Books(seen, disk_directories=tuple(disk_directories))
+    rows = [
+        _judged(one, given=given, judge=judge, lack=books.lack(one, headroom=headroom))
+        for one in seen
+    ]
+    rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
+    return Audit(
+        rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
+        filesystems=tuple(books.closed()),
+    )
+
+
+def _look(
+    walked: Walk, *, given: Given | None, jobs: int | None, watch: Watcher
+) -> Iterator[Sighting]:
+    files = walked.files
+    if jobs is None:
+        jobs = len(os.sched_getaffinity(0)) if len(files) > FEW else 1
+    if jobs > 1:
+        import numpy as np  # noqa: F401  (once, and not once in every worker)
+    observer = Observer(unstamped=given.format if given else None)
+    progress = watch("audit")
+    answers = spread(files, observer, workers=jobs)
+    for done, sighting in enumerate(answers, start=1):
+        progress(done=done, total=len(files))
+        if sighting is not None:
+            yield sighting
+
+
+def _judged(
+    seen: Sighting, *, given: Given | None, judge: Judge, lack: str | None
+) -> Row:
+    """Return the row of a disk; ``lack`` is the headroom that is missing beside it."""
+    choice = given.choice if given else None
+    if seen.stamp:
+        choice = seen.stamp.effective
+    strategy, observed = choice.strategy if choice else None, seen.observed
+    if observed is None or choice is None:
+        assert seen.fault is not None
+        return Row(disk=seen.path, strategy=strategy, verdict=seen.fault)
+    if lack is not None and observed.guaranteed:
+        observed = dataclasses.replace(observed, guaranteed=False, exception=lack)
+    verdict = judge.verdict(choice, observed)
+    return Row(disk=seen.path, strategy=strategy, verdict=verdict, observed=observed)
+
+
+def _unlisted(path: str, reason: str) -> Row:
+    verdict = Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
+    return Row(disk=Path(path), strategy=None, verdict=verdict)
+
+
+class _Books:
+    """The filesystems of the disks that were seen, by device; subvolumes share one."""
+
+    def __init__(
+        self, seen: Iterable[Sighting], *, disk_directories: tuple[Path, ...]
+    ) -> None:
+        self._identities: dict[int, Identity] = {}
+        parents: dict[str, set[Path]] = defaultdict(set)
+        observed: dict[tuple[int, int], Observation] = {}
+        for one in seen:
+            if one.inode and one.stamp and one.observed:
+                observed[one.inode] = one.observed
+            if (identity := self._identity(one)) is not None:
+                parents[identity.key].add(one.path.parent)
+        self._accounts: dict[str, Account] = {}
+        for key, found in parents.items():
+            with suppress(OSError):  # it is gone by now, or may not be read
+                first, *others = sorted(found)
+                self._accounts[key] = account.take(
+                    first,
+                    disk_directories=(*others, *disk_directories),
+                    seen=observed,
+                )
+
+    def lack(self, seen: Sighting, *, headroom: Headroom) -> str | None:
+        """Return the headroom that is missing on a disk's filesystem, or None."""
+        identity = self._identity(seen)
+        if identity is None or identity.key not in self._accounts:
+            return None
+        taken = self._accounts[identity.key]
+        return observe.lack_of_headroom(
+            headroom, unwritten=taken.unwritten, free=taken.free
+        )
+
+    def closed(self) -> Iterator[Storage]:
+        """Yield each filesystem once."""
+        types = {one.key: one.type for one in self._identities.values()}
+        for key, taken in sorted(self._accounts.items(), key=lambda item: item[0]):
+            yield Storage(key=key, type=types[key], account=taken)
+
+    def _identity(self, seen: Sighting) -> Identity | None:
+        """Return which filesystem the disk is on; None when its directory is gone."""
+        if seen.inode is None:
+            return None
+        device = seen.inode[0]
+        if device not in self._identities:
+            with suppress(OSError):
+                self._identities[device] = _identify(seen.path.parent)
+        return self._identities.get(device)
+
+
+def _identify(directory: Path) -> Identity:
+    # O_PATH: it may not be readable.
+    with directories.opened(directory, flags=os.O_PATH) as fd:
+        return filesystem.identify(fd)

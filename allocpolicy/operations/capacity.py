@@ -1,0 +1,32 @@
+"""What a directory's filesystem holds and was promised, and what still may be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.observe import account
+from allocpolicy.report.capacity import Capacity
+from allocpolicy.storage import directories, filesystem, quota
+
+
+def capacity(directory: Path, *, policy: Policy) -> Capacity:
+    """Return the capacity of the directory's filesystem; nothing is written.
+
+    :raises InvalidRequest: when the directory cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = stack.enter_context(directories.opened(directory))
+        except OSError as error:
+            raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
+        return Capacity(
+            directory=Path(os.path.realpath(directory)),
+            filesystem=filesystem.identify(fd),
+            quotas=quota.quotas(fd),
+            account=account.take(directory, disk_directories=policy.disk_directories),
+            limits=policy.limits,
+        )

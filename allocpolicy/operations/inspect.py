@@ -1,0 +1,45 @@
+"""Looking at an existing disk, which nobody vouches for: read-only, without locks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from allocpolicy.contract.facts import Headroom
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.images import existing
+from allocpolicy.observe import disk as observe
+from allocpolicy.registry.judge import Judge
+from allocpolicy.report.inspection import Inspection
+
+
+def inspect(
+    disk: existing.Disk,
+    *,
+    given: Choice | None,
+    headroom: Headroom,
+    disk_directories: tuple[Path, ...] = (),
+) -> Inspection:
+    """Return what an open disk is, judged by its stamp, or by the given choice.
+
+    :raises ImageError: when it is malformed.
+    """
+    observed = observe.look(
+        disk.fd,
+        path=disk.path,
+        format=disk.format,
+        surroundings=observe.surroundings(
+            disk.fd,
+            directory=disk.path.parent,
+            headroom=headroom,
+            disk_directories=disk_directories,
+        ),
+    )
+    choice = disk.stamp.effective if disk.stamp else given
+    judge = Judge()
+    return Inspection(
+        disk=disk.path,
+        stamp=disk.stamp,
+        observed=observed,
+        verdict=judge.verdict(choice, observed) if choice else None,
+        attachment=judge.attachment(choice, observed) if choice else None,
+    )

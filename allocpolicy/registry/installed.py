@@ -1,0 +1,176 @@
+"""The installed strategies: found by entry point, loaded one at a time, checked.
+
+Discovery reads the installed distributions afresh, as stevedore's cache under
+~/.cache/python-entrypoints outlives a reinstallation and forgets the distribution, and
+as its check for duplicates sees only neighbours. Loading is stevedore's.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import re
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from allocpolicy import schema, wording
+from allocpolicy.contract.strategy import API_VERSION, Strategy
+from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
+from allocpolicy.registry import options as options_of
+
+GROUP = "allocpolicy.strategies"
+
+_NAME = re.compile(r"[a-z0-9_-]+")
+_RESERVED = "strategy"  # allocpolicy:strategy.root is no option of a strategy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An entry point that claims a name; none of its code has been imported."""
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.target})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A strategy that keeps to the contract, and where it was found."""
+
+    found: Found
+    strategy: Strategy
+
+
+def find_all() -> tuple[Found, ...]:
+    """Return every claim to a strategy's name, sorted, duplicates included.
+
+    It is looked for again when a directory of sys.path changes, as by an installation.
+    """
+    return _find_all(tuple((place, _changed(place)) for place in sys.path))
+
+
+def _changed(place: str) -> int | None:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1)
+def _find_all(state: tuple[tuple[str, int | None], ...]) -> tuple[Found, ...]:
+    entry_points = importlib.metadata.entry_points(group=GROUP)
+    return tuple(sorted(map(_found, entry_points), key=_order))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the installed strategies, sorted, each once."""
+    return tuple(dict.fromkeys(found.name for found in find_all()))
+
+
+def find(name: str) -> Found:
+    """Return the one entry point that claims ``name``.
+
+    :raises StrategyNotFound: when none does.
+    :raises DuplicateStrategy: when more than one does, whoever owns them.
+    """
+    installed = find_all()
+    claims = [found for found in installed if found.name == name]
+    if not claims:
+        known = dict.fromkeys(found.name for found in installed)
+        raise StrategyNotFound(name, wording.choices(known, nearest_to=name))
+    if len(claims) > 1:
+        raise DuplicateStrategy(name, tuple(map(str, claims)))
+    return claims[0]
+
+
+def load(name: str) -> Loaded:
+    """Import the strategy ``name``, and no other, and check that it can be used.
+
+    :raises StrategyNotFound: when no distribution has it.
+    :raises DuplicateStrategy: when more than one has.
+    :raises StrategyFailed: when its code raises or does not keep to the contract.
+    """
+    found = find(name)
+    if name == _RESERVED or not _NAME.fullmatch(name):
+        reason = "a name is made of a-z, 0-9, _ and -, and is not 'strategy'"
+        raise StrategyFailed(name, found.target, reason)
+    strategy = _instance(found)
+    try:
+        _check(strategy)
+    except schema.Invalid as error:
+        raise StrategyFailed(name, found.target, str(error)) from error
+    except Exception as error:  # its summary may be code
+        reason = f"{type(error).__name__}: {error}"
+        raise StrategyFailed(name, found.target, reason) from error
+    return Loaded(found=found, strategy=strategy)
+
+
+def _found(entry_point: importlib.metadata.EntryPoint) -> Found:
+    distribution = entry_point.dist
+    return Found(
+        name=entry_point.name,
+        target=entry_point.value,
+        distribution=str(distribution.name if distribution else "unknown"),
+        version=str(distribution.version if distribution else "unknown"),
+    )
+
+
+def _order(found: Found) -> tuple[str, str, str, str]:
+    return found.name, found.distribution, found.version, found.target
+
+
+def _instance(found: Found) -> Strategy:
+    """Let stevedore import the target and call it."""
+    from stevedore.extension import ExtensionManager
+    from stevedore.named import NamedExtensionManager
+
+    # Not subscripted: stevedore is generic only since 5.6.
+    class Selected(NamedExtensionManager):  # type: ignore[type-arg]
+        """Sees only the entry point that was found, past stevedore's cache."""
+
+        def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
+            return [
+                importlib.metadata.EntryPoint(
+                    name=found.name, value=found.target, group=GROUP
+                )
+            ]
+
+    def fail(
+        manager: ExtensionManager[Strategy],
+        entry_point: importlib.metadata.EntryPoint,
+        error: BaseException,
+    ) -> NoReturn:
+        raise error
+
+    try:
+        manager = Selected(
+            GROUP, [found.name], invoke_on_load=True, on_load_failure_callback=fail
+        )
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StrategyFailed(found.name, found.target, reason) from error
+    strategy: object = manager.extensions[0].obj
+    if not isinstance(strategy, Strategy):
+        reason = f"{type(strategy).__name__} is not a subclass of allocpolicy.Strategy"
+        raise StrategyFailed(found.name, found.target, reason)
+    return strategy
+
+
+def _check(strategy: Strategy) -> None:
+    if strategy.api_version != API_VERSION:
+        raise schema.Invalid(
+            f"it is written for version {strategy.api_version!r} of the contract;"
+            f" this is {API_VERSION}"
+        )
+    summary: object = getattr(strategy, "summary", None)
+    if not isinstance(summary, str) or not summary.strip():
+        raise schema.Invalid("it has no summary")
+    if len(summary.splitlines()) > 1:
+        raise schema.Invalid("its summary is longer than one line")
+    options_of.check_options_schema(strategy.options_schema)

@@ -1,0 +1,89 @@
+"""Judging existing disks: each strategy loaded once, each set of options checked once.
+
+A disk outlives what made it: its strategy may be gone, broken, or have other options by
+now. That is said of the disk; others are judged all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from allocpolicy import schema
+from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
+from allocpolicy.errors import Error
+from allocpolicy.registry import call, installed
+from allocpolicy.registry import options as options_of
+from allocpolicy.registry.installed import Loaded
+
+
+class Judge:
+    """Asks strategies for verdicts and attachments, and remembers what it loaded."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Loaded | str] = {}
+        self._options: dict[tuple[str, str], Mapping[str, object] | str] = {}
+
+    def prepare(self, choice: Choice) -> None:
+        """Load what the choice needs; done while others work, it takes no time."""
+        self._ready(choice)
+
+    def verdict(self, choice: Choice, observation: Observation) -> Verdict:
+        """Return whether the disk keeps what the choice promises.
+
+        A backing file that is missing is a drift whatever the strategy: the guest can't
+        even read the disk. A strategy that can't be asked makes it unverifiable.
+        """
+        if (reason := observation.broken_chain) is not None:
+            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
+        ready = self._ready(choice)
+        if isinstance(ready, str):
+            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=ready)
+        loaded, options = ready
+        try:
+            return call.verify(loaded, options=options, observation=observation)
+        except Error as error:
+            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=str(error))
+
+    def attachment(self, choice: Choice, observation: Observation) -> Attachment | None:
+        """Return how a VM must attach the disk; None if the strategy can't be asked."""
+        ready = self._ready(choice)
+        if isinstance(ready, str):
+            return None
+        loaded, options = ready
+        try:
+            return call.attach(loaded, options=options, observation=observation)
+        except Error:
+            return None
+
+    def _ready(self, choice: Choice) -> tuple[Loaded, Mapping[str, object]] | str:
+        """Return the strategy and every option of it, or why there is none."""
+        name = choice.strategy
+        if name not in self._loaded:
+            self._loaded[name] = _load(name)
+        loaded = self._loaded[name]
+        if isinstance(loaded, str):
+            return loaded
+        key = (name, repr(sorted(choice.options.items())))
+        if key not in self._options:
+            self._options[key] = _complete(choice, loaded)
+        options = self._options[key]
+        return options if isinstance(options, str) else (loaded, options)
+
+
+def _load(name: str) -> Loaded | str:
+    try:
+        return installed.load(name)
+    except Error as error:
+        return str(error)
+
+
+def _complete(choice: Choice, loaded: Loaded) -> Mapping[str, object] | str:
+    """Return the options, defaults for those newer than the stamp; or what is wrong."""
+    try:
+        return options_of.complete_options(
+            choice.options, options_schema=loaded.strategy.options_schema
+        )
+    except schema.Invalid as error:
+        named = f"strategy {choice.strategy!r}"
+        return f"its stamp's options are not valid for {named}: {error}"

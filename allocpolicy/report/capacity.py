@@ -1,0 +1,52 @@
+"""The capacity: what a filesystem holds and was promised, and what still may be."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import Limits
+from allocpolicy.execute import admission
+from allocpolicy.observe.account import Account
+from allocpolicy.storage.filesystem import Identity
+from allocpolicy.storage.quota import Quota, QuotaType
+from allocpolicy.wording import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The account of a filesystem, and what bears on it."""
+
+    directory: Path
+    filesystem: Identity
+    quotas: dict[QuotaType, Quota]
+    account: Account
+    limits: Limits
+
+    @property
+    def outlook(self) -> str:
+        """Say what would happen if every disk were filled."""
+        spare = self.account.free - self.account.promised
+        if spare < 0:
+            return f"the filesystem would be short of {format_size(-spare)}"
+        return f"all of them fit, with {format_size(spare)} to spare"
+
+    def as_document(self) -> dict[str, object]:
+        """Return the object that ``-f json`` prints: schemas/capacity.json."""
+        taken, limits = self.account, self.limits
+        quotas = {kind.name.lower(): None for kind in QuotaType} | {
+            kind.name.lower(): asdict(one) for kind, one in self.quotas.items()
+        }
+        return {
+            "directory": str(self.directory),
+            "filesystem": self.filesystem.type,
+            "key": self.filesystem.key,
+            "quota": quotas if self.quotas else None,
+            **asdict(taken),
+            "shortfall": taken.shortfall,
+            "overcommit_ratio": taken.overcommit_ratio,
+            "max_overcommit_ratio": limits.max_overcommit_ratio or None,
+            "reserved_host_disk": limits.reserved_host_disk,
+            "left": admission.left(taken, limits=limits),
+            "outlook": self.outlook,
+        }

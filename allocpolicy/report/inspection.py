@@ -1,0 +1,35 @@
+"""The inspection: what a disk is, and how it stands to its policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.strategy import Attachment, Verdict
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.report.plain import plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a disk is, and how it stands to its policy.
+
+    ``verdict`` and ``attachment`` are None where no policy is known.
+    """
+
+    disk: Path
+    stamp: Stamp | None
+    observed: Observation
+    verdict: Verdict | None
+    attachment: Attachment | None
+
+    def as_document(self) -> dict[str, object]:
+        """Return the object that ``-f json`` prints: schemas/inspection.json."""
+        return {
+            "disk": str(self.disk),
+            "stamp": plain(self.stamp),
+            "observed": plain(self.observed),
+            "verdict": plain(self.verdict),
+            "attachment": plain(self.attachment),
+        }

@@ -1,0 +1,146 @@
+"""An audit as metrics: text for the textfile collector of Prometheus' node_exporter.
+
+It is valid OpenMetrics 1.0 (https://prometheus.io/docs/specs/om/open_metrics_spec/) and
+keeps to what the older text format can say, too, as the collector reads that: all are
+gauges. A state set would be one by its samples; the type's name is unknown there, and
+the collector refuses the whole file for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from allocpolicy.contract.strategy import Judgement
+from allocpolicy.errors import DestinationError, NotEnoughSpace
+from allocpolicy.report.audit import Audit, Row
+from allocpolicy.storage import directories, staging
+from allocpolicy.storage.failure import NO_SPACE, free_bytes
+
+MODE = 0o644  # node_exporter is another user
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+# name, unit, help, value of a disk that was observed
+_SIZES: tuple[tuple[str, str, Callable[[Row], int]], ...] = (
+    (
+        "virtual",
+        "Size that the guest sees.",
+        lambda row: row.observed.virtual_size if row.observed else 0,
+    ),
+    (
+        "actual",
+        "Storage that the disk takes.",
+        lambda row: row.observed.actual_size if row.observed else 0,
+    ),
+    (
+        "reserved",
+        "Storage that the disk has and that was not written yet.",
+        lambda row: (
+            row.observed.extents.unwritten
+            if row.observed and row.observed.extents
+            else 0
+        ),
+    ),
+)
+
+
+def text(audit: Audit) -> str:
+    """Return the metrics of all disks and filesystems, in UTF-8's range."""
+    return "".join([*_verdicts(audit), *_sizes(audit), *_filesystems(audit), "# EOF\n"])
+
+
+def write(path: Path, audit: Audit) -> None:
+    """Replace the file by the audit's metrics, whole or not at all, mode 0644.
+
+    :raises DestinationError: when its directory is missing or not writable.
+    :raises NotEnoughSpace: when it finds no room; what was there stays.
+    """
+    try:
+        staging.sweep(path.parent)
+        _replace(path, text(audit).encode())
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            free = _free(path.parent)
+            needed = len(text(audit).encode())
+            raise NotEnoughSpace(path, needed, free, "metrics") from error
+        raise DestinationError(path, str(error.strerror)) from error
+
+
+def _verdicts(audit: Audit) -> Iterator[str]:
+    name = "allocpolicy_disk_verdict"
+    yield _head(name, "1 for the verdict on the disk, 0 for the others.")
+    for row in audit.rows:
+        for judgement in Judgement:
+            labels = {
+                "disk": os.fspath(row.disk),
+                "strategy": row.strategy or "",
+                "verdict": str(judgement),
+            }
+            yield _sample(name, labels, int(row.verdict.judgement is judgement))
+
+
+def _sizes(audit: Audit) -> Iterator[str]:
+    for size, about, value in _SIZES:
+        name = f"allocpolicy_disk_{size}_bytes"
+        yield _head(name, about, unit="bytes")
+        for row in audit.rows:
+            if row.observed:
+                yield _sample(name, {"disk": os.fspath(row.disk)}, value(row))
+
+
+def _filesystems(audit: Audit) -> Iterator[str]:
+    for size, about in (
+        ("size", "Size of the filesystem."),
+        ("free", "What ordinary users may still take of it."),
+        ("promised", "What the disks on it may still take."),
+    ):
+        name = f"allocpolicy_filesystem_{size}_bytes"
+        yield _head(name, about, unit="bytes")
+        for one in audit.filesystems:
+            labels = {"filesystem": one.key, "type": one.type}
+            yield _sample(name, labels, getattr(one.account, size))
+
+
+def _head(name: str, about: str, *, unit: str | None = None) -> str:
+    lines = f"# TYPE {name} gauge\n"
+    if unit:
+        lines += f"# UNIT {name} {unit}\n"
+    return f"{lines}# HELP {name} {about}\n"
+
+
+def _sample(name: str, labels: Mapping[str, str], value: int) -> str:
+    said = ",".join(f'{label}="{_escape(one)}"' for label, one in labels.items())
+    return f"{name}{{{said}}} {value}\n"
+
+
+def _escape(value: str) -> str:
+    """Return a label's value as it is written; bytes that are not UTF-8 by number."""
+    utf_8 = os.fsencode(value).decode(errors="backslashreplace")
+    return utf_8.translate(_ESCAPES)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    name = path.parent / staging.temporary_name()
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    fd = os.open(name, flags, MODE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # a sweep lets it be
+        os.fchmod(fd, MODE)  # whatever the umask
+        with open(fd, "wb", closefd=False) as stream:
+            stream.write(content)
+        os.fsync(fd)
+        os.rename(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    finally:
+        os.close(fd)
+    directories.sync(path.parent)
+
+
+def _free(directory: Path) -> int:
+    with directories.opened(directory, flags=os.O_PATH) as fd:
+        return free_bytes(fd)

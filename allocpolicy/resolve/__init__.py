@@ -1,0 +1,1 @@
+"""Which strategy a disk gets, and why."""

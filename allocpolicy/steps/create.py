@@ -1,0 +1,114 @@
+"""Steps that create the disk: an empty image, its metadata and its inode flags."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from allocpolicy.contract.facts import BaseImage
+from allocpolicy.contract.plan import Target
+from allocpolicy.errors import Unsupported
+from allocpolicy.progress import Progress, counted
+from allocpolicy.qcow2 import writer
+from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, geometry
+from allocpolicy.qcow2.writer import Backing
+from allocpolicy.storage import extent_size, inode_flags
+from allocpolicy.storage.failure import explained
+from allocpolicy.storage.inode_flags import InodeFlag
+from allocpolicy.wording import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateQcow2:
+    """Afterwards the target is an empty qcow2; with ``backing``, an overlay on it.
+
+    ``mapped``: every cluster is mapped to storage that is still a hole, so that the
+    guest's first write changes no table. With a backing file the clusters then have
+    subclusters (extended L2 entries, QEMU 5.2).
+    """
+
+    virtual_size: int
+    cluster_size: int = DEFAULT_CLUSTER_SIZE
+    backing: BaseImage | None = None
+    mapped: bool = False
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        size, clusters = format_size(self.virtual_size), self.cluster_size >> 10
+        text = f"create a qcow2 of {size}, {clusters} KiB clusters"
+        if self.mapped:
+            text += ", all mapped"
+        if self.backing:
+            text += f", backing file {self.backing.path} ({self.backing.format})"
+        return text
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Write the image's metadata, the header last."""
+        backing = None
+        if self.backing:
+            backing = Backing(path=self.backing.path, format=self.backing.format)
+        whole = geometry(
+            self.virtual_size,
+            cluster_size=self.cluster_size,
+            extended_l2=self.mapped and backing is not None,
+        )
+        with explained(
+            fd=target.fd,
+            path=target.directory,
+            needed=whole.metadata_bytes,
+            action="write metadata",
+        ):
+            extent_size.hint(target.fd)
+            if self.mapped:
+                advance = counted(progress, total=whole.metadata_bytes)
+                writer.write_mapped(target.fd, whole, backing=backing, advance=advance)
+                progress(done=whole.metadata_bytes, total=whole.metadata_bytes)
+            else:
+                writer.write_unmapped(target.fd, whole, backing=backing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRaw:
+    """Afterwards the target is a raw image of ``virtual_size`` bytes, all hole."""
+
+    virtual_size: int
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        return f"create a sparse raw image of {format_size(self.virtual_size)}"
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Set the file's size."""
+        with explained(
+            fd=target.fd, path=target.directory, needed=0, action=self.describe()
+        ):
+            extent_size.hint(target.fd)
+            os.ftruncate(target.fd, self.virtual_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetNocow:
+    """Afterwards overwriting the file's blocks allocates nothing (btrfs NOCOW)."""
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        return "make the empty file NOCOW"
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Set the inode flag, which btrfs takes only while the file is empty.
+
+        :raises Unsupported: when the file keeps the compression of the one before it.
+        """
+        if inode_flags.has(target.fd, InodeFlag.COMPR):
+            reason = "a compressed file can't be NOCOW; use chattr -c on the disk first"
+            raise Unsupported(target.directory, reason)
+        with explained(fd=target.fd, path=target.directory, needed=0, action="NOCOW"):
+            inode_flags.add(target.fd, InodeFlag.NOCOW)
+
+
+def mapped_data_offset(
+    virtual_size: int, *, cluster_size: int, extended_l2: bool = False
+) -> int:
+    """Return where the data of a mapped `CreateQcow2` begins, in bytes."""
+    whole = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    return whole.data_offset

@@ -1,0 +1,139 @@
+"""The steps that grow a disk where it is; room is made before anything grows."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from allocpolicy.contract.facts import DiskFormat, Observation
+from allocpolicy.contract.plan import Step, Target
+from allocpolicy.progress import Progress, counted
+from allocpolicy.qcow2 import geometry, growth
+from allocpolicy.qcow2.consistency import check_tables
+from allocpolicy.qcow2.header import read_header
+from allocpolicy.steps.reserve import Reserve, reserve
+from allocpolicy.storage import fallocate
+from allocpolicy.storage.failure import explained
+from allocpolicy.wording import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservePastEnd:
+    """Afterwards ``[0, length)`` has storage, and the file is as long as it was.
+
+    FALLOC_FL_KEEP_SIZE: what is past the end is there for the file to grow into.
+    """
+
+    length: int
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        return f"reserve {format_size(self.length)} with fallocate, past the end"
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Reserve; without room the file keeps what it got, but for what is past it."""
+        fd = target.fd
+        size = os.fstat(fd).st_size
+        with explained(
+            fd=fd, path=target.directory, needed=self.length, action="fallocate"
+        ):
+            try:
+                reserve(
+                    fd,
+                    length=self.length,
+                    progress=progress,
+                    allocate=fallocate.allocate_past_end,
+                )
+            except BaseException:
+                os.ftruncate(fd, size)  # to the same size: what is past it is freed
+                raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowRaw:
+    """Afterwards a raw disk has ``virtual_size`` bytes; the new ones read as zeroes."""
+
+    virtual_size: int
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        return f"grow the raw disk to {format_size(self.virtual_size)}"
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Truncate up; storage that is past the end already becomes the disk's."""
+        with explained(
+            fd=target.fd, path=target.directory, needed=0, action="grow the disk"
+        ):
+            progress(done=0, total=self.virtual_size)
+            os.ftruncate(target.fd, self.virtual_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowQcow2:
+    """Afterwards a qcow2 has ``virtual_size`` bytes; the new ones read as zeroes.
+
+    ``mapped``: the new clusters are all mapped, to storage that is a hole or was
+    reserved past the end. ``backing_size`` is the virtual size of its backing file, 0
+    without one. A kill leaves the old size or the new one.
+    """
+
+    virtual_size: int
+    mapped: bool = False
+    backing_size: int = 0
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        mapped = ", all mapped" if self.mapped else ""
+        return f"grow the qcow2 to {format_size(self.virtual_size)}{mapped}"
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Append new tables, then switch with one write of the header."""
+        fd, path = target.fd, target.directory
+        header = read_header(fd, path=path)
+        check_tables(fd, header, path=path)
+        with explained(fd=fd, path=path, needed=0, action="grow the disk"):
+            growth.grow(
+                fd,
+                header,
+                path=path,
+                virtual_size=self.virtual_size,
+                mapped=self.mapped,
+                backing_size=self.backing_size,
+                advance=counted(progress, total=self.virtual_size),
+            )
+
+
+def grown_size(current: Observation, *, virtual_size: int) -> int:
+    """Return the bytes to reserve of a disk's file for when the disk has grown."""
+    if current.format is DiskFormat.RAW:
+        return virtual_size
+    assert current.cluster_size is not None
+    return geometry.grown_size_bound(
+        current.reserved_size,
+        virtual_size=current.virtual_size,
+        grown=virtual_size,
+        cluster_size=current.cluster_size,
+        extended_l2=current.extended_l2,
+    )
+
+
+def growing_steps(
+    current: Observation, *, virtual_size: int, mapped: bool = False, reserved: int = 0
+) -> tuple[Step, ...]:
+    """Return the steps that grow a disk.
+
+    :param mapped: map the new clusters of a qcow2.
+    :param reserved: bytes of the file to reserve before anything grows, `grown_size`;
+        0 to reserve none.
+    """
+    first = (ReservePastEnd(length=reserved),) if reserved else ()
+    if current.format is DiskFormat.RAW:
+        return (*first, GrowRaw(virtual_size=virtual_size))
+    chain = current.backing_chain
+    grow = GrowQcow2(
+        virtual_size=virtual_size,
+        mapped=mapped,
+        backing_size=chain[0].virtual_size or 0 if chain else 0,
+    )
+    # What was reserved past the end becomes the file's.
+    return (*first, grow, Reserve(length=reserved)) if reserved else (grow,)
