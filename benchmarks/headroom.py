@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import direct_io, filesystems
-from tests.direct_io import BLOCK
+from tests.harness import direct_io, filesystems
+from tests.harness.direct_io import BLOCK
 
 MIB = 1 << 20
 GIB = 1 << 30

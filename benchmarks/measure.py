@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from tests import filesystems
+from tests.harness import filesystems
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 # A sparse file; on xfs qemu-img's 1 MiB extent-size hint makes 16 GiB of the L2 tables

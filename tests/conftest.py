@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pytest
 
-from tests import filesystems
+from tests.harness import filesystems
 
 GIB = 1 << 30
 
@@ -20,6 +20,12 @@ MARKER = (
     f"({', '.join(filesystems.KINDS)}), through the fixtures `filesystem`, "
     "`filesystem_kind` and `directory`"
 )
+
+SYSTEM = (
+    "system: of kernels and filesystems, which no version of Python changes; one "
+    "environment of tox runs it. Tests that mount have it by themselves"
+)
+MOUNTING = {"mount_point", "fresh_filesystem"}
 
 
 class FreshFilesystem(Protocol):
@@ -47,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
+    config.addinivalue_line("markers", SYSTEM)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As a shell starts what is to run in the background; our commands would too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,6 +66,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker is None or not set(marker.args) <= set(filesystems.KINDS):
         raise pytest.UsageError(f"{metafunc.definition.nodeid} needs the mark {MARKER}")
     metafunc.parametrize("filesystem_kind", marker.args)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and MOUNTING & set(item.fixturenames):
+            item.add_marker("system")
 
 
 @pytest.hookimpl(wrapper=True)

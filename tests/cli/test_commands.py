@@ -1,0 +1,323 @@
+"""The commands beside provision, by their output and exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from allocpolicy.cli import progress
+from tests.harness import images
+from tests.harness.cli import allocpolicy, command, environment
+from tests.harness.images import MIB
+
+OPENSTACK = [
+    {
+        "ID": "5b1a",
+        "Name": "m1.fast",
+        "RAM": 2048,
+        "Disk": 40,
+        "Ephemeral": 0,
+        "VCPUs": 2,
+        "Is Public": True,
+        "Swap": 0,
+        "RXTX Factor": 1.0,
+        "Description": None,
+        "Properties": {
+            "allocpolicy:strategy": "performance",
+            "allocpolicy:strategy.swap": "none",
+            "hw:cpu_policy": "dedicated",
+        },
+    }
+]
+
+
+def test_the_version_is_told() -> None:
+    finished = allocpolicy("--version")
+    assert finished.status == 0
+    assert finished.stdout.split()[0] == "allocpolicy"
+
+
+def test_without_a_command_there_is_help() -> None:
+    finished = allocpolicy()
+    assert finished.status == 0
+    assert "provision" in finished.stdout
+
+
+def test_every_command_has_help() -> None:
+    for name in (
+        *("audit", "explain", "flavor validate", "inspect", "provision"),
+        "strategy list",
+    ):
+        finished = allocpolicy("help", *name.split())
+        assert finished.status == 0
+        assert "usage: allocpolicy" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("provison", "x"), "did you mean 'provision'"),
+        (("strategy",), "strategy"),
+        (("--nonsense",), "--nonsense"),
+        (("--log-file", "/no/such/directory/x", "explain"), "--log-file"),
+    ],
+)
+def test_a_wrong_command_line_exits_2_with_one_line(
+    arguments: tuple[str, ...], says: str
+) -> None:
+    finished = allocpolicy(*arguments)
+    assert finished.status == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert says in finished.stderr
+    assert finished.stdout == ""
+
+
+def test_output_that_fails_does_not_hide_that_the_disk_was_made(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "disk"
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            command("provision", disk, "--size", "1M", "-f", "json"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+    assert finished.returncode == 5
+    assert "was made" in finished.stderr
+    assert images.info(disk, format="qcow2")["virtual-size"] == MIB
+
+
+def test_a_path_that_is_not_utf_8_is_shown_all_the_same(tmp_path: Path) -> None:
+    disk = Path(os.fsdecode(os.fsencode(tmp_path) + b"/disk-\xff"))
+    finished = allocpolicy("provision", disk, "--size", "1M")
+    assert finished.status == 0
+    assert disk.exists()
+
+
+def test_an_ordinary_user_cannot_give_a_disk_away(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    finished = subprocess.run(
+        [
+            *("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"),
+            *command("provision", tmp_path / "disk", "--size", "1M", "--owner", "0:0"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    if "Permission denied" in finished.stderr:
+        pytest.skip("the interpreter is where only its owner may read")
+    assert finished.returncode == 2
+    assert "only root" in finished.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_misspelt_fallback_is_told_at_once(tmp_path: Path) -> None:
+    finished = allocpolicy(
+        *("provision", tmp_path / "disk", "--size", "1M"),
+        OS_ALLOCPOLICY__ON_UNSUPPORTED="fallback",
+        OS_ALLOCPOLICY__FALLBACK_STRATEGIES="nono",
+    )
+    assert finished.status == 2
+    assert "did you mean 'none'" in finished.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_strategies_are_listed_with_their_distributions() -> None:
+    rows = allocpolicy("strategy", "list", "-f", "json").document
+    owners = {row["Name"]: row["Distribution"] for row in rows}
+    assert owners["space"] == "allocpolicy"
+    assert owners["partial"] == "allocpolicy-partial"
+    assert all(row["Version"] and row["Summary"] for row in rows)
+
+
+def test_a_strategy_shows_its_options_from_its_schema() -> None:
+    finished = allocpolicy("strategy", "show", "performance")
+    assert "allocpolicy:performance.data = sparse | falloc | full" in finished.stdout
+    document = allocpolicy("strategy", "show", "space", "-f", "json").document
+    assert document["options"]["properties"]["reserve"]["default"] == "fallocate"
+    assert allocpolicy("strategy", "show", "spaec").status == 2
+
+
+def test_explain_shows_which_value_won_over_which(tmp_path: Path) -> None:
+    flavors = tmp_path / "flavors.json"
+    flavors.write_text(json.dumps(OPENSTACK))
+    nova = tmp_path / "nova.conf"
+    nova.write_text("[DEFAULT]\npreallocate_images = space\ncompute_driver = x\n")
+    rows = allocpolicy(
+        *("explain", "--flavors", flavors, "--flavor", "m1.fast", "--disk", "swap"),
+        *("--config-file", nova, "-f", "json"),
+    ).document
+    strategies = [row for row in rows if row["Subject"] == "strategy"]
+    assert [row["Value"] for row in strategies] == [
+        "none",
+        "performance",
+        "space",
+        "none",
+    ]
+    assert strategies[0]["Outcome"] == "won"
+    assert str(nova) in strategies[2]["Source"]
+    assert all("overridden" in row["Outcome"] for row in strategies[1:])
+
+
+def test_a_nova_conf_is_honoured_as_it_is(tmp_path: Path) -> None:
+    nova = tmp_path / "nova.conf"
+    nova.write_text("[DEFAULT]\npreallocate_images = space\n")
+    for arguments in (
+        ("--config-file", nova, "explain", "-f", "json"),
+        ("explain", "-f", "json", "--config-file", nova),
+    ):
+        finished = allocpolicy(*arguments)
+        assert finished.stderr == ""
+        assert finished.document[0]["Value"] == "space"
+
+
+def test_the_operators_lock_closes_flavors_and_the_command_line(tmp_path: Path) -> None:
+    flavors = tmp_path / "flavors.json"
+    flavors.write_text(json.dumps(OPENSTACK))
+    locked = {"OS_ALLOCPOLICY__FLAVOR_OVERRIDE": "false"}
+    chosen = ("explain", "--flavors", flavors, "--flavor", "m1.fast", "-f", "json")
+    rows = allocpolicy(*chosen, **locked).document
+    assert rows[0]["Value"] == "none"
+    assert allocpolicy("explain", "--strategy", "space", **locked).status == 2
+    allowed = {"OS_ALLOCPOLICY__ALLOWED_STRATEGIES": "none,space"}
+    finished = allocpolicy(*chosen, **allowed)
+    assert finished.status == 2
+    assert "performance" in finished.stderr
+
+
+def test_flavors_are_validated_against_this_host(tmp_path: Path) -> None:
+    flavors = tmp_path / "flavors.json"
+    flavors.write_text(json.dumps(OPENSTACK))
+    rows = allocpolicy("flavor", "validate", flavors, "-f", "json").document
+    assert rows == [
+        {
+            "Flavor": "m1.fast",
+            "Root": "performance",
+            "Ephemeral": "performance",
+            "Swap": "none",
+        }
+    ]
+    flavors.write_text(json.dumps(OPENSTACK).replace("performance", "performence"))
+    finished = allocpolicy("flavor", "validate", flavors)
+    assert finished.status == 2
+    assert "did you mean" in finished.stderr
+
+
+def test_a_missing_configuration_file_exits_2(tmp_path: Path) -> None:
+    finished = allocpolicy("--config-file", tmp_path / "no.conf", "explain")
+    assert finished.status == 2
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_debug_adds_the_traceback() -> None:
+    finished = allocpolicy("--debug", "strategy", "show", "nonsense")
+    assert finished.status == 2
+    assert "Traceback" in finished.stderr
+
+
+def test_the_options_are_there_for_oslo_config_generator() -> None:
+    program = Path(command()[0]).with_name("oslo-config-generator")
+    printed = subprocess.run(
+        [program, "--namespace", "allocpolicy"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    ).stdout
+    assert "[allocpolicy]" in printed
+    assert "#preallocate_images = none" in printed
+
+
+def pause_while_it_copies(process: subprocess.Popen[bytes]) -> None:
+    """Stop the process for a while amid its work, so that this takes long.
+
+    What the filesystem can do is tried on files without a name as well, small ones.
+    """
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    while process.poll() is None:
+        for link in descriptors.iterdir():
+            with contextlib.suppress(OSError):
+                status = link.stat()
+                if not status.st_nlink and status.st_blocks * 512 > 8 * MIB:
+                    process.send_signal(signal.SIGSTOP)
+                    time.sleep(progress.PATIENCE + 0.1)
+                    process.send_signal(signal.SIGCONT)
+                    return
+
+
+@pytest.mark.filesystems("ext4")
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(
+    directory: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.raw"
+    base.write_bytes(random.Random(42).randbytes(MIB) * 600)
+    arguments = (
+        *("provision", directory / "disk", "--base", base, "-f", "json"),
+        *("--strategy", "performance", "--format", "raw"),
+    )
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env=environment(TERM="xterm", COLUMNS="120"),
+    ) as process:
+        os.close(terminal)
+        pause_while_it_copies(process)
+        shown = bytearray()
+        try:
+            while chunk := os.read(controller, 4096):
+                shown += chunk
+        except OSError:  # EIO: the process has closed the terminal
+            pass
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["disk"]
+    os.close(controller)
+    assert process.returncode == 0
+    assert b"copy the data" in shown
+    (directory / "disk").unlink()
+    assert allocpolicy(*arguments).stderr == ""
+
+
+@pytest.mark.filesystems("ext4")
+def test_cache_entries_that_a_process_has_open_are_kept(directory: Path) -> None:
+    work = directory / "work"
+    work.mkdir()
+    source = images.convert(images.make_base(work, size=8 * MIB), format="vmdk")
+    finished = allocpolicy(
+        "provision", directory / "disk", "--base", source, "--strategy", "performance"
+    )
+    assert finished.status == 0, finished.stderr
+    (entry,) = (directory / "_base").glob("*.raw")
+    with entry.open("rb"):
+        kept = allocpolicy("cache", "prune", directory, "-f", "json").document
+        assert kept[0]["Outcome"] == "kept: it is in use"
+        assert kept[0]["Used by"] == "a running process"
+    listed = allocpolicy("cache", "list", directory, "-f", "json").document
+    assert listed[0]["Used by"] == ""
+    assert (
+        allocpolicy("cache", "prune", directory, "-f", "json").document[0]["Outcome"]
+        == "removed"
+    )
+
+
+@pytest.mark.filesystems("ext4")
+def test_a_cache_that_is_not_there_exits_2(directory: Path) -> None:
+    assert allocpolicy("cache", "list", directory / "no").status == 2
+    assert allocpolicy("cache", "list").status == 2

@@ -1,0 +1,445 @@
+"""Admission: what is free and what was promised, by rules that racing can't break."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import (
+    DiskFormat,
+    Headroom,
+    Host,
+    Limits,
+    Mode,
+    NotEnoughSpace,
+    Order,
+    Overcommitted,
+    Plan,
+    Policy,
+    provision,
+)
+from allocpolicy.execute import admission
+from allocpolicy.observe import account
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe.account import Account
+from allocpolicy.storage import filesystem as filesystems_of
+from allocpolicy.storage import lease
+from tests.harness.cli import allocpolicy, command, environment
+from tests.harness.filesystems import available
+from tests.harness.images import GIB, MIB
+
+KINDS = ("ext4", "xfs", "btrfs")
+ALL = pytest.mark.filesystems(*KINDS)
+RATIO = 2.5
+NO_HEADROOM = {
+    "OS_ALLOCPOLICY__HEADROOM_RATIO": "0",
+    "OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0",
+}
+FLAVORS = """
+flavors:
+  m1.thin: {extra_specs: {"allocpolicy:strategy": none}}
+  m1.kept: {extra_specs: {"allocpolicy:strategy": space}}
+"""
+Fresh = Callable[..., Path]
+
+
+def room(mount_point: Path, *, ratio: float) -> int:
+    """Return what may still be promised on a filesystem."""
+    available(mount_point)
+    taken = account.take(mount_point)
+    there = taken.size - taken.reserved_blocks
+    return int(ratio * there) - taken.used - taken.promised
+
+
+def race(name: str, *, requests: list[list[object]], **variables: str) -> list[int]:
+    """Start so many requests at once, and return their exit statuses."""
+    racing = [
+        subprocess.Popen(
+            command(name, *arguments, "-f", "json"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**variables),
+        )
+        for arguments in requests
+    ]
+    errors = [process.communicate()[1] for process in racing]
+    statuses = [process.returncode for process in racing]
+    assert all(len(error.splitlines()) <= 1 for error in errors), errors
+    return statuses
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("format", DiskFormat)
+def test_of_twenty_racing_thin_disks_as_many_succeed_as_the_ratio_allows(
+    fresh_filesystem: Fresh, tmp_path: Path, kind: str, format: str
+) -> None:
+    """Seven and a half disks fit; nothing of them was written yet."""
+    mount_point = fresh_filesystem(kind)
+    size = int(room(mount_point, ratio=RATIO) / 7.5) // MIB * MIB
+    statuses = race(
+        "provision",
+        requests=[
+            [mount_point / f"disk{number}", "--size", size, "--format", format]
+            for number in range(20)
+        ],
+        OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO=str(RATIO),
+        OS_ALLOCPOLICY__LOCK_PATH=str(tmp_path / "locks"),
+    )
+    assert sorted(statuses) == [0] * 7 + [3] * 13
+    available(mount_point)
+    taken = account.take(mount_point)
+    assert taken.disks == 7
+    assert RATIO * 0.9 < taken.overcommit_ratio <= RATIO
+    assert available(mount_point) > GIB // 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reserved_and_thin_disks_of_flavors_count_alike(
+    fresh_filesystem: Fresh, tmp_path: Path, kind: str
+) -> None:
+    """By a ratio of 1 whatever was promised can be given, whoever comes first."""
+    mount_point = fresh_filesystem(kind)
+    flavors = tmp_path / "flavors.yaml"
+    flavors.write_text(FLAVORS)
+    size = int(room(mount_point, ratio=1) / 7.5) // MIB * MIB
+    statuses = race(
+        "provision",
+        requests=[
+            [
+                *(mount_point / f"disk{number}", "--size", size, "--format", "raw"),
+                *("--flavors", flavors, "--flavor", ("m1.thin", "m1.kept")[number % 2]),
+            ]
+            for number in range(12)
+        ],
+        OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO="1",
+        OS_ALLOCPOLICY__LOCK_PATH=str(tmp_path / "locks"),
+        **NO_HEADROOM,
+    )
+    assert sorted(statuses) == [0] * 7 + [3] * 5
+    available(mount_point)
+    taken = account.take(mount_point)
+    assert (taken.disks, taken.shortfall) == (7, 0)
+    assert taken.overcommit_ratio <= 1
+
+
+@ALL
+def test_what_a_refusal_says(directory: Path) -> None:
+    """The numbers, the ratio that would be, the one allowed, and which option says so.
+
+    A dry run says the same.
+    """
+    variables = {"OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO": "1.625"}
+    arguments = ("provision", directory / "disk", "--size", "2T", "--format", "raw")
+    for more in ((), ("--dry-run",)):
+        finished = allocpolicy(*arguments, *more, **variables)
+        assert finished.status == 3
+        [line] = finished.stderr.splitlines()
+        assert "2.0 TiB (2199023255552 bytes), and" in line
+        assert "may still be promised" in line
+        assert "are free" in line
+        assert "the over-commit ratio would be 2" in line
+        assert "max_overcommit_ratio allows 1.625" in line
+    assert list(directory.iterdir()) == []
+
+
+@ALL
+def test_disks_in_other_directories_count_if_they_are_named(directory: Path) -> None:
+    """disk_directories: for the ratio, and for the headroom of what is reserved."""
+    for name in ("one", "two"):
+        (directory / name / "below").mkdir(parents=True)
+    used = account.take(directory).used
+    size = 512 * MIB // MIB * MIB
+    there = account.take(directory).size - account.take(directory).reserved_blocks
+    ratio = {"OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO": str((used + 1.5 * size) / there)}
+    both = {"OS_ALLOCPOLICY__DISK_DIRECTORIES": f"{directory}/one,{directory}/two"}
+    first = directory / "one" / "below" / "disk"
+    second = directory / "two" / "below" / "disk"
+    arguments = ("--size", size, "--format", "raw")
+    assert allocpolicy("provision", first, *arguments, **ratio).status == 0
+    assert allocpolicy("provision", second, *arguments, **ratio, **both).status == 3
+    assert allocpolicy("provision", second, *arguments, **ratio).status == 0
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_headroom_is_kept_for_disks_in_other_directories(
+    fresh_filesystem: Fresh, kind: str
+) -> None:
+    """0.86 of the room, 0.086 for its own headroom, and as much for the first one's."""
+    mount_point = fresh_filesystem(kind)
+    size = int(available(mount_point) * 0.43) // MIB * MIB
+    policy = {
+        "OS_ALLOCPOLICY__HEADROOM_RATIO": "0.2",
+        "OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0",
+    }
+    both = {"OS_ALLOCPOLICY__DISK_DIRECTORIES": str(mount_point)}
+    arguments = ("--size", size, "--strategy", "space", "--format", "raw")
+    disks = [mount_point / name / "disk" for name in ("one", "two")]
+    for disk in disks:
+        disk.parent.mkdir()
+    first, second = disks
+    assert allocpolicy("provision", first, *arguments, **policy).status == 0
+    refused = allocpolicy("provision", second, *arguments, **policy, **both)
+    assert (refused.status, "headroom" in refused.stderr) == (3, True)
+    assert allocpolicy("provision", second, *arguments, **policy).status == 0
+
+
+def host_at(directory: Path, **limits: float) -> Host:
+    """Return the host's facts, with limits."""
+    return observe.host(
+        directory,
+        headroom=Headroom(ratio=0, minimum=MIB),
+        limits=Limits(**limits),  # type: ignore[arg-type]
+    )
+
+
+def settle(fd: int) -> None:
+    """Wait for the blocks of unnamed files (xfs gives them back in the background)."""
+    same, before = 0, None
+    while same < 3:
+        filesystems_of.settle(fd)
+        same = same + 1 if before == filesystems_of.space(fd).free else 0
+        before = filesystems_of.space(fd).free
+        time.sleep(0.1)
+
+
+def plan_of(
+    *, peak: int = 0, promised: int = 0, reserved: int = 0, mode: Mode = Mode.STAGED
+) -> Plan:
+    """Return a plan that has only its numbers."""
+    return Plan(
+        mode=mode,
+        steps=(),
+        peak_bytes=peak,
+        promised_bytes=promised,
+        reserved_bytes=reserved,
+    )
+
+
+@pytest.fixture(params=KINDS)
+def opened(
+    request: pytest.FixtureRequest, fresh_filesystem: Fresh
+) -> Iterator[tuple[Path, int]]:
+    """Give a directory, open, in which nothing was ever removed."""
+    directory = fresh_filesystem(request.param)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    yield directory, fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("reserved", [0, MIB])
+def test_what_is_kept_for_the_host_is_kept_to_the_byte(
+    opened: tuple[Path, int], reserved: int
+) -> None:
+    """peak_bytes + headroom + reserved_host_disk <= free."""
+    directory, fd = opened
+    host = host_at(directory)
+    settle(fd)
+    free = filesystems_of.space(fd).free
+    headroom = MIB if reserved else 0
+    peak = free // 2
+    plan = plan_of(peak=peak, reserved=reserved)
+
+    def ask(kept: int) -> None:
+        admission.admit(
+            plan,
+            path=directory / "disk",
+            directory=fd,
+            host=replace(host, limits=Limits(reserved_host_disk=kept)),
+        )
+
+    ask(free - peak - headroom)
+    with pytest.raises(NotEnoughSpace, match="by reserved_host_disk") as raised:
+        ask(free - peak - headroom + 1)
+    assert (raised.value.needed, raised.value.free) == (free + 1, free)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reservation_leaves_the_host_its_share(
+    fresh_filesystem: Fresh, kind: str
+) -> None:
+    """The largest disk that is admitted leaves it free; one that is larger is not."""
+    mount_point = fresh_filesystem(kind)
+    kept = 200 * MIB
+    variables = NO_HEADROOM | {"OS_ALLOCPOLICY__RESERVED_HOST_DISK": str(kept)}
+    arguments = ("--strategy", "space", "--format", "raw")
+    size = (available(mount_point) - kept) // MIB * MIB
+    disk = mount_point / "disk"
+    refused = allocpolicy(
+        "provision", disk, "--size", size + MIB, *arguments, **variables
+    )
+    assert refused.status == 3
+    assert "by reserved_host_disk" in refused.stderr
+    size -= 2 * MIB  # for the inode and the extent tree
+    made = allocpolicy("provision", disk, "--size", size, *arguments, **variables)
+    assert made.status == 0, made.stderr
+    assert kept <= available(mount_point) < kept + 4 * MIB
+
+
+def disk_of(directory: Path, *, size: int, written: int = 0) -> int:
+    """Make a raw disk, and return it, open."""
+    path = directory / "disk"
+    provision(
+        Order(destination=path, virtual_size=size, format=DiskFormat.RAW),
+        policy=Policy(),
+    )
+    fd = os.open(path, os.O_RDWR)
+    os.pwrite(fd, os.urandom(written), 0)
+    os.fsync(fd)
+    return fd
+
+
+def refusal(account: Account, *, directory: Path, fd: int, more: int) -> int:
+    """Return the most that a plan for the disk may promise, by the error's word."""
+    ratio = account.overcommit_ratio + more / (account.size - account.reserved_blocks)
+    host = host_at(directory, max_overcommit_ratio=ratio)
+    with pytest.raises(Overcommitted) as raised:
+        ask_for(1 << 50, host=host, fd=fd)
+    assert pickle.loads(pickle.dumps(raised.value)).args == raised.value.args
+    ask_for(raised.value.left, host=host, fd=fd)
+    with pytest.raises(Overcommitted, match="max_overcommit_ratio allows"):
+        ask_for(raised.value.left + 1, host=host, fd=fd)
+    return raised.value.left
+
+
+def ask_for(promised: int, *, host: Host, fd: int) -> None:
+    """Ask for an existing disk to be grown, or replaced; it makes no difference."""
+    directory = os.open(host.directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for mode in (Mode.IN_PLACE, Mode.STAGED):
+            admission.admit(
+                plan_of(promised=promised, mode=mode),
+                path=host.directory / "disk",
+                directory=directory,
+                host=host,
+                current=fd,
+            )
+    finally:
+        os.close(directory)
+
+
+@ALL
+def test_a_new_promise_takes_the_place_of_the_disks_old_one(directory: Path) -> None:
+    """Both what it holds and what it may come to take; its lease is not broken."""
+    fd = disk_of(directory, size=64 * MIB, written=8 * MIB)
+    try:
+        available(directory)
+        with lease.held(fd):
+            before = account.take(directory, other_than=fd)
+            taken = account.measure(fd, path=directory)
+            assert taken.promised == 64 * MIB - taken.own
+            whole = account.take(directory, other_than=fd)
+            added = Account(
+                **{name: getattr(whole, name) for name in Account.__slots__}
+                | {"promised": before.promised + taken.promised}
+            )
+            left = refusal(added, directory=directory, fd=fd, more=16 * MIB)
+            assert lease.is_whole(fd)
+    finally:
+        os.close(fd)
+    assert abs(left - (64 + 16) * MIB) <= 4096
+
+
+@ALL
+def test_what_promises_no_more_is_not_refused(directory: Path) -> None:
+    """A limit that was set, or exceeded, since then does not forbid an `apply`."""
+    fd = disk_of(directory, size=64 * MIB)
+    try:
+        host = host_at(directory, max_overcommit_ratio=1e-9)
+        ask_for(64 * MIB, host=host, fd=fd)
+        with pytest.raises(Overcommitted):
+            ask_for(64 * MIB + 1, host=host, fd=fd)
+    finally:
+        os.close(fd)
+
+
+def test_without_a_ratio_a_thin_disk_costs_no_account(tmp_path: Path) -> None:
+    """No directory is looked through but for names that a kill left."""
+    (tmp_path / "below").mkdir()
+    program = (
+        "import sys\n"
+        "sys.addaudithook(lambda event, arguments:"
+        " print(arguments[0]) if event == 'os.scandir' else None)\n"
+        "from pathlib import Path\n"
+        "from allocpolicy import Order, Policy, provision\n"
+        "from allocpolicy import Limits\n"
+        "limits = Limits(max_overcommit_ratio=float(sys.argv[2]))\n"
+        "order = Order(destination=Path(sys.argv[1]), virtual_size=1 << 20)\n"
+        "provision(order, policy=Policy(limits=limits, lock_path=Path(sys.argv[3])))\n"
+    )
+    for number, ratio in enumerate(("0", "1000")):
+        finished = subprocess.run(
+            [
+                *(sys.executable, "-c", program),
+                *(str(tmp_path / f"disk{number}"), ratio, str(tmp_path / "locks")),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment(),
+        )
+        looked = str(tmp_path / "below") in finished.stdout.splitlines()
+        assert looked is (ratio != "0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("format", DiskFormat)
+def test_of_twelve_racing_resizes_as_many_succeed_as_the_ratio_allows(
+    fresh_filesystem: Fresh, tmp_path: Path, kind: str, format: str
+) -> None:
+    """Those that don't leave their disks as they are."""
+    mount_point = fresh_filesystem(kind)
+    small, locks = 64 * MIB, {"OS_ALLOCPOLICY__LOCK_PATH": str(tmp_path / "locks")}
+    disks = [mount_point / f"disk{number}" for number in range(12)]
+    for disk in disks:
+        order = Order(destination=disk, virtual_size=small, format=DiskFormat(format))
+        provision(order, policy=Policy())
+    grown = small + int(room(mount_point, ratio=RATIO) / 7.5) // MIB * MIB
+    statuses = race(
+        "resize",
+        requests=[[disk, grown] for disk in disks],
+        OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO=str(RATIO),
+        **locks,
+    )
+    assert sorted(statuses) == [0] * 7 + [3] * 5
+    available(mount_point)
+    taken = account.take(mount_point)
+    assert taken.virtual_size == 7 * grown + 5 * small
+    assert RATIO * 0.9 < taken.overcommit_ratio <= RATIO
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("format", DiskFormat)
+def test_an_apply_leaves_the_host_its_share(
+    fresh_filesystem: Fresh, kind: str, format: str
+) -> None:
+    """A thin disk that is to be reserved needs room like a new one."""
+    mount_point = fresh_filesystem(kind)
+    disk = mount_point / "disk"
+    size = available(mount_point) // 2 // MIB * MIB
+    provision(
+        Order(destination=disk, virtual_size=size, format=DiskFormat(format)),
+        policy=Policy(),
+    )
+    arguments = ("apply", disk, "--strategy", "space")
+    kept = available(mount_point) - size // 2
+    refused = allocpolicy(
+        *arguments, **NO_HEADROOM, OS_ALLOCPOLICY__RESERVED_HOST_DISK=str(kept)
+    )
+    assert refused.status == 3
+    assert "by reserved_host_disk" in refused.stderr
+    assert disk.stat().st_blocks * 512 < size // 2
+    kept = available(mount_point) - size - 8 * MIB
+    done = allocpolicy(
+        *arguments, **NO_HEADROOM, OS_ALLOCPOLICY__RESERVED_HOST_DISK=str(kept)
+    )
+    assert done.status == 0, done.stderr
+    assert available(mount_point) >= kept

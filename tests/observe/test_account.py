@@ -1,0 +1,301 @@
+"""The account: what the disks of a filesystem hold, and what they may still take."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import DiskFormat, Headroom, Order, Policy, provision
+from allocpolicy.images.existing import opened
+from allocpolicy.images.stamp import XATTR
+from allocpolicy.observe import account
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe.account import Account
+from allocpolicy.storage import copy
+from allocpolicy.storage.copy import Run
+from tests.conftest import FreshFilesystem
+from tests.harness import cli, filesystems, images, ordinary_user
+from tests.harness.images import GIB, MIB
+
+ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
+REFLINK = pytest.mark.filesystems("xfs", "btrfs")
+SIZE = 64 * MIB
+STRATEGIES = {
+    "none": {},
+    "space": {},
+    "performance": {},
+    "falloc": {"allocpolicy:performance.data": "falloc"},
+}
+
+
+def make(
+    disk: Path,
+    *,
+    strategy: str = "none",
+    format: DiskFormat = DiskFormat.QCOW2,
+    size: int = SIZE,
+) -> Path:
+    """Provision a disk under its own locks."""
+    name = "performance" if strategy == "falloc" else strategy
+    specs = {"allocpolicy:strategy": name, **STRATEGIES[strategy]}
+    provision(
+        Order(destination=disk, virtual_size=size, format=format, extra_specs=specs),
+        policy=Policy(
+            lock_path=disk.parent.parent / "locks",
+            headroom=Headroom(ratio=0, minimum=0),
+        ),
+    )
+    return disk
+
+
+def write(path: Path, *, length: int = MIB, size: int | None = None) -> Path:
+    """Make a file with so many bytes of data, and sync it."""
+    with path.open("wb") as file:
+        file.write(os.urandom(length))
+        file.truncate(length if size is None else size)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def clone(path: Path, target: Path) -> Path:
+    """Make a file that shares all of another's blocks."""
+    with path.open("rb") as source, target.open("wb") as file:
+        length = path.stat().st_size
+        run = Run(source=0, target=0, length=length)
+        copy.share(source.fileno(), file.fileno(), run=run)
+    return target
+
+
+@ALL
+@pytest.mark.parametrize("format", DiskFormat)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_disk_counts_as_observation_has_it(
+    directory: Path, strategy: str, format: DiskFormat
+) -> None:
+    """What is promised is the full size less what the disk holds of its own."""
+    disk = make(directory / "disk", strategy=strategy, format=format)
+    with opened(disk) as one:
+        found = observe.disk(
+            one.fd,
+            path=disk,
+            format=format,
+            surroundings=observe.surroundings(
+                one.fd, directory=directory, headroom=Headroom(ratio=0, minimum=0)
+            ),
+        )
+        holding = account.measure(one.fd, path=disk)
+    assert (holding.virtual_size, holding.full_size) == (SIZE, found.full_size)
+    taken = account.take(directory)
+    assert found.extents is not None
+    assert (taken.disks, taken.images, taken.unstamped) == (1, 0, 0)
+    assert taken.virtual_size == SIZE
+    assert taken.promised == max(0, found.full_size - found.actual_size)
+    assert taken.allocated == found.actual_size
+    assert taken.unwritten == found.extents.unwritten
+    assert (strategy in ("none", "performance")) == (taken.promised > SIZE // 2)
+
+
+@ALL
+def test_a_disk_without_a_stamp_is_raw_whatever_the_guest_wrote(
+    directory: Path,
+) -> None:
+    """A header that claims more, or less, is only data."""
+    disk = directory / "disk"
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, "1T")
+    size, held = disk.stat().st_size, disk.stat().st_blocks * 512
+    taken = account.take(directory)
+    assert (taken.disks, taken.unstamped, taken.malformed) == (1, 1, 0)
+    assert taken.virtual_size == size
+    assert taken.promised == max(0, size - held)
+
+
+@ALL
+def test_what_nobody_may_write_to_promises_nothing(directory: Path) -> None:
+    """Base images, and all that is in an image cache, by whatever name it goes."""
+    write(directory / "base", size=GIB).chmod(0o444)
+    for cache, memo in (("_base", False), ("images", True)):
+        (directory / cache / ".users").mkdir(parents=True)
+        if memo:
+            (directory / cache / ".memo").mkdir()
+        write(directory / cache / "entry", size=GIB)
+        write(directory / cache / ".users" / "entry", size=GIB)
+    taken = account.take(directory)
+    assert (taken.disks, taken.images) == (0, 5)
+    assert (taken.promised, taken.virtual_size) == (0, 0)
+    assert taken.allocated >= 5 * MIB
+
+
+@REFLINK
+def test_what_is_shared_holds_storage_once(directory: Path) -> None:
+    """Clones of an image and of one another; each of them promises all of itself."""
+    filesystems.available(directory)
+    before = account.take(directory)
+    image = write(directory / "image", length=8 * MIB)
+    image.chmod(0o444)
+    for name in ("one", "two"):
+        clone(image, directory / name)
+    os.truncate(directory / "two", 4 * MIB)
+    write(directory / "own", length=2 * MIB)
+    filesystems.available(directory)
+    after = account.take(directory)
+    assert after.allocated == 10 * MIB
+    assert abs(after.used - before.used - 10 * MIB) < MIB
+    assert after.promised == 8 * MIB + 4 * MIB
+
+
+@ALL
+def test_a_file_counts_once_and_a_link_is_not_followed(directory: Path) -> None:
+    other = directory / "other"
+    other.mkdir()
+    disk = write(other / "disk", size=SIZE)
+    asked = directory / "asked"
+    asked.mkdir()
+    for name in ("one", "two"):
+        (asked / name).hardlink_to(disk)
+    (asked / "file").symlink_to(disk)
+    (asked / "directory").symlink_to(other)
+    assert account.take(asked).disks == 1
+    both = account.take(asked, disk_directories=[other, asked, directory])
+    assert (both.disks, both.virtual_size) == (1, SIZE)
+
+
+@ALL
+def test_the_filesystem_is_not_left(directory: Path, tmpfs: Path) -> None:
+    """What is mounted below is not it, nor are directories elsewhere."""
+    write(directory / "disk", size=SIZE)
+    below = directory / "below"
+    below.mkdir()
+    elsewhere = write(tmpfs / "disk", size=SIZE)
+    filesystems.run("mount", "--bind", tmpfs, below)
+    try:
+        assert (below / "disk").exists()
+        taken = account.take(directory, disk_directories=[tmpfs, below])
+    finally:
+        filesystems.run("umount", below)
+        elsewhere.unlink()
+    assert (taken.disks, taken.unreadable) == (1, 0)
+
+
+@pytest.mark.filesystems("btrfs")
+def test_a_subvolume_is_of_its_filesystem(directory: Path) -> None:
+    """It has a device number of its own, also a snapshot that shares all of it."""
+    volume, snapshot = directory / "volume", directory / "snapshot"
+    filesystems.run("btrfs", "subvolume", "create", volume)
+    write(volume / "disk", length=4 * MIB)
+    filesystems.run("btrfs", "subvolume", "snapshot", volume, snapshot)
+    try:
+        taken = account.take(directory)
+    finally:
+        for one in (snapshot, volume):
+            filesystems.run("btrfs", "subvolume", "delete", one)
+    assert taken.disks == 2
+    assert taken.allocated == 4 * MIB
+
+
+@ALL
+@pytest.mark.parametrize("fault", ["stamp", "header"])
+def test_a_malformed_disk_counts_by_its_file(directory: Path, fault: str) -> None:
+    disk = make(directory / "disk")
+    if fault == "stamp":
+        os.setxattr(disk, XATTR, b"{")
+    else:
+        with disk.open("r+b") as file:
+            file.write(b"none")
+    os.truncate(disk, SIZE)
+    taken = account.take(directory)
+    assert (taken.disks, taken.malformed, taken.unstamped) == (1, 1, 0)
+    assert taken.promised == SIZE - disk.stat().st_blocks * 512
+
+
+def test_what_may_not_be_read_is_counted_by_its_size() -> None:
+    """Of a directory that may not be looked into, nobody can say more."""
+    if os.geteuid() != 0:
+        raise filesystems.Unavailable("being another user takes root")
+    program = (
+        "import dataclasses, json, sys; from pathlib import Path;"
+        "from allocpolicy.observe import account;"
+        "print(json.dumps(dataclasses.asdict(account.take(Path(sys.argv[1])))))"
+    )
+    with ordinary_user.public_directory() as public:
+        directory = public / "disks"
+        directory.mkdir()
+        make(directory / "disk")
+        write(directory / "raw", size=SIZE).chmod(0o600)
+        (directory / "closed").mkdir(mode=0o700)
+        finished = subprocess.run(
+            ordinary_user.command(sys.executable, "-c", program, directory),
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=directory,
+            env=cli.environment(),
+        )
+    taken = Account(**json.loads(finished.stdout))
+    assert (taken.disks, taken.unreadable) == (2, 3)
+    assert taken.promised >= SIZE - MIB
+
+
+@ALL
+def test_a_lease_is_not_broken(directory: Path) -> None:
+    """A disk that is being rewritten is not opened; nor is the one that is left out."""
+    disk = make(directory / "disk")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fd = os.open(disk, os.O_RDWR)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        taken = account.take(directory)
+        assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+        others = account.take(directory, other_than=fd)
+        assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
+    assert (taken.disks, taken.unreadable) == (1, 1)
+    assert (others.disks, others.unreadable, others.promised) == (0, 0, 0)
+
+
+@pytest.fixture
+def small(request: pytest.FixtureRequest, fresh_filesystem: FreshFilesystem) -> Path:
+    return fresh_filesystem(request.param, size=400 * MIB)
+
+
+@pytest.mark.parametrize("small", ["ext4", "xfs", "btrfs"], indirect=True)
+@pytest.mark.parametrize("short", [False, True])
+def test_a_shortfall_says_whether_all_disks_can_be_filled(
+    small: Path, short: bool
+) -> None:
+    """By half of the last disk's size; what the filesystem's trees take is less."""
+    size, margin = 32 * MIB, 16 * MIB
+    free = account.take(small).free
+    count = free // size + (1 if short else -1)
+    disks = [write(small / str(one), length=0, size=size) for one in range(count)]
+    taken = account.take(small)
+    assert taken.promised == count * size
+    assert (taken.shortfall > 0) is short is (taken.overcommit_ratio > 1)
+    if short and taken.shortfall < margin:
+        disks.append(write(small / "more", length=0, size=size))
+    assert fills(disks, size=size) is not short
+
+
+def fills(disks: list[Path], *, size: int) -> bool:
+    """Write all of each disk; False when the filesystem is full before."""
+    try:
+        for disk in disks:
+            with disk.open("r+b", buffering=0) as file:
+                for _ in range(size // MIB):
+                    file.write(os.urandom(MIB))
+                os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True

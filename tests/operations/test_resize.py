@@ -1,0 +1,248 @@
+"""Disks grow under their policy: reserved and mapped to the new end, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import images
+from tests.harness.cli import allocpolicy, command, environment, provision
+from tests.harness.filesystems import available, leave_free
+from tests.harness.images import MIB
+
+SIZE, GROWN = 64 * MIB, 160 * MIB
+ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
+POLICIES = {
+    "none": ("--strategy", "none"),
+    "space": ("--strategy", "space"),
+    "sparse": ("--strategy", "performance"),
+    "falloc": (
+        *("--strategy", "performance"),
+        *("--extra-spec", "allocpolicy:performance.data=falloc"),
+    ),
+    "full": (
+        *("--strategy", "performance"),
+        *("--extra-spec", "allocpolicy:performance.data=full"),
+    ),
+    "backed": (
+        *("--strategy", "performance"),
+        *("--extra-spec", "allocpolicy:performance.layout=backed"),
+    ),
+}
+
+
+def resized(disk: Path, size: object, **variables: str) -> Any:
+    """Resize a disk, which must succeed, and return the report."""
+    finished = allocpolicy("resize", disk, size, "-f", "json", **variables)
+    assert finished.status == 0, finished.stderr
+    return finished.document
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return images.make_base(tmp_path_factory.mktemp("base"), size=48 * MIB)
+
+
+def grown_copy(disk: Path, *, format: str) -> Path:
+    """Return a raw copy of what the guest reads, and zeroes up to the new size."""
+    copy = disk.with_suffix(".content")
+    images.qemu_img("convert", "-U", "-f", format, "-O", "raw", disk, copy)
+    with copy.open("r+b") as file:
+        file.truncate(GROWN)
+    return copy
+
+
+def assert_sound(disk: Path, *, format: str) -> None:
+    if format == "qcow2":
+        result = images.check(disk)
+        assert "leaks" not in result
+        assert "corruptions" not in result
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("policy", "format"),
+    [(name, "qcow2") for name in POLICIES]
+    + [(name, "raw") for name in POLICIES if name != "backed"],
+)
+def test_a_disk_that_grew_keeps_its_promise(
+    directory: Path, base: Path, policy: str, format: str
+) -> None:
+    disk = directory / "disk"
+    choice = ("--format", format, *POLICIES[policy])
+    before = provision(disk, "--base", base, "--size", SIZE, *choice)["observed"]
+    images.qemu_io(disk, "write -P 7 61M 1M", "write -P 8 5M 64k", format=format)
+    expected = grown_copy(disk, format=format)
+    report = resized(disk, "160M")
+    assert report["mode"] == "in_place"
+    observed = report["observed"]
+    assert observed["virtual_size"] == GROWN
+    assert report["verdict"]["judgement"] == "meets"
+    assert observed["allocation"] == before["allocation"]
+    assert observed["mapping"] in (before["mapping"], "partial")
+    if policy not in ("none", "space"):
+        assert observed["mapping"] == "full"
+    if before["allocation"] != "thin":
+        assert disk.stat().st_blocks * 512 >= GROWN
+        assert observed["guaranteed"]
+    assert images.info(disk, format=format)["virtual-size"] == GROWN
+    assert images.same_content(disk, expected, formats=(format, "raw"))
+    assert_sound(disk, format=format)
+    # All of it can be written, and the promise holds.
+    images.qemu_io(disk, "write -P 9 0 80M", "write -P 9 80M 80M", format=format)
+    assert_sound(disk, format=format)
+    finished = allocpolicy("apply", disk, "-f", "json")
+    assert finished.document[0]["verdict"] == "meets"
+    if before["allocation"] != "thin":
+        assert finished.document[0]["mode"] == "nothing"
+
+
+@ALL
+@pytest.mark.parametrize("policy", ["none", "space", "falloc"])
+def test_a_disk_that_was_made_anywhere_can_grow(directory: Path, policy: str) -> None:
+    """qemu-img's own images, of a size that is no cluster's, with no stamp."""
+    disk = directory / "disk"
+    mode = "off" if policy in ("none", "space") else "falloc"
+    options = f"preallocation={mode},nocow=on"  # for btrfs
+    images.qemu_img("create", "-q", "-f", "qcow2", "-o", options, disk, SIZE + 512)
+    finished = allocpolicy(
+        *("resize", disk, GROWN, "--format", "qcow2", *POLICIES[policy]),
+        *("-f", "json"),
+    )
+    assert finished.status == 0, finished.stderr
+    assert finished.document["observed"]["virtual_size"] == GROWN
+    assert_sound(disk, format="qcow2")
+
+
+@pytest.mark.parametrize("cluster_size", ["512", "4k", "64k"])
+def test_small_clusters_grow_reserved_beyond_what_their_tables_reach(
+    tmp_path: Path, cluster_size: str
+) -> None:
+    """A longer L1 table behind the reservation leaves no room that requests skip."""
+    for size in (SIZE, SIZE + 8 * MIB, 100 * MIB):
+        disk = tmp_path / f"disk-{size}"
+        options = f"cluster_size={cluster_size}"
+        images.qemu_img("create", "-q", "-f", "qcow2", "-o", options, disk, size)
+        images.qemu_io(disk, "write -P 3 1M 300k", format="qcow2")
+        finished = allocpolicy("apply", disk, "--format", "qcow2", *POLICIES["space"])
+        assert finished.status == 0, finished.stderr
+        for grown in (size + 512, 104 * MIB, GROWN):
+            assert resized(disk, grown)["verdict"]["judgement"] == "meets"
+        assert_sound(disk, format="qcow2")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_reservation_longer_than_a_refcount_block_counts_can_grow(
+    fresh_filesystem: Callable[..., Path], kind: str
+) -> None:
+    """Nothing goes behind it, where the L1 table has room: 2 GiB at 64 KiB clusters."""
+    disk = fresh_filesystem(kind, size=6 << 30) / "disk"
+    provision(disk, "--size", "3G", *POLICIES["space"])
+    assert resized(disk, "4G")["verdict"]["judgement"] == "meets"
+    assert_sound(disk, format="qcow2")
+
+
+def test_the_size_that_it_has_is_nothing_to_do(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    provision(disk, "--size", SIZE, "--strategy", "space")
+    before = disk.stat().st_mtime_ns
+    report = resized(disk, SIZE)
+    assert report["mode"] == "nothing"
+    assert disk.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("size", ["1M", "0", "-5", "nonsense", "100", "1000T"])
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_shrinking_and_what_is_no_size_is_refused(
+    tmp_path: Path, format: str, size: str
+) -> None:
+    disk = tmp_path / "disk"
+    provision(disk, "--size", SIZE, "--format", format)
+    before = disk.read_bytes()
+    finished = allocpolicy("resize", disk, "--", size)
+    assert finished.status == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert disk.read_bytes() == before
+
+
+@ALL
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_a_running_vms_disk_is_left_to_its_own_command(
+    directory: Path, format: str
+) -> None:
+    disk = directory / "disk"
+    provision(disk, "--size", SIZE, "--format", format, "--strategy", "space")
+    with images.held_by_qemu(disk, format=format):
+        finished = allocpolicy("resize", disk, GROWN)
+    assert finished.status == 2
+    assert "virsh blockresize" in finished.stderr
+    assert images.info(disk, format=format)["virtual-size"] == SIZE
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_a_lack_of_room_leaves_the_old_size_and_takes_nothing(
+    fresh_filesystem: Callable[..., Path], kind: str, format: str
+) -> None:
+    mount_point = fresh_filesystem(kind)
+    disk = mount_point / "disk"
+    provision(disk, "--size", SIZE, "--format", format, "--strategy", "space")
+    leave_free(mount_point, 200 * MIB)
+    before, free = disk.read_bytes(), available(mount_point)
+    # Admission lets it pass without headroom; the kernel has the last word.
+    for options in ({}, {"OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0"}):
+        finished = allocpolicy("resize", disk, "512M", **options)
+        assert finished.status == 3, finished.stderr
+    assert disk.read_bytes() == before
+    assert abs(available(mount_point) - free) < 2 * MIB
+    assert images.info(disk, format=format)["virtual-size"] == SIZE
+
+
+@ALL
+@pytest.mark.parametrize("policy", ["space", "falloc"])
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_a_kill_leaves_the_old_size_or_the_new_one(
+    directory: Path, base: Path, policy: str, format: str
+) -> None:
+    disk = directory / "disk"
+    choice = ("--format", format, *POLICIES[policy])
+    provision(disk, "--base", base, "--size", SIZE, *choice)
+    expected = grown_copy(disk, format=format)
+    sizes = set()
+    for round_number in range(8):
+        process = subprocess.Popen(
+            command("resize", disk, GROWN),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+        time.sleep(0.2 + 0.05 * round_number)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        sizes.add(images.info(disk, format=format)["virtual-size"])
+        assert sizes <= {SIZE, GROWN}
+        assert images.same_content(disk, expected, formats=(format, "raw"))
+        if format == "qcow2":
+            assert "corruptions" not in check_leaky(disk)
+    assert resized(disk, GROWN)["verdict"]["judgement"] == "meets"
+    assert images.same_content(disk, expected, formats=(format, "raw"))
+    assert sorted(os.listdir(directory)) == ["disk", "disk.content"]
+
+
+def check_leaky(disk: Path) -> str:
+    """Return what qemu-img check says of an image that may have leaks."""
+    finished = subprocess.run(
+        ["qemu-img", "check", "--output=json", "-f", "qcow2", disk],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode in (0, 3)  # 3: leaks, and nothing worse
+    return finished.stdout

@@ -1,0 +1,299 @@
+"""How many clusters are used and still needed, with QEMU's allocator as the oracle."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from allocpolicy.errors import ImageError
+from allocpolicy.qcow2 import geometry, refcounts, writer
+from tests.harness import images
+from tests.harness.qcow2_disks import (
+    CLUSTER,
+    MAKERS,
+    KiB,
+    MiB,
+    TiB,
+    create,
+    entry,
+    header_of,
+    needs_qemu,
+    number,
+    patch,
+    small_disk,
+    write,
+)
+from tests.harness.qcow2_writes import guest_commands, qemu_io
+
+pytestmark = needs_qemu
+CLUSTER_SIZES = [512 << shift for shift in range(13)]
+
+
+def ignored(count: int) -> None:
+    """Take a progress call that the test has no use for."""
+
+
+def used_of(disk: Path) -> int:
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        return refcounts.used_clusters(fd, header_of(disk), path=disk)
+    finally:
+        os.close(fd)
+
+
+def full_size_of(disk: Path) -> int:
+    fd = os.open(disk, os.O_RDONLY)
+    size = os.fstat(fd).st_size
+    try:
+        return refcounts.full_size(fd, header_of(disk), path=disk, file_size=size)
+    finally:
+        os.close(fd)
+
+
+def counted_one_by_one(disk: Path) -> int:
+    """Return the clusters with a refcount, read as the specification words it."""
+    header, content = header_of(disk), disk.read_bytes()
+    size, bits = header.cluster_size, header.refcount_bits
+    used = 0
+    for index in range(header.refcount_table_clusters * size // 8):
+        block = number(disk, header.refcount_table_offset + 8 * index)
+        words = content[block : block + size] if block else b""
+        if bits >= 8:
+            step = bits // 8
+            used += sum(any(words[at : at + step]) for at in range(0, len(words), step))
+        else:
+            single = int.from_bytes(words, "little")
+            mask = (1 << bits) - 1
+            while single:
+                used += bool(single & mask)
+                single >>= bits
+    return used
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_used_clusters_are_those_with_a_refcount(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    """Of every kind of disk."""
+    disk = make(tmp_path)
+    assert used_of(disk) == counted_one_by_one(disk)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 32, 64])
+def test_refcounts_of_every_width_are_read(tmp_path: Path, bits: int) -> None:
+    """Sub-byte widths begin at the lowest bits; holes in the file are not in use."""
+    options = f"refcount_bits={bits}", "cluster_size=4K"
+    disk = create(tmp_path / "disk.qcow2", 16 * MiB, *options)
+    write(disk, "write 0 3M", "discard 1M 40k", "discard 2M 4k", "write 8M 1M")
+    assert used_of(disk) == counted_one_by_one(disk)
+    told = images.check(disk)
+    free = told["image-end-offset"] // (4 * KiB) - used_of(disk)
+    assert free == 10  # eleven were freed, the second L2 table took one
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    virtual_size=st.integers(1, 64 * MiB // 512).map(lambda sectors: sectors * 512),
+    cluster_size=st.sampled_from(CLUSTER_SIZES),
+)
+@example(virtual_size=64 * TiB, cluster_size=2 * MiB)
+@example(virtual_size=16 * TiB, cluster_size=64 * KiB)
+def test_a_new_overlay_needs_what_geometry_says(
+    virtual_size: int, cluster_size: int, place: Path
+) -> None:
+    """What we reserve for a new overlay is what its own tables ask for."""
+    disk, whole = (
+        place / "new.qcow2",
+        geometry.geometry(virtual_size, cluster_size=cluster_size),
+    )
+    with disk.open("w+b") as file:
+        writer.write_unmapped(file.fileno(), whole)
+    expected = geometry.fully_allocated_size(virtual_size, cluster_size=cluster_size)
+    assert full_size_of(disk) == expected
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("refcounts")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    virtual_size=st.integers(1, 64 * MiB // 512).map(lambda sectors: sectors * 512),
+    cluster_size=st.sampled_from(CLUSTER_SIZES),
+    cut=st.integers(0, 511),
+)
+def test_a_mapped_image_needs_no_more_than_it_has(
+    virtual_size: int, cluster_size: int, cut: int, place: Path
+) -> None:
+    """Its file's end, rounded up to a cluster."""
+    disk = place / "mapped.qcow2"
+    whole = geometry.geometry(virtual_size, cluster_size=cluster_size)
+    with disk.open("w+b") as file:
+        writer.write_mapped(file.fileno(), whole, advance=ignored)
+        file.truncate(whole.file_size - cut)
+    assert full_size_of(disk) == whole.file_size
+
+
+def test_new_disks_are_judged_without_numpy(tmp_path: Path) -> None:
+    """Neither an unmapped overlay nor a wholly mapped disk takes its import."""
+    script = """
+import pathlib, sys
+from allocpolicy.qcow2 import geometry, header, refcounts, writer
+whole = geometry.geometry(1 << 40, cluster_size=1 << 16)
+for write in writer.write_unmapped, writer.write_mapped:
+    path = pathlib.Path(write.__name__)
+    options = {} if write is writer.write_unmapped else {"advance": lambda count: None}
+    with path.open("w+b") as file:
+        fd = file.fileno()
+        write(fd, whole, **options)
+        size = file.seek(0, 2)
+        found = header.read_header(fd, path=path)
+        full = refcounts.full_size(fd, found, path=path, file_size=size)
+        assert full == whole.file_size
+assert "numpy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[tuple[str, ...], int, list[list[str]]]:
+    """Draw options of qemu-img create, a virtual size, and two lots of commands."""
+    compat = draw(st.sampled_from(["1.1", "1.1", "0.10"]))
+    extended = compat == "1.1" and draw(st.booleans())
+    smallest = 16 * KiB if extended else 512
+    sizes = [size for size in CLUSTER_SIZES if size >= smallest]
+    cluster_size = draw(st.sampled_from(sizes))
+    most = min(8 * MiB, 10_000 * cluster_size) if cluster_size < MiB else 64 * MiB
+    virtual_size = 512 * draw(st.integers(1, most // 512))
+    options = [f"cluster_size={cluster_size}", f"compat={compat}"]
+    if compat == "1.1":
+        bits = draw(st.sampled_from([1, 2, 4, 8, 16, 16, 16, 32, 64]))
+        options += [
+            f"refcount_bits={bits}",
+            f"extended_l2={'on' if extended else 'off'}",
+        ]
+    options.append(f"preallocation={draw(st.sampled_from(['off', 'metadata']))}")
+    kinds: tuple[str, ...] = ("write", "write -c", "write -z", "discard")
+    if compat == "0.10":
+        kinds = ("write", "write -c", "discard")
+    drawn = guest_commands(
+        virtual_size=virtual_size, cluster_size=cluster_size, kinds=kinds
+    )
+    return tuple(options), virtual_size, [draw(drawn), draw(drawn)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    life=lives(),
+    snapshot=st.booleans(),
+    seed=st.integers(0, 1 << 32),
+    largest=st.sampled_from([1, 8 * KiB, 64 * KiB, MiB, 4 * MiB]),
+)
+def test_a_file_of_the_full_size_never_grows(
+    life: tuple[tuple[str, ...], int, list[list[str]]],
+    snapshot: bool,
+    seed: int,
+    largest: int,
+    place: Path,
+) -> None:
+    """Whatever the disk's past, all of it is written in any order within that size."""
+    options, virtual_size, lots = life
+    disk = create(place / "disk.qcow2", virtual_size, *options)
+    qemu_io(disk, lots[0], discard="unmap")
+    if snapshot and can_have_snapshots(options, lots[0]):
+        images.qemu_img("snapshot", "-c", "one", disk)
+    qemu_io(disk, lots[1], discard="unmap")
+    assert_holds_all_writes(disk, seed=seed, largest=largest)
+
+
+def can_have_snapshots(options: tuple[str, ...], commands: list[str]) -> bool:
+    """Return whether refcounts are wide enough: compressed data share a cluster."""
+    narrow = {"refcount_bits=1"}
+    if any(command.startswith("write -c") for command in commands):
+        narrow |= {"refcount_bits=2", "refcount_bits=4", "refcount_bits=8"}
+    return not narrow & set(options)
+
+
+def assert_holds_all_writes(disk: Path, *, seed: int, largest: int) -> None:
+    full = full_size_of(disk)
+    assert full >= disk.stat().st_size
+    assert full % header_of(disk).cluster_size == 0
+    os.truncate(disk, full)
+    qemu_io(disk, requests(disk, seed=seed, largest=largest), discard="ignore")
+    assert disk.stat().st_size == full
+    # Once everything is written, and freed again by nobody, nothing is missing.
+    assert full_size_of(disk) == full
+
+
+def requests(disk: Path, *, seed: int, largest: int) -> list[str]:
+    """Return writes that together cover the disk, each once, in random order."""
+    generator = random.Random(seed)
+    size, end = header_of(disk).cluster_size, header_of(disk).virtual_size
+    largest = max(largest, size)
+    commands, start = [], 0
+    while start < end:
+        length = min(generator.randint(1, largest // 512) * 512, end - start)
+        if length < largest and generator.random() < 0.8:  # whole clusters
+            length = min(-(-(start + length) // size) * size, end) - start
+        length = min(length, largest)
+        commands.append(f"write {start} {length}")
+        start += length
+    generator.shuffle(commands)
+    return commands
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    cluster_size=st.sampled_from([512, KiB, 2 * KiB]),
+    bits=st.sampled_from([16, 64]),
+    clusters=st.integers(1, 60_000),
+    seed=st.integers(0, 1 << 32),
+)
+def test_a_refcount_table_that_qemu_outgrows_is_within_the_full_size(
+    cluster_size: int, bits: int, clusters: int, seed: int, place: Path
+) -> None:
+    """qemu-img makes images with the smallest table; with tiny clusters it fills."""
+    options = f"cluster_size={cluster_size}", f"refcount_bits={bits}"
+    virtual_size = min(clusters * cluster_size, 32 * MiB)
+    disk = create(place / "tiny.qcow2", virtual_size, *options)
+    assert_holds_all_writes(disk, seed=seed, largest=MiB)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (CLUSTER + 512, "refcount table entry 1 points at an unaligned block"),
+        (CLUSTER + 8, "refcount table entry 1 has reserved bits set"),
+        (TiB, "refcount table entry 1 points at a block that is outside the file"),
+        (2 * CLUSTER, "two refcount table entries share a block"),
+    ],
+)
+def test_a_malformed_refcount_table_is_refused(
+    tmp_path: Path, value: int, reason: str
+) -> None:
+    """Before anything is counted by it."""
+    disk = small_disk(tmp_path)
+    patch(disk, header_of(disk).refcount_table_offset + 8, entry(value))
+    with pytest.raises(ImageError, match=reason):
+        used_of(disk)
+    with pytest.raises(ImageError, match=reason):
+        full_size_of(disk)
+
+
+def test_a_refcount_block_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    """The file ends inside it."""
+    disk = small_disk(tmp_path)
+    end = disk.stat().st_size
+    patch(disk, header_of(disk).refcount_table_offset + 8, entry(end))
+    patch(disk, end, bytes(512))
+    with pytest.raises(ImageError, match="the file ends inside its refcount blocks"):
+        used_of(disk)
