@@ -42,7 +42,7 @@ from allocpolicy.errors import StorageFailed as StorageFailed
 from allocpolicy.errors import StrategyFailed as StrategyFailed
 from allocpolicy.errors import StrategyNotFound as StrategyNotFound
 from allocpolicy.errors import Unsupported as Unsupported
-from allocpolicy.execute.new import Access as Access
+from allocpolicy.execute.job import Access as Access
 from allocpolicy.operations.change import Change as Change
 from allocpolicy.operations.change import apply as apply
 from allocpolicy.operations.change import resize as resize

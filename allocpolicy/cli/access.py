@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.execute.new import Access
+from allocpolicy.execute.job import Access
 
 MODE_BITS = 0o777
 NO_ID = (1 << 32) - 1  # chown(2): leave it as it is

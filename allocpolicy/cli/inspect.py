@@ -75,8 +75,7 @@ class Inspect(ShowOne):
             found = inspect(
                 disk,
                 given=given,
-                headroom=policy.headroom,
-                disk_directories=policy.disk_directories,
+                policy=policy,
             )
             if parsed_args.libvirt_xml:
                 self._element = _element(found)

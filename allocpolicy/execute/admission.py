@@ -18,7 +18,9 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import Host, Limits
 from allocpolicy.contract.plan import Mode, Plan
+from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import NotEnoughSpace, Overcommitted
+from allocpolicy.execute.job import Job
 from allocpolicy.observe import account
 from allocpolicy.observe.account import Account, Holding
 from allocpolicy.storage import directories, filesystem, named_lock
@@ -29,27 +31,26 @@ _NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
 
 
 @contextlib.contextmanager
-def early_turn(directory: Path, *, limits: Limits, lock_path: Path) -> Iterator[bool]:
-    """With a ratio, have the filesystem's turn before an existing disk is leased.
+def early_turn(directory: Path, *, policy: Policy) -> Iterator[bool]:
+    """With a ratio, take the filesystem's turn before an existing disk is leased.
 
-    What others promised can't be read of a disk under a lease: who waits for his turn
-    must not hold one. Yield whether the turn was had; `turn` needs none then.
+    What a disk under a lease was promised can't be read by others: nobody may hold a
+    lease while waiting for a turn. Yield whether the turn was taken; `turn` then takes
+    none.
 
-    :raises InvalidRequest: when the lock cannot be had.
+    :raises InvalidRequest: when the lock is unavailable.
     """
-    if not limits.max_overcommit_ratio:
+    if not policy.limits.max_overcommit_ratio:
         yield False
         return
     with directories.opened(directory) as fd:
         key = filesystem.identify(fd).key
-    with named_lock.hold(key, lock_path=lock_path):
+    with named_lock.hold(key, lock_path=policy.lock_path):
         yield True
 
 
 @contextlib.contextmanager
-def turn(
-    plan: Plan, *, host: Host, lock_path: Path | None
-) -> Iterator[Callable[[int], None]]:
+def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
     """Wait until it is the plan's turn on the filesystem; others wait for the body.
 
     Only plans that reserve need one, and with a ratio all. The function that is yielded
@@ -57,13 +58,12 @@ def turn(
     plan will ever take, others may have their turn. With a ratio they wait until the
     disk is published, since its promise is known by its stamp.
 
-    :param lock_path: None where it is our turn already (`early_turn`).
-    :raises InvalidRequest: when the lock cannot be had.
+    :raises InvalidRequest: when the lock is unavailable.
     """
-    by_ratio = bool(host.limits.max_overcommit_ratio)
+    by_ratio = bool(job.host.limits.max_overcommit_ratio)
     with contextlib.ExitStack() as held:
-        if lock_path and (plan.reserved_bytes or by_ratio):
-            key = host.filesystem.key
+        if not job.has_turn and (plan.reserved_bytes or by_ratio):
+            key, lock_path = job.host.filesystem.key, job.policy.lock_path
             held.enter_context(named_lock.hold(key, lock_path=lock_path))
 
         def has_taken(storage: int) -> None:
@@ -73,17 +73,16 @@ def turn(
         yield has_taken
 
 
-def admit(
-    plan: Plan, *, path: Path, directory: int, host: Host, current: int | None = None
-) -> None:
-    """Refuse a plan that does not fit; have your `turn` first.
+def admit(plan: Plan, job: Job, *, directory: int) -> None:
+    """Refuse a plan that does not fit; take your `turn` first.
+
+    An existing disk is not opened again, and the plan's promise takes the place of its
+    own.
 
     :param directory: the host's directory, open.
-    :param current: the existing disk that the plan grows or replaces, open: it is not
-        opened again, and the plan's promise takes the place of its own.
     :raises NotEnoughSpace: with the numbers.
     """
-    asked = _ask(plan, host, path=path, current=current)
+    asked = _ask(plan, job)
     if not asked.exact and asked.refusal(filesystem.space(directory)) is None:
         return
     filesystem.settle(directory)
@@ -164,11 +163,13 @@ class _Asked:
         )
 
 
-def _ask(plan: Plan, host: Host, *, path: Path, current: int | None) -> _Asked:
-    by_ratio = bool(host.limits.max_overcommit_ratio)
+def _ask(plan: Plan, job: Job) -> _Asked:
+    host, path = job.host, job.request.destination
+    accounted = bool(plan.reserved_bytes or host.limits.max_overcommit_ratio)
     headroom = promised = 0
     held = _NOTHING
-    if plan.reserved_bytes or by_ratio:
+    if accounted:
+        current = job.disk.disk.fd if job.disk else None
         others = account.take(
             host.directory,
             disk_directories=host.disk_directories,
@@ -186,7 +187,7 @@ def _ask(plan: Plan, host: Host, *, path: Path, current: int | None) -> _Asked:
         promised=promised,
         held=held,
         # btrfs books what was just taken with the next transaction only.
-        exact=bool(plan.reserved_bytes or by_ratio) and host.filesystem.copy_on_write,
+        exact=accounted and host.filesystem.copy_on_write,
     )
 
 

@@ -1,4 +1,4 @@
-"""Measuring what is: the host's storage before planning, a disk once it is made.
+"""A disk, measured: once it is made, and whenever somebody wants to know.
 
 Nothing here echoes a request: sizes are st_size and st_blocks, storage is FIEMAP's,
 mapping is what the qcow2 tables say.
@@ -6,120 +6,36 @@ mapping is what the qcow2 tables say.
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.contract.facts import (
     Allocation,
     BackingFile,
-    BaseImage,
     DiskFormat,
-    Headroom,
-    Host,
-    Limits,
     MappingState,
     Observation,
     Use,
 )
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import chain
-from allocpolicy.observe import account
+from allocpolicy.observe.surroundings import Surroundings, lack_of_headroom
 from allocpolicy.qcow2 import mapping, refcounts
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import Header, hindrances, read_header
 from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.storage import (
-    copy,
     extent,
-    filesystem,
     inode_flags,
     qemu_lock,
-    staging,
 )
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.failure import free_bytes
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.wording import format_size
 
-
-def host(
-    directory: Path,
-    *,
-    headroom: Headroom,
-    disk_directories: tuple[Path, ...] = (),
-    limits: Limits | None = None,
-) -> Host:
-    """Return the facts of the directory's filesystem, with what the host keeps to.
-
-    :raises DestinationError: when no disk can be made there.
-    """
-    return Host(
-        directory=directory,
-        filesystem=filesystem.probe(directory),
-        headroom=headroom,
-        disk_directories=disk_directories,
-        limits=limits or Limits(),
-    )
-
-
-def shares(base: BaseImage, *, directory: Path) -> bool:
-    """Return whether files in the directory can share the base image's blocks.
-
-    Found by trying, on an unnamed file.
-
-    :raises DestinationError: when no file can be made in the directory.
-    """
-    with staging.create(directory) as staged:
-        return copy.can_share(base.fd, staged.fd)
-
-
-def unwritten_beside(
-    directory: Path, *, fd: int, disk_directories: tuple[Path, ...] = ()
-) -> int:
-    """Return the reserved-unwritten bytes of the filesystem's other disks.
-
-    Of those that are accounted together; they want headroom too. Disks in use are not
-    flushed for it, so that the answer is rather too large.
-    """
-    return account.take(
-        directory, disk_directories=disk_directories, other_than=fd
-    ).unwritten
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What bears on a disk besides its file: the filesystem, and its other disks.
-
-    ``filesystem`` is its type; ``unwritten_beside`` gives the reserved-unwritten bytes
-    of the others, which want headroom too.
-    """
-
-    filesystem: str
-    copy_on_write: bool
-    headroom: Headroom
-    unwritten_beside: Callable[[], int]
-
-
-def surroundings(
-    fd: int,
-    *,
-    directory: Path,
-    headroom: Headroom,
-    disk_directories: tuple[Path, ...] = (),
-) -> Surroundings:
-    """Return the surroundings of an open disk in a directory; nothing is written."""
-    found = filesystem.identify(fd)
-    return Surroundings(
-        filesystem=found.type,
-        copy_on_write=found.copy_on_write,
-        headroom=headroom,
-        unwritten_beside=functools.partial(
-            unwritten_beside, directory, fd=fd, disk_directories=disk_directories
-        ),
-    )
+LOOKS = 3  # at a disk that is being written to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,20 +187,17 @@ def _exception(
     )
 
 
-def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | None:
-    """Return what is missing beside so many reserved-unwritten bytes, or None."""
-    wanted = headroom.bytes_for(unwritten)
-    if free < wanted:
-        return f"headroom: {format_size(wanted)} wanted, {format_size(free)} free"
-    return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a look at a disk found: the observation, and the header of a qcow2."""
 
-
-LOOKS = 3  # at a disk that is being written to
+    observation: Observation
+    header: Header | None
 
 
 def look(
     fd: int, *, path: Path, format: DiskFormat, surroundings: Surroundings
-) -> Observation:
+) -> Look:
     """Return what the open disk is, all of its tables checked.
 
     A running QEMU moves clusters while we read: what seems malformed then is looked at
@@ -294,19 +207,23 @@ def look(
     """
     for left in reversed(range(LOOKS)):
         try:
-            return disk(
-                fd,
-                path=path,
-                format=format,
-                surroundings=surroundings,
-                known=_check(fd, path) if format is DiskFormat.QCOW2 else None,
-            )
+            return _look(fd, path=path, format=format, surroundings=surroundings)
         except ImageError:
             if not left or use(fd) is not Use.WRITING:
                 raise
         except InvalidRequest as error:  # of numbers that no image has
             raise ImageError(path, error.reason) from error
     raise AssertionError("the last look returns or raises")
+
+
+def _look(
+    fd: int, *, path: Path, format: DiskFormat, surroundings: Surroundings
+) -> Look:
+    known = _check(fd, path) if format is DiskFormat.QCOW2 else None
+    observation = disk(
+        fd, path=path, format=format, surroundings=surroundings, known=known
+    )
+    return Look(observation=observation, header=known.header if known else None)
 
 
 def _check(fd: int, path: Path) -> Known:

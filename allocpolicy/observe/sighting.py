@@ -20,7 +20,7 @@ from allocpolicy.images import existing, image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
-from allocpolicy.observe.disk import Surroundings
+from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
 from allocpolicy.storage import filesystem, lease
@@ -111,13 +111,12 @@ class Observer:
         if stamp is None and not named and not _looks_like(fd, status, format):
             return None
         try:
-            observed = observe.look(
-                fd, path=path, format=format, surroundings=self._surroundings(fd)
-            )
+            around = self._surroundings(fd)
+            found = observe.look(fd, path=path, format=format, surroundings=around)
         except ImageError as error:
             fault = Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
             return Sighting(path=path, inode=inode, stamp=stamp, fault=fault)
-        return Sighting(path=path, inode=inode, stamp=stamp, observed=observed)
+        return Sighting(path=path, inode=inode, stamp=stamp, observed=found.observation)
 
     def _surroundings(self, fd: int) -> Surroundings:
         device = os.fstat(fd).st_dev

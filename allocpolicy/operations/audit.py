@@ -17,9 +17,9 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.observe import account
-from allocpolicy.observe import disk as observe
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.sighting import Observer, Sighting
+from allocpolicy.observe.surroundings import lack_of_headroom
 from allocpolicy.observe.walk import Walk, walk
 from allocpolicy.observe.workers import spread
 from allocpolicy.progress import Watcher, unwatched
@@ -143,9 +143,7 @@ class _Books:
         if identity is None or identity.key not in self._accounts:
             return None
         taken = self._accounts[identity.key]
-        return observe.lack_of_headroom(
-            headroom, unwritten=taken.unwritten, free=taken.free
-        )
+        return lack_of_headroom(headroom, unwritten=taken.unwritten, free=taken.free)
 
     def closed(self) -> Iterator[Storage]:
         """Yield each filesystem once."""

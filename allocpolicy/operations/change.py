@@ -1,7 +1,7 @@
-"""The data path of a disk that exists: bring it to its policy, or grow it under that.
+"""Bringing a disk that exists to its policy, or growing it under that.
 
-Resolve (or take the stamp's selection), observe, plan, amend, report: as in `allocate`,
-but that the disk's content is never lost, and that most disks need nothing.
+The data path is that of a new disk; but the disk's content is never lost, its policy is
+its stamp's unless another is given, and most disks need nothing.
 """
 
 from __future__ import annotations
@@ -9,48 +9,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from allocpolicy.contract.facts import (
-    BaseImage,
-    DiskFormat,
-    Facts,
-    Host,
-    Observation,
-    Use,
-)
+from allocpolicy.contract.facts import DiskFormat, Facts, Observation, Use
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Judgement, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest, PlanError
 from allocpolicy.execute import admission
-from allocpolicy.execute import existing as amend
-from allocpolicy.execute import new as execute
-from allocpolicy.execute.existing import Hold
-from allocpolicy.execute.new import Access, Job, Outcome
+from allocpolicy.execute.execution import execute
+from allocpolicy.execute.hold import IN_USE, Hold, held, rewrite_obstacle
+from allocpolicy.execute.job import Access, Job
 from allocpolicy.images import content, existing, image_file
 from allocpolicy.images.existing import Disk
-from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
-from allocpolicy.operations.data_path import (
-    Attempt,
-    Task,
-    check_size,
-    first_supported,
-    selected_stamp,
-)
+from allocpolicy.observe import host
+from allocpolicy.observe.surroundings import surroundings
+from allocpolicy.operations.data_path import Attempt, carry_out, check_size, report
 from allocpolicy.progress import Watcher, unwatched
-from allocpolicy.registry import call, installed
-from allocpolicy.registry.installed import Loaded
+from allocpolicy.registry import call
 from allocpolicy.report.report import Report
-from allocpolicy.resolve import selection as resolve
 from allocpolicy.resolve.flavors import Flavor
-from allocpolicy.resolve.selection import Selection
+from allocpolicy.resolve.selection import Selection, resolve, resolve_stamp
 from allocpolicy.storage import named_lock, staging
 from allocpolicy.wording import format_size
 
@@ -100,61 +83,37 @@ def resize(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Rep
     return _change(change, operation=Operation.RESIZE, policy=policy, watch=watch)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What stays the same, whichever strategy is tried."""
-
-    request: Request
-    host: Host
-    disk: Disk
-    held: Hold
-    base: BaseImage | None
-    obstacle: str | None
-    requested: Selection
-    policy: Policy
-    change: Change
-    watch: Watcher
-    has_turn: bool
-
-
 def _change(
     change: Change, *, operation: Operation, policy: Policy, watch: Watcher
 ) -> Report:
     started = time.monotonic()
     with (
         _locked(change, policy=policy) as has_turn,
+        _opened(change) as disk,
         contextlib.ExitStack() as stack,
     ):
-        flags = os.O_RDONLY if change.dry_run else os.O_RDWR
-        disk = stack.enter_context(
-            existing.opened(change.disk, declared=change.format, flags=flags)
-        )
         requested = _selection(change, disk=disk, policy=policy)
-        held = Hold(disk=disk, problem=None)
-        if not change.dry_run:
-            _sweep(disk.path.parent)
-            held = stack.enter_context(amend.hold(disk))
-        work = _observed(
-            change,
-            operation=operation,
-            disk=disk,
-            held=held,
+        hold = stack.enter_context(_held(disk, change))
+        look = _look(disk, policy=policy)
+        request = _request(change, operation, hold=hold, current=look.observation)
+        meets = _meets(request, requested, current=look.observation)
+        facts = stack.enter_context(
+            _observed_facts(hold, look.observation, meets=meets, policy=policy)
+        )
+        job = Job(
+            request=request,
+            facts=facts,
             requested=requested,
+            selection=requested,
             policy=policy,
+            access=Access.of_file(disk.fd),
             watch=watch,
+            disk=hold,
+            dry_run=change.dry_run,
             has_turn=has_turn,
         )
-        attempt = _nothing_to_do(work)
-        if attempt is None:
-            try:
-                attempt = first_supported(_task(_with_content(work, stack)))
-            except PlanError as error:  # which knows no path
-                raise held.refusal(error.reason) from error
-        return attempt.report(
-            work.request,
-            requested=requested,
-            elapsed=time.monotonic() - started,
-        )
+        attempt = _nothing_to_do(job) if meets else _carried_out(job, hold)
+        return report(attempt, elapsed=time.monotonic() - started)
 
 
 @contextlib.contextmanager
@@ -166,21 +125,28 @@ def _locked(change: Change, *, policy: Policy) -> Iterator[bool]:
     if change.dry_run:
         yield False
         return
-    disk, lock_path = image_file.resolve(change.disk), policy.lock_path
+    disk = image_file.resolve(change.disk)
     name = f"disk-{hashlib.sha256(os.fsencode(disk)).hexdigest()[:32]}"
     with (
-        named_lock.hold(name, lock_path=lock_path, transient=True),
-        admission.early_turn(
-            disk.parent, limits=policy.limits, lock_path=lock_path
-        ) as has_turn,
+        named_lock.hold(name, lock_path=policy.lock_path, transient=True),
+        admission.early_turn(disk.parent, policy=policy) as has_turn,
     ):
         yield has_turn
 
 
-def _sweep(directory: Path) -> None:
-    """Remove what a killed rewrite left, also where nothing else is to be done."""
-    with contextlib.suppress(PermissionError):  # it can't be listed, nor written to
-        staging.sweep(directory)
+def _opened(change: Change) -> contextlib.AbstractContextManager[Disk]:
+    flags = os.O_RDONLY if change.dry_run else os.O_RDWR
+    return existing.opened(change.disk, declared=change.format, flags=flags)
+
+
+def _held(disk: Disk, change: Change) -> contextlib.AbstractContextManager[Hold]:
+    """Try to have the disk alone; a dry run only reads it."""
+    if change.dry_run:
+        return contextlib.nullcontext(Hold(disk=disk))
+    # What a killed rewrite left goes, also where nothing else is to be done.
+    with contextlib.suppress(PermissionError):  # the directory can't be listed
+        staging.sweep(disk.path.parent)
+    return held(disk)
 
 
 def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
@@ -189,77 +155,50 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
     :raises InvalidRequest: when none is given, and the disk has no stamp.
     """
     if change.flavor is not None or change.extra_specs:
-        return resolve.resolve(
+        return resolve(
             policy=policy,
             disk_role=change.disk_role,
             flavor=change.flavor,
             overrides=change.extra_specs,
         )
     if disk.stamp is None:
-        reason = f"{disk.path}: it has no stamp; say its policy, with --strategy or so"
+        reason = f"{disk.path}: it has no stamp; choose its policy, as by --strategy"
         raise InvalidRequest(reason)
-    return resolve.resolve_stamp(disk.stamp.requested, path=disk.path)
+    return resolve_stamp(disk.stamp.requested, path=disk.path)
 
 
-def _observed(
-    change: Change,
-    *,
-    operation: Operation,
-    disk: Disk,
-    held: Hold,
-    requested: Selection,
-    policy: Policy,
-    watch: Watcher,
-    has_turn: bool,
-) -> _Work:
-    """Observe the disk and its host, and say what is asked for.
+def _look(disk: Disk, *, policy: Policy) -> observe.Look:
+    """Observe the disk.
 
-    :raises ImageError: when it has lost a backing file: nothing here mends that.
+    :raises ImageError: also when it has lost a backing file: nothing here mends that.
     """
-    directory = disk.path.parent
-    around = observe.surroundings(
-        disk.fd,
-        directory=directory,
-        headroom=policy.headroom,
-        disk_directories=policy.disk_directories,
-    )
-    current = observe.look(
+    around = surroundings(disk.fd, directory=disk.path.parent, policy=policy)
+    found = observe.look(
         disk.fd, path=disk.path, format=disk.format, surroundings=around
     )
-    if current.broken_chain is not None:
-        raise ImageError(disk.path, current.broken_chain)
+    if (broken := found.observation.broken_chain) is not None:
+        raise ImageError(disk.path, broken)
+    return found
+
+
+def _request(
+    change: Change, operation: Operation, *, hold: Hold, current: Observation
+) -> Request:
     size = current.virtual_size
     if operation is Operation.RESIZE:
-        size = _grown_size(change, current=current, held=held)
-    return _Work(
-        request=Request(
-            operation=operation,
-            destination=disk.path,
-            virtual_size=size,
-            format=disk.format,
-            disk_role=change.disk_role,
-            current=current,
-            allow_thin=change.allow_thin,
-        ),
-        host=observe.host(
-            directory,
-            headroom=policy.headroom,
-            disk_directories=policy.disk_directories,
-            limits=policy.limits,
-        ),
-        disk=disk,
-        held=held,
-        base=None,
-        obstacle=_obstacle(current, held=held),
-        requested=requested,
-        policy=policy,
-        change=change,
-        watch=watch,
-        has_turn=has_turn,
+        size = _grown_size(change, current=current, hold=hold)
+    return Request(
+        operation=operation,
+        destination=hold.disk.path,
+        virtual_size=size,
+        format=hold.disk.format,
+        disk_role=change.disk_role,
+        current=current,
+        allow_thin=change.allow_thin,
     )
 
 
-def _grown_size(change: Change, *, current: Observation, held: Hold) -> int:
+def _grown_size(change: Change, *, current: Observation, hold: Hold) -> int:
     """Return the virtual size to grow to, in bytes.
 
     :raises InvalidRequest: when it is smaller than it is, or no size of a disk.
@@ -267,7 +206,7 @@ def _grown_size(change: Change, *, current: Observation, held: Hold) -> int:
     """
     wanted, present = change.virtual_size, current.virtual_size
     if wanted is None:
-        raise InvalidRequest("no size: say how large the disk shall be")
+        raise InvalidRequest("no size: give the size that the disk is to have")
     if wanted < present:
         raise InvalidRequest(
             f"{change.disk}: it has {format_size(present)}, and shrinking it to"
@@ -275,111 +214,77 @@ def _grown_size(change: Change, *, current: Observation, held: Hold) -> int:
         )
     if wanted != present:
         check_size(wanted)
-        if current.in_use is not Use.NONE or held.problem == amend.IN_USE:
+        if current.in_use is not Use.NONE or hold.problem == IN_USE:
             raise ImageError(change.disk, ONLINE_RESIZE)
-        if held.problem is not None:
-            raise held.refusal(held.problem)
+        if hold.problem is not None:
+            raise hold.refusal(hold.problem)
     return wanted
 
 
-def _obstacle(current: Observation, *, held: Hold) -> str | None:
-    """Return what keeps the disk from being rewritten, or None."""
-    if held.problem is not None:
-        return held.problem
-    if amend.is_fixed(held.disk):
-        return amend.FIXED
-    if current.in_use is not Use.NONE:
-        return amend.IN_USE
-    if current.hindrances:
-        return f"it would lose or break {', '.join(current.hindrances)}"
-    return None
+def _meets(request: Request, selection: Selection, *, current: Observation) -> bool:
+    """Return whether the disk is as it should be already: its strategy says so.
 
-
-def _nothing_to_do(work: _Work) -> Attempt | None:
-    """Return an attempt that does nothing, where the disk is as it should be already.
-
-    Its strategy says so; storage is given back only by a plan.
+    Storage is given back only by a plan.
     """
-    request, selection = work.request, work.requested
-    assert request.current is not None
-    grows = request.virtual_size != request.current.virtual_size
-    if grows or request.allow_thin:
-        return None
-    loaded = installed.load(selection.strategy)
+    if request.virtual_size != current.virtual_size or request.allow_thin:
+        return False
     verdict = call.verify(
-        loaded, options=selection.options, observation=request.current
+        selection.loaded, options=selection.options, observation=current
     )
-    if verdict.judgement is not Judgement.MEETS:
-        return None
+    return verdict.judgement is Judgement.MEETS
+
+
+@contextlib.contextmanager
+def _observed_facts(
+    hold: Hold, current: Observation, *, meets: bool, policy: Policy
+) -> Iterator[Facts]:
+    """Yield what a plan may rest on; the disk and its backing files stay open.
+
+    Where nothing is to be done, or the disk can't be rewritten, they aren't opened.
+    """
+    disk, directory = hold.disk, hold.disk.path.parent
+    obstacle = rewrite_obstacle(hold, current)
+    with contextlib.ExitStack() as stack:
+        base = None
+        if obstacle is None and not meets:
+            try:
+                base = stack.enter_context(content.opened(disk))
+            except ImageError as error:
+                obstacle = error.reason
+        if base is None:
+            found = host.storage(directory, policy=policy)
+            yield Facts(host=found.host, base=None, obstacle=obstacle)
+            return
+        file = content.as_file(disk)
+        found = host.storage(directory, policy=policy, images=(base, file))
+        yield Facts(
+            host=found.host,
+            base=base,
+            shares_base=base.plain and found.shares(base),
+            file=file,
+            shares_file=found.shares(file),
+        )
+
+
+def _nothing_to_do(job: Job) -> Attempt:
+    assert job.request.current is not None
     plan = Plan(
         mode=Mode.NOTHING,
         steps=(),
         peak_bytes=0,
-        promised_bytes=request.current.full_size,
+        promised_bytes=job.request.current.full_size,
     )
-    stamp = selected_stamp(selection, requested=selection, format=request.format)
     return Attempt(
-        selection=selection,
+        job=job,
         reason=NOTHING_TO_DO,
         plan=plan,
         steps=(),
-        outcome=_carry_out(work, plan, loaded=loaded, stamp=stamp),
+        outcome=execute(plan, job),
     )
 
 
-def _with_content(work: _Work, stack: contextlib.ExitStack) -> _Work:
-    """Open what the guest reads of the disk, if it may be rewritten."""
-    if work.obstacle is not None:
-        return work
+def _carried_out(job: Job, hold: Hold) -> Attempt:
     try:
-        base = stack.enter_context(content.opened(work.disk))
-    except ImageError as error:
-        return replace(work, obstacle=error.reason)
-    return replace(work, base=base)
-
-
-def _task(work: _Work) -> Task:
-    return Task(
-        request=work.request,
-        requested=work.requested,
-        policy=work.policy,
-        facts=partial(_facts, work),
-        carry_out=partial(_carry_out, work),
-    )
-
-
-def _facts(work: _Work) -> Facts:
-    base = work.base
-    if base is None:
-        return Facts(host=work.host, base=None, obstacle=work.obstacle)
-    file = content.as_file(work.disk)
-    directory = work.host.directory
-    return Facts(
-        host=work.host,
-        base=base,
-        shares_base=base.plain
-        and all(observe.shares(one, directory=directory) for one in base.layers),
-        file=file,
-        shares_file=observe.shares(file, directory=directory),
-    )
-
-
-def _carry_out(
-    work: _Work, plan: Plan, /, *, loaded: Loaded, stamp: Stamp
-) -> Outcome | None:
-    mode = stat.S_IMODE(os.fstat(work.disk.fd).st_mode)
-    job = Job(
-        request=work.request,
-        host=work.host,
-        loaded=loaded,
-        stamp=stamp,
-        access=Access(mode=mode),
-        lock_path=None if work.has_turn else work.policy.lock_path,
-        watch=work.watch,
-        current=work.disk.fd,
-    )
-    if work.change.dry_run:
-        amend.check_rewritable(plan, job, work.disk)
-        execute.rehearse(plan, job)
-        return None
-    return amend.amend(plan, job, held=work.held, content=work.base)
+        return carry_out(job)
+    except PlanError as error:  # which knows no path
+        raise hold.refusal(error.reason) from error

@@ -1,122 +1,117 @@
-"""Trying a strategy, and what `on_unsupported` allows instead of it.
+"""The data path: resolve ▶ registry ▶ observe ▶ plan ▶ execute ▶ report.
 
-This is what a new disk and an existing one have in common: plan, carry out, plan again
-when what the plan relied on was lost, and fall back by name.
+A new disk (`provision`), an existing one (`change`), a dry run and a trial (`probe`)
+all go this way. An operation resolves the selection and observes what it works on; that
+is the job, and here it is carried to its report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from allocpolicy.contract.facts import DiskFormat, Facts
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
-from allocpolicy.contract.strategy import Choice, Request
 from allocpolicy.errors import InvalidRequest, Replan, Unsupported
-from allocpolicy.execute.new import Outcome
-from allocpolicy.images.stamp import Stamp
+from allocpolicy.execute.execution import execute
+from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import call, installed
-from allocpolicy.registry.installed import Loaded
 from allocpolicy.report.report import Report
-from allocpolicy.resolve import selection as resolve
-from allocpolicy.resolve.selection import Selection
+from allocpolicy.resolve.selection import resolve_fallback
 from allocpolicy.wording import format_size
 
+AS_REQUESTED = "as requested"
 REPLANS = 8
-
-
-class CarryOut(Protocol):
-    """What is done with a plan."""
-
-    def __call__(
-        self, plan: Plan, /, *, loaded: Loaded, stamp: Stamp
-    ) -> Outcome | None:
-        """Carry the plan out and return what came of it; None after a rehearsal."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What stays the same, whichever strategy is tried.
-
-    ``facts`` gives what was observed; what the strategy itself observes is added.
-    """
-
-    request: Request
-    requested: Selection
-    policy: Policy
-    facts: Callable[[], Facts]
-    carry_out: CarryOut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A selection, its plan and steps; the outcome is None after a dry run."""
+    """A job that came to its end; the outcome is None after a dry run."""
 
-    selection: Selection
+    job: Job
     reason: str
     plan: Plan
     steps: tuple[str, ...]
     outcome: Outcome | None
 
-    def report(
-        self,
-        request: Request,
-        *,
-        requested: Selection,
-        prepared: tuple[str, ...] = (),
-        elapsed: float,
-    ) -> Report:
-        """Return the report of the attempt.
 
-        :param prepared: what was done before the plan's steps.
-        :param elapsed: seconds.
-        """
-        outcome = self.outcome
-        return Report(
-            disk=request.destination,
-            operation=request.operation,
-            mode=self.plan.mode,
-            before=request.current,
-            requested=requested,
-            effective=self.selection,
-            effective_reason=self.reason,
-            observed=outcome.observation if outcome else None,
-            verdict=outcome.verdict if outcome else None,
-            attachment=outcome.attachment if outcome else None,
-            stamp=outcome.stamp if outcome else None,
-            steps=(*prepared, *self.steps),
-            elapsed=elapsed,
-        )
-
-
-def first_supported(task: Task) -> Attempt:
-    """Try the requested strategy, then what `on_unsupported` allows instead.
+def carry_out(job: Job) -> Attempt:
+    """Plan and execute with the requested strategy, or with a fallback of the policy.
 
     :raises Unsupported: when the storage can do none of them.
-    :raises Error: as `Task.carry_out` does.
+    :raises Error: as `execution.execute` does.
     """
-    fallbacks: Iterator[str] = iter(())
-    if task.policy.on_unsupported == "fallback":
-        for fallback in task.policy.fallback_strategies:
-            installed.find(
-                fallback
-            )  # a misspelt one is told now, not when it is needed
-        fallbacks = iter(task.policy.fallback_strategies)
-    selection, reason = task.requested, "as requested"
+    fallbacks, reason = _fallbacks(job.policy), AS_REQUESTED
     while True:
         try:
-            return _attempt(task, selection, reason=reason)
+            return _attempt(job, reason=reason)
         except Unsupported as error:
-            name = next(fallbacks, None)
-            if name is None:
+            if (name := next(fallbacks, None)) is None:
                 raise
-            reason = f"fallback: {selection.strategy} is not to be had: {error.reason}"
-            selection = resolve.resolve_fallback(
-                task.requested, name=name, reason=reason
-            )
+            unavailable = f"{job.selection.strategy} is unavailable: {error.reason}"
+            reason = f"fallback: {unavailable}"
+            fallback = resolve_fallback(job.requested, name=name, reason=reason)
+            job = replace(job, selection=fallback)
+
+
+def _attempt(job: Job, *, reason: str) -> Attempt:
+    """Plan and execute; again when what the plan relied on was lost to another."""
+    for remaining in reversed(range(REPLANS)):
+        plan = _plan(job)
+        steps = call.describe(job.selection.loaded, plan=plan)
+        try:
+            outcome = execute(plan, job)
+        except Replan:
+            if not remaining:
+                raise
+            continue
+        break
+    reasons = filter(None, (reason, plan.reason))
+    return Attempt(
+        job=job, reason="; ".join(reasons), plan=plan, steps=steps, outcome=outcome
+    )
+
+
+def _plan(job: Job) -> Plan:
+    loaded, options = job.selection.loaded, job.selection.options
+    observed = call.observe(loaded, request=job.request, options=options, host=job.host)
+    facts = replace(job.facts, observed=observed)
+    return call.plan(loaded, request=job.request, options=options, facts=facts)
+
+
+def _fallbacks(policy: Policy) -> Iterator[str]:
+    """Return the strategies to try when the storage can't do what one needs."""
+    if policy.on_unsupported != "fallback":
+        return iter(())
+    for name in policy.fallback_strategies:
+        installed.find(name)  # a misspelt one is told now, not when it is needed
+    return iter(policy.fallback_strategies)
+
+
+def report(attempt: Attempt, *, elapsed: float) -> Report:
+    """Return what was requested, what was effective, and what was observed.
+
+    :param elapsed: seconds in process.
+    """
+    job, outcome = attempt.job, attempt.outcome
+    base = job.request.base
+    pending = (base.pending,) if base and base.pending else ()
+    return Report(
+        disk=job.request.destination,
+        operation=job.request.operation,
+        mode=attempt.plan.mode,
+        before=job.request.current,
+        requested=job.requested,
+        effective=job.selection,
+        effective_reason=attempt.reason,
+        observed=outcome.observation if outcome else None,
+        verdict=outcome.verdict if outcome else None,
+        attachment=outcome.attachment if outcome else None,
+        stamp=outcome.stamp if outcome else None,
+        steps=(*pending, *attempt.steps),
+        elapsed=elapsed,
+    )
 
 
 def check_size(virtual_size: int) -> None:
@@ -130,49 +125,3 @@ def check_size(virtual_size: int) -> None:
         f"size {virtual_size}: a disk has a positive multiple of {SECTOR_SIZE} bytes,"
         f" at most {format_size(MAX_VIRTUAL_SIZE)}"
     )
-
-
-def _attempt(task: Task, selection: Selection, *, reason: str) -> Attempt:
-    """Plan and carry out; again when what the plan relied on was lost to another."""
-    loaded = installed.load(selection.strategy)
-    stamp = selected_stamp(
-        selection, requested=task.requested, format=task.request.format
-    )
-    for remaining in reversed(range(REPLANS)):
-        plan = _plan(task, loaded, selection)
-        steps = call.describe(loaded, plan=plan)
-        try:
-            outcome = task.carry_out(plan, loaded=loaded, stamp=stamp)
-        except Replan:
-            if not remaining:
-                raise
-            continue
-        break
-    return Attempt(
-        selection=selection,
-        reason="; ".join(filter(None, (reason, plan.reason))),
-        plan=plan,
-        steps=steps,
-        outcome=outcome,
-    )
-
-
-def _plan(task: Task, loaded: Loaded, selection: Selection) -> Plan:
-    request, options = task.request, selection.options
-    facts = task.facts()
-    observed = call.observe(loaded, request=request, options=options, host=facts.host)
-    facts = replace(facts, observed=observed)
-    return call.plan(loaded, request=request, options=options, facts=facts)
-
-
-def selected_stamp(
-    selection: Selection, *, requested: Selection, format: DiskFormat
-) -> Stamp:
-    """Return what is recorded on a disk that is made under a selection."""
-    return Stamp(
-        requested=_choice(requested), effective=_choice(selection), format=format
-    )
-
-
-def _choice(selection: Selection) -> Choice:
-    return Choice(strategy=selection.strategy, options=dict(selection.options))

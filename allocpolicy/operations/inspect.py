@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from allocpolicy.contract.facts import Headroom
+from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.images import existing
 from allocpolicy.observe import disk as observe
+from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.inspection import Inspection
 
@@ -16,24 +15,19 @@ def inspect(
     disk: existing.Disk,
     *,
     given: Choice | None,
-    headroom: Headroom,
-    disk_directories: tuple[Path, ...] = (),
+    policy: Policy,
 ) -> Inspection:
     """Return what an open disk is, judged by its stamp, or by the given choice.
 
     :raises ImageError: when it is malformed.
     """
-    observed = observe.look(
+    found = observe.look(
         disk.fd,
         path=disk.path,
         format=disk.format,
-        surroundings=observe.surroundings(
-            disk.fd,
-            directory=disk.path.parent,
-            headroom=headroom,
-            disk_directories=disk_directories,
-        ),
+        surroundings=surroundings(disk.fd, directory=disk.path.parent, policy=policy),
     )
+    observed = found.observation
     choice = disk.stamp.effective if disk.stamp else given
     judge = Judge()
     return Inspection(

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from allocpolicy.contract.facts import DiskFormat, Facts, Host
-from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.facts import DiskFormat, Facts
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import Error, StrategyFailed
-from allocpolicy.execute import new as execute
-from allocpolicy.execute.new import Access, Job, Outcome
+from allocpolicy.execute.job import Access, Job, Outcome
 from allocpolicy.images import destination
-from allocpolicy.images.stamp import Stamp
-from allocpolicy.observe import disk as observe
-from allocpolicy.operations.data_path import Task, first_supported
+from allocpolicy.observe import host
+from allocpolicy.operations.data_path import carry_out
 from allocpolicy.progress import unwatched
 from allocpolicy.registry import installed
-from allocpolicy.registry.installed import Loaded
 from allocpolicy.report.probe import Probe, Trial
-from allocpolicy.resolve import selection as resolve
+from allocpolicy.resolve.selection import resolve
 from allocpolicy.storage import capability
 
 VIRTUAL_SIZE = 4 << 20
@@ -38,25 +33,23 @@ def probe(directory: Path, *, policy: Policy) -> Probe:
     :raises DestinationError: when no file can be made there.
     """
     disk = destination.resolve(directory / "disk")
-    host = observe.host(
-        disk.parent,
-        headroom=policy.headroom,
-        disk_directories=policy.disk_directories,
-        limits=policy.limits,
-    )
+    found = host.storage(disk.parent, policy=policy)
+    alone = replace(policy, on_unsupported="fail")
+    facts = Facts(host=found.host, base=None)
     return Probe(
         directory=disk.parent,
         capabilities=capability.find(disk.parent),
-        trials=tuple(_trials(host, policy=policy)),
+        trials=tuple(_trials(disk, facts=facts, policy=alone)),
     )
 
 
-def _trials(host: Host, *, policy: Policy) -> Iterator[Trial]:
+def _trials(disk: Path, *, facts: Facts, policy: Policy) -> Iterator[Trial]:
     for name in installed.names():
+        of_strategy = replace(policy, default_strategy=name)
         for format in DiskFormat:
             outcome = error = None
             try:
-                outcome = _try(name, format, host=host, policy=policy)
+                outcome = _try(disk, format=format, facts=facts, policy=of_strategy)
             except (Error, OSError) as problem:
                 error = str(problem)
             except SystemExit as problem:  # whatever a plugin does, others get a row
@@ -64,45 +57,24 @@ def _trials(host: Host, *, policy: Policy) -> Iterator[Trial]:
             yield Trial(strategy=name, format=format, outcome=outcome, error=error)
 
 
-def _try(name: str, format: DiskFormat, *, host: Host, policy: Policy) -> Outcome:
-    alone = replace(policy, default_strategy=name, on_unsupported="fail")
-    request = Request(
-        operation=Operation.PROVISION,
-        destination=host.directory / "disk",
-        virtual_size=VIRTUAL_SIZE,
-        format=format,
-        disk_role=DiskRole.ROOT,
-    )
-    attempt = first_supported(
-        Task(
-            request=request,
-            requested=resolve.resolve(policy=alone, disk_role=DiskRole.ROOT),
-            policy=alone,
-            facts=partial(Facts, host=host, base=None),
-            carry_out=partial(_carry_out, request, host, policy),
-        )
-    )
-    assert attempt.outcome is not None
-    return attempt.outcome
-
-
-def _carry_out(
-    request: Request,
-    host: Host,
-    policy: Policy,
-    plan: Plan,
-    /,
-    *,
-    loaded: Loaded,
-    stamp: Stamp,
-) -> Outcome:
+def _try(
+    disk: Path, *, format: DiskFormat, facts: Facts, policy: Policy
+) -> Outcome | None:
+    selection = resolve(policy=policy, disk_role=DiskRole.ROOT)
     job = Job(
-        request=request,
-        host=host,
-        loaded=loaded,
-        stamp=stamp,
+        request=Request(
+            operation=Operation.PROVISION,
+            destination=disk,
+            virtual_size=VIRTUAL_SIZE,
+            format=format,
+            disk_role=DiskRole.ROOT,
+        ),
+        facts=facts,
+        requested=selection,
+        selection=selection,
+        policy=policy,
         access=Access(),
-        lock_path=policy.lock_path,
         watch=unwatched,
+        trial=True,
     )
-    return execute.try_out(plan, job)
+    return carry_out(job).outcome

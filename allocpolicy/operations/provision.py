@@ -1,4 +1,4 @@
-"""The data path: resolve, registry, observe, plan, execute, report."""
+"""Making a new disk under the policy of its flavor, whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
-from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts, Host
-from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest
-from allocpolicy.execute import new as execute
-from allocpolicy.execute.new import Access, Job, Outcome
+from allocpolicy.execute.job import Access, Job
 from allocpolicy.image_cache import cache as image_cache
 from allocpolicy.image_cache.cache import OpenedBase
 from allocpolicy.images import destination
-from allocpolicy.images.stamp import Stamp
-from allocpolicy.observe import disk as observe
-from allocpolicy.operations.data_path import Attempt, Task, check_size, first_supported
+from allocpolicy.observe import host
+from allocpolicy.operations.data_path import carry_out, check_size, report
 from allocpolicy.progress import Watcher, unwatched
-from allocpolicy.registry.installed import Loaded
 from allocpolicy.report.report import Report
-from allocpolicy.resolve import selection as resolve
 from allocpolicy.resolve.flavors import Flavor
-from allocpolicy.resolve.selection import Selection
+from allocpolicy.resolve.selection import resolve
 from allocpolicy.wording import format_size
 
 
@@ -51,18 +45,6 @@ class Order:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What stays the same, whichever strategy is tried."""
-
-    request: Request
-    host: Host
-    requested: Selection
-    policy: Policy
-    order: Order
-    watch: Watcher
-
-
 def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Report:
     """Make a new disk under the policy of its flavor, whole or not at all.
 
@@ -72,7 +54,7 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     :raises Error: for anything else; nothing is left behind.
     """
     started = time.monotonic()
-    requested = resolve.resolve(
+    requested = resolve(
         policy=policy,
         disk_role=order.disk_role,
         flavor=order.flavor,
@@ -81,33 +63,24 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     if order.virtual_size is not None:
         check_size(order.virtual_size)
     disk = destination.resolve(order.destination)
-    with _open_base(order, disk=disk, policy=policy, watch=watch) as opened:
-        work = _Work(
-            request=_request(order, disk=disk, base=opened.base if opened else None),
-            host=observe.host(
-                disk.parent,
-                headroom=policy.headroom,
-                disk_directories=policy.disk_directories,
-                limits=policy.limits,
-            ),
+    with _opened_base(order, disk=disk, policy=policy, watch=watch) as opened:
+        base = opened.base if opened else None
+        job = Job(
+            request=_request(order, disk=disk, base=base),
+            facts=_facts(disk, base=base, policy=policy),
             requested=requested,
+            selection=requested,
             policy=policy,
-            order=order,
+            access=order.access,
             watch=watch,
+            dry_run=order.dry_run,
         )
         if opened and not order.dry_run:
-            work = _with_base_ready(work, opened)
-        attempt = _first_supported(work)
-        base = work.request.base
-        return attempt.report(
-            work.request,
-            requested=requested,
-            prepared=(base.pending,) if base and base.pending else (),
-            elapsed=time.monotonic() - started,
-        )
+            job = _with_base_ready(job, order, opened)
+        return report(carry_out(job), elapsed=time.monotonic() - started)
 
 
-def _open_base(
+def _opened_base(
     order: Order, *, disk: Path, policy: Policy, watch: Watcher
 ) -> AbstractContextManager[OpenedBase | None]:
     if order.base is None:
@@ -122,22 +95,6 @@ def _open_base(
         policy=policy,
         watch=watch,
     )
-
-
-def _with_base_ready(work: _Work, opened: OpenedBase) -> _Work:
-    """Return the work on a base image that is there, converted now if need be.
-
-    What would be refused is refused before the conversion, going by a plan made ahead.
-    """
-    beside = 0
-    if opened.base.pending:
-        ahead = replace(work, order=replace(work.order, dry_run=True))
-        plan = _first_supported(ahead).plan
-        if reserved := plan.reserved_bytes:  # others may come to share the copy's data
-            beside = plan.peak_bytes + work.host.headroom.bytes_for(reserved)
-    base = opened.ready(beside=beside)
-    request = _request(work.order, disk=work.request.destination, base=base)
-    return replace(work, request=request)
 
 
 def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
@@ -167,42 +124,32 @@ def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
     )
 
 
-def _first_supported(work: _Work) -> Attempt:
-    return first_supported(
-        Task(
-            request=work.request,
-            requested=work.requested,
-            policy=work.policy,
-            facts=partial(_facts, work),
-            carry_out=partial(_carry_out, work),
-        )
-    )
-
-
-def _facts(work: _Work) -> Facts:
-    base = work.request.base
+def _facts(disk: Path, *, base: BaseImage | None, policy: Policy) -> Facts:
+    sources = (base,) if base and base.plain else ()
+    found = host.storage(disk.parent, policy=policy, images=sources)
     return Facts(
-        host=work.host,
+        host=found.host,
         base=base,
-        shares_base=base is not None
-        and base.plain
-        and observe.shares(base, directory=work.host.directory),
+        shares_base=base is not None and base.plain and found.shares(base),
     )
 
 
-def _carry_out(
-    work: _Work, plan: Plan, /, *, loaded: Loaded, stamp: Stamp
-) -> Outcome | None:
-    job = Job(
-        request=work.request,
-        host=work.host,
-        loaded=loaded,
-        stamp=stamp,
-        access=work.order.access,
-        lock_path=work.policy.lock_path,
-        watch=work.watch,
+def _with_base_ready(job: Job, order: Order, opened: OpenedBase) -> Job:
+    """Return the job on a base image that is there, converted now if need be.
+
+    What would be refused is refused before the conversion, going by a plan made ahead.
+    """
+    if not opened.base.pending:
+        opened.ready(beside=0)
+        return job
+    plan = carry_out(replace(job, dry_run=True)).plan
+    beside = 0
+    if plan.reserved_bytes:  # others may come to share the copy's data
+        headroom = job.host.headroom.bytes_for(plan.reserved_bytes)
+        beside = plan.peak_bytes + headroom
+    base, disk = opened.ready(beside=beside), job.request.destination
+    return replace(
+        job,
+        request=_request(order, disk=disk, base=base),
+        facts=_facts(disk, base=base, policy=job.policy),
     )
-    if work.order.dry_run:
-        execute.rehearse(plan, job)
-        return None
-    return execute.execute(plan, job)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.execute.new import Outcome
+from allocpolicy.execute.job import Outcome
 from allocpolicy.storage.capability import Capabilities
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from allocpolicy.storage import fallocate, inode_flags, lease, staging
 from allocpolicy.storage.failure import UNSUPPORTED, free_bytes
 from allocpolicy.storage.inode_flags import InodeFlag
+from allocpolicy.storage.staging import Staged
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -220,21 +221,31 @@ def probe(directory: Path) -> Filesystem:
     :raises OSError: when the mount cannot be found.
     """
     with staging.create(directory) as staged:
-        identity = identify(staged.directory_fd)
-        status = os.fstatvfs(staged.directory_fd)
-        copy_on_write = identity.copy_on_write
-        nocow = copy_on_write and _accepts_nocow(staged.fd)
-        return Filesystem(
-            type=identity.type,
-            key=identity.key,
-            block_size=status.f_bsize,
-            size=status.f_blocks * status.f_frsize,
-            free=free_bytes(staged.directory_fd),
-            fallocate=_reserves(staged.fd),
-            copy_on_write=copy_on_write,
-            nocow=nocow,
-            user_xattr=_accepts_user_xattr(staged.fd),
-        )
+        return probe_file(staged)
+
+
+def probe_file(staged: Staged) -> Filesystem:
+    """Return what the filesystem of an empty staged file is and can do.
+
+    The file is changed by it.
+
+    :raises OSError: when the mount cannot be found.
+    """
+    identity = identify(staged.directory_fd)
+    status = os.fstatvfs(staged.directory_fd)
+    copy_on_write = identity.copy_on_write
+    nocow = copy_on_write and _accepts_nocow(staged.fd)
+    return Filesystem(
+        type=identity.type,
+        key=identity.key,
+        block_size=status.f_bsize,
+        size=status.f_blocks * status.f_frsize,
+        free=free_bytes(staged.directory_fd),
+        fallocate=_reserves(staged.fd),
+        copy_on_write=copy_on_write,
+        nocow=nocow,
+        user_xattr=_accepts_user_xattr(staged.fd),
+    )
 
 
 def _reserves(fd: int) -> bool:

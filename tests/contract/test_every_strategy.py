@@ -39,6 +39,7 @@ from allocpolicy import (
     Operation,
     Plan,
     PlanError,
+    Policy,
     Request,
     Reserve,
     Sharing,
@@ -50,7 +51,7 @@ from allocpolicy import (
     schema,
 )
 from allocpolicy.cli import libvirt_xml
-from allocpolicy.observe import disk as observe
+from allocpolicy.observe.host import storage
 from allocpolicy.registry import installed
 from allocpolicy.registry import options as options_of
 
@@ -415,7 +416,7 @@ def test_plans_pickle(strategy: Strategy) -> None:
 @every_strategy
 def test_observe_changes_nothing(strategy: Strategy, tmp_path: Path) -> None:
     """It runs in a dry run, too; what it returns can be recorded."""
-    host = observe.host(tmp_path, headroom=Headroom(ratio=0.01, minimum=64 * MIB))
+    host = storage(tmp_path, policy=Policy()).host
     for case in cases(strategy):
         request = dataclasses.replace(case.request, destination=tmp_path / "disk")
         observed = strategy.observe(request=request, options=case.options, host=host)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from allocpolicy import (
+    Access,
     DiskFormat,
     Headroom,
-    Host,
     Limits,
     Mode,
     NotEnoughSpace,
@@ -27,11 +27,15 @@ from allocpolicy import (
     provision,
 )
 from allocpolicy.execute import admission
+from allocpolicy.execute.hold import Hold
+from allocpolicy.execute.job import Job
+from allocpolicy.images.existing import Disk
 from allocpolicy.observe import account
-from allocpolicy.observe import disk as observe
 from allocpolicy.observe.account import Account
 from allocpolicy.storage import filesystem as filesystems_of
 from allocpolicy.storage import lease
+from tests.execute.test_new import Theirs
+from tests.harness import jobs
 from tests.harness.cli import allocpolicy, command, environment
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
@@ -192,12 +196,23 @@ def test_headroom_is_kept_for_disks_in_other_directories(
     assert allocpolicy("provision", second, *arguments, **policy).status == 0
 
 
-def host_at(directory: Path, **limits: float) -> Host:
-    """Return the host's facts, with limits."""
-    return observe.host(
-        directory,
+def job_at(directory: Path, *, fd: int | None = None, **limits: float) -> Job:
+    """Return a job with limits: for a new disk, or for the open one."""
+    policy = Policy(
         headroom=Headroom(ratio=0, minimum=MIB),
         limits=Limits(**limits),  # type: ignore[arg-type]
+    )
+    hold = None
+    if fd is not None:
+        path = directory / "disk"
+        hold = Hold(disk=Disk(path=path, fd=fd, format=DiskFormat.RAW, stamp=None))
+    return jobs.job(
+        directory / "disk",
+        strategy=Theirs(),
+        policy=policy,
+        size=MIB,
+        access=Access(),
+        disk=hold,
     )
 
 
@@ -241,7 +256,7 @@ def test_what_is_kept_for_the_host_is_kept_to_the_byte(
 ) -> None:
     """peak_bytes + headroom + reserved_host_disk <= free."""
     directory, fd = opened
-    host = host_at(directory)
+    job = job_at(directory)
     settle(fd)
     free = filesystems_of.space(fd).free
     headroom = MIB if reserved else 0
@@ -249,12 +264,9 @@ def test_what_is_kept_for_the_host_is_kept_to_the_byte(
     plan = plan_of(peak=peak, reserved=reserved)
 
     def ask(kept: int) -> None:
-        admission.admit(
-            plan,
-            path=directory / "disk",
-            directory=fd,
-            host=replace(host, limits=Limits(reserved_host_disk=kept)),
-        )
+        host = replace(job.host, limits=Limits(reserved_host_disk=kept))
+        facts = replace(job.facts, host=host)
+        admission.admit(plan, replace(job, facts=facts), directory=fd)
 
     ask(free - peak - headroom)
     with pytest.raises(NotEnoughSpace, match="by reserved_host_disk") as raised:
@@ -300,28 +312,23 @@ def disk_of(directory: Path, *, size: int, written: int = 0) -> int:
 def refusal(account: Account, *, directory: Path, fd: int, more: int) -> int:
     """Return the most that a plan for the disk may promise, by the error's word."""
     ratio = account.overcommit_ratio + more / (account.size - account.reserved_blocks)
-    host = host_at(directory, max_overcommit_ratio=ratio)
+    job = job_at(directory, fd=fd, max_overcommit_ratio=ratio)
     with pytest.raises(Overcommitted) as raised:
-        ask_for(1 << 50, host=host, fd=fd)
+        ask_for(1 << 50, job=job)
     assert pickle.loads(pickle.dumps(raised.value)).args == raised.value.args
-    ask_for(raised.value.left, host=host, fd=fd)
+    ask_for(raised.value.left, job=job)
     with pytest.raises(Overcommitted, match="max_overcommit_ratio allows"):
-        ask_for(raised.value.left + 1, host=host, fd=fd)
+        ask_for(raised.value.left + 1, job=job)
     return raised.value.left
 
 
-def ask_for(promised: int, *, host: Host, fd: int) -> None:
+def ask_for(promised: int, *, job: Job) -> None:
     """Ask for an existing disk to be grown, or replaced; it makes no difference."""
-    directory = os.open(host.directory, os.O_RDONLY | os.O_DIRECTORY)
+    directory = os.open(job.host.directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for mode in (Mode.IN_PLACE, Mode.STAGED):
-            admission.admit(
-                plan_of(promised=promised, mode=mode),
-                path=host.directory / "disk",
-                directory=directory,
-                host=host,
-                current=fd,
-            )
+            plan = plan_of(promised=promised, mode=mode)
+            admission.admit(plan, job, directory=directory)
     finally:
         os.close(directory)
 
@@ -353,10 +360,10 @@ def test_what_promises_no_more_is_not_refused(directory: Path) -> None:
     """A limit that was set, or exceeded, since then does not forbid an `apply`."""
     fd = disk_of(directory, size=64 * MIB)
     try:
-        host = host_at(directory, max_overcommit_ratio=1e-9)
-        ask_for(64 * MIB, host=host, fd=fd)
+        job = job_at(directory, fd=fd, max_overcommit_ratio=1e-9)
+        ask_for(64 * MIB, job=job)
         with pytest.raises(Overcommitted):
-            ask_for(64 * MIB + 1, host=host, fd=fd)
+            ask_for(64 * MIB + 1, job=job)
     finally:
         os.close(fd)
 

@@ -11,64 +11,46 @@ import pytest
 from allocpolicy import (
     Access,
     DiskFormat,
-    DiskRole,
     Mode,
-    Operation,
     Plan,
-    Request,
+    Policy,
     Target,
     Unsupported,
 )
-from allocpolicy.contract.strategy import Choice
-from allocpolicy.execute import existing as amending
-from allocpolicy.execute.new import Job
+from allocpolicy.execute.existing import change
+from allocpolicy.execute.hold import held
 from allocpolicy.images.existing import opened
-from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
-from allocpolicy.progress import unwatched
-from allocpolicy.registry.installed import Found, Loaded
+from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.storage import extent_size, fallocate, fsxattr
 from tests.execute.test_new import HEADROOM, SIZE, Do, Theirs
+from tests.harness import jobs
 from tests.harness.images import MIB
 
 pytestmark = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 
 
 def amend(disk: Path, step: Do, *, mode: Mode) -> None:
-    """Amend a raw disk by a plan of this step as `reallocate` would."""
-    choice = Choice(strategy="theirs", options={})
-    found = Found(name="theirs", target="theirs:Theirs", distribution="d", version="1")
+    """Change a raw disk by a plan of this step as `apply` would."""
     plan = Plan(mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE)
+    policy = Policy(headroom=HEADROOM, lock_path=disk.parent.parent / "locks")
     with (
         opened(disk, declared=DiskFormat.RAW, flags=os.O_RDWR) as one,
-        amending.hold(one) as held,
+        held(one) as hold,
     ):
-        current = observe.disk(
-            one.fd,
-            path=disk,
-            format=one.format,
-            surroundings=observe.surroundings(
-                one.fd, directory=disk.parent, headroom=HEADROOM
+        around = surroundings(one.fd, directory=disk.parent, policy=policy)
+        job = jobs.job(
+            disk,
+            strategy=Theirs(),
+            policy=policy,
+            size=SIZE,
+            access=Access.of_file(one.fd),
+            disk=hold,
+            current=observe.disk(
+                one.fd, path=disk, format=one.format, surroundings=around
             ),
         )
-        job = Job(
-            request=Request(
-                operation=Operation.APPLY,
-                destination=disk,
-                virtual_size=SIZE,
-                format=one.format,
-                disk_role=DiskRole.ROOT,
-                current=current,
-            ),
-            host=observe.host(disk.parent, headroom=HEADROOM),
-            loaded=Loaded(found=found, strategy=Theirs()),
-            stamp=Stamp(requested=choice, effective=choice, format=one.format),
-            access=Access(mode=stat.S_IMODE(disk.stat().st_mode)),
-            lock_path=disk.parent.parent / "locks",
-            watch=unwatched,
-            current=one.fd,
-        )
-        amending.amend(plan, job, held=held, content=None)
+        change(plan, job, hold)
 
 
 @pytest.fixture

@@ -15,16 +15,14 @@ from allocpolicy import (
     Attachment,
     CreateRaw,
     DestinationExists,
-    DiskFormat,
-    DiskRole,
     Facts,
     Headroom,
     Judgement,
     Mode,
     NotEnoughSpace,
     Observation,
-    Operation,
     Plan,
+    Policy,
     Progress,
     PromiseBroken,
     Replan,
@@ -38,13 +36,9 @@ from allocpolicy import (
     Unsupported,
     Verdict,
 )
-from allocpolicy.contract.strategy import Choice
-from allocpolicy.execute import new as execute
-from allocpolicy.execute.new import Job, Outcome
-from allocpolicy.images.stamp import Stamp
-from allocpolicy.observe import disk as observe
-from allocpolicy.progress import unwatched
-from allocpolicy.registry.installed import Found, Loaded
+from allocpolicy.execute.job import Outcome
+from allocpolicy.execute.new import make
+from tests.harness import jobs
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
 
@@ -124,23 +118,13 @@ def carry_out(
     mode: Mode = Mode.STAGED,
     owner: tuple[int, int] | None = None,
 ) -> Outcome:
-    """Execute a plan of these steps as `allocate` would."""
-    choice = Choice(strategy="theirs", options={})
-    found = Found(name="theirs", target="theirs:Theirs", distribution="d", version="1")
-    job = Job(
-        request=Request(
-            operation=Operation.PROVISION,
-            destination=destination,
-            virtual_size=size,
-            format=DiskFormat.RAW,
-            disk_role=DiskRole.ROOT,
-        ),
-        host=observe.host(destination.parent, headroom=HEADROOM),
-        loaded=Loaded(found=found, strategy=strategy or Theirs()),
-        stamp=Stamp(requested=choice, effective=choice, format=DiskFormat.RAW),
+    """Execute a plan of these steps as `provision` would."""
+    job = jobs.job(
+        destination,
+        strategy=strategy or Theirs(),
+        policy=Policy(headroom=HEADROOM, lock_path=destination.parent.parent / "locks"),
+        size=size,
         access=Access(mode=0o640, owner=owner),
-        lock_path=destination.parent.parent / "locks",
-        watch=unwatched,
     )
     plan = Plan(
         mode=mode,
@@ -149,7 +133,7 @@ def carry_out(
         promised_bytes=size,
         reserved_bytes=reserved,
     )
-    return execute.execute(plan, job)
+    return make(plan, job)
 
 
 pytestmark = pytest.mark.filesystems("ext4", "xfs", "btrfs")

@@ -51,7 +51,7 @@ def refuse(directory: Path, base: Path, *arguments: object, says: str) -> None:
 LIST_WHAT_IS_OPENED = """
 import sys
 from pathlib import Path
-from allocpolicy import image_cache
+from allocpolicy.image_cache import cache as image_cache
 sys.addaudithook(lambda event, what: event == "open" and print(what[0]))
 image_cache.entries(Path(sys.argv[1]))
 """

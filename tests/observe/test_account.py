@@ -19,6 +19,7 @@ from allocpolicy.images.stamp import XATTR
 from allocpolicy.observe import account
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.account import Account
+from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.storage import copy
 from allocpolicy.storage.copy import Run
 from tests.conftest import FreshFilesystem
@@ -83,14 +84,13 @@ def test_a_disk_counts_as_observation_has_it(
 ) -> None:
     """What is promised is the full size less what the disk holds of its own."""
     disk = make(directory / "disk", strategy=strategy, format=format)
+    policy = Policy(headroom=Headroom(ratio=0, minimum=0))
     with opened(disk) as one:
         found = observe.disk(
             one.fd,
             path=disk,
             format=format,
-            surroundings=observe.surroundings(
-                one.fd, directory=directory, headroom=Headroom(ratio=0, minimum=0)
-            ),
+            surroundings=surroundings(one.fd, directory=directory, policy=policy),
         )
         holding = account.measure(one.fd, path=disk)
     assert (holding.virtual_size, holding.full_size) == (SIZE, found.full_size)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allocpolicy import DiskFormat, Headroom, Judgement
+from allocpolicy import DiskFormat, Headroom, Judgement, Policy
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import ImageError
 from allocpolicy.images import existing
@@ -32,7 +32,7 @@ from tests.harness.qcow2_disks import (
     write,
 )
 
-HEADROOM = Headroom(ratio=0.01, minimum=MiB)
+POLICY = Policy(headroom=Headroom(ratio=0.01, minimum=MiB))
 GIVEN = Given(choice=Choice(strategy="none", options={}), format=DiskFormat.QCOW2)
 LIMIT = 10  # seconds that a look at a small image may take at the very most
 
@@ -59,7 +59,7 @@ def looked_at(disk: Path) -> None:
     """Inspect the disk, picture and all; an ImageError is an answer, too."""
     with existing.opened(disk, declared=DiskFormat.QCOW2) as opened:
         try:
-            inspect(opened, given=GIVEN.choice, headroom=HEADROOM)
+            inspect(opened, given=GIVEN.choice, policy=POLICY)
         except ImageError as error:
             assert str(error).isprintable()
             return
@@ -89,7 +89,7 @@ def test_flipped_bytes_are_at_worst_an_image_error(
         os.truncate(disk, data.draw(st.integers(0, disk.stat().st_size)))
     started = time.monotonic()
     looked_at(disk)
-    (row,) = audit([disk], given=GIVEN, headroom=HEADROOM).rows
+    (row,) = audit([disk], given=GIVEN, headroom=POLICY.headroom).rows
     assert row.verdict.reason.isprintable()
     if row.observed is None:
         assert row.verdict.judgement is Judgement.DRIFTED
@@ -109,10 +109,10 @@ def test_one_wrong_entry_of_a_preallocated_image_is_found(
 ) -> None:
     """The comparison that makes it quick lets nothing pass."""
     disk = create(tmp_path / "disk", 64 * MiB, "preallocation=metadata")
-    assert audit([disk], given=GIVEN, headroom=HEADROOM).drifted is False
+    assert audit([disk], given=GIVEN, headroom=POLICY.headroom).drifted is False
     table = l2_of(disk)
     patch(disk, table + 8 * position, (1 << 63 | 1 << 50).to_bytes(8, "big"))
-    (row,) = audit([disk], given=GIVEN, headroom=HEADROOM).rows
+    (row,) = audit([disk], given=GIVEN, headroom=POLICY.headroom).rows
     assert row.verdict.judgement is Judgement.DRIFTED
     assert f"guest offset {position << 16} is mapped" in row.verdict.reason
 
@@ -124,6 +124,6 @@ def test_a_run_of_clusters_on_metadata_is_found(tmp_path: Path) -> None:
     table = l2_of(disk)
     entries = (1 << 63 | table + (number << 16) for number in range(256))
     patch(disk, table, b"".join(entry.to_bytes(8, "big") for entry in entries))
-    (row,) = audit([disk], given=GIVEN, headroom=HEADROOM).rows
+    (row,) = audit([disk], given=GIVEN, headroom=POLICY.headroom).rows
     assert row.verdict.judgement is Judgement.DRIFTED
     assert "metadata" in row.verdict.reason

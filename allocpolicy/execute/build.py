@@ -1,0 +1,141 @@
+"""Building a disk under no name: stage ▶ steps ▶ stamp ▶ sync ▶ observe ▶ verify.
+
+So a new disk is made, and so is the file that takes an existing disk's place; who calls
+publishes it. It never asks what kind a step is, and nothing is left of what fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.plan import Plan, Target
+from allocpolicy.contract.strategy import Judgement, Verdict
+from allocpolicy.errors import PromiseBroken
+from allocpolicy.execute import admission
+from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.images import stamp as stamps
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe.surroundings import surroundings
+from allocpolicy.registry import call
+from allocpolicy.storage import staging
+from allocpolicy.storage.failure import explained
+from allocpolicy.storage.staging import Staged
+
+
+@contextlib.contextmanager
+def built(
+    plan: Plan, job: Job, *, prepare: Callable[[Staged], None]
+) -> Iterator[tuple[Staged, Outcome]]:
+    """Yield the finished file and its outcome; it is dropped unless it is published.
+
+    :param prepare: gives the empty file its owner and attributes, before any work is
+        done; again to a ready-made file that a step adopted.
+    :raises NotEnoughSpace: before any byte is copied where free space shows it.
+    :raises Unsupported: when the storage cannot do what a step needs.
+    :raises Replan: when what the plan relied on was lost to another.
+    :raises PromiseBroken: when the finished disk is not what was promised.
+    :raises StrategyFailed: when a strategy's code fails in any other way.
+    """
+    directory = job.host.directory
+    with (
+        staging.create(directory) as staged,
+        admission.turn(plan, job) as has_taken,
+    ):
+        staging.sweep(directory)
+        prepare(staged)
+        run_steps(
+            plan,
+            job,
+            target=staged,
+            directory=staged.directory_fd,
+            has_taken=has_taken,
+        )
+        if staged.adopted:
+            prepare(staged)
+        with explained(
+            fd=staged.directory_fd,
+            path=directory,
+            needed=plan.peak_bytes,
+            action="finish the disk",
+        ):
+            yield staged, _finished(job, staged)
+
+
+def run_steps(
+    plan: Plan,
+    job: Job,
+    *,
+    target: Target,
+    directory: int,
+    has_taken: Callable[[int], None],
+) -> None:
+    """Admit the plan and run its steps on the target.
+
+    :param has_taken: of the plan's `admission.turn`.
+    :raises NotEnoughSpace: before the first step where free space, or what was promised
+        to others, shows it.
+    :raises Error: as the steps do.
+    """
+    before = os.fstat(target.fd).st_blocks * 512
+    admission.admit(plan, job, directory=directory)
+    for step in plan.steps:
+        with (
+            call.blaming(job.selection.loaded.found),
+            explained(
+                fd=directory,
+                path=job.host.directory,
+                needed=plan.peak_bytes,
+                action=step.describe(),
+            ),
+        ):
+            step.run(target, job.watch(step.describe()))
+        has_taken(os.fstat(target.fd).st_blocks * 512 - before)
+
+
+def verified(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
+    """Observe the open disk, and let its strategy verify it.
+
+    :param seen: what was observed already, if nothing was done since.
+    :raises PromiseBroken: when it is not what was promised.
+    """
+    loaded, options = job.selection.loaded, job.selection.options
+    observation = seen or _observed(job, fd)
+    verdict = call.verify(loaded, options=options, observation=observation)
+    if problem := _broken_promise(job, observation, verdict):
+        state = "the disk is whole" if job.disk else "nothing was left behind"
+        path, name = job.request.destination, loaded.found.name
+        raise PromiseBroken(path, name, problem, state)
+    attachment = call.attach(loaded, options=options, observation=observation)
+    return Outcome(
+        observation=observation, verdict=verdict, attachment=attachment, stamp=None
+    )
+
+
+def _finished(job: Job, staged: Staged) -> Outcome:
+    """Stamp, sync, observe and verify what the steps made."""
+    recorded = stamps.write(staged.fd, job.stamp)
+    os.fchmod(staged.fd, job.access.mode)
+    os.fsync(staged.fd)
+    return replace(verified(job, staged.fd), stamp=recorded)
+
+
+def _observed(job: Job, fd: int) -> Observation:
+    around = surroundings(
+        fd,
+        directory=job.host.directory,
+        policy=job.policy,
+        identity=job.host.filesystem,
+    )
+    path, format = job.request.destination, job.request.format
+    return observe.disk(fd, path=path, format=format, surroundings=around)
+
+
+def _broken_promise(job: Job, seen: Observation, verdict: Verdict) -> str | None:
+    wanted, made = job.request.virtual_size, seen.virtual_size
+    if made != wanted:
+        return f"virtual_size is {made} bytes, requested were {wanted}"
+    return verdict.reason if verdict.judgement is Judgement.DRIFTED else None

@@ -1,0 +1,119 @@
+"""Having a disk that exists alone, and what keeps it from being rewritten."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from allocpolicy.contract.facts import Observation, Use
+from allocpolicy.errors import ImageError, Unsupported
+from allocpolicy.images.existing import Disk
+from allocpolicy.observe.disk import use
+from allocpolicy.storage import directories, inode_flags, lease
+from allocpolicy.storage.inode_flags import InodeFlag
+from allocpolicy.storage.staging import OPENED_MEANWHILE
+
+IN_USE = "it is in use; stop the VM or whatever has it open, and try again"
+APPEND_ONLY = (
+    "its directory is append-only, so it can't be replaced; use chattr -a on that first"
+)
+LINKED = "it has more than one hard link, and a rewrite would part them"
+_PATIENCE = 5.0  # seconds; whatever only looks at a disk has it open for less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Whether an open disk is ours alone; ``problem`` says why it is not.
+
+    ``telling``: the filesystem tells who has it open.
+    """
+
+    disk: Disk
+    problem: str | None = None
+    telling: bool = True
+
+    def is_whole(self) -> bool:
+        """Return whether the disk is ours, and nobody opened it since."""
+        return self.problem is None and lease.is_whole(self.disk.fd)
+
+    def require(self) -> None:
+        """Check that it is.
+
+        :raises ImageError: when it is in use.
+        :raises Unsupported: when that can't be told.
+        """
+        if self.problem is not None:
+            raise self.refusal(self.problem)
+        if not lease.is_whole(self.disk.fd):
+            raise ImageError(self.disk.path, OPENED_MEANWHILE)
+
+    def refusal(self, reason: str) -> ImageError | Unsupported:
+        """Return the error that refuses what requires the disk to be ours alone."""
+        kind = ImageError if self.telling else Unsupported
+        return kind(self.disk.path, reason)
+
+
+@contextlib.contextmanager
+def held(disk: Disk) -> Iterator[Hold]:
+    """Try to have the disk alone while the body runs: a write lease, no QEMU lock."""
+    with contextlib.ExitStack() as stack:
+        problem = _lease(disk, stack)
+        telling = problem in (None, IN_USE)
+        if use(disk.fd) is not Use.NONE:
+            problem, telling = IN_USE, True
+        yield Hold(disk=disk, problem=problem, telling=telling)
+
+
+def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
+    """Take the lease for as long as the stack; return why there is none."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            stack.enter_context(lease.held(disk.fd))
+        except OSError as error:
+            if error.errno in lease.NO_LEASES:
+                return (
+                    f"whether it is in use can't be told ({error.strerror}): leases are"
+                    " for the file's owner and root, on local filesystems"
+                )
+            if error.errno != errno.EAGAIN:
+                raise
+            waited = time.monotonic() >= deadline
+            if waited or use(disk.fd) is not Use.NONE:
+                return IN_USE
+            time.sleep(0.05)
+        else:
+            return None
+
+
+def rewrite_obstacle(hold: Hold, current: Observation) -> str | None:
+    """Return what keeps the disk from being rewritten, or None.
+
+    A rewrite takes the disk's name, needs it alone, and must lose nothing of it.
+    """
+    if hold.problem is not None:
+        return hold.problem
+    if is_append_only(hold.disk):
+        return APPEND_ONLY
+    if current.in_use is not Use.NONE:
+        return IN_USE
+    if is_linked(hold.disk):
+        return LINKED
+    if current.hindrances:
+        return f"it would lose or break {', '.join(current.hindrances)}"
+    return None
+
+
+def is_append_only(disk: Disk) -> bool:
+    """Return whether the disk's directory lets no file be replaced."""
+    with directories.opened(disk.path.parent) as directory:
+        return inode_flags.has(directory, InodeFlag.APPEND)
+
+
+def is_linked(disk: Disk) -> bool:
+    """Return whether the disk's file has other names."""
+    return os.fstat(disk.fd).st_nlink > 1

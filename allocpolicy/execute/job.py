@@ -1,0 +1,76 @@
+"""One piece of work, from request to publication, and what comes of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from allocpolicy.contract.facts import Facts, Host, Observation
+from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import Attachment, Request, Verdict
+from allocpolicy.execute.hold import Hold
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.progress import Watcher
+from allocpolicy.resolve.selection import Selection
+from allocpolicy.storage import staging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may use the finished file: mode bits, and (uid, gid) or None for ours."""
+
+    mode: int = staging.PRIVATE
+    owner: tuple[int, int] | None = None
+
+    @classmethod
+    def of_file(cls, fd: int) -> Access:
+        """Return the mode of an open file; its owner is carried over apart."""
+        return cls(mode=stat.S_IMODE(os.fstat(fd).st_mode))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is asked for, what is known, and under which selection the work is done.
+
+    ``selection`` is ``requested``, or the fallback that is tried instead. ``disk`` is
+    the disk that exists, None for a new one. With ``dry_run`` nothing is done; a
+    ``trial`` is done, but never gets a name. ``has_turn``: the filesystem's lock is
+    ours already.
+    """
+
+    request: Request
+    facts: Facts
+    requested: Selection
+    selection: Selection
+    policy: Policy
+    access: Access
+    watch: Watcher
+    disk: Hold | None = None
+    dry_run: bool = False
+    trial: bool = False
+    has_turn: bool = False
+
+    @property
+    def host(self) -> Host:
+        """Return the facts of the directory that the disk is in."""
+        return self.facts.host
+
+    @property
+    def stamp(self) -> Stamp:
+        """Return what is recorded on the disk."""
+        return Stamp(
+            requested=self.requested.choice,
+            effective=self.selection.choice,
+            format=self.request.format,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was made: measured, judged, and what could be recorded on it."""
+
+    observation: Observation
+    verdict: Verdict
+    attachment: Attachment
+    stamp: Stamp | None

@@ -1,0 +1,50 @@
+"""The host's storage, before planning: what a directory's filesystem is and can do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import BaseImage, Host
+from allocpolicy.contract.policy import Policy
+from allocpolicy.storage import copy, filesystem, staging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """The host, and the descriptors of the images whose blocks its files can share."""
+
+    host: Host
+    shareable: frozenset[int]
+
+    def shares(self, image: BaseImage) -> bool:
+        """Return whether files in the directory can share the blocks of all layers."""
+        return all(layer.fd in self.shareable for layer in image.layers)
+
+
+def storage(
+    directory: Path, *, policy: Policy, images: Iterable[BaseImage] = ()
+) -> Storage:
+    """Return what the directory's filesystem is, can do, and can share.
+
+    All is found by trying, on one unnamed file.
+
+    :raises DestinationError: when no disk can be made there.
+    """
+    fds = {layer.fd for image in images for layer in image.layers}
+    with staging.create(directory) as staged:
+        shareable = frozenset(fd for fd in fds if copy.can_share(fd, staged.fd))
+        os.ftruncate(staged.fd, 0)  # btrfs makes only empty files NOCOW
+        found = filesystem.probe_file(staged)
+    return Storage(
+        host=Host(
+            directory=directory,
+            filesystem=found,
+            headroom=policy.headroom,
+            disk_directories=policy.disk_directories,
+            limits=policy.limits,
+        ),
+        shareable=shareable,
+    )

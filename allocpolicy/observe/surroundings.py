@@ -1,0 +1,64 @@
+"""What bears on a disk besides its file: its filesystem, and the other disks on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import Headroom
+from allocpolicy.contract.policy import Policy
+from allocpolicy.observe import account
+from allocpolicy.storage import filesystem
+from allocpolicy.storage.filesystem import Filesystem, Identity
+from allocpolicy.wording import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """A disk's filesystem, by type, and the headroom that is kept free on it.
+
+    ``unwritten_beside`` returns the reserved-unwritten bytes of the other disks that
+    are accounted together with it: they need headroom, too.
+    """
+
+    filesystem: str
+    copy_on_write: bool
+    headroom: Headroom
+    unwritten_beside: Callable[[], int]
+
+
+def surroundings(
+    fd: int,
+    *,
+    directory: Path,
+    policy: Policy,
+    identity: Identity | Filesystem | None = None,
+) -> Surroundings:
+    """Return the surroundings of an open disk in a directory; nothing is written.
+
+    :param identity: which filesystem the disk is on, if that is known.
+    """
+    found = identity or filesystem.identify(fd)
+
+    def unwritten_beside() -> int:
+        # Disks in use are not flushed for it: the answer is rather too large.
+        others = account.take(
+            directory, disk_directories=policy.disk_directories, other_than=fd
+        )
+        return others.unwritten
+
+    return Surroundings(
+        filesystem=found.type,
+        copy_on_write=found.copy_on_write,
+        headroom=policy.headroom,
+        unwritten_beside=unwritten_beside,
+    )
+
+
+def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | None:
+    """Return what is missing beside so many reserved-unwritten bytes, or None."""
+    wanted = headroom.bytes_for(unwritten)
+    if free < wanted:
+        return f"headroom: {format_size(wanted)} wanted, {format_size(free)} free"
+    return None

@@ -1,0 +1,65 @@
+"""What extra specs say of strategies' options: converted, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from allocpolicy import wording
+from allocpolicy.errors import (
+    DuplicateStrategy,
+    ExtraSpecError,
+    StrategyFailed,
+    StrategyNotFound,
+)
+from allocpolicy.registry import installed
+from allocpolicy.registry.installed import Loaded
+from allocpolicy.registry.options import OptionError, convert_options
+from allocpolicy.resolve import extra_specs
+from allocpolicy.resolve.extra_specs import OptionSpec, Spec
+
+
+def convert(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> dict[str, object]:
+    """Return the strategy's options, of which the first spec of each key decides.
+
+    :raises ExtraSpecError: for an unknown option or a bad value.
+    """
+    own: dict[str, OptionSpec] = {}
+    for spec in specs:
+        if spec.strategy == loaded.found.name:
+            own.setdefault(spec.option, spec)
+    try:
+        return convert_options(
+            {option: spec.value for option, spec in own.items()},
+            options_schema=loaded.strategy.options_schema,
+        )
+    except OptionError as error:
+        spec = own[error.option]
+        raise ExtraSpecError(spec.key, spec.value, error.reason) from error
+
+
+def check_others(specs: Iterable[Spec], *, selected: str) -> None:
+    """Check options of strategies that are not selected; broken ones do no harm.
+
+    :raises ExtraSpecError: for an unknown strategy or option, or a bad value.
+    """
+    options = [spec for spec in specs if isinstance(spec, OptionSpec)]
+    for spec in options:
+        if spec.strategy == selected:
+            continue
+        try:
+            convert(installed.load(spec.strategy), specs=options)
+        except StrategyNotFound as error:
+            raise _unknown_strategy(spec) from error
+        except (StrategyFailed, DuplicateStrategy):
+            continue
+
+
+def _unknown_strategy(spec: OptionSpec) -> ExtraSpecError:
+    # With the option as it was written, so that the strategy's name alone decides.
+    known = (
+        extra_specs.option_key(strategy=name, option=spec.option)
+        for name in installed.names()
+    )
+    listed = wording.choices((*extra_specs.STRATEGY_KEYS, *known), nearest_to=spec.key)
+    reason = f"no strategy {spec.strategy!r} is installed; {listed}"
+    return ExtraSpecError(spec.key, spec.value, reason)
