@@ -1,4 +1,4 @@
-"""How long work says how far it is, and whom it tells."""
+"""How far long work has come, and who is told."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Where a step says how far it is."""
+    """Where a step reports how far it has come."""
 
     def __call__(self, *, done: int, total: int) -> None:
-        """Say that ``done`` of ``total`` bytes are finished; may raise to cancel."""
+        """Report that ``done`` of ``total`` bytes are finished; may raise to cancel."""
+
+
+Advance = Callable[[int], None]  # is told how many bytes were just finished
 
 
 class Watcher(Protocol):
-    """Whoever is told how far the work is."""
+    """Who is told how far the work has come."""
 
     def __call__(self, description: str, /) -> Progress:
-        """Say that the described work begins; return where its progress goes."""
+        """Report that the described work begins; return where its progress goes."""
 
 
 def unwatched(description: str, /) -> Progress:
@@ -26,11 +29,11 @@ def unwatched(description: str, /) -> Progress:
 
 
 def _no_progress(*, done: int, total: int) -> None:
-    """Drop what is said."""
+    """Drop the report."""
 
 
-def counted(progress: Progress, *, total: int) -> Callable[[int], None]:
-    """Return a function that adds up the bytes it is told, and reports the sum."""
+def counted(progress: Progress, *, total: int) -> Advance:
+    """Return a function that adds up the bytes it is told and reports the sum."""
     done = 0
 
     def advance(count: int) -> None:

@@ -20,7 +20,8 @@ from typing import IO, NoReturn
 
 from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace, Unsupported
 from allocpolicy.progress import Progress
-from allocpolicy.storage.failure import explained, free_bytes
+from allocpolicy.storage.failure import explained
+from allocpolicy.storage.space import free_bytes
 
 PROGRAM = "qemu-img"
 NOT_INSTALLED = "it is not installed; bindep.txt lists the system packages"

@@ -23,8 +23,8 @@ from allocpolicy.errors import NotEnoughSpace, Overcommitted
 from allocpolicy.execute.job import Job
 from allocpolicy.observe import account
 from allocpolicy.observe.account import Account, Holding
-from allocpolicy.storage import directories, filesystem, named_lock
-from allocpolicy.storage.filesystem import Space
+from allocpolicy.storage import directories, mount, named_lock, space
+from allocpolicy.storage.space import Space
 from allocpolicy.wording import format_size
 
 _NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
@@ -44,7 +44,7 @@ def early_turn(directory: Path, *, policy: Policy) -> Iterator[bool]:
         yield False
         return
     with directories.opened(directory) as fd:
-        key = filesystem.identify(fd).key
+        key = mount.identify(fd).key
     with named_lock.hold(key, lock_path=policy.lock_path):
         yield True
 
@@ -83,13 +83,13 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
     :raises NotEnoughSpace: with the numbers.
     """
     asked = _ask(plan, job)
-    if not asked.exact and asked.refusal(filesystem.space(directory)) is None:
+    if not asked.exact and asked.refusal(space.of(directory)) is None:
         return
-    filesystem.settle(directory)
-    if asked.refusal(filesystem.space(directory)) is None:
+    space.settle(directory)
+    if asked.refusal(space.of(directory)) is None:
         return
-    filesystem.wait_until_still(directory)
-    refusal = asked.refusal(filesystem.space(directory))
+    space.wait_until_still(directory)
+    refusal = asked.refusal(space.of(directory))
     if refusal is not None:
         raise refusal
 

@@ -27,7 +27,7 @@ from allocpolicy.images import base_image
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress, Watcher
 from allocpolicy.qemu_img import Image
-from allocpolicy.storage import copy, directories, lease, named_lock, staging
+from allocpolicy.storage import directories, lease, named_lock, sparse, staging
 from allocpolicy.storage.failure import explained
 
 DEFAULT_NAME = memo.DEFAULT_DIRECTORY
@@ -271,7 +271,7 @@ def _base(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
         fd=fd,
         format=DiskFormat.RAW,
         virtual_size=os.fstat(fd).st_size,
-        data_bytes=copy.data_bytes(fd),
+        data_bytes=sparse.data_bytes(fd),
         plain=True,
         identity=base_image.identity(fd),
         source=source.path,

@@ -11,8 +11,8 @@ from allocpolicy.foreign import vmdk
 from allocpolicy.progress import Progress
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qemu_img import Image
-from allocpolicy.storage import fallocate
-from allocpolicy.storage.failure import free_bytes
+from allocpolicy.storage import sparse
+from allocpolicy.storage.space import free_bytes
 from allocpolicy.wording import format_size
 
 # Ended from outside, or not there: not the image's fault.
@@ -38,7 +38,7 @@ def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
     # measure says metadata and data; the metadata are those of a fully allocated image.
     data = required - (geometry.fully_allocated_size(whole) - whole)
     if not _is_compressed(source):  # of vhdx, measure takes all for data
-        holes = sum(length for _, length in fallocate.holes(source.fd))
+        holes = sum(length for _, length in sparse.holes(source.fd))
         data = min(data, os.fstat(source.fd).st_size - holes)
     return size, min(data, size)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from allocpolicy.errors import DestinationError, ImageError
 from allocpolicy.qcow2.header import read_header
-from allocpolicy.storage import directories, filesystem, lease
+from allocpolicy.storage import directories, lease, mount
 from allocpolicy.storage.tree import Tree
 
 NAME = ".users"
@@ -202,7 +202,7 @@ def _recorded(records: Path) -> Iterator[Path | None]:
 def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
     """Yield the regular files on the root's filesystem; none is opened."""
     with directories.opened(root, flags=os.O_PATH) as fd:
-        tree = Tree(key=filesystem.identify(fd).key)
+        tree = Tree(key=mount.identify(fd).key)
     for listing in tree.listings(root):
         yield from (Path(path) for path, _ in listing.files)
     found = map(Path, tree.unreadable)
@@ -217,7 +217,7 @@ def _backing_name(disk: Path) -> str | None:
     status = os.lstat(disk)
     if not stat.S_ISREG(status.st_mode):  # opening a device may do things
         return None
-    if status.st_ino in lease.leased_inodes() and filesystem.is_leased(disk):
+    if status.st_ino in lease.leased_inodes() and lease.is_leased(disk):
         # It is being rewritten, and opening it would stop that.
         raise BlockingIOError(errno.EWOULDBLOCK, "somebody has a lease on it")
     fd = os.open(disk, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

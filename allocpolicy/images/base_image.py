@@ -28,7 +28,7 @@ from allocpolicy.qcow2 import content, geometry, mapping
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.content import Kind, Run
 from allocpolicy.qcow2.header import Header, check_base, read_header
-from allocpolicy.storage import copy, qemu_lock
+from allocpolicy.storage import qemu_lock, sparse
 
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector
@@ -116,7 +116,7 @@ def runs(image: BaseImage, *, virtual_size: int) -> Iterator[Run]:
     :raises ImageError: when a table is malformed or cut short.
     """
     file_size = os.fstat(image.fd).st_size
-    written = copy.data(image.fd) if image.below else None
+    written = sparse.data(image.fd) if image.below else None
     for run in _all_runs(image, file_size=file_size):
         length = min(run.length, virtual_size - run.offset)
         if run.kind is Kind.DATA and written is None:
@@ -159,7 +159,7 @@ def _all_runs(image: BaseImage, *, file_size: int) -> Iterator[Run]:
         header = read_header(image.fd, path=image.path)
         yield from content.runs(image.fd, header, path=image.path)
         return
-    extents = copy.data(image.fd) if image.leased else [(0, file_size)]
+    extents = sparse.data(image.fd) if image.leased else [(0, file_size)]
     for offset, length in extents:
         yield Run(
             offset=offset,
@@ -307,7 +307,7 @@ def _is_fixed_vpc(fd: int) -> bool:
 def _measure_raw(fd: int) -> tuple[int, int]:
     """Return the virtual size, rounded up to a sector as QEMU does, and data bytes."""
     size = os.fstat(fd).st_size
-    return -(-size // 512) * 512, copy.data_bytes(fd)
+    return -(-size // 512) * 512, sparse.data_bytes(fd)
 
 
 def _check_qcow2(fd: int, path: Path) -> tuple[int, int, bool]:

@@ -16,7 +16,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.images import base_image, image_file
 from allocpolicy.images.existing import Disk
 from allocpolicy.qcow2.header import Header, hindrances, read_header
-from allocpolicy.storage import copy
+from allocpolicy.storage import sparse
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def as_file(disk: Disk) -> BaseImage:
         path=disk.path,
         format=DiskFormat.RAW,
         virtual_size=size,
-        data_bytes=copy.data_bytes(disk.fd),
+        data_bytes=sparse.data_bytes(disk.fd),
     )
 
 
@@ -59,7 +59,7 @@ def _layer(
             path=path,
             format=format,
             virtual_size=status.st_size,
-            data_bytes=copy.data_bytes(fd),
+            data_bytes=sparse.data_bytes(fd),
             leased=not above,
         )
     header = read_header(fd, path=path)

@@ -17,7 +17,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
-from allocpolicy.storage import filesystem
+from allocpolicy.storage import lease
 
 BEING_REWRITTEN = "it is being rewritten; try again when that is done"
 
@@ -43,7 +43,7 @@ def opened(
         not known, or not what its stamp says; also while somebody rewrites it, as
         opening it would stop him.
     """
-    if filesystem.is_leased(image_file.resolve(path)):
+    if lease.is_leased(image_file.resolve(path)):
         raise ImageError(path, BEING_REWRITTEN)
     with image_file.opened(path, flags=flags) as (resolved, fd):
         stamp = stamps.read(fd, path=resolved)

@@ -27,9 +27,9 @@ from allocpolicy.image_cache import memo
 from allocpolicy.images import stamp as stamps
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.storage import directories, extent, filesystem, lease
+from allocpolicy.storage import directories, extent, lease, mount, space
 from allocpolicy.storage.extent import ExtentSummary
-from allocpolicy.storage.filesystem import Space
+from allocpolicy.storage.space import Space
 from allocpolicy.storage.tree import Listing, Tree
 
 _WRITABLE = 0o222
@@ -40,7 +40,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Account:
     """A filesystem, its disks, and what they were promised; bytes and counts.
 
-    size, used, free, reserved_blocks: as `filesystem.Space` has them.
+    size, used, free, reserved_blocks: as `space.Space` has them.
 
     disks: how many there are; ``unstamped`` of them have no stamp and count as raw,
     ``malformed`` have a stamp or tables that are none and count by their file's size.
@@ -129,13 +129,13 @@ def take(
     :raises OSError: when the directory cannot be opened.
     """
     with directories.opened(directory) as fd:
-        leased = lease.leased_inodes(devices=filesystem.lock_devices(fd))
+        leased = lease.leased_inodes(devices=lease.lock_devices(fd))
         ledger = _Ledger(other_than=other_than, leased=leased, seen=seen)
-        tree = Tree(key=filesystem.identify(fd).key)
+        tree = Tree(key=mount.identify(fd).key)
         for one in (directory, *disk_directories):
             for listing in tree.listings(one):
                 ledger.enter(listing)
-        return ledger.closed(filesystem.space(fd), unreadable=len(tree.unreadable))
+        return ledger.closed(space.of(fd), unreadable=len(tree.unreadable))
 
 
 def measure(fd: int, *, path: Path) -> Holding:

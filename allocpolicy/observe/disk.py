@@ -31,8 +31,8 @@ from allocpolicy.storage import (
     qemu_lock,
 )
 from allocpolicy.storage.extent import ExtentSummary
-from allocpolicy.storage.failure import free_bytes
 from allocpolicy.storage.inode_flags import InodeFlag
+from allocpolicy.storage.space import free_bytes
 from allocpolicy.wording import format_size
 
 LOOKS = 3  # at a disk that is being written to

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, Host
 from allocpolicy.contract.policy import Policy
-from allocpolicy.storage import copy, filesystem, staging
+from allocpolicy.storage import filesystem, reflink, staging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ def storage(
     """
     fds = {layer.fd for image in images for layer in image.layers}
     with staging.create(directory) as staged:
-        shareable = frozenset(fd for fd in fds if copy.can_share(fd, staged.fd))
+        shareable = frozenset(fd for fd in fds if reflink.can_share(fd, staged.fd))
         os.ftruncate(staged.fd, 0)  # btrfs makes only empty files NOCOW
         found = filesystem.probe_file(staged)
     return Storage(

@@ -23,9 +23,9 @@ from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
-from allocpolicy.storage import filesystem, lease
+from allocpolicy.storage import lease, mount
 from allocpolicy.storage.failure import UNSUPPORTED
-from allocpolicy.storage.filesystem import Identity
+from allocpolicy.storage.mount import Identity
 
 _WRITABLE = 0o222
 _LEASES_LAST = 1.0  # seconds
@@ -93,7 +93,7 @@ class Observer:
         if now - self._leases_read > _LEASES_LAST:
             self._leased, self._leases_read = lease.leased_inodes(), now
         # Other filesystems have the same inode numbers.
-        if os.stat(path).st_ino in self._leased and filesystem.is_leased(path):
+        if os.stat(path).st_ino in self._leased and lease.is_leased(path):
             raise ImageError(path, existing.BEING_REWRITTEN)
 
     def _look(
@@ -121,7 +121,7 @@ class Observer:
     def _surroundings(self, fd: int) -> Surroundings:
         device = os.fstat(fd).st_dev
         if device not in self._identities:
-            self._identities[device] = filesystem.identify(fd)
+            self._identities[device] = mount.identify(fd)
         identity = self._identities[device]
         return Surroundings(
             filesystem=identity.type,

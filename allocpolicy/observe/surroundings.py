@@ -9,8 +9,9 @@ from pathlib import Path
 from allocpolicy.contract.facts import Headroom
 from allocpolicy.contract.policy import Policy
 from allocpolicy.observe import account
-from allocpolicy.storage import filesystem
-from allocpolicy.storage.filesystem import Filesystem, Identity
+from allocpolicy.storage import mount
+from allocpolicy.storage.filesystem import Filesystem
+from allocpolicy.storage.mount import Identity
 from allocpolicy.wording import format_size
 
 
@@ -39,7 +40,7 @@ def surroundings(
 
     :param identity: which filesystem the disk is on, if that is known.
     """
-    found = identity or filesystem.identify(fd)
+    found = identity or mount.identify(fd)
 
     def unwritten_beside() -> int:
         # Disks in use are not flushed for it: the answer is rather too large.

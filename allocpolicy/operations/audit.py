@@ -25,8 +25,8 @@ from allocpolicy.observe.workers import spread
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Row, Storage
-from allocpolicy.storage import directories, filesystem
-from allocpolicy.storage.filesystem import Identity
+from allocpolicy.storage import directories, mount
+from allocpolicy.storage.mount import Identity
 
 FEW = 100  # disks that are looked at in the time that workers take to start
 
@@ -165,4 +165,4 @@ class _Books:
 def _identify(directory: Path) -> Identity:
     # O_PATH: it may not be readable.
     with directories.opened(directory, flags=os.O_PATH) as fd:
-        return filesystem.identify(fd)
+        return mount.identify(fd)

@@ -10,7 +10,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.observe import account
 from allocpolicy.report.capacity import Capacity
-from allocpolicy.storage import directories, filesystem, quota
+from allocpolicy.storage import directories, mount, quota
 
 
 def capacity(directory: Path, *, policy: Policy) -> Capacity:
@@ -25,7 +25,7 @@ def capacity(directory: Path, *, policy: Policy) -> Capacity:
             raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
         return Capacity(
             directory=Path(os.path.realpath(directory)),
-            filesystem=filesystem.identify(fd),
+            filesystem=mount.identify(fd),
             quotas=quota.quotas(fd),
             account=account.take(directory, disk_directories=policy.disk_directories),
             limits=policy.limits,

@@ -8,7 +8,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import Limits
 from allocpolicy.execute import admission
 from allocpolicy.observe.account import Account
-from allocpolicy.storage.filesystem import Identity
+from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.quota import Quota, QuotaType
 from allocpolicy.wording import format_size
 

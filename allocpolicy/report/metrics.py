@@ -18,7 +18,8 @@ from allocpolicy.contract.strategy import Judgement
 from allocpolicy.errors import DestinationError, NotEnoughSpace
 from allocpolicy.report.audit import Audit, Row
 from allocpolicy.storage import directories, staging
-from allocpolicy.storage.failure import NO_SPACE, free_bytes
+from allocpolicy.storage.failure import NO_SPACE
+from allocpolicy.storage.space import free_bytes
 
 MODE = 0o644  # node_exporter is another user
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})

@@ -10,9 +10,9 @@ from allocpolicy import qemu_img
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.plan import Target
 from allocpolicy.images import base_image
-from allocpolicy.progress import Progress, counted
+from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2.content import Kind
-from allocpolicy.storage import copy, zeroes
+from allocpolicy.storage import copy, reflink, zeroes
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.failure import explained
 from allocpolicy.wording import format_size
@@ -72,7 +72,7 @@ class CopyBase:
         progress(done=base.data_bytes, total=base.data_bytes)
 
     def _copy_layer(
-        self, layer: BaseImage, target: int, *, size: int, advance: copy.Advance
+        self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
         """Put an image's own content over what the images below it have put there.
 
@@ -88,7 +88,7 @@ class CopyBase:
             if run.kind is Kind.DATA
         )
         if self._shares:
-            copy.share_runs(
+            reflink.share_runs(
                 layer.fd,
                 target,
                 runs=runs,
@@ -107,7 +107,7 @@ class CopyBase:
             self._place_others(layer, target, size=size, advance=advance)
 
     def _place_others(
-        self, layer: BaseImage, target: int, *, size: int, advance: copy.Advance
+        self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
         """Put zeroes and compressed clusters in their place, as data is by now."""
         inflate = base_image.inflater(layer)

@@ -21,6 +21,7 @@ from allocpolicy.storage import (
     fallocate,
     filesystem,
     lease,
+    reflink,
     rename,
     staging,
     statx,
@@ -109,7 +110,7 @@ def _is_empty(fd: int) -> bool:
 
 
 def _share(source: int, target: int) -> None:
-    copy.share(source, target, run=copy.Run(source=0, target=0, length=_PIECE))
+    reflink.share(source, target, run=copy.Run(source=0, target=0, length=_PIECE))
 
 
 def _open_unnamed(directory: int) -> None:

@@ -1,4 +1,4 @@
-"""How a file's bytes stand on storage: the ioctl FS_IOC_FIEMAP.
+"""The extents of a file: the ioctl FS_IOC_FIEMAP.
 
 Source: Documentation/filesystems/fiemap.rst and include/uapi/linux/fiemap.h.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import enum
 import errno
 import fcntl
-import functools
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 FS_IOC_FIEMAP = 0xC020660B
@@ -33,7 +33,7 @@ class ExtentFlag(enum.IntFlag):
     SHARED = 0x2000
 
 
-_TOLD = int(ExtentFlag(sum(ExtentFlag)))
+_STATES = int(ExtentFlag(sum(ExtentFlag)))
 _UNWRITTEN = int(ExtentFlag.UNWRITTEN)  # an IntFlag's own operators are slow
 
 
@@ -76,7 +76,7 @@ def extents(
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
     for offset, _, length, flags in _mapped(fd, sync=sync, start=start, end=end):
-        yield Extent(offset=offset, length=length, flags=ExtentFlag(flags & _TOLD))
+        yield Extent(offset=offset, length=length, flags=ExtentFlag(flags & _STATES))
 
 
 def _mapped(
@@ -117,20 +117,23 @@ def written(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
 def unwritten(fd: int, *, length: int) -> Iterator[tuple[int, int]]:
     """Yield the (offset, length) of ``[0, length)`` that were not written: FIEMAP.
 
-    Holes and unwritten extents. lseek(2) does not tell them: it takes clean pages in
-    the cache over an unwritten extent for data, as reading leaves them (ext4, xfs).
+    Holes and unwritten extents. lseek(2) does not tell: it takes clean pages in the
+    cache over an unwritten extent, as reading leaves them, for data (ext4, xfs).
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
+    return gaps(written(fd, start=0, end=length), end=length)
+
+
+def gaps(ranges: Iterable[tuple[int, int]], *, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the (offset, length) of ``[0, end)`` that ordered ranges leave out."""
     done = 0
-    for offset, _, run, flags in _mapped(fd, sync=True):
-        if flags & _UNWRITTEN:
-            continue
-        if done < min(offset, length):
-            yield done, min(offset, length) - done
-        done = max(done, offset + run)
-    if done < length:
-        yield done, length - done
+    for offset, length in ranges:
+        if done < offset:
+            yield done, offset - done
+        done = offset + length
+    if done < end:
+        yield done, end - done
 
 
 def shared_places(fd: int) -> Iterator[tuple[int, int]]:
@@ -143,38 +146,51 @@ def shared_places(fd: int) -> Iterator[tuple[int, int]]:
             yield place, length
 
 
-@functools.cache
-def _flags(bits: int) -> tuple[ExtentFlag, ...]:
-    return tuple(ExtentFlag(bits))
-
-
 def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | None:
     """Return the bytes of ``[0, file_size)`` in each state; None without FIEMAP."""
-    count = fragments = 0
-    follows = None  # the offset and the place that would go on with the run
-    totals = dict.fromkeys((0, *ExtentFlag), 0)
     try:
-        for offset, place, length, flags in _mapped(fd, sync=sync):
-            if offset >= file_size:
-                break
-            below = min(length, file_size - offset)
-            count += 1
-            fragments += (offset, place) != follows
-            follows = (offset + length, place + length)
-            totals[0] += below
-            for flag in _flags(flags & _TOLD):
-                totals[flag] += below
+        tally = _tally(_mapped(fd, sync=sync), end=file_size)
     except OSError as error:
         if error.errno not in NO_FIEMAP:
             raise
         return None
+    mapped = sum(tally.sizes.values())
+    unwritten = tally.having(ExtentFlag.UNWRITTEN)
     return ExtentSummary(
-        count=count,
-        fragments=fragments,
-        written=totals[0] - totals[ExtentFlag.UNWRITTEN],
-        unwritten=totals[ExtentFlag.UNWRITTEN],
-        shared=totals[ExtentFlag.SHARED],
-        encoded=totals[ExtentFlag.ENCODED],
-        delalloc=totals[ExtentFlag.DELALLOC],
-        hole=file_size - totals[0],
+        count=tally.count,
+        fragments=tally.fragments,
+        written=mapped - unwritten,
+        unwritten=unwritten,
+        shared=tally.having(ExtentFlag.SHARED),
+        encoded=tally.having(ExtentFlag.ENCODED),
+        delalloc=tally.having(ExtentFlag.DELALLOC),
+        hole=file_size - mapped,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tally:
+    """How many extents there are; ``sizes`` are bytes by the flags that they have."""
+
+    count: int
+    fragments: int
+    sizes: Mapping[int, int]
+
+    def having(self, flag: ExtentFlag) -> int:
+        """Return the bytes that have the flag, whatever others they have."""
+        return sum(size for flags, size in self.sizes.items() if flags & flag)
+
+
+def _tally(mapped: Iterable[tuple[int, int, int, int]], *, end: int) -> _Tally:
+    """Add up what is below ``end``; there may be millions, so none is kept."""
+    count = fragments = 0
+    follows = None  # the offset and the place that would go on with the fragment
+    sizes: dict[int, int] = defaultdict(int)
+    for offset, place, length, flags in mapped:
+        if offset >= end:
+            break
+        count += 1
+        fragments += (offset, place) != follows
+        follows = (offset + length, place + length)
+        sizes[flags & _STATES] += min(length, end - offset)
+    return _Tally(count=count, fragments=fragments, sizes=sizes)

@@ -9,18 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.errors import NotEnoughSpace, StorageFailed, Unsupported
+from allocpolicy.storage.space import free_bytes
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # EFBIG: the filesystem's largest file is smaller, or RLIMIT_FSIZE is.
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EFBIG})
 # The device, or the filesystem on it, is in trouble.
 FAULTS = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN})
-
-
-def free_bytes(fd: int) -> int:
-    """Return what an ordinary user may still take on the filesystem of ``fd``."""
-    status = os.fstatvfs(fd)
-    return status.f_bavail * status.f_frsize
 
 
 @contextlib.contextmanager

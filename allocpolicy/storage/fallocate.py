@@ -1,4 +1,4 @@
-"""Reserving storage with fallocate(2), and finding what has none.
+"""fallocate(2): reserving a file's storage, and giving it back.
 
 The system call itself, never posix_fallocate(3): where a filesystem lacks it, glibc
 writes zeroes in silence (seen on ext2), and a reservation must be known for what it is.
@@ -6,18 +6,11 @@ writes zeroes in silence (seen on ext2), and a reservation must be known for wha
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
-from collections.abc import Iterator
+import contextlib
+from ctypes import c_int64
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int64,
-    ctypes.c_int64,
-)
+from allocpolicy.storage import libc
+
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
@@ -85,28 +78,7 @@ def unshare(fd: int, *, offset: int, length: int) -> None:
 
 
 def _fallocate(fd: int, *, mode: int, offset: int, length: int) -> None:
-    while _libc.fallocate(fd, mode, offset, length) != 0:
-        number = ctypes.get_errno()
-        if number != errno.EINTR:
-            raise OSError(number, os.strerror(number))
-
-
-def holes(fd: int) -> Iterator[tuple[int, int]]:
-    """Yield the (offset, length) that hold no data, by SEEK_HOLE and SEEK_DATA.
-
-    Unwritten extents count as holes (lseek(2)): sync the file first, so that pages
-    which are still dirty count as data on every filesystem.
-    """
-    end = os.fstat(fd).st_size
-    offset = 0
-    while offset < end:
-        start = os.lseek(fd, offset, os.SEEK_HOLE)
-        if start >= end:
+    while True:
+        with contextlib.suppress(InterruptedError):  # EINTR
+            libc.call("fallocate", fd, mode, c_int64(offset), c_int64(length))
             return
-        try:
-            offset = os.lseek(fd, start, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # ENXIO: no data from here to the end
-                raise
-            offset = end
-        yield start, offset - start

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import signal
 from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from allocpolicy.storage import mount
 
 # The filesystem has no leases (NFS), or the file is neither ours nor are we root.
 NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK, errno.EACCES, errno.EPERM})
@@ -55,20 +58,42 @@ def is_open_elsewhere(fd: int) -> bool:
         return True
 
 
-def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
-    """Return the inode numbers of the files under a lease: to open one breaks it.
+def is_leased(path: Path) -> bool:
+    """Return whether somebody has a lease on the file: it may be being rewritten.
 
-    Of /proc/locks (proc_locks(5)).
-
-    :param devices: only of these, as "major:minor"; a btrfs subvolume's files have
-        the device there that mountinfo has, not the one that stat(2) tells.
+    :raises OSError: as open(2).
     """
-    lines = Path("/proc/locks").read_text().splitlines()
-    leases = (line.split() for line in lines if " LEASE " in line)
-    files = (field for fields in leases for field in fields if field.count(":") == 2)
-    found = (file.split(":") for file in files)
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # which breaks no lease
+    try:
+        return os.fstat(fd).st_ino in leased_inodes(devices=lock_devices(fd))
+    finally:
+        os.close(fd)
+
+
+def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
+    """Return the inode numbers of the files under a lease: opening one breaks it.
+
+    :param devices: only of these, as `lock_devices` returns them.
+    """
     return frozenset(
-        int(inode)
-        for major, minor, inode in found
-        if devices is None or f"{int(major, 16)}:{int(minor, 16)}" in devices
+        inode for device, inode in _leases() if devices is None or device in devices
     )
+
+
+def lock_devices(fd: int) -> frozenset[str]:
+    """Return the devices that /proc/locks may name for the open file: "major:minor".
+
+    That of its mount and that of stat(2), which differ on btrfs.
+    """
+    return frozenset({mount.of(fd).device, mount.device_number(fd)})
+
+
+def _leases() -> Iterator[tuple[str, int]]:
+    """Yield (device, inode) of each lease that /proc/locks lists (proc_locks(5))."""
+    for line in Path("/proc/locks").read_text().splitlines():
+        if " LEASE " not in line:
+            continue
+        for field in line.split():
+            if field.count(":") == 2:
+                major, minor, inode = field.split(":")
+                yield f"{int(major, 16)}:{int(minor, 16)}", int(inode)

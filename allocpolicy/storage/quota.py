@@ -13,10 +13,9 @@ import os
 import struct
 from dataclasses import dataclass
 
-from allocpolicy.storage import filesystem, fsxattr
+from allocpolicy.storage import fsxattr, libc, mount
 from allocpolicy.storage.failure import UNSUPPORTED
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _SYS_QUOTACTL_FD = 443  # on all architectures but alpha
 _Q_GETQUOTA = 0x800007
 _SUBCMDSHIFT = 8
@@ -98,11 +97,12 @@ def _by_descriptor(
     fd: int, kind: QuotaType, id: int, buffer: ctypes.Array[ctypes.c_char]
 ) -> None:
     command = ctypes.c_uint(_Q_GETQUOTA << _SUBCMDSHIFT | kind)
-    if _libc.syscall(_SYS_QUOTACTL_FD, fd, command, ctypes.c_uint(id), buffer):
-        number = ctypes.get_errno()
-        if number != errno.ENOSYS:
-            raise OSError(number, os.strerror(number))
-        by_device(filesystem.mount_of(fd).source, kind, id, buffer)
+    try:
+        libc.call("syscall", _SYS_QUOTACTL_FD, fd, command, ctypes.c_uint(id), buffer)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        by_device(mount.of(fd).source, kind, id, buffer)
 
 
 def by_device(
@@ -113,9 +113,7 @@ def by_device(
     :raises OSError: as quotactl(2).
     """
     command = ctypes.c_int(_Q_GETQUOTA << _SUBCMDSHIFT | kind)
-    if _libc.quotactl(command, os.fsencode(device), ctypes.c_int(id), buffer):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    libc.call("quotactl", command, os.fsencode(device), ctypes.c_int(id), buffer)
 
 
 def _inherited_project(directory: int) -> int:

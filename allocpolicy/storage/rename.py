@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
+
+from allocpolicy.storage import libc
 
 RENAME_EXCHANGE = 2
 # The filesystem cannot: EINVAL (NFS, FUSE of old), ENOSYS where there is no such call.
 NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def exchange(first: str, second: str, *, directory: int) -> None:
@@ -18,6 +18,4 @@ def exchange(first: str, second: str, *, directory: int) -> None:
     :raises OSError: one of `NO_EXCHANGE` where it cannot be done.
     """
     names = os.fsencode(first), os.fsencode(second)
-    if _libc.renameat2(directory, names[0], directory, names[1], RENAME_EXCHANGE):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    libc.call("renameat2", directory, names[0], directory, names[1], RENAME_EXCHANGE)

@@ -6,10 +6,10 @@ Offsets into struct statx are those of include/uapi/linux/stat.h.
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 
-_libc = ctypes.CDLL(None, use_errno=True)
+from allocpolicy.storage import libc
+
 _AT_EMPTY_PATH = 0x1000
 _STATX_DIOALIGN = 0x2000
 _SIZE = 256
@@ -23,9 +23,7 @@ def dio_align(fd: int) -> tuple[int, int] | None:
     Both are 0 where the file has no direct I/O.
     """
     buffer = ctypes.create_string_buffer(_SIZE)
-    if _libc.statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, buffer) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    libc.call("statx", fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, buffer)
     (mask,) = struct.unpack_from("=L", buffer.raw)
     if not mask & _STATX_DIOALIGN:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy.storage import filesystem
+from allocpolicy.storage import mount
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -102,6 +102,6 @@ class Tree:
             self.unreadable.append(path)
             return False
         try:
-            return filesystem.identify(fd).key == self._key
+            return mount.identify(fd).key == self._key
         finally:
             os.close(fd)

@@ -1,12 +1,12 @@
-"""Making storage written: by the device where it can, else by writing zeroes."""
+"""Writing zeroes: by the device where it can, else past the page cache."""
 
 from __future__ import annotations
 
 import errno
 import mmap
 import os
-from collections.abc import Callable
 
+from allocpolicy.progress import Advance
 from allocpolicy.storage import direct_io, extent, fallocate
 from allocpolicy.storage.direct_io import ALIGNMENT
 
@@ -14,14 +14,12 @@ _CHUNK = 4 << 20
 _PIECE = 256 << 20
 _NO_WRITE_ZEROES = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
-Advance = Callable[[int], None]
-
 
 def fill(fd: int, *, length: int, advance: Advance) -> None:
     """Make all of ``[0, length)`` written; what was not becomes zeroes.
 
     Where the filesystem does not tell what was written (no FIEMAP: tmpfs, FUSE), all of
-    it is read and written again: SEEK_HOLE finds no hole on FUSE, whatever there is.
+    it is read and written again: on FUSE, SEEK_HOLE finds no hole even if there are.
 
     :raises OSError: as `write`, or as pread(2).
     """
@@ -37,6 +35,7 @@ def fill(fd: int, *, length: int, advance: Advance) -> None:
 
 
 def _rewrite(fd: int, *, length: int, advance: Advance) -> None:
+    """Write what the file's range reads as."""
     offset = 0
     while offset < length:
         content = os.pread(fd, min(_CHUNK, length - offset), offset)
@@ -46,28 +45,32 @@ def _rewrite(fd: int, *, length: int, advance: Advance) -> None:
 
 
 def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:
-    """Make ``[offset, offset + length)`` written zeroes, saying each piece's bytes.
-
-    The middle goes past the page cache (O_DIRECT) where the filesystem allows that.
+    """Make ``[offset, offset + length)`` written zeroes, and tell each piece's bytes.
 
     :raises OSError: as pwrite(2); what was written stays.
     """
     end = offset + length
-    try:
-        for start in range(offset, end, _PIECE):
-            piece = min(_PIECE, end - start)
-            fallocate.allocate_written(fd, offset=start, length=piece)
-            advance(piece)
-            offset = start + piece
-    except OSError as error:
-        if error.errno not in _NO_WRITE_ZEROES:
-            raise
-    first = min(-(-offset // ALIGNMENT) * ALIGNMENT, end)
+    done = _write_by_device(fd, offset=offset, end=end, advance=advance)
+    first = min(-(-done // ALIGNMENT) * ALIGNMENT, end)
     last = max(end // ALIGNMENT * ALIGNMENT, first)
-    _write(fd, offset=offset, end=first, advance=advance)
+    _write(fd, offset=done, end=first, advance=advance)
     with direct_io.enabled(fd):
         _write(fd, offset=first, end=last, advance=advance)
     _write(fd, offset=last, end=end, advance=advance)
+
+
+def _write_by_device(fd: int, *, offset: int, end: int, advance: Advance) -> int:
+    """Let the device write zeroes; return the offset from which on it can't."""
+    try:
+        while offset < end:
+            piece = min(_PIECE, end - offset)
+            fallocate.allocate_written(fd, offset=offset, length=piece)
+            advance(piece)
+            offset += piece
+    except OSError as error:
+        if error.errno not in _NO_WRITE_ZEROES:
+            raise
+    return offset
 
 
 def _write(fd: int, *, offset: int, end: int, advance: Advance) -> None:
@@ -84,7 +87,7 @@ def _write(fd: int, *, offset: int, end: int, advance: Advance) -> None:
 def clear(fd: int, *, offset: int, length: int, kept: bool) -> None:
     """Make the range read as zeroes.
 
-    :param kept: with storage behind it as before, else as a hole where that can be.
+    :param kept: the range keeps its storage; otherwise it becomes a hole if possible.
     :raises OSError: as fallocate(2), or as pwrite(2).
     """
     try:

@@ -32,8 +32,7 @@ from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import account
 from allocpolicy.observe.account import Account
-from allocpolicy.storage import filesystem as filesystems_of
-from allocpolicy.storage import lease
+from allocpolicy.storage import lease, space
 from tests.execute.test_new import Theirs
 from tests.harness import jobs
 from tests.harness.cli import allocpolicy, command, environment
@@ -220,9 +219,9 @@ def settle(fd: int) -> None:
     """Wait for the blocks of unnamed files (xfs gives them back in the background)."""
     same, before = 0, None
     while same < 3:
-        filesystems_of.settle(fd)
-        same = same + 1 if before == filesystems_of.space(fd).free else 0
-        before = filesystems_of.space(fd).free
+        space.settle(fd)
+        same = same + 1 if before == space.of(fd).free else 0
+        before = space.of(fd).free
         time.sleep(0.1)
 
 
@@ -258,7 +257,7 @@ def test_what_is_kept_for_the_host_is_kept_to_the_byte(
     directory, fd = opened
     job = job_at(directory)
     settle(fd)
-    free = filesystems_of.space(fd).free
+    free = space.of(fd).free
     headroom = MIB if reserved else 0
     peak = free // 2
     plan = plan_of(peak=peak, reserved=reserved)

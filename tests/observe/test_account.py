@@ -20,7 +20,7 @@ from allocpolicy.observe import account
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.surroundings import surroundings
-from allocpolicy.storage import copy
+from allocpolicy.storage import reflink
 from allocpolicy.storage.copy import Run
 from tests.conftest import FreshFilesystem
 from tests.harness import cli, filesystems, images, ordinary_user
@@ -72,7 +72,7 @@ def clone(path: Path, target: Path) -> Path:
     with path.open("rb") as source, target.open("wb") as file:
         length = path.stat().st_size
         run = Run(source=0, target=0, length=length)
-        copy.share(source.fileno(), file.fileno(), run=run)
+        reflink.share(source.fileno(), file.fileno(), run=run)
     return target
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from allocpolicy import Change, ImageError, Policy, Progress, apply
-from allocpolicy.storage import filesystem, fsxattr, inode_flags
+from allocpolicy.storage import fsxattr, inode_flags, lease
 from allocpolicy.storage.inode_flags import InodeFlag
 from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, command, environment, provision
@@ -470,7 +470,7 @@ def wait_for_breaker(disk: Path) -> None:
     """Wait until somebody waits in open(2) for the lease on a disk; proc_locks(5)."""
     file = f":{disk.stat().st_ino} "
     deadline = time.monotonic() + 30
-    while not filesystem.is_leased(disk) or not any(
+    while not lease.is_leased(disk) or not any(
         "LEASE" in line and "BREAKING" in line and file in line
         for line in Path("/proc/locks").read_text().splitlines()
     ):

@@ -36,7 +36,7 @@ from allocpolicy import (
 from allocpolicy.progress import unwatched
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import geometry
-from allocpolicy.storage import copy, extent
+from allocpolicy.storage import copy, extent, reflink
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.extent import ExtentFlag
 from tests.conftest import FreshFilesystem
@@ -774,7 +774,7 @@ class TestMechanism:
         told: list[int] = []
         with base.open("rb") as source, (directory / "target").open("w+b") as target:
             os.ftruncate(target.fileno(), 4 * MIB)
-            copy.share_runs(
+            reflink.share_runs(
                 source.fileno(),
                 target.fileno(),
                 runs=[Run(source=start, target=target_start, length=length)],
@@ -799,7 +799,7 @@ class TestMechanism:
             base = directory / f"base-{length}"
             base.write_bytes(b"x" * length)
             with base.open("rb") as source, (directory / "new").open("w+b") as target:
-                found = copy.can_share(source.fileno(), target.fileno())
+                found = reflink.can_share(source.fileno(), target.fileno())
             assert found is (filesystem_kind in REFLINK)
 
     @ALL

@@ -14,13 +14,14 @@ import pytest
 
 from allocpolicy.images import stamp
 from allocpolicy.storage import (
-    copy,
     extent,
     fallocate,
     filesystem,
     inode_flags,
     lease,
     qemu_lock,
+    space,
+    sparse,
     zeroes,
 )
 from allocpolicy.storage.inode_flags import InodeFlag
@@ -39,9 +40,9 @@ PICTURE = (
 
 CHROOT = """
 import os, sys
-from allocpolicy.storage import filesystem
+from allocpolicy.storage import mount
 os.chroot(sys.argv[1])
-found = filesystem.mount_of(os.open("/", os.O_RDONLY))
+found = mount.of(os.open("/", os.O_RDONLY))
 print(found.type, found.source, found.device)
 """
 
@@ -93,7 +94,7 @@ def test_data_is_where_both_ways_of_looking_find_it(file: int) -> None:
         }
 
     for start, end in ((0, size), (4096, size - 4096), (MIB // 2, 5 * MIB)):
-        by_seek = covered(copy.data_by_seek(file, start=start, end=end))
+        by_seek = covered(sparse.data_by_seek(file, start=start, end=end))
         assert by_seek == covered(extent.written(file, start=start, end=end))
 
 
@@ -136,11 +137,11 @@ def test_zeroes_fill_the_holes_and_nothing_else(file: int) -> None:
         nonlocal written
         written += length
 
-    for offset, length in list(fallocate.holes(file)):
+    for offset, length in list(sparse.holes(file)):
         zeroes.write(file, offset=offset, length=length, advance=advance)
     os.fsync(file)
     assert written == 3 * MIB
-    assert list(fallocate.holes(file)) == []
+    assert list(sparse.holes(file)) == []
     assert os.pread(file, size, 0) == before
     assert os.fstat(file).st_blocks * 512 >= size
 
@@ -172,9 +173,9 @@ def test_what_was_removed_is_free_once_the_books_are_still(directory: Path) -> N
     fd = os.open(directory, os.O_RDONLY)
     try:
         removed.unlink()
-        filesystem.settle(fd)
-        filesystem.wait_until_still(fd)
-        assert abs(filesystem.space(fd).free - free) < MIB
+        space.settle(fd)
+        space.wait_until_still(fd)
+        assert abs(space.of(fd).free - free) < MIB
     finally:
         os.close(fd)
 

@@ -27,7 +27,7 @@ PROJECT, HARD, SOFT, WRITTEN = 42, 8 * MIB, 4 * MIB, MIB
 CODE = f"""
 import ctypes, dataclasses, json, os, struct
 from pathlib import Path
-from allocpolicy.storage import filesystem, fsxattr, quota
+from allocpolicy.storage import fsxattr, mount, quota, space
 from allocpolicy.storage.quota import QuotaType
 
 pytestmark = pytest.mark.system
@@ -36,17 +36,17 @@ libc = ctypes.CDLL(None)
 limits = struct.pack("=8QL4x", {HARD >> 10}, {SOFT >> 10}, 0, 0, 0, 0, 0, 0, 1)
 
 def limit(fd, kind, id):
-    device = os.fsencode(filesystem.mount_of(fd).source)
+    device = os.fsencode(mount.of(fd).source)
     assert libc.quotactl(ctypes.c_int(0x800008 << 8 | kind), device, id, limits) == 0
 
 def seen(fd):
     found = quota.quotas(fd)
     by_device = ctypes.create_string_buffer(72)
-    quota.by_device(filesystem.mount_of(fd).source, QuotaType.USER, 0, by_device)
+    quota.by_device(mount.of(fd).source, QuotaType.USER, 0, by_device)
     return {{
         "quotas": {{kind.name: dataclasses.asdict(one) for kind, one in found.items()}},
         "used_by_device": struct.unpack("=8QL4x", by_device.raw)[2],
-        "space": dataclasses.asdict(filesystem.space(fd)),
+        "space": dataclasses.asdict(space.of(fd)),
     }}
 
 for kind in {tuple(MOUNTS)}:
