@@ -63,11 +63,11 @@ from allocpolicy.steps.create import SetNocow as SetNocow
 from allocpolicy.steps.create import mapped_data_offset as mapped_data_offset
 from allocpolicy.steps.grow import GrowQcow2 as GrowQcow2
 from allocpolicy.steps.grow import GrowRaw as GrowRaw
-from allocpolicy.steps.grow import ReservePastEnd as ReservePastEnd
 from allocpolicy.steps.grow import growing_steps as growing_steps
 from allocpolicy.steps.grow import grown_size as grown_size
 from allocpolicy.steps.reserve import FillHoles as FillHoles
 from allocpolicy.steps.reserve import Reserve as Reserve
+from allocpolicy.steps.reserve import ReservePastEnd as ReservePastEnd
 from allocpolicy.storage.extent import ExtentSummary as ExtentSummary
 from allocpolicy.storage.filesystem import Filesystem as Filesystem
 

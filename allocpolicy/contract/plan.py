@@ -44,6 +44,8 @@ class Target(Protocol):
 class Step(Protocol):
     """One thing to do; a third party's step is as good as a bundled one."""
 
+    __slots__ = ()
+
     def describe(self) -> str:
         """Return one line for people: what is true after the step."""
 

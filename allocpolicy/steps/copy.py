@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from allocpolicy import qemu_img
 from allocpolicy.contract.facts import BaseImage, DiskFormat
-from allocpolicy.contract.plan import Target
+from allocpolicy.contract.plan import Step, Target
 from allocpolicy.images import base_image
+from allocpolicy.overriding import override
 from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2.content import Kind
 from allocpolicy.storage import copy, reflink, zeroes
@@ -22,12 +24,12 @@ class Sharing(enum.StrEnum):
     """Whether a copy may share the base image's blocks."""
 
     NEVER = "never"  # every block is the disk's own
-    ALLOWED = "allowed"  # if the kernel likes (copy_file_range)
+    ALLOWED = "allowed"  # where copy_file_range(2) does
     SHARED = "shared"  # all of them, by reflink: the facts say that it can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CopyBase:
+class CopyBase(Step):
     """Afterwards the disk's first bytes are those of the base image.
 
     The disk must be all zero, and a qcow2 all mapped in one run that begins at
@@ -40,8 +42,8 @@ class CopyBase:
     data_offset: int = 0
     sharing: Sharing = Sharing.NEVER
 
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         data = format_size(self.base.data_bytes)
         verb = "share" if self._shares else "copy"
         return f"{verb} the data of {self.base.path} ({self.base.format}, up to {data})"
@@ -50,16 +52,21 @@ class CopyBase:
     def _shares(self) -> bool:
         return self.sharing is Sharing.SHARED and self.base.plain
 
+    @override
     def run(self, target: Target, progress: Progress) -> None:
-        """Share or copy what is data."""
+        if self.base.plain or self.base.leased:
+            self._copy_layers(target, progress)
+        else:  # compressed, or with subclusters
+            self._convert(target, progress)
+
+    def _convert(self, target: Target, progress: Progress) -> None:
+        base, directory = self.base, target.directory
+        source = qemu_img.Image(fd=base.fd, format=base.format, path=base.path)
+        disk = qemu_img.Image(fd=target.fd, format=self.format, path=directory)
+        qemu_img.copy_into(source, disk, progress=progress)
+
+    def _copy_layers(self, target: Target, progress: Progress) -> None:
         base = self.base
-        if not base.plain and not base.leased:  # compressed, or with subclusters
-            source = qemu_img.Image(fd=base.fd, format=base.format, path=base.path)
-            disk = qemu_img.Image(
-                fd=target.fd, format=self.format, path=target.directory
-            )
-            qemu_img.copy_into(source, disk, progress=progress)
-            return
         advance = counted(progress, total=base.data_bytes)
         with explained(
             fd=target.fd,
@@ -74,19 +81,11 @@ class CopyBase:
     def _copy_layer(
         self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
-        """Put an image's own content over what the images below it have put there.
+        """Put an image's own content over that of the images below it.
 
-        :param size: how many bytes of it are seen through those above it.
+        :param size: how many bytes of it show through the images above it.
         """
-        runs = (
-            Run(
-                source=run.host_offset,
-                target=self.data_offset + run.offset,
-                length=run.length,
-            )
-            for run in base_image.runs(layer, virtual_size=size)
-            if run.kind is Kind.DATA
-        )
+        runs = self._data_runs(layer, size=size)
         if self._shares:
             reflink.share_runs(
                 layer.fd,
@@ -106,10 +105,20 @@ class CopyBase:
         if layer.below is not None or not layer.plain:
             self._place_others(layer, target, size=size, advance=advance)
 
+    def _data_runs(self, layer: BaseImage, *, size: int) -> Iterator[Run]:
+        """Yield the data of an image that its file holds as the guest reads it."""
+        for run in base_image.runs(layer, virtual_size=size):
+            if run.kind is Kind.DATA:
+                yield Run(
+                    source=run.host_offset,
+                    target=self.data_offset + run.offset,
+                    length=run.length,
+                )
+
     def _place_others(
         self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
-        """Put zeroes and compressed clusters in their place, as data is by now."""
+        """Put zeroes and compressed clusters in their place, once the data is there."""
         inflate = base_image.inflater(layer)
         for run in base_image.runs(layer, virtual_size=size):
             place = self.data_offset + run.offset

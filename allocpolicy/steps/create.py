@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 
 from allocpolicy.contract.facts import BaseImage
-from allocpolicy.contract.plan import Target
+from allocpolicy.contract.plan import Step, Target
 from allocpolicy.errors import Unsupported
+from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
 from allocpolicy.qcow2 import writer
-from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, geometry
+from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, Geometry, geometry
 from allocpolicy.qcow2.writer import Backing
 from allocpolicy.storage import extent_size, inode_flags
 from allocpolicy.storage.failure import explained
@@ -19,7 +20,7 @@ from allocpolicy.wording import format_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateQcow2:
+class CreateQcow2(Step):
     """Afterwards the target is an empty qcow2; with ``backing``, an overlay on it.
 
     ``mapped``: every cluster is mapped to storage that is still a hole, so that the
@@ -32,8 +33,8 @@ class CreateQcow2:
     backing: BaseImage | None = None
     mapped: bool = False
 
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         size, clusters = format_size(self.virtual_size), self.cluster_size >> 10
         text = f"create a qcow2 of {size}, {clusters} KiB clusters"
         if self.mapped:
@@ -42,43 +43,72 @@ class CreateQcow2:
             text += f", backing file {self.backing.path} ({self.backing.format})"
         return text
 
-    def run(self, target: Target, progress: Progress) -> None:
-        """Write the image's metadata, the header last."""
-        backing = None
-        if self.backing:
-            backing = Backing(path=self.backing.path, format=self.backing.format)
-        whole = geometry(
+    @property
+    def full_size(self) -> int:
+        """Return the file's bytes once the guest has written all of the disk."""
+        return self._geometry.file_size
+
+    @property
+    def data_offset(self) -> int:
+        """Return where the data of a ``mapped`` image begins, in bytes."""
+        return self._geometry.data_offset
+
+    @property
+    def _geometry(self) -> Geometry:
+        return geometry(
             self.virtual_size,
             cluster_size=self.cluster_size,
-            extended_l2=self.mapped and backing is not None,
+            extended_l2=self.mapped and self.backing is not None,
         )
+
+    @override
+    def run(self, target: Target, progress: Progress) -> None:
+        image = self._geometry
         with explained(
             fd=target.fd,
             path=target.directory,
-            needed=whole.metadata_bytes,
+            needed=image.metadata_bytes,
             action="write metadata",
         ):
             extent_size.hint(target.fd)
-            if self.mapped:
-                advance = counted(progress, total=whole.metadata_bytes)
-                writer.write_mapped(target.fd, whole, backing=backing, advance=advance)
-                progress(done=whole.metadata_bytes, total=whole.metadata_bytes)
-            else:
-                writer.write_unmapped(target.fd, whole, backing=backing)
+            self._write(target.fd, image, progress)
+
+    def _write(self, fd: int, image: Geometry, progress: Progress) -> None:
+        """Write the metadata, the header last."""
+        backing = None
+        if self.backing:
+            backing = Backing(path=self.backing.path, format=self.backing.format)
+        if not self.mapped:
+            writer.write_unmapped(fd, image, backing=backing)
+            return
+        total = image.metadata_bytes
+        advance = counted(progress, total=total)
+        writer.write_mapped(fd, image, backing=backing, advance=advance)
+        progress(done=total, total=total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateRaw:
+class CreateRaw(Step):
     """Afterwards the target is a raw image of ``virtual_size`` bytes, all hole."""
 
     virtual_size: int
 
+    @property
+    def full_size(self) -> int:
+        """Return the file's bytes once the guest has written all of the disk."""
+        return self.virtual_size
+
+    @property
+    def data_offset(self) -> int:
+        """Return where the data begins, in bytes."""
+        return 0
+
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         return f"create a sparse raw image of {format_size(self.virtual_size)}"
 
+    @override
     def run(self, target: Target, progress: Progress) -> None:
-        """Set the file's size."""
         with explained(
             fd=target.fd, path=target.directory, needed=0, action=self.describe()
         ):
@@ -87,18 +117,19 @@ class CreateRaw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetNocow:
-    """Afterwards overwriting the file's blocks allocates nothing (btrfs NOCOW)."""
+class SetNocow(Step):
+    """Afterwards overwriting the file's blocks allocates nothing (btrfs NOCOW).
 
+    btrfs takes the inode flag only while the file is empty. Unsupported where the file
+    keeps the compression of the disk whose place it takes.
+    """
+
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         return "make the empty file NOCOW"
 
+    @override
     def run(self, target: Target, progress: Progress) -> None:
-        """Set the inode flag, which btrfs takes only while the file is empty.
-
-        :raises Unsupported: when the file keeps the compression of the one before it.
-        """
         if inode_flags.has(target.fd, InodeFlag.COMPR):
             reason = "a compressed file can't be NOCOW; use chattr -c on the disk first"
             raise Unsupported(target.directory, reason)

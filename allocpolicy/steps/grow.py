@@ -7,60 +7,31 @@ from dataclasses import dataclass
 
 from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.contract.plan import Step, Target
+from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
 from allocpolicy.qcow2 import geometry, growth
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import read_header
-from allocpolicy.steps.reserve import Reserve, reserve
-from allocpolicy.storage import fallocate
+from allocpolicy.steps.reserve import Reserve, ReservePastEnd
 from allocpolicy.storage.failure import explained
 from allocpolicy.wording import format_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReservePastEnd:
-    """Afterwards ``[0, length)`` has storage, and the file is as long as it was.
+class GrowRaw(Step):
+    """Afterwards a raw disk has ``virtual_size`` bytes; the new ones read as zeroes.
 
-    FALLOC_FL_KEEP_SIZE: what is past the end is there for the file to grow into.
+    Storage that was reserved past the end becomes the disk's.
     """
-
-    length: int
-
-    def describe(self) -> str:
-        """Return one line for people."""
-        return f"reserve {format_size(self.length)} with fallocate, past the end"
-
-    def run(self, target: Target, progress: Progress) -> None:
-        """Reserve; without room the file keeps what it got, but for what is past it."""
-        fd = target.fd
-        size = os.fstat(fd).st_size
-        with explained(
-            fd=fd, path=target.directory, needed=self.length, action="fallocate"
-        ):
-            try:
-                reserve(
-                    fd,
-                    length=self.length,
-                    progress=progress,
-                    allocate=fallocate.allocate_past_end,
-                )
-            except BaseException:
-                os.ftruncate(fd, size)  # to the same size: what is past it is freed
-                raise
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrowRaw:
-    """Afterwards a raw disk has ``virtual_size`` bytes; the new ones read as zeroes."""
 
     virtual_size: int
 
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         return f"grow the raw disk to {format_size(self.virtual_size)}"
 
+    @override
     def run(self, target: Target, progress: Progress) -> None:
-        """Truncate up; storage that is past the end already becomes the disk's."""
         with explained(
             fd=target.fd, path=target.directory, needed=0, action="grow the disk"
         ):
@@ -69,25 +40,26 @@ class GrowRaw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrowQcow2:
+class GrowQcow2(Step):
     """Afterwards a qcow2 has ``virtual_size`` bytes; the new ones read as zeroes.
 
     ``mapped``: the new clusters are all mapped, to storage that is a hole or was
     reserved past the end. ``backing_size`` is the virtual size of its backing file, 0
-    without one. A kill leaves the old size or the new one.
+    without one. New tables are appended, then one write of the header switches to them:
+    a kill leaves the old size or the new one.
     """
 
     virtual_size: int
     mapped: bool = False
     backing_size: int = 0
 
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         mapped = ", all mapped" if self.mapped else ""
         return f"grow the qcow2 to {format_size(self.virtual_size)}{mapped}"
 
+    @override
     def run(self, target: Target, progress: Progress) -> None:
-        """Append new tables, then switch with one write of the header."""
         fd, path = target.fd, target.directory
         header = read_header(fd, path=path)
         check_tables(fd, header, path=path)

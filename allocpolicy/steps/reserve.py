@@ -3,73 +3,92 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
-from allocpolicy.contract.plan import Target
+from allocpolicy.contract.plan import Step, Target
+from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
 from allocpolicy.storage import fallocate, zeroes
 from allocpolicy.storage.failure import explained
 from allocpolicy.wording import format_size
 
-_RESERVED_CHUNK = 1 << 30
+_CHUNK = 1 << 30  # between two of them, a VM's writes go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reserve:
+class Reserve(Step):
     """Afterwards ``[0, length)`` of the file has storage of its own.
 
     fallocate(2), mode 0: data stays, holes become unwritten extents, a shorter file
-    grows.
+    grows. ENOSPC is known here, before any byte is copied; what was allocated stays.
     """
 
     length: int
 
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         return f"reserve {format_size(self.length)} with fallocate"
 
+    @override
     def run(self, target: Target, progress: Progress) -> None:
-        """Reserve; ENOSPC is known here, before any byte is copied."""
+        fd = target.fd
         with explained(
-            fd=target.fd, path=target.directory, needed=self.length, action="fallocate"
+            fd=fd, path=target.directory, needed=self.length, action="fallocate"
         ):
-            reserve(target.fd, length=self.length, progress=progress)
+            for offset, length in _chunks(self.length, progress=progress):
+                fallocate.allocate(fd, offset=offset, length=length)
 
 
-class _Allocate(Protocol):
-    def __call__(self, fd: int, /, *, offset: int, length: int) -> None: ...
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservePastEnd(Step):
+    """Afterwards ``[0, length)`` has storage, and the file is as long as it was.
 
-
-def reserve(
-    fd: int,
-    *,
-    length: int,
-    progress: Progress,
-    allocate: _Allocate = fallocate.allocate,
-) -> None:
-    """Allocate ``[0, length)`` in chunks, between which a VM's writes go on.
-
-    :raises OSError: as fallocate(2); what was allocated stays.
+    FALLOC_FL_KEEP_SIZE: what is past the end is there for the file to grow into. On
+    failure what is past the end is freed, and the file keeps what it got.
     """
-    for offset in range(0, length, _RESERVED_CHUNK):
+
+    length: int
+
+    @override
+    def describe(self) -> str:
+        return f"reserve {format_size(self.length)} with fallocate, past the end"
+
+    @override
+    def run(self, target: Target, progress: Progress) -> None:
+        fd = target.fd
+        size = os.fstat(fd).st_size
+        with explained(
+            fd=fd, path=target.directory, needed=self.length, action="fallocate"
+        ):
+            try:
+                for offset, length in _chunks(self.length, progress=progress):
+                    fallocate.allocate_past_end(fd, offset=offset, length=length)
+            except BaseException:
+                os.ftruncate(fd, size)  # to the same size: what is past it is freed
+                raise
+
+
+def _chunks(length: int, *, progress: Progress) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the chunks of ``[0, length)``, reporting progress."""
+    for offset in range(0, length, _CHUNK):
         progress(done=offset, total=length)
-        allocate(fd, offset=offset, length=min(_RESERVED_CHUNK, length - offset))
+        yield offset, min(_CHUNK, length - offset)
     progress(done=length, total=length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FillHoles:
-    """Afterwards every byte of ``[0, length)`` was written; what was a hole is zero."""
+class FillHoles(Step):
+    """Afterwards all of ``[0, length)`` is written; what was a hole is zeroes."""
 
     length: int
 
+    @override
     def describe(self) -> str:
-        """Return one line for people."""
         return f"write zeroes to the holes of the first {format_size(self.length)}"
 
+    @override
     def run(self, target: Target, progress: Progress) -> None:
-        """Write zeroes where the file has holes or unwritten extents."""
         fd = target.fd
         with explained(
             fd=fd, path=target.directory, needed=self.length, action="write zeroes"
