@@ -1,36 +1,72 @@
-"""Provision one base image under three flavors and show the reports side by side.
+"""Provision one base image under three flavors, and show how the three disks differ.
 
-It makes a real file system image with mke2fs, turns it into a qcow2 with qemu-img, and
-uses the public command line for the rest, in a directory that it removes afterwards.
+It makes a real ext4 image with mke2fs, turns it into a qcow2 with qemu-img, and does
+the rest with the command line, as an operator would. The images stay in DIRECTORY
+(build/demo), to go on from; the next run replaces them.
+
+    python demo/demo.py [DIRECTORY]
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 HERE = Path(__file__).resolve().parent
+ALLOCPOLICY = Path(sys.executable).with_name("allocpolicy")
 FLAVORS = HERE / "flavors.yaml"
-FLAVOR_NAMES = ("m1.thin", "m1.reserved", "m1.fast")
 BUILD = HERE.parent / "build" / "demo"
 
 BASE_SIZE = "256M"
 BASE_DATA = 24 << 20
 DISK_SIZE = "1G"
 
-# Of a report: what other keys say, too.
-REPEATED = {"dry_run", "stamp.format", "stamp.version"} | {
-    f"stamp.{choice}.{part}"
-    for choice in ("requested", "effective")
-    for part in ("strategy", "options")
-}
+PICTURES = """\
+mapping: which of the guest's clusters have a place in the file; storage: what stands
+behind each of them; file: the file itself, from end to end, tables included."""
+
+NARROWEST, WIDEST = 80, 100
+
+# Commands that work on what the demo leaves, in this order.
+TRY_NEXT = """\
+# what is known of a disk
+{allocpolicy} inspect {demo}/m1.fast.qcow2
+
+# every disk against the policy that is recorded on it
+{allocpolicy} audit {demo}
+
+# take storage away, as a sparse copy would; the audit notices; apply brings it back
+fallocate --punch-hole --offset 512M --length 256M {demo}/m1.reserved.qcow2
+{allocpolicy} audit {demo}
+{allocpolicy} apply {demo}/m1.reserved.qcow2
+
+# grow a disk under its policy
+{allocpolicy} resize {demo}/m1.fast.qcow2 2G
+
+# the plan for a disk of another kind; without --dry-run it is made
+{allocpolicy} provision {demo}/full.qcow2 --size 1G --strategy performance \\
+    --extra-spec allocpolicy:performance.data=full --dry-run
+
+# what this filesystem can do, and what its disks were promised
+{allocpolicy} host probe {demo}
+{allocpolicy} host capacity {demo}
+
+# remove what the demo made
+rm -r {demo}
+"""
 
 Report = Mapping[str, Any]
 
@@ -44,9 +80,11 @@ def find_program(name: str) -> str:
     return found
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
     """Run a command and return what it printed; what it says on stderr is shown."""
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, text=True, env=env
+    )
     if done.returncode:
         program = Path(command[0]).name
         raise SystemExit(f"{program} failed with exit status {done.returncode}")
@@ -55,102 +93,142 @@ def run(*command: str | Path) -> str:
 
 def build_base(directory: Path) -> Path:
     """Make a qcow2 of an ext4 filesystem with a few files in it; return its path."""
-    files = directory / "files"
-    (files / "etc").mkdir(parents=True)
-    (files / "etc" / "motd").write_text("Provisioned by allocpolicy.\n")
-    (files / "data").write_bytes(os.urandom(BASE_DATA))
-    raw, base = directory / "base.raw", directory / "base.qcow2"
-    run(find_program("mke2fs"), "-q", "-t", "ext4", "-d", files, raw, BASE_SIZE)
-    convert = ("convert", "-f", "raw", "-O", "qcow2", raw, base)
-    run(find_program("qemu-img"), *convert)
+    base = directory / "base.qcow2"
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        files, raw = Path(name, "files"), Path(name, "base.raw")
+        (files / "etc").mkdir(parents=True)
+        (files / "etc" / "motd").write_text("Provisioned by allocpolicy.\n")
+        (files / "data").write_bytes(os.urandom(BASE_DATA))
+        run(find_program("mke2fs"), "-q", "-t", "ext4", "-d", files, raw, BASE_SIZE)
+        convert = ("convert", "-f", "raw", "-O", "qcow2", raw, base)
+        run(find_program("qemu-img"), *convert)
     return base
 
 
-def provision(directory: Path, *, base: Path, flavor: str) -> Report:
+def provision(disk: Path, *, base: Path, flavor: str) -> Report:
     """Provision a disk as an operator would; return the report."""
-    disk = directory / f"{flavor}.qcow2"
-    allocpolicy = Path(sys.executable).with_name("allocpolicy")
     choice = ("--flavors", FLAVORS, "--flavor", flavor)
     source = ("--base", base, "--base-format", "qcow2", "--size", DISK_SIZE)
-    printed = run(allocpolicy, "provision", disk, *source, *choice, "-f", "json")
-    report: Report = json.loads(printed.replace(f"{directory}/", ""))
+    printed = run(ALLOCPOLICY, "provision", disk, *source, *choice, "-f", "json")
+    report: Report = json.loads(printed)
     return report
 
 
-def content_row(reports: Sequence[Report], *, base: Path) -> list[str]:
-    """Return whether a guest reads the base image's content from each disk."""
-    compare = [find_program("qemu-img"), "compare", "-q", "-f", "qcow2", "-F", "qcow2"]
-    cells = []
-    for report in reports:
-        disk = base.parent / report["disk"]
-        done = subprocess.run([*compare, base, disk], check=False)
-        cells.append("the base image's" if done.returncode == 0 else "DIFFERS")
-    return ["content", *cells]
+def compare_content(disk: Path, *, base: Path) -> None:
+    """Make sure that a guest reads the base image's content from the disk."""
+    formats = ("-f", "qcow2", "-F", "qcow2")
+    run(find_program("qemu-img"), "compare", "-q", *formats, base, disk)
 
 
-def rows(reports: Sequence[Report]) -> list[list[str]]:
-    """Return the reports as rows: a key, then its value in each report."""
-    flat = [dict(flatten(report)) for report in reports]
-    keys = dict.fromkeys(key for one in flat for key in one if key not in REPEATED)
-    return [[key, *(one.get(key, "-") for one in flat)] for key in keys]
+def describe_base(base: Path) -> Sequence[tuple[str, str]]:
+    """Return what the disks start from, as (word, value)."""
+    inspect = ("inspect", base, "--format", "qcow2", "-f", "json")
+    seen = json.loads(run(ALLOCPOLICY, *inspect))["observed"]
+    return (
+        ("path", relative(base)),
+        ("format", seen["format"]),
+        ("size", short(seen["virtual_size"])),
+        ("data", short(seen["actual_size"])),
+    )
 
 
-def flatten(value: Any, *, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the leaves of a report as (dotted key, text), short lists as one leaf."""
-    last = key.rpartition(".")[2]
-    if last == "options":
-        yield key, " ".join(f"{name}={cell(one)}" for name, one in value.items())
-    elif last == "origin":
-        yield key, "\n".join(f"{name}: {one['source']}" for name, one in value.items())
-    elif last == "steps":
-        yield key, "\n".join(f"{n}. {step}" for n, step in enumerate(value, start=1))
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from flatten(inner, key=f"{key}.{name}" if key else name)
-    else:
-        yield key, cell(value)
+def differences(report: Report) -> Mapping[str, str]:
+    """Return the ten things in which the disks differ, or might."""
+    seen = report["observed"]
+    hints = {k: v for k, v in report["attachment"].items() if v not in (None, "off")}
+    return {
+        "strategy": report["effective"]["strategy"],
+        "virtual size": short(seen["virtual_size"]),
+        "file size": short(seen["file_size"]),
+        "actual size": short(seen["actual_size"]),
+        "mapping": seen["mapping"],
+        "allocation": seen["allocation"],
+        "guaranteed": "yes" if seen["guaranteed"] else "no",
+        "backing file": Path(seen["backing_file"] or "-").name,
+        "attachment": " ".join(f"{name}={value}" for name, value in hints.items()),
+        "time": f"{report['elapsed']:.2f} s",
+    }
 
 
-def cell(value: object) -> str:
-    """Return a leaf's text: sizes with separators."""
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:.3f}"
-        case _:
-            return str(value)
+def short(size: float) -> str:
+    """Return a byte count in three digits or so."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.3g} {unit}"
 
 
-def print_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Print columns as wide as they need to be, long cells folded."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def relative(path: Path) -> str:
+    """Return a path as a shell in the current directory would be given it."""
+    return shlex.quote(os.path.relpath(path))
 
-    table = Table(*header, box=box.SIMPLE_HEAD)
-    for line in lines:
-        table.add_row(*line)
-    width = None if sys.stdout.isatty() else 140
-    Console(width=width, highlight=False, markup=False).print(table)
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns that fit the terminal, long cells folded."""
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=width(), highlight=False, markup=False)
+    with console.capture() as drawn:
+        console.print(table)
+    print(*(line.rstrip() for line in drawn.get().strip("\n").split("\n")), sep="\n")
+
+
+def print_picture(disk: Path) -> None:
+    """Print the picture that ``allocpolicy inspect --picture`` draws below its rows."""
+    env = {**os.environ, "COLUMNS": str(width())}
+    if sys.stdout.isatty() and not env.get("NO_COLOR"):
+        env["FORCE_COLOR"] = "1"
+    printed = run(ALLOCPOLICY, "inspect", disk, "--picture", env=env)
+    picture = [line for line in printed.splitlines() if line[:1] not in "+|"]
+    print(f"\n{relative(disk)}", *(line.rstrip() for line in picture), sep="\n")
+
+
+def width() -> int:
+    """Return how many columns to fill."""
+    columns = shutil.get_terminal_size(fallback=(WIDEST, 24)).columns
+    return min(max(columns, NARROWEST), WIDEST)
+
+
+def show(directory: Path) -> None:
+    """Build the images, then show them."""
+    flavors = yaml.safe_load(FLAVORS.read_text(encoding="utf-8"))["flavors"]
+    disks = {name: directory / f"{name}.qcow2" for name in flavors}
+    for old in (*disks.values(), directory / "base.qcow2"):
+        old.unlink(missing_ok=True)
+    base = build_base(directory)
+    print("The base image")
+    print(*(f"  {word:7} {value}" for word, value in describe_base(base)), sep="\n")
+    print(f"\nThree disks of {DISK_SIZE} on it, one for each flavor")
+    for name, flavor in flavors.items():
+        print(f"  {name:12} {flavor['description']}")
+    print(
+        f"\n  allocpolicy provision DISK --base {relative(base)} --size {DISK_SIZE} \\"
+    )
+    print(f"      --flavors {relative(FLAVORS)} --flavor NAME")
+    columns = []
+    for name, disk in disks.items():
+        columns.append(differences(provision(disk, base=base, flavor=name)))
+        compare_content(disk, base=base)
+    rows = [[word, *(column[word] for column in columns)] for word in columns[0]]
+    print_table(("", *flavors), rows)
+    print("qemu-img compare finds the base image's content in each of them.\n")
+    print(PICTURES)
+    for disk in disks.values():
+        print_picture(disk)
 
 
 def main() -> None:
-    """Build, provision, show, clean up."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD) as name:
-        directory = Path(name)
-        base = build_base(directory)
-        reports = [
-            provision(directory, base=base, flavor=flavor) for flavor in FLAVOR_NAMES
-        ]
-        print(f"One base image of {BASE_SIZE}, three disks of {DISK_SIZE}:")
-        table = [*rows(reports), content_row(reports, base=base)]
-        print_table(("", *FLAVOR_NAMES), table)
+    """Build, provision, show, and say what to try next."""
+    directory = Path(sys.argv[1]) if sys.argv[1:] else BUILD
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        show(directory)
+    except OSError as error:
+        raise SystemExit(f"demo: {error}") from error
+    names = {"allocpolicy": relative(ALLOCPOLICY), "demo": relative(directory)}
+    print("\nTry next\n", TRY_NEXT.format_map(names), sep="\n", end="")
 
 
 if __name__ == "__main__":
