@@ -11,13 +11,13 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.execute.job import Access
 
 MODE_BITS = 0o777
-NO_ID = (1 << 32) - 1  # chown(2): leave it as it is
+NO_ID = (1 << 32) - 1  # chown(2): leave the ID as it is
 
 
 def parse(*, owner: str | None, mode: str) -> Access:
     """Return who may use the disk.
 
-    :raises InvalidRequest: for an unknown user or group, or bits that are no mode.
+    :raises InvalidRequest: for an unknown user or group, or an invalid mode.
     """
     try:
         bits = int(mode, 8)
@@ -44,7 +44,7 @@ def _number(name: str, kind: str, look_up: Callable[[str], int]) -> int:
     if re.fullmatch(r"[0-9]{1,10}", name):
         if int(name) < NO_ID:
             return int(name)
-        raise InvalidRequest(f"owner: {name} is no {kind} number")
+        raise InvalidRequest(f"owner: {name} is not a valid {kind} number")
     try:
         return look_up(name)
     except KeyError as error:

@@ -3,89 +3,76 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from allocpolicy.cli import progress
-from allocpolicy.cli.command import (
-    Lister,
-    add_disk_format,
-    add_flavor_options,
-    chosen_flavor,
-    disk_format,
-    given_extra_specs,
-    lines,
-)
-from allocpolicy.contract.strategy import DiskRole
+from allocpolicy.cli import choice, disk_format, progress
+from allocpolicy.cli.cells import lines
+from allocpolicy.cli.command import Lister, Row
 from allocpolicy.errors import Error
 from allocpolicy.operations.change import Change, apply
 from allocpolicy.report.report import Report
 
-COLUMNS = (
-    "disk",
-    "strategy",
-    "mode",
-    "mapping",
-    "allocation",
-    "guaranteed",
-    "verdict",
-    "reason",
-    "steps",
-)
-
 
 class Apply(Lister):
-    """Bring existing disks to a policy, their stamp's or a given one; nothing is lost.
+    """Bring existing disks to the policy of their stamp or to a given one.
 
-    A disk that is as it should be is left alone. What can be done in place is; else the
-    disk is rewritten beside itself and exchanged, which takes that nobody has it open.
-    Storage is given back with --thin only. Every disk is tried; the exit status is that
-    of the first that failed.
+    No data is lost. A disk that already conforms is left alone. What can be done in
+    place is done in place; otherwise the disk is rewritten beside itself and exchanged,
+    which requires that nobody has it open. Storage is given back only with --thin.
+    Every disk is tried; the exit status is that of the first failure.
     """
 
-    # cliff's --format is the long name of -f; the disk's format takes it over.
-    conflict_handler = "resolve"
+    columns = (
+        "disk",
+        "strategy",
+        "mode",
+        "mapping",
+        "allocation",
+        "guaranteed",
+        "verdict",
+        "reason",
+        "steps",
+    )
     state = "every disk is whole; one that was being changed is as it was"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the disks and what is asked of them."""
-        parser.add_argument("disks", type=Path, nargs="+", metavar="DISK")
-        add_disk_format(parser)
-        add_flavor_options(parser)
+        parser.add_argument(
+            "disks", type=Path, nargs="+", metavar="DISK", help="a disk"
+        )
+        disk_format.add_option(parser)
+        choice.add_options(parser)
         parser.add_argument(
             "--thin",
             action="store_true",
-            help="give storage back where the policy does not ask for it",
+            help="give back storage that the policy does not ask for",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="show the plans; touch nothing"
+            "--dry-run", action="store_true", help="show the plans; change nothing"
         )
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """Apply the policy to each disk in turn."""
-        policy, rows = self.policy(parsed_args), []
-        flavor = chosen_flavor(parsed_args)
-        extra_specs = given_extra_specs(parsed_args)
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        policy, rows = self.policy(arguments), []
+        first, *others = arguments.disks
+        change = Change(
+            disk=first,
+            format=arguments.disk_format,
+            disk_role=arguments.disk,
+            flavor=choice.flavor(arguments),
+            extra_specs=choice.extra_specs(arguments),
+            allow_thin=arguments.thin,
+            dry_run=arguments.dry_run,
+        )
         with progress.shown() as watch:
-            for disk in parsed_args.disks:
-                change = Change(
-                    disk=disk,
-                    format=disk_format(parsed_args),
-                    disk_role=DiskRole(parsed_args.disk),
-                    flavor=flavor,
-                    extra_specs=extra_specs,
-                    allow_thin=parsed_args.thin,
-                    dry_run=parsed_args.dry_run,
-                )
+            for one in (change, *(replace(change, disk=disk) for disk in others)):
                 try:
-                    rows.append(_row(apply(change, policy=policy, watch=watch)))
+                    rows.append(_row(apply(one, policy=policy, watch=watch)))
                 except Error as error:
                     self.fail(error)
-        return COLUMNS, rows
+        return rows
 
 
-def _row(report: Report) -> tuple[object, ...]:
+def _row(report: Report) -> Row:
     seen = report.observed or report.before
     assert seen is not None
     verdict = report.verdict

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from allocpolicy.cli.command import Lister, add_flavor_options, selection
-
-COLUMNS = ("Subject", "Value", "Key", "Source", "Outcome")
+from allocpolicy.cli import choice
+from allocpolicy.cli.command import Lister, Row
 
 
 class Explain(Lister):
     """Show which strategy and options a disk would get, and why."""
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the choice of the policy."""
-        add_flavor_options(parser)
+    columns = ("Subject", "Value", "Key", "Source", "Outcome")
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """Return a row for every value that was considered."""
-        chosen = selection(parsed_args, policy=self.policy(parsed_args))
-        return COLUMNS, [
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        choice.add_options(parser)
+
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        selection = choice.selection(arguments, policy=self.policy(arguments))
+        return [
             (one.subject, one.value, one.key, one.source, one.outcome)
-            for one in chosen.candidates
+            for one in selection.candidates
         ]

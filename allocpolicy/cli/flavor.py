@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allocpolicy.cli.command import Lister
+from allocpolicy.cli.command import Lister, Row
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import FlavorError, InvalidRequest
@@ -15,23 +15,20 @@ from allocpolicy.resolve.selection import resolve
 
 
 class FlavorValidate(Lister):
-    """Check every flavor of a file; show which strategy each disk would get."""
+    """Check every flavor in a file; show which strategy each disk would get."""
+
+    columns = ("Flavor", *(str(role).capitalize() for role in DiskRole))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the file."""
         parser.add_argument("file", type=Path, metavar="FILE", help="a flavors file")
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """Return a row a flavor, or refuse the file for its first wrong one."""
-        policy = self.policy(parsed_args)
-        loaded = flavors.load_flavors(parsed_args.file)
-        rows: list[tuple[object, ...]] = [
-            (name, *_strategies(flavor, policy=policy, path=parsed_args.file))
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        policy = self.policy(arguments)
+        loaded = flavors.load_flavors(arguments.file)
+        return [
+            (name, *_strategies(flavor, policy=policy, path=arguments.file))
             for name, flavor in loaded.items()
         ]
-        return ("Flavor", *(str(role).capitalize() for role in DiskRole)), rows
 
 
 def _strategies(flavor: Flavor, *, policy: Policy, path: Path) -> list[str]:

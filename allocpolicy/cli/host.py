@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli.command import STRUCTURED, ShowOne, lines
+from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.command import ShowOne
 from allocpolicy.operations.capacity import capacity
 from allocpolicy.operations.probe import probe
 from allocpolicy.report.capacity import Capacity
@@ -14,12 +15,9 @@ from allocpolicy.report.probe import Probe, Trial, capabilities
 from allocpolicy.storage.quota import Quota
 from allocpolicy.wording import format_size
 
-Rows = tuple[tuple[str, ...], tuple[object, ...]]
-
 
 class _HostCommand(ShowOne):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the directory."""
         parser.add_argument(
             "directory", type=Path, metavar="DIR", help="a directory for disks"
         )
@@ -28,28 +26,25 @@ class _HostCommand(ShowOne):
 class HostCapacity(_HostCommand):
     """Show what a directory's filesystem holds, and what its disks may still take."""
 
-    def take_action(self, parsed_args: argparse.Namespace) -> Rows:
-        """Return the account, and what it means."""
-        found = capacity(parsed_args.directory, policy=self.policy(parsed_args))
-        if parsed_args.formatter in STRUCTURED:
-            return _rows(found.as_document())
-        return _rows(_summary(found))
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        found = capacity(arguments.directory, policy=self.policy(arguments))
+        return found.as_document() if structured(arguments) else _summary(found)
 
 
 class HostProbe(_HostCommand):
-    """Try what a directory's storage can do, and which strategies hold on it."""
+    """Try what a directory's storage can do, and which strategies work on it.
 
-    def take_action(self, parsed_args: argparse.Namespace) -> Rows:
-        """Return what was found; nothing is left in the directory."""
-        found = probe(parsed_args.directory, policy=self.policy(parsed_args))
+    Nothing is left in the directory.
+    """
+
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        found = probe(arguments.directory, policy=self.policy(arguments))
         document = found.as_document()
-        if parsed_args.formatter not in STRUCTURED:
-            document |= _told(found)
-        return _rows(document)
+        return document if structured(arguments) else document | _readable(found)
 
 
-def _told(found: Probe) -> dict[str, object]:
-    """Return for people what is lists and records otherwise."""
+def _readable(found: Probe) -> dict[str, object]:
+    """Return as text what the document has as lists and records."""
     storage, aligned = found.capabilities, found.capabilities.direct_io
     able = capabilities(storage)
     return {
@@ -74,10 +69,6 @@ def _trial(trial: Trial) -> str:
     return f"{name}: {verdict.judgement}, {seen.allocation}, {kept}"
 
 
-def _rows(document: Mapping[str, object]) -> Rows:
-    return tuple(document), tuple(document.values())
-
-
 def _summary(found: Capacity) -> dict[str, object]:
     """Return the capacity for people: one value a row."""
     taken, limits = found.account, found.limits
@@ -96,7 +87,7 @@ def _summary(found: Capacity) -> dict[str, object]:
             f"{kind.name.lower()} {one.id}: {_quota(one)}"
             for kind, one in found.quotas.items()
         )
-        or "none that can be read",
+        or "no readable quota",
         "disks": _counted(found),
         "images": taken.images,
     }
@@ -122,5 +113,5 @@ def _counted(found: Capacity) -> str:
 
 def _quota(quota: Quota) -> str:
     limits = {"soft": quota.soft_limit, "hard": quota.hard_limit}
-    told = [f"{name} limit {format_size(one)}" for name, one in limits.items() if one]
-    return f"{format_size(quota.used)} used, {', '.join(told) or 'no limit'}"
+    parts = [f"{name} limit {format_size(one)}" for name, one in limits.items() if one]
+    return f"{format_size(quota.used)} used, {', '.join(parts) or 'no limit'}"

@@ -8,18 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocpolicy.cli import libvirt_xml, observed
-from allocpolicy.cli.command import (
-    STRUCTURED,
-    ShowOne,
-    add_flavor_options,
-    given_choice,
-    lines,
-)
-from allocpolicy.contract.facts import BackingFile, DiskFormat
+from allocpolicy.cli import choice, disk_format, libvirt_xml, observed
+from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.command import ShowOne
+from allocpolicy.contract.facts import BackingFile
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import existing
-from allocpolicy.operations.inspect import inspect
+from allocpolicy.operations.inspect import inspect_open
 from allocpolicy.report.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -29,25 +24,17 @@ if TYPE_CHECKING:
 class Inspect(ShowOne):
     """Show what a disk is, and whether it keeps its promise.
 
-    Nothing is changed, and a virtual machine that has the disk open doesn't notice.
-    Its policy is that of its stamp; one that is given here is for a disk without.
+    Nothing is changed, and a virtual machine that has the disk open is not disturbed.
+    The disk's policy is the one in its stamp; one that is given here is for a disk
+    without a stamp.
     """
 
-    # cliff's --format is the long name of -f; the disk's format takes it over.
-    conflict_handler = "resolve"
     _picture: Picture | None = None
     _element: str | None = None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the disk."""
         parser.add_argument("path", type=Path, metavar="DISK", help="the disk")
-        parser.add_argument(
-            "--format",
-            dest="disk_format",
-            type=DiskFormat,
-            choices=list(DiskFormat),
-            help="its format, if it has no stamp: it is never guessed",
-        )
+        disk_format.add_option(parser)
         parser.add_argument(
             "--libvirt-xml",
             action="store_true",
@@ -56,38 +43,25 @@ class Inspect(ShowOne):
         parser.add_argument(
             "--picture",
             action="store_true",
-            help="draw the picture, too, when this is no terminal",
+            help="draw the picture even when the output is not a terminal",
         )
-        add_flavor_options(parser)
+        choice.add_options(parser)
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], tuple[object, ...]]:
-        """Look at the disk and return what it is."""
-        table = parsed_args.formatter == "table"
-        if parsed_args.picture and not table:
-            raise InvalidRequest("--picture goes with -f table only")
-        policy = self.policy(parsed_args)
-        given = given_choice(parsed_args, policy=policy)
-        with existing.opened(
-            parsed_args.path, declared=parsed_args.disk_format
-        ) as disk:
-            found = inspect(
-                disk,
-                given=given,
-                policy=policy,
-            )
-            if parsed_args.libvirt_xml:
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        table = arguments.formatter == "table"
+        if arguments.picture and not table:
+            raise InvalidRequest("--picture works only with -f table")
+        policy = self.policy(arguments)
+        given = choice.given(arguments, policy=policy)
+        with existing.opened(arguments.path, declared=arguments.disk_format) as disk:
+            found = inspect_open(disk, policy=policy, given=given)
+            if arguments.libvirt_xml:
                 self._element = _element(found)
-            elif parsed_args.picture or (table and sys.stdout.isatty()):
+            elif arguments.picture or (table and sys.stdout.isatty()):
                 from allocpolicy.cli import picture
 
                 self._picture = picture.take(disk)
-        if parsed_args.formatter in STRUCTURED:
-            document = found.as_document()
-            return tuple(document), tuple(document.values())
-        rows = _summary(found)
-        return tuple(rows), tuple(rows.values())
+        return found.as_document() if structured(arguments) else _summary(found)
 
     def produce_output(
         self,
@@ -109,7 +83,7 @@ def _element(found: Inspection) -> str:
     if found.attachment is None:
         reason = found.verdict.reason if found.verdict else "it has no stamp"
         raise InvalidRequest(
-            f"disk {found.disk}: how it must be attached is not known: {reason}; say a"
+            f"disk {found.disk}: how it must be attached is unknown: {reason}; name a"
             " policy with --strategy"
         )
     return libvirt_xml.driver(found.attachment, observed=found.observed)

@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Attachment
 
-# QEMU's block/qcow2.h, MIN_REFCOUNT_CACHE_SIZE: what the refcount cache keeps of what
-# libvirt sets, which is the size of both caches together (cache-size).
+# QEMU's block/qcow2.h, MIN_REFCOUNT_CACHE_SIZE: libvirt sets the size of both caches
+# together (cache-size), and the refcount cache takes this many clusters of it.
 REFCOUNT_CACHE_CLUSTERS = 4
 
 

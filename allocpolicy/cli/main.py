@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.metadata
 import io
 import logging
@@ -13,11 +12,11 @@ from collections.abc import Sequence
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
-from allocpolicy import __version__
-from allocpolicy.cli.command import USAGE, add_config_options, usage_error
-from allocpolicy.cli.program import interrupted
+from allocpolicy import __version__, wording
+from allocpolicy.cli import config_options
+from allocpolicy.cli.failure import USAGE, interrupted, usage_error
 
-# Imported when they are run; none of them costs the others anything.
+# Each is imported when it runs, so that none costs the others anything.
 COMMANDS = {
     "apply": "allocpolicy.cli.apply:Apply",
     "audit": "allocpolicy.cli.audit:Audit",
@@ -36,7 +35,7 @@ COMMANDS = {
 
 
 class Commands(CommandManager):
-    """Knows the commands without looking through every installed distribution."""
+    """Knows the commands without searching every installed distribution."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -62,12 +61,12 @@ class Program(App):
     ) -> argparse.ArgumentParser:
         """Return the parser of the options before the command."""
         parser = super().build_option_parser(description, version)
-        add_config_options(parser)
+        config_options.add(parser)
         parser.error = usage_error("allocpolicy")  # type: ignore[method-assign, assignment]
         return parser
 
     def configure_logging(self) -> None:
-        """Log as cliff does; errors are told once, by us, and in one line."""
+        """Log as cliff does; allocpolicy reports each error once, in one line."""
         try:
             super().configure_logging()
         except OSError as error:
@@ -76,17 +75,13 @@ class Program(App):
             logging.getLogger("oslo_utils").setLevel(logging.CRITICAL)
 
     def run_subcommand(self, argv: list[str]) -> int:
-        """Run a command, or say in one line that there is none of that name."""
+        """Run a command, or report in one line that there is none of that name."""
         try:
             self.command_manager.find_command(argv)
-        except KeyboardInterrupt:  # of which cliff would say nothing
+        except KeyboardInterrupt:  # cliff would say nothing about it
             return interrupted()
         except ValueError:
-            near = difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
-            near = near or difflib.get_close_matches(argv[0], COMMANDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            message = f"allocpolicy: there is no command {' '.join(argv[:2])!r}{hint}"
-            print(f"{message}; see allocpolicy help", file=sys.stderr)
+            print(_unknown_command(argv), file=sys.stderr)
             return USAGE
         return super().run_subcommand(argv)
 
@@ -99,3 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A path that is not UTF-8 must not break the report of a finished disk.
             stream.reconfigure(errors="backslashreplace")
     return Program().run(given or ["help"])
+
+
+def _unknown_command(words: Sequence[str]) -> str:
+    name = " ".join(words[:2])
+    hint = wording.hint(COMMANDS, nearest_to=name)
+    hint = hint or wording.hint(COMMANDS, nearest_to=words[0])
+    return f"allocpolicy: there is no command {name!r}{hint}; see allocpolicy help"

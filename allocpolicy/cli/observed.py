@@ -1,4 +1,4 @@
-"""A disk for people: what was observed, and how it must be attached."""
+"""A disk as people read it: what was observed, and how it must be attached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from allocpolicy.wording import format_size
 
 
 def rows(seen: Observation) -> Mapping[str, object]:
-    """Return what matters most of an observation."""
+    """Return the most important values of an observation."""
     return {
         "format": seen.format,
         "virtual_size": format_size(seen.virtual_size),
@@ -24,7 +24,7 @@ def rows(seen: Observation) -> Mapping[str, object]:
 
 
 def options(hints: Attachment) -> str:
-    """Return the options of QEMU's command line that keep the promise."""
+    """Return the QEMU options that keep the promise."""
     text = (
         f"discard={hints.discard} detect_zeroes={hints.detect_zeroes}"
         f" cache={hints.cache} io={hints.io}"

@@ -1,7 +1,7 @@
 """The picture of a disk in characters, as wide as the terminal.
 
-Each row is cut into cells; a cell shows the state that most of it is in, and the legend
-says how much there is of each in all, were it a single cluster.
+Each row is divided into cells. A cell shows the state that most of it is in; the legend
+gives the total of each state, down to a single cluster.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _BLOCK, _ASCII, _COLOUR = range(3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Rows of cells, each with its label, one below the other."""
+    """Labelled rows of cells, one below the other."""
 
     strips: tuple[tuple[str, Strip], ...]
 
     def draw(self) -> None:
-        """Print it; colours are there if the terminal has them and NO_COLOR is not."""
+        """Print it, in colour unless the terminal has none or NO_COLOR is set."""
         console = Console()
         for line in self.lines(column=_column(console)):
             console.print(line)
@@ -81,7 +81,7 @@ def take(disk: Disk) -> Picture:
 
 
 def _column(console: Console) -> int:
-    """Return which characters the output's encoding has."""
+    """Return which characters the output's encoding can represent."""
     characters = "".join(look[_BLOCK] for look in _LOOKS.values())
     try:
         characters.encode(console.encoding)
@@ -102,7 +102,7 @@ def _legend(strip: Strip, *, column: int) -> Text:
 
 
 def _scale(length: int, *, width: int) -> str:
-    """Return offsets above the cells that they belong to."""
+    """Return offsets, each above its cell."""
     end = f"{_short(length)}|"
     room = width - len(end)
     line = ""

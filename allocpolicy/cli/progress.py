@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-PATIENCE = 0.5  # seconds of work that need no bar
+PATIENCE = 0.5  # seconds of work that are too short for a bar
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def shown(*, counted: bool = False) -> Iterator[Watcher]:
 
 
 class _Terminal:
-    """Draws one bar a step, and none for what is quick."""
+    """Draws one bar for each step, and none for a quick one."""
 
     def __init__(self, *, counted: bool) -> None:
         self._counted = counted
@@ -55,13 +55,13 @@ class _Terminal:
         return progress
 
     def stop(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
     def _started_bar(self) -> Bar:
         if self._bar is None:
-            from rich import progress as rich_progress  # 33 ms that quick work saves
+            from rich import progress as rich_progress  # 33 ms
             from rich.console import Console
 
             self._bar = rich_progress.Progress(

@@ -1,85 +1,80 @@
-"""``allocpolicy provision``: make a new disk under the policy of its flavor."""
+"""``allocpolicy provision``: create a disk under the policy of its flavor."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli import access, progress, size
-from allocpolicy.cli.command import (
-    ShowOne,
-    add_flavor_options,
-    chosen_flavor,
-    given_extra_specs,
-)
+from allocpolicy.cli import access, choice, progress, size
+from allocpolicy.cli.command import ShowOne
+from allocpolicy.cli.enumeration import one_of
 from allocpolicy.cli.report import shown
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.images.base_image import FORMATS
 from allocpolicy.operations.provision import Order, provision
 
 
 class Provision(ShowOne):
-    """Make a new disk, whole or not at all, and show what it is."""
+    """Create a disk, completely or not at all, and show what it is."""
 
-    # cliff's --format is the long name of -f; the disk's format takes it over.
-    conflict_handler = "resolve"
     state = "no unfinished disk was left behind"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add what is asked of the disk."""
-        parser.add_argument("destination", metavar="DEST", help="the disk to make")
+        parser.add_argument("destination", metavar="DEST", help="the disk to create")
         parser.add_argument(
             "--size",
             metavar="SIZE",
-            help="bytes, or 512M, 40G, 2T (1024-based); the base image's by default",
+            help=f"{size.HELP} (default: the size of the base image)",
         )
         parser.add_argument("--base", type=Path, metavar="IMAGE", help="the base image")
         parser.add_argument(
             "--base-format",
+            type=one_of(FORMATS),
             choices=FORMATS,
-            help="its format; found by its content if not given, checked in any case",
+            help="the base image's format (default: found from its content; a given"
+            " format is checked against the content)",
         )
         parser.add_argument(
             "--format",
             dest="disk_format",
-            choices=[str(one) for one in DiskFormat],
-            default=str(DiskFormat.QCOW2),
+            type=one_of(DiskFormat),
+            choices=list(DiskFormat),
+            default=DiskFormat.QCOW2,
             help="the disk's format (default: %(default)s)",
         )
-        add_flavor_options(parser)
+        choice.add_options(parser)
         parser.add_argument(
-            "--dry-run", action="store_true", help="show the plan; touch nothing"
+            "--dry-run", action="store_true", help="show the plan; change nothing"
         )
         parser.add_argument(
             "--owner",
             metavar="USER:GROUP",
-            help="who shall own the disk, by name or number",
+            help="the disk's owner, by name or number",
         )
         parser.add_argument(
             "--mode", default="0600", help="the disk's mode bits (default: %(default)s)"
         )
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], tuple[object, ...]]:
-        """Provision and return the report."""
-        order = Order(
-            destination=Path(parsed_args.destination),
-            virtual_size=None
-            if parsed_args.size is None
-            else size.parse(parsed_args.size),
-            base=parsed_args.base,
-            base_format=parsed_args.base_format,
-            format=DiskFormat(parsed_args.disk_format),
-            disk_role=DiskRole(parsed_args.disk),
-            flavor=chosen_flavor(parsed_args),
-            extra_specs=given_extra_specs(parsed_args),
-            access=access.parse(owner=parsed_args.owner, mode=parsed_args.mode),
-            dry_run=parsed_args.dry_run,
-        )
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        order = _order(arguments)
         with progress.shown() as watch:
-            report = provision(order, policy=self.policy(parsed_args), watch=watch)
+            report = provision(order, policy=self.policy(arguments), watch=watch)
         if not report.dry_run:
             self.state = f"the disk {report.disk} was made, and is whole"
-        return shown(report, formatter=parsed_args.formatter)
+        return shown(report, arguments=arguments)
+
+
+def _order(arguments: argparse.Namespace) -> Order:
+    return Order(
+        destination=Path(arguments.destination),
+        virtual_size=None if arguments.size is None else size.parse(arguments.size),
+        base=arguments.base,
+        base_format=arguments.base_format,
+        format=arguments.disk_format,
+        disk_role=arguments.disk,
+        flavor=choice.flavor(arguments),
+        extra_specs=choice.extra_specs(arguments),
+        access=access.parse(owner=arguments.owner, mode=arguments.mode),
+        dry_run=arguments.dry_run,
+    )

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 
 from allocpolicy.cli import observed
-from allocpolicy.cli.command import STRUCTURED, lines
+from allocpolicy.cli.cells import lines, structured
 from allocpolicy.report.report import Report
 
 
-def shown(
-    report: Report, *, formatter: str
-) -> tuple[tuple[str, ...], tuple[object, ...]]:
-    """Return the report as cliff shows one thing: names, and their values."""
-    rows = report.as_document() if formatter in STRUCTURED else _summary(report)
-    return tuple(rows), tuple(rows.values())
+def shown(report: Report, *, arguments: argparse.Namespace) -> Mapping[str, object]:
+    """Return the report by name: the document, or one value a row for people."""
+    return report.as_document() if structured(arguments) else _summary(report)
 
 
 def _summary(report: Report) -> Mapping[str, object]:
-    """Return the report for people: one value a row."""
     requested, effective = report.requested, report.effective
     origin = requested.origin
     rows: dict[str, object] = {
@@ -28,7 +25,7 @@ def _summary(report: Report) -> Mapping[str, object]:
         "options": lines(f"{name} = {one}" for name, one in effective.options.items()),
     }
     if report.observed is None:
-        rows["dry run"] = "nothing was made"
+        rows["dry run"] = "nothing was done"
     else:
         rows |= observed.rows(report.observed)
     if report.verdict:

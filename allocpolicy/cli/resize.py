@@ -3,57 +3,43 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli import progress, size
-from allocpolicy.cli.command import (
-    ShowOne,
-    add_disk_format,
-    add_flavor_options,
-    chosen_flavor,
-    disk_format,
-    given_extra_specs,
-)
+from allocpolicy.cli import choice, disk_format, progress, size
+from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.report import shown
-from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.operations.change import Change, resize
 
 
 class Resize(ShowOne):
     """Grow a disk; reservation and mapping are extended to the new end.
 
-    The guest must not run. Its partitions and filesystems are its own to grow.
+    The guest must not be running. Growing its partitions and filesystems is up to the
+    guest.
     """
 
-    # cliff's --format is the long name of -f; the disk's format takes it over.
-    conflict_handler = "resolve"
     state = "the disk is whole, of its old size or the new one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the disk and its new size."""
-        parser.add_argument("path", type=Path, metavar="DISK")
+        parser.add_argument("path", type=Path, metavar="DISK", help="the disk to grow")
+        parser.add_argument("size", metavar="SIZE", help=size.HELP)
+        disk_format.add_option(parser)
+        choice.add_options(parser)
         parser.add_argument(
-            "size", metavar="SIZE", help="bytes, or 512M, 40G, 2T (1024-based)"
-        )
-        add_disk_format(parser)
-        add_flavor_options(parser)
-        parser.add_argument(
-            "--dry-run", action="store_true", help="show the plan; touch nothing"
+            "--dry-run", action="store_true", help="show the plan; change nothing"
         )
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], tuple[object, ...]]:
-        """Grow the disk and return the report."""
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         change = Change(
-            disk=parsed_args.path,
-            format=disk_format(parsed_args),
-            virtual_size=size.parse(parsed_args.size),
-            disk_role=DiskRole(parsed_args.disk),
-            flavor=chosen_flavor(parsed_args),
-            extra_specs=given_extra_specs(parsed_args),
-            dry_run=parsed_args.dry_run,
+            disk=arguments.path,
+            format=arguments.disk_format,
+            virtual_size=size.parse(arguments.size),
+            disk_role=arguments.disk,
+            flavor=choice.flavor(arguments),
+            extra_specs=choice.extra_specs(arguments),
+            dry_run=arguments.dry_run,
         )
         with progress.shown() as watch:
-            report = resize(change, policy=self.policy(parsed_args), watch=watch)
-        return shown(report, formatter=parsed_args.formatter)
+            report = resize(change, policy=self.policy(arguments), watch=watch)
+        return shown(report, arguments=arguments)

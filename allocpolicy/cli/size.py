@@ -6,6 +6,7 @@ import re
 
 from allocpolicy.errors import InvalidRequest
 
+HELP = "bytes, or 512M, 40G, 2T (powers of 1024)"
 _SIZE = re.compile(
     r"([0-9]{1,20}(?:\.[0-9]{1,20})?)(?:([KMGTP])(?:i?B)?)?", re.IGNORECASE
 )
@@ -15,7 +16,7 @@ _UNITS = "KMGTP"
 def parse(text: str) -> int:
     """Return the bytes; K, M, G, T and P are binary, as qemu-img takes them.
 
-    :raises InvalidRequest: when it is not a size, or no whole number of bytes.
+    :raises InvalidRequest: when it is not a size, or not a whole number of bytes.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:

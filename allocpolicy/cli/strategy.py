@@ -5,52 +5,45 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from allocpolicy.cli.command import STRUCTURED, Lister, ShowOne, lines
+from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.command import Lister, Row, ShowOne
 from allocpolicy.errors import Error
 from allocpolicy.registry import installed
 from allocpolicy.registry.installed import Found
 
 
 class StrategyList(Lister):
-    """List the installed strategies, broken ones included."""
+    """List the installed strategies, including those that cannot be used."""
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """Return a row for every entry point that claims a name."""
-        rows: list[tuple[object, ...]] = [
+    columns = ("Name", "Distribution", "Version", "Summary")
+
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        return [
             (found.name, found.distribution, found.version, _summary(found))
             for found in installed.find_all()
         ]
-        return ("Name", "Distribution", "Version", "Summary"), rows
 
 
 class StrategyShow(ShowOne):
     """Show a strategy and its options."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the name."""
         parser.add_argument("name", metavar="NAME", help="an installed strategy")
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
-    ) -> tuple[tuple[str, ...], tuple[object, ...]]:
-        """Return what the strategy says of itself."""
-        loaded = installed.load(parsed_args.name)
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        loaded = installed.load(arguments.name)
         found, strategy = loaded.found, loaded.strategy
-        options: object = dict(strategy.options_schema)
-        if parsed_args.formatter not in STRUCTURED:
-            options = _options(found.name, strategy.options_schema)
-        rows = {
+        return {
             "name": found.name,
             "summary": strategy.summary,
             "distribution": found.distribution,
             "version": found.version,
             "target": found.target,
             "api_version": strategy.api_version,
-            "options": options,
+            "options": dict(strategy.options_schema)
+            if structured(arguments)
+            else _options(found.name, strategy.options_schema),
         }
-        return tuple(rows), tuple(rows.values())
 
 
 def _summary(found: Found) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.images import existing
+from allocpolicy.images.existing import Disk
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry.judge import Judge
@@ -12,12 +16,23 @@ from allocpolicy.report.inspection import Inspection
 
 
 def inspect(
-    disk: existing.Disk,
+    path: Path,
     *,
-    given: Choice | None,
     policy: Policy,
+    format: DiskFormat | None = None,
+    given: Choice | None = None,
 ) -> Inspection:
-    """Return what an open disk is, judged by its stamp, or by the given choice.
+    """Return what the disk at ``path`` is, judged by its stamp, or else by ``given``.
+
+    :param format: the format of a disk without a stamp.
+    :raises ImageError: when it cannot be opened, or is malformed.
+    """
+    with existing.opened(path, declared=format) as disk:
+        return inspect_open(disk, policy=policy, given=given)
+
+
+def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspection:
+    """Return what an open disk is, as `inspect` does.
 
     :raises ImageError: when it is malformed.
     """

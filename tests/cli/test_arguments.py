@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from allocpolicy import errors
 from allocpolicy.cli import access, size
-from allocpolicy.cli.command import one_line
+from allocpolicy.cli.failure import one_line
 from allocpolicy.errors import InvalidRequest
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -18,7 +18,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.images import existing
 from allocpolicy.observe import picture as pictures
 from allocpolicy.operations.audit import Given, audit
-from allocpolicy.operations.inspect import inspect
+from allocpolicy.operations.inspect import inspect_open
 from allocpolicy.qcow2.header import read_header
 from tests.harness.cli import allocpolicy
 from tests.harness.qcow2_disks import (
@@ -59,7 +59,7 @@ def looked_at(disk: Path) -> None:
     """Inspect the disk, picture and all; an ImageError is an answer, too."""
     with existing.opened(disk, declared=DiskFormat.QCOW2) as opened:
         try:
-            inspect(opened, given=GIVEN.choice, policy=POLICY)
+            inspect_open(opened, policy=POLICY, given=GIVEN.choice)
         except ImageError as error:
             assert str(error).isprintable()
             return

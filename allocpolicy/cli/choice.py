@@ -1,0 +1,95 @@
+"""The choice of a policy on the command line: flavor, extra specs, disk role."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from allocpolicy.cli.enumeration import one_of
+from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import Choice, DiskRole
+from allocpolicy.errors import ExtraSpecError, InvalidRequest
+from allocpolicy.resolve import flavors
+from allocpolicy.resolve.extra_specs import STRATEGY, parse_assignments
+from allocpolicy.resolve.flavors import Flavor
+from allocpolicy.resolve.selection import Selection, resolve
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a flavor, extra specs and the disk's role."""
+    group = parser.add_argument_group("choice of the policy")
+    group.add_argument("--flavors", type=Path, metavar="FILE", help="a flavors file")
+    group.add_argument("--flavor", metavar="NAME", help="a flavor in that file")
+    group.add_argument(
+        "--extra-spec",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="add to the flavor's extra specs, or override one; may be repeated",
+    )
+    group.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help=f"short for --extra-spec {STRATEGY}=NAME",
+    )
+    group.add_argument(
+        "--disk",
+        type=one_of(DiskRole),
+        choices=list(DiskRole),
+        default=DiskRole.ROOT,
+        help="which of the instance's disks this is (default: %(default)s)",
+    )
+
+
+def flavor(arguments: argparse.Namespace) -> Flavor | None:
+    """Return the flavor that the arguments choose, if any.
+
+    :raises InvalidRequest: when only the file or only the name is given.
+    :raises FlavorError: when there is no such file or flavor.
+    """
+    if arguments.flavor is None and arguments.flavors is None:
+        return None
+    if arguments.flavor is None:
+        raise InvalidRequest("--flavors needs --flavor NAME")
+    if arguments.flavors is None:
+        raise InvalidRequest("--flavor needs --flavors FILE")
+    return flavors.flavor(arguments.flavors, name=arguments.flavor)
+
+
+def extra_specs(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the extra specs on the command line.
+
+    :raises ExtraSpecError: when one is not KEY=VALUE, or is given twice.
+    """
+    given = parse_assignments(arguments.extra_spec)
+    if arguments.strategy is not None:
+        if STRATEGY in given:
+            reason = "--strategy sets it as well; leave one of them out"
+            raise ExtraSpecError(STRATEGY, given[STRATEGY], reason)
+        given[STRATEGY] = arguments.strategy
+    return given
+
+
+def selection(arguments: argparse.Namespace, *, policy: Policy) -> Selection:
+    """Return the selection that results from the arguments and the policy.
+
+    :raises InvalidRequest: (its subclasses) when they are wrong.
+    """
+    return resolve(
+        policy=policy,
+        disk_role=arguments.disk,
+        flavor=flavor(arguments),
+        overrides=extra_specs(arguments),
+    )
+
+
+def given(arguments: argparse.Namespace, *, policy: Policy) -> Choice | None:
+    """Return the strategy and options that the arguments choose, if they choose any.
+
+    :raises InvalidRequest: (its subclasses) when they are wrong.
+    """
+    chosen = (arguments.flavors, arguments.flavor, arguments.strategy)
+    if chosen == (None, None, None) and not arguments.extra_spec:
+        return None
+    selected = selection(arguments, policy=policy)
+    return Choice(strategy=selected.strategy, options=selected.options)
