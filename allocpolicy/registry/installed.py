@@ -1,8 +1,8 @@
 """The installed strategies: found by entry point, loaded one at a time, checked.
 
-Discovery reads the installed distributions afresh, as stevedore's cache under
-~/.cache/python-entrypoints outlives a reinstallation and forgets the distribution, and
-as its check for duplicates sees only neighbours. Loading is stevedore's.
+Discovery reads the installed distributions itself: stevedore's cache under
+~/.cache/python-entrypoints outlives a reinstallation and loses the distribution, and
+its check for duplicates sees only neighbours. stevedore does the loading.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NoReturn
 from allocpolicy import schema, wording
 from allocpolicy.contract.strategy import API_VERSION, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
-from allocpolicy.registry import options as options_of
+from allocpolicy.registry import option_schema
 
 GROUP = "allocpolicy.strategies"
 
@@ -41,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A strategy that keeps to the contract, and where it was found."""
+    """A strategy that fulfils the contract, and where it was found."""
 
     found: Found
     strategy: Strategy
@@ -50,7 +50,7 @@ class Loaded:
 def find_all() -> tuple[Found, ...]:
     """Return every claim to a strategy's name, sorted, duplicates included.
 
-    It is looked for again when a directory of sys.path changes, as by an installation.
+    The answer is kept until a directory in sys.path changes, as on an installation.
     """
     return _find_all(tuple((place, _changed(place)) for place in sys.path))
 
@@ -77,7 +77,7 @@ def find(name: str) -> Found:
     """Return the one entry point that claims ``name``.
 
     :raises StrategyNotFound: when none does.
-    :raises DuplicateStrategy: when more than one does, whoever owns them.
+    :raises DuplicateStrategy: when several do, even of one distribution.
     """
     installed = find_all()
     claims = [found for found in installed if found.name == name]
@@ -94,7 +94,7 @@ def load(name: str) -> Loaded:
 
     :raises StrategyNotFound: when no distribution has it.
     :raises DuplicateStrategy: when more than one has.
-    :raises StrategyFailed: when its code raises or does not keep to the contract.
+    :raises StrategyFailed: when its code raises or violates the contract.
     """
     found = find(name)
     if name == _RESERVED or not _NAME.fullmatch(name):
@@ -105,7 +105,7 @@ def load(name: str) -> Loaded:
         _check(strategy)
     except schema.Invalid as error:
         raise StrategyFailed(name, found.target, str(error)) from error
-    except Exception as error:  # its summary may be code
+    except Exception as error:  # a plugin's summary may be a property
         reason = f"{type(error).__name__}: {error}"
         raise StrategyFailed(name, found.target, reason) from error
     return Loaded(found=found, strategy=strategy)
@@ -126,13 +126,13 @@ def _order(found: Found) -> tuple[str, str, str, str]:
 
 
 def _instance(found: Found) -> Strategy:
-    """Let stevedore import the target and call it."""
+    """Import the target and call it, by stevedore."""
     from stevedore.extension import ExtensionManager
     from stevedore.named import NamedExtensionManager
 
     # Not subscripted: stevedore is generic only since 5.6.
     class Selected(NamedExtensionManager):  # type: ignore[type-arg]
-        """Sees only the entry point that was found, past stevedore's cache."""
+        """Sees only the entry point that was found, bypassing stevedore's cache."""
 
         def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
             return [
@@ -173,4 +173,4 @@ def _check(strategy: Strategy) -> None:
         raise schema.Invalid("it has no summary")
     if len(summary.splitlines()) > 1:
         raise schema.Invalid("its summary is longer than one line")
-    options_of.check_options_schema(strategy.options_schema)
+    option_schema.check(strategy.options_schema)

@@ -12,8 +12,7 @@ from allocpolicy import schema
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.errors import Error
-from allocpolicy.registry import call, installed
-from allocpolicy.registry import options as options_of
+from allocpolicy.registry import call, installed, option_values
 from allocpolicy.registry.installed import Loaded
 
 
@@ -81,7 +80,7 @@ def _load(name: str) -> Loaded | str:
 def _complete(choice: Choice, loaded: Loaded) -> Mapping[str, object] | str:
     """Return the options, defaults for those newer than the stamp; or what is wrong."""
     try:
-        return options_of.complete_options(
+        return option_values.complete(
             choice.options, options_schema=loaded.strategy.options_schema
         )
     except schema.Invalid as error:

@@ -7,8 +7,8 @@
 ``allocpolicy:<strategy>.<option>``       an option of that strategy
 ========================================  =======================================
 
-Keys of other namespaces are none of our business. Which strategies and options there
-are is for `resolve` to know.
+Keys in other namespaces are ignored. `selection` knows which strategies and options
+there are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GRAMMAR = (*STRATEGY_KEYS, f"{NAMESPACE}<strategy>.<option>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategySpec:
-    """A key that chooses the strategy, of one disk or (None) of every disk."""
+    """A key that chooses the strategy of one disk, or of every disk (None)."""
 
     key: str
     value: str
@@ -60,20 +60,15 @@ class OptionSpec:
 Spec = StrategySpec | OptionSpec
 
 
-def strategy_key(disk_role: DiskRole | None) -> str:
-    """Return the key that chooses the strategy of that disk, or of every disk."""
-    return f"{STRATEGY}.{disk_role}" if disk_role else STRATEGY
-
-
 def option_key(*, strategy: str, option: str) -> str:
     """Return the key that sets an option of a strategy."""
     return f"{NAMESPACE}{strategy}.{option}"
 
 
 def parse(extra_specs: Mapping[str, str], *, source: str) -> tuple[Spec, ...]:
-    """Return what the ``allocpolicy:`` keys say, in the mapping's order.
+    """Return what the ``allocpolicy:`` keys set, in the mapping's order.
 
-    :raises ExtraSpecError: for a key that is not in the grammar.
+    :raises ExtraSpecError: for a key outside the grammar.
     """
     return tuple(
         _parse_one(key, value, source=source)
@@ -83,7 +78,7 @@ def parse(extra_specs: Mapping[str, str], *, source: str) -> tuple[Spec, ...]:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Return the mapping that ``KEY=VALUE`` arguments of a command line spell.
+    """Return the mapping in the ``KEY=VALUE`` arguments of a command line.
 
     :raises ExtraSpecError: for an argument without ``=`` or without a namespace, and
         for a key that is given twice.

@@ -11,9 +11,8 @@ from allocpolicy.errors import (
     StrategyFailed,
     StrategyNotFound,
 )
-from allocpolicy.registry import installed
+from allocpolicy.registry import installed, option_values
 from allocpolicy.registry.installed import Loaded
-from allocpolicy.registry.options import OptionError, convert_options
 from allocpolicy.resolve import extra_specs
 from allocpolicy.resolve.extra_specs import OptionSpec, Spec
 
@@ -28,11 +27,11 @@ def convert(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> dict[str, object]
         if spec.strategy == loaded.found.name:
             own.setdefault(spec.option, spec)
     try:
-        return convert_options(
+        return option_values.convert(
             {option: spec.value for option, spec in own.items()},
             options_schema=loaded.strategy.options_schema,
         )
-    except OptionError as error:
+    except option_values.OptionError as error:
         spec = own[error.option]
         raise ExtraSpecError(spec.key, spec.value, error.reason) from error
 

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, StrategyNotFound
 from allocpolicy.images.stamp import XATTR
-from allocpolicy.registry import installed
+from allocpolicy.registry import installed, option_values
 from allocpolicy.registry.installed import Loaded
-from allocpolicy.registry.options import complete_options
 from allocpolicy.resolve import candidates, checks, extra_specs, options
 from allocpolicy.resolve.candidates import WON, Candidate
 from allocpolicy.resolve.extra_specs import OptionSpec, Spec
@@ -133,7 +132,7 @@ def resolve_stamp(choice: Choice, *, path: Path) -> Selection:
     """
     loaded = installed.load(choice.strategy)
     try:
-        complete = complete_options(
+        complete = option_values.complete(
             choice.options, options_schema=loaded.strategy.options_schema
         )
     except Invalid as error:

@@ -52,8 +52,7 @@ from allocpolicy import (
 )
 from allocpolicy.cli import libvirt_xml
 from allocpolicy.observe.host import storage
-from allocpolicy.registry import installed
-from allocpolicy.registry import options as options_of
+from allocpolicy.registry import installed, option_schema, option_values
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -151,10 +150,10 @@ def strategy(name: str) -> Strategy:
 
 def option_sets(strategy: Strategy) -> Iterator[Options]:
     """Yield the defaults, then each option at each value worth trying."""
-    option_schema = strategy.options_schema
-    yield MappingProxyType(options_of.convert_options({}, options_schema=option_schema))
+    declared = strategy.options_schema
+    yield MappingProxyType(option_values.convert({}, options_schema=declared))
     for raw in written_options(strategy):
-        converted = options_of.convert_options(raw, options_schema=option_schema)
+        converted = option_values.convert(raw, options_schema=declared)
         yield MappingProxyType(converted)
 
 
@@ -291,8 +290,8 @@ def test_summary_is_one_line(strategy: Strategy) -> None:
 def test_options_are_described_and_have_valid_defaults(strategy: Strategy) -> None:
     """`strategy show` has something to say of each option, and nothing must be set."""
     options_schema = strategy.options_schema
-    options_of.check_options_schema(options_schema)
-    defaults = options_of.convert_options({}, options_schema=options_schema)
+    option_schema.check(options_schema)
+    defaults = option_values.convert({}, options_schema=options_schema)
     assert schema.validate(defaults, schema=options_schema) == []
     for option in options_schema["properties"].values():  # type: ignore[attr-defined]
         assert is_one_line(option["description"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocpolicy import schema
-from allocpolicy.registry import options as options_of
+from allocpolicy.registry import option_schema, option_values
 
 OPTIONS: dict[str, Any] = {
     "type": "object",
@@ -34,7 +34,7 @@ DEFAULTS = {"data": "sparse", "depth": 2, "share": 0.5, "sync": True, "pools": [
 
 
 def convert(**raw: str) -> dict[str, object]:
-    return options_of.convert_options(raw, options_schema=OPTIONS)
+    return option_values.convert(raw, options_schema=OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_bad_value_is_told_what_is_allowed(
     option: str, text: str, allowed: str
 ) -> None:
     """A refusal names the option, the value and what is allowed."""
-    with pytest.raises(options_of.OptionError) as raised:
+    with pytest.raises(option_values.OptionError) as raised:
         convert(**{option: text})
     assert (raised.value.option, raised.value.value) == (option, text)
     assert allowed in raised.value.reason
@@ -90,8 +90,8 @@ def test_conversion_converts_or_refuses(raw: dict[str, str]) -> None:
     refused = None
     options: dict[str, object] = DEFAULTS
     try:
-        options = options_of.convert_options(raw, options_schema=OPTIONS)
-    except options_of.OptionError as error:
+        options = option_values.convert(raw, options_schema=OPTIONS)
+    except option_values.OptionError as error:
         refused = error
     assert options.keys() == DEFAULTS.keys()
     assert schema.validate(options, schema=OPTIONS) == []
@@ -111,15 +111,15 @@ def test_defaults_are_not_shared() -> None:
 def test_rule_over_several_options_is_told_of_a_given_one() -> None:
     """A rule that isn't of one option still names a key that was written."""
     exclusive = {**OPTIONS, "not": {"properties": {"depth": {"const": 8}}}}
-    with pytest.raises(options_of.OptionError) as raised:
-        options_of.convert_options({"depth": "8"}, options_schema=exclusive)
+    with pytest.raises(option_values.OptionError) as raised:
+        option_values.convert({"depth": "8"}, options_schema=exclusive)
     assert raised.value.option == "depth"
 
 
 def test_usable_schemas_pass() -> None:
     """Every supported type may be used."""
-    options_of.check_options_schema(OPTIONS)
-    options_of.check_options_schema({"type": "object", "properties": {}})
+    option_schema.check(OPTIONS)
+    option_schema.check({"type": "object", "properties": {}})
 
 
 def options_schema(option: object, **more: object) -> object:
@@ -148,7 +148,7 @@ def options_schema(option: object, **more: object) -> object:
 def test_unusable_schemas_are_refused(wrong: object, why: str) -> None:
     """What a strategy calls its schema must be one, with defaults that keep to it."""
     with pytest.raises(schema.Invalid) as raised:
-        options_of.check_options_schema(wrong)
+        option_schema.check(wrong)
     assert why in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -187,10 +187,11 @@ def test_jsonschema_is_imported_only_to_validate() -> None:
     """Defaults, and the schemas of bundled strategies, don't cost its import."""
     plain = options_schema({"type": "string", "enum": ["a"], "default": "a"})
     program = (
-        "import sys, json; from allocpolicy.registry import options\n"
+        "import sys, json\n"
+        "from allocpolicy.registry import option_schema, option_values\n"
         f"plain = json.loads({json.dumps(plain)!r})\n"
-        "options.check_options_schema(plain)\n"
-        "assert options.convert_options({}, options_schema=plain) == {'x': 'a'}\n"
+        "option_schema.check(plain)\n"
+        "assert option_values.convert({}, options_schema=plain) == {'x': 'a'}\n"
         "sys.exit('jsonschema' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -14,7 +14,7 @@ from oslo_config import cfg
 
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ConfigError
-from allocpolicy.resolve import config, config_places
+from allocpolicy.resolve import config, config_options, config_places
 
 Write = Callable[[str], Path]
 
@@ -251,7 +251,7 @@ def test_lock_path_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_option_has_a_help_text() -> None:
     """The sample configuration explains each option."""
-    for _, options in config.list_opts():
+    for _, options in config_options.list_opts():
         assert all(option.help and option.help.endswith(".") for option in options)
 
 
@@ -264,7 +264,7 @@ def test_sample_configuration_is_complete() -> None:
         text=True,
         check=True,
     ).stdout
-    for _, options in config.list_opts():
+    for _, options in config_options.list_opts():
         for option in options:
             assert f"#{option.name} =" in sample
     assert "#lock_path = /run/allocpolicy" in sample

@@ -23,7 +23,7 @@ def parse_one(key: str, value: str = "v") -> extra_specs.Spec:
 @given(st.one_of(st.none(), st.sampled_from(DiskRole)), st.text())
 def test_strategy_keys(disk_role: DiskRole | None, value: str) -> None:
     """A strategy is chosen for every disk, or for one."""
-    key = extra_specs.strategy_key(disk_role)
+    key = f"allocpolicy:strategy.{disk_role}" if disk_role else "allocpolicy:strategy"
     assert parse_one(key, value) == StrategySpec(
         key=key, value=value, source="test", disk_role=disk_role
     )

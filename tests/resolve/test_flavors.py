@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocpolicy.errors import FlavorError
-from allocpolicy.resolve import flavors
+from allocpolicy.resolve import flavors, strict_file
 
 Write = Callable[..., Path]
 
@@ -138,7 +138,7 @@ def test_flavor_by_name_and_id(write: Write) -> None:
     ("content", "where"),
     [
         ('{"flavors": {\n  "a": }}', "line 2, column 8"),
-        ('{"flavors": {"a": {}, "a": {}}}', "'a' is there twice"),
+        ('{"flavors": {"a": {}, "a": {}}}', "'a' appears twice"),
         ('{"flavors": ' + "9" * 5000 + "}", "digits"),
         ('{"flavors": []}', "$.flavors: [] is not of type 'object'"),
         ('{"flavors": {"a": {"extra_specs": {"k": 1}}}}', "1 is not a string"),
@@ -163,7 +163,7 @@ def test_flavor_by_name_and_id(write: Write) -> None:
         (b"\x7fELF\x02\xff\xfe", "not UTF-8 text (at byte 5)"),
         ("[" * 100_000, "nested too deeply"),
         ("- " * 50_000 + "x", "nested too deeply"),
-        (b" " * (flavors.SIZE_LIMIT + 1), "larger than"),
+        (b" " * (strict_file.SIZE_LIMIT + 1), "larger than"),
         ([1], '$[0]: not an object with a "Name"'),
         ([{"Name": "a"}], "--long"),
         ([{"Name": "a", "Properties": 1}], "$[0]: Properties"),

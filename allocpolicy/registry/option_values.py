@@ -1,0 +1,177 @@
+"""The values of a strategy's options: strings converted, defaults filled in.
+
+Extra specs give strings, which are converted to the type that the option has in the
+strategy's schema. jsonschema is imported only when something has to be validated.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from allocpolicy import schema
+from allocpolicy.registry import option_schema
+from allocpolicy.schema import Invalid
+from allocpolicy.wording import choices
+
+# As oslo.utils' strutils.bool_from_string(strict=True), but for single letters.
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+class OptionError(ValueError):
+    """An option is unknown or has a bad value: ``(option, value, reason)``.
+
+    `resolve` turns it into an ExtraSpecError, which knows the key.
+    """
+
+    def __init__(self, option: str, value: str, reason: str) -> None:
+        super().__init__(option, value, reason)
+        self.option = option
+        self.value = value
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"option {self.option} = {self.value!r}: {self.reason}"
+
+
+def convert(
+    raw: Mapping[str, str], *, options_schema: Mapping[str, Any]
+) -> dict[str, object]:
+    """Return every option's value: ``raw`` converted by its type, else the default.
+
+    :raises OptionError: for an unknown option or a bad value, with what is allowed.
+    """
+    properties: Mapping[str, Any] = options_schema["properties"]
+    for name, value in raw.items():
+        if name not in properties:
+            reason = f"there is no such option; {choices(properties, nearest_to=name)}"
+            raise OptionError(name, value, reason)
+    options: dict[str, object] = {
+        name: _convert(name, raw[name], option=option)
+        if name in raw
+        else copy.copy(option["default"])
+        for name, option in properties.items()
+    }
+    if raw:
+        _check_options(options, raw=raw, options_schema=options_schema)
+    return options
+
+
+def complete(
+    options: Mapping[str, object], *, options_schema: Mapping[str, Any]
+) -> dict[str, object]:
+    """Return every option's value: that of ``options``, else the default.
+
+    :raises Invalid: when they do not match the schema.
+    """
+    properties: Mapping[str, Any] = options_schema["properties"]
+    defaults = {
+        name: copy.copy(option["default"]) for name, option in properties.items()
+    }
+    complete = defaults | dict(options)
+    if complete != defaults and not _is_plainly_valid(complete, properties):
+        problems = schema.validate(complete, schema=options_schema)
+        if problems:
+            raise Invalid(problems[0])
+    return complete
+
+
+def _is_plainly_valid(
+    options: Mapping[str, object], properties: Mapping[str, Any]
+) -> bool:
+    """Whether options are certainly valid: each is one of an enumeration."""
+    return options.keys() <= properties.keys() and all(
+        option_schema.is_plain_option(properties[name])
+        and value in properties[name].get("enum", ())
+        for name, value in options.items()
+    )
+
+
+def _check_options(
+    options: Mapping[str, object],
+    *,
+    raw: Mapping[str, str],
+    options_schema: Mapping[str, Any],
+) -> None:
+    for error in schema.errors(dict(options), schema=options_schema):
+        at = str(error.path[0]) if error.path else ""
+        name = at if at in raw else next(iter(raw))
+        reason = schema.message(error)
+        if at in raw:
+            reason = f"must be {_described(options_schema['properties'][at])}"
+            if error.validator == "enum":
+                words = map(_as_written, error.validator_value)
+                reason = choices(words, nearest_to=raw[at])
+            elif error.validator not in ("type", "minimum", "maximum"):
+                reason = f"{reason}: {schema.message(error)}"
+        raise OptionError(name, raw[name], reason)
+
+
+def _described(option: Mapping[str, Any]) -> str:
+    """Return in words which values an option takes, as an extra spec writes them."""
+    if "enum" in option:
+        return f"one of {', '.join(map(_as_written, option['enum']))}"
+    words = {
+        "integer": "an integer",
+        "number": "a number",
+        "boolean": f"one of {', '.join(_TRUE + _FALSE)}",
+        "string": "a string",
+        "array": "strings, separated by commas",
+    }[option["type"]]
+    if "minimum" in option:
+        words += f", at least {option['minimum']}"
+    if "maximum" in option:
+        words += f", at most {option['maximum']}"
+    return words
+
+
+def _convert(name: str, text: str, *, option: Mapping[str, Any]) -> object:
+    try:
+        return _CONVERTERS[option["type"]](text)
+    except ValueError as error:
+        reason = f"must be {_described(option)}"
+        raise OptionError(name, text, reason) from error
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,40}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not re.fullmatch(
+        r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?", text
+    ):
+        raise ValueError(text)
+    return float(text)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise ValueError(text)
+    return text.lower() in _TRUE
+
+
+def _array(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
+    if "" in words:
+        raise ValueError(text)
+    return words
+
+
+_CONVERTERS: Mapping[str, Callable[[str], object]] = {
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "string": str,
+    "array": _array,
+}
+
+
+def _as_written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,143 @@
+"""The operator's options, declared to oslo.config.
+
+They are in the group ``[allocpolicy]``; ``[DEFAULT] preallocate_images``, known from
+nova.conf, applies where ``[allocpolicy] preallocate_images`` is not set.
+"""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+from allocpolicy.resolve.config_places import PROJECT
+
+GROUP = PROJECT
+
+_MIB = 1024 * 1024
+
+_DEFAULT_OPTIONS = [
+    cfg.StrOpt(
+        "preallocate_images",
+        help="The strategy for disks whose flavor chooses none, as in Nova's option of"
+        " this name. [allocpolicy] preallocate_images takes precedence.",
+    ),
+]
+
+_OPTIONS = [
+    cfg.StrOpt(
+        "preallocate_images",
+        default="none",
+        help="How the storage of a disk is allocated if its flavor does not say: the"
+        " name of an installed strategy. allocpolicy comes with none (thin), space (all"
+        " of the disk's storage is reserved when it is created) and performance (a disk"
+        " without a backing file and with all of its metadata preallocated);"
+        " 'allocpolicy strategy list' shows what else is installed. If it is not set"
+        " here, [DEFAULT] preallocate_images applies.",
+    ),
+    cfg.BoolOpt(
+        "flavor_override",
+        default=True,
+        help="Whether flavors choose the strategy and its options by extra specs"
+        " (allocpolicy:strategy and others). If false, a flavor's extra specs are"
+        " ignored, those on a command line are refused, and every disk gets"
+        " preallocate_images.",
+    ),
+    cfg.ListOpt(
+        "allowed_strategies",
+        default=[],
+        help="The strategies that extra specs may choose; others are refused. If empty,"
+        " they may choose any installed strategy. preallocate_images and"
+        " fallback_strategies are the operator's own choice and are not limited by it.",
+    ),
+    cfg.StrOpt(
+        "on_unsupported",
+        default="fail",
+        choices=[
+            ("fail", "Refuse to create the disk."),
+            (
+                "fallback",
+                "Take the next of fallback_strategies; the report names both.",
+            ),
+        ],
+        help="What happens if the storage cannot do what the chosen strategy needs,"
+        " such as fallocate on ext2. A lack of space is never a reason to fall back.",
+    ),
+    cfg.ListOpt(
+        "fallback_strategies",
+        default=["none"],
+        help="The strategies to try, in this order, if on_unsupported = fallback.",
+    ),
+    cfg.FloatOpt(
+        "headroom_ratio",
+        default=0.01,
+        min=0,
+        max=1,
+        help="How much space to keep free on a filesystem beside reserved bytes that"
+        " are not written yet, as a share of these bytes: writing into reserved storage"
+        " takes blocks for the filesystem's own trees.",
+    ),
+    cfg.IntOpt(
+        "headroom_minimum",
+        default=64 * _MIB,
+        min=0,
+        help="The least space to keep free beside reserved bytes, in bytes.",
+    ),
+    cfg.StrOpt(
+        "lock_path",
+        sample_default="/run/allocpolicy",
+        help="The directory of the locks, one per filesystem, under which storage is"
+        " reserved; every process that creates disks on a host must use the same one."
+        " If not set: /run/allocpolicy for root, and for other users allocpolicy under"
+        " $XDG_RUNTIME_DIR, or allocpolicy-UID under the directory of temporary files;"
+        " these are refused if another user may write to them. A directory that is set"
+        " here is used as it is: whoever may read its lock files may hold the locks.",
+    ),
+    cfg.FloatOpt(
+        "max_overcommit_ratio",
+        default=0,
+        min=0,
+        help="How many times the size of a filesystem, less what is reserved on it, may"
+        " be used and promised together: used bytes, plus what thin disks will take if"
+        " their guests write all of them. A disk that would exceed it is refused. 1"
+        " means that every disk can be filled; 0 means no limit. With a limit, disks of"
+        " every strategy are created one after the other on a filesystem, each until it"
+        " is published, so that racing requests never exceed it. Only disks in the same"
+        " directory and in disk_directories are counted.",
+    ),
+    cfg.IntOpt(
+        "reserved_host_disk",
+        default=0,
+        min=0,
+        help="How much space to keep free for the host itself on every filesystem, in"
+        " bytes. It is subtracted before max_overcommit_ratio multiplies.",
+    ),
+    cfg.ListOpt(
+        "disk_directories",
+        default=[],
+        help="The directories whose disks are counted, recursively, together with those"
+        " in a disk's own directory: for headroom, for max_overcommit_ratio, and in the"
+        " output of 'host capacity'. Disks on another filesystem are left out. If"
+        " empty, only the disk's directory and those below it count.",
+    ),
+    cfg.StrOpt(
+        "image_cache_dir",
+        sample_default="_base beside the disk",
+        help="The directory of base images that were converted from a foreign format."
+        " If not set: _base beside the disk. Set it if each disk has a directory of its"
+        " own; on the disks' filesystem, data can still be shared by reflink.",
+    ),
+]
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """Return the options by group, for oslo-config-generator."""
+    return [("DEFAULT", list(_DEFAULT_OPTIONS)), (GROUP, list(_OPTIONS))]
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Add the options to ``conf``; those that it already has stay as they are."""
+    for options, group in ((_DEFAULT_OPTIONS, None), (_OPTIONS, GROUP)):
+        for option in options:
+            try:
+                conf.register_opt(option, group=group)
+            except cfg.DuplicateOptError:
+                continue  # Nova registers [DEFAULT] preallocate_images with choices

@@ -1,0 +1,118 @@
+"""Reading a JSON or YAML file strictly: plain data, and each key once.
+
+Duplicate keys, YAML's aliases (bombs) and keys that are not strings are refused rather
+than interpreted; what is wrong is reported with its line and column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from allocpolicy.schema import Invalid
+
+if TYPE_CHECKING:
+    import yaml
+
+SIZE_LIMIT = 4 * 1024 * 1024  # bytes; some ten thousand flavors
+
+
+def read(path: Path) -> object:
+    """Return the data in a file.
+
+    :raises Invalid: when it cannot be read or is not valid, saying where.
+    """
+    try:
+        return _parse(_text(path), is_yaml=path.suffix in (".yaml", ".yml"))
+    except RecursionError as error:
+        raise Invalid("it is nested too deeply") from error
+
+
+def _text(path: Path) -> str:
+    """Return the file's text; it may be a pipe."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        raise Invalid(f"cannot be read: {error.strerror}") from error
+    if len(content) > SIZE_LIMIT:
+        raise Invalid(f"it is larger than {SIZE_LIMIT} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Invalid(f"it is not UTF-8 text (at byte {error.start})") from error
+    if not text.strip():
+        raise Invalid("it is empty")
+    return text
+
+
+def _parse(text: str, *, is_yaml: bool) -> object:
+    """Parse what looks like JSON as JSON, for better messages, and the rest as YAML."""
+    if text.lstrip()[0] in "[{" and not is_yaml:
+        return _parse_json(text)
+    return _parse_yaml(text)
+
+
+def _parse_json(text: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise Invalid(f"{place}: not valid JSON: {error.msg}") from error
+    except ValueError as error:  # a number of more than 4300 digits, or Invalid
+        raise Invalid(str(error)) from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in mapping:
+            raise Invalid(f"the key {key!r} appears twice in one object")
+        mapping[key] = value
+    return mapping
+
+
+def _parse_yaml(text: str) -> object:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Takes plain data only: no aliases, no duplicate keys, string keys only."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
+                problem = "aliases are refused; write the value again"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+            return super().compose_node(parent, index)
+
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            _check_keys(node, fail=yaml.MarkedYAMLError)
+            return node
+
+    try:
+        return cast(object, Loader(text).get_single_data())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = error.problem or error.context
+        raise Invalid(f"{place}not valid YAML: {problem}") from error
+    except (yaml.YAMLError, ValueError, KeyError, OverflowError) as error:
+        # PyYAML lets errors of int(), date() and its own tables through.
+        raise Invalid(
+            f"not valid YAML: a value does not match its type: {error}"
+        ) from error
+
+
+def _check_keys(node: yaml.MappingNode, *, fail: Callable[..., Exception]) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if key.tag != "tag:yaml.org,2002:str":
+            problem = f"the key {key.value!r} is not a string: put it in quotes"
+            raise fail(problem=problem, problem_mark=key.start_mark)
+        if key.value in seen:
+            problem = f"the key {key.value!r} appears twice"
+            raise fail(problem=problem, problem_mark=key.start_mark)
+        seen.add(key.value)
