@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import image_file
-from allocpolicy.qcow2 import content, geometry, mapping
+from allocpolicy.qcow2 import content, geometry
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.content import Kind, Run
-from allocpolicy.qcow2.header import Header, check_base, read_header
+from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.qcow2.obstacles import check_base
 from allocpolicy.storage import qemu_lock, sparse
 
 if TYPE_CHECKING:
@@ -323,10 +324,8 @@ def measure_qcow2(fd: int, header: Header, *, path: Path) -> tuple[int, bool]:
 
     :raises ImageError: when a table or an entry is malformed.
     """
-    check_tables(fd, header, path=path)
-    summary = mapping.summarise_mapping(fd, header, path=path)
-    plain = not summary.compressed_clusters and not header.extended_l2
-    return summary.data_bytes, plain
+    mapped = check_tables(fd, header, path=path)
+    return mapped.data_bytes, mapped.plain
 
 
 def _check_foreign(inspector: FileInspector | None, fd: int, path: Path) -> int:

@@ -15,7 +15,8 @@ from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import base_image, image_file
 from allocpolicy.images.existing import Disk
-from allocpolicy.qcow2.header import Header, hindrances, read_header
+from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import sparse
 
 

@@ -23,8 +23,9 @@ from allocpolicy.images import chain
 from allocpolicy.observe.surroundings import Surroundings, lack_of_headroom
 from allocpolicy.qcow2 import mapping, refcounts
 from allocpolicy.qcow2.consistency import check_tables
-from allocpolicy.qcow2.header import Header, hindrances, read_header
+from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.mapping import Mapped
+from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import (
     extent,
     inode_flags,

@@ -7,7 +7,6 @@ at what something else uses.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, sequence, tables
+from allocpolicy.qcow2 import geometry, linear, mapping, tables
 from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.linear import Linear
 from allocpolicy.qcow2.mapping import Mapped, Tally, forget_beyond_virtual_size
 from allocpolicy.qcow2.tables import (
     ALL_SUBCLUSTERS,
@@ -51,19 +51,14 @@ def check_tables(
 
     :raises ImageError: naming the L1 entry or the guest offset that is wrong.
     """
-    if _is_one_run(fd, header, path=path):
-        return Mapped(state="full", missing=0)
+    if _is_linear(fd, header, path=path):
+        return mapping.of_linear(header)
     l2 = tables.read_l2_tables(fd, header, path=path)
     tally = Tally(header, l2)
     if l2 is None:
         return tally.mapped
-    index = int(l2.indices.max())
-    if index >= header.needed_l1_entries and not vm_state:
-        reason = (
-            f"L1 entry {index} is beyond its virtual size (a virtual machine's state?);"
-            " drop it with qemu-img convert first"
-        )
-        raise ImageError(path, reason)
+    if not vm_state:
+        refuse_vm_state(tally.mapped, path=path)
     metadata = _metadata_runs(fd, header, l2, path=path)
     if (host := _shared_cluster([metadata])) is not None:
         named = l2.indices[l2.offsets == host * header.cluster_size]
@@ -75,6 +70,19 @@ def check_tables(
     if (host := _shared_cluster(runs)) is not None:
         _refuse_shared(fd, header, guest, host=host, path=path)
     return tally.mapped
+
+
+def refuse_vm_state(mapped: Mapped, *, path: Path) -> None:
+    """Check that nothing is mapped beyond the virtual size.
+
+    :raises ImageError: naming an L1 entry that is beyond it.
+    """
+    if mapped.beyond is not None:
+        reason = (
+            f"L1 entry {mapped.beyond} is beyond its virtual size (a virtual machine's"
+            " state?); drop it with qemu-img convert first"
+        )
+        raise ImageError(path, reason)
 
 
 def _cluster_runs(
@@ -119,77 +127,40 @@ def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs
     return starts, starts + lengths
 
 
-def _is_one_run(fd: int, header: Header, *, path: Path) -> bool:
+def _is_linear(fd: int, header: Header, *, path: Path) -> bool:
     """Return whether all is mapped in one run, by tables in one, and nothing overlaps.
 
-    So it is where all metadata was preallocated; no entry is wrong by itself then. As
-    `mapping.is_linear`, but for many images, which are often of one size. False means:
-    look closer.
+    So it is where all metadata was preallocated. False means: look closer.
 
     :raises ImageError: naming the refcount table entry that is wrong.
     """
-    size, count = header.cluster_size, -(-header.virtual_size // header.cluster_size)
     if header.has_external_data_file or header.l1_entries != header.needed_l1_entries:
         return False
-    l1_size = header.l1_entries * geometry.TABLE_ENTRY_SIZE
-    file_size = os.fstat(fd).st_size
-    table = _run(fd, header, header.l1_offset, count=header.l1_entries)
-    if table is None or table + header.l1_entries * size > file_size:
-        return False
-    width = size // header.l2_entries
-    host = _run(fd, header, table, count=count, width=width)
-    if host is None:
-        return False
+    runs = linear.find(fd, header)
+    return runs is not None and not _has_overlaps(fd, header, runs, path=path)
+
+
+def _has_overlaps(fd: int, header: Header, runs: Linear, *, path: Path) -> bool:
+    """Return whether something overlaps in an image that is mapped in one run.
+
+    :raises ImageError: naming the refcount table entry that is wrong.
+    """
+    size = header.cluster_size
     blocks = tables.read_refcount_table(fd, header, path=path)
     places = sorted(
         (
             (0, size),
-            (header.l1_offset, l1_size),
+            (header.l1_offset, header.l1_entries * geometry.TABLE_ENTRY_SIZE),
             (header.refcount_table_offset, header.refcount_table_clusters * size),
-            (table, header.l1_entries * size),
-            (host, count * size),
+            (runs.l2_offset, header.needed_l1_entries * size),
+            (runs.data_offset, -(-header.virtual_size // size) * size),
             *((block, size) for block in blocks if block),
         )
     )
-    return all(
-        place + length <= after
+    return any(
+        place + length > after
         for (place, length), (after, _) in itertools.pairwise(places)
     )
-
-
-def _run(
-    fd: int,
-    header: Header,
-    offset: int,
-    *,
-    count: int,
-    width: int = geometry.TABLE_ENTRY_SIZE,
-) -> int | None:
-    """Return where the run of clusters begins that a table maps; None if it is none.
-
-    They begin inside the file, which may end inside the last.
-    """
-    size = header.cluster_size
-    first = tables.read_entry(fd, offset)
-    host = first - COPIED
-    if host <= 0 or host % size or not count:
-        return None
-    if host + (count - 1) * size >= os.fstat(fd).st_size:
-        return None
-    for start in range(0, count, sequence.BATCH):
-        some = min(sequence.BATCH, count - start)
-        found = os.pread(fd, some * width, offset + start * width)
-        if found != _linear_entries(host + start * size, some, size, width):
-            return None
-    return host
-
-
-@functools.lru_cache(maxsize=16)  # 1 or 2 MiB each
-def _linear_entries(host: int, count: int, cluster_size: int, width: int) -> bytes:
-    (entries,) = sequence.pointers(
-        host, count, cluster_size=cluster_size, copied=True, width=width
-    )
-    return bytes(entries)
 
 
 def _check_entries(batch: Batch, *, file_size: int, path: Path) -> None:

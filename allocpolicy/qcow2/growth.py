@@ -13,10 +13,19 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from allocpolicy.qcow2 import content, geometry, refcounts, sequence, tables, writer
+from allocpolicy.qcow2 import (
+    content,
+    geometry,
+    obstacles,
+    refcounts,
+    sequence,
+    tables,
+    writer,
+)
 from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, SECTOR_SIZE, TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.growth_layout import Layout, layout
-from allocpolicy.qcow2.header import EncryptionMethod, Header, refuse
+from allocpolicy.qcow2.header import Header, refuse
+from allocpolicy.qcow2.obstacles import Kind
 
 # The header's fields, as (format, offset).
 _SIZE = ">Q", 24
@@ -24,19 +33,11 @@ _L1 = ">IQ", 36  # entries, offset
 _REFCOUNT_TABLE = ">QI", 48  # offset, clusters
 _AUTOCLEAR = ">Q", 88
 
-
-def appended_size(
-    fd: int, header: Header, *, path: Path, virtual_size: int, mapped: bool
-) -> int:
-    """Return the file size in bytes that `grow` will leave.
-
-    To reserve it before, use FALLOC_FL_KEEP_SIZE: `grow` appends behind the end that
-    the file has.
-
-    :raises ImageError: when a table that must be grown is malformed.
-    """
-    plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
-    return _file_size(fd, plan)
+_RESIZE = "grow it with qemu-img resize"
+_REMEDIES = dict.fromkeys(Kind, _RESIZE) | {
+    Kind.CORRUPT: obstacles.REPAIR,
+    Kind.DIRTY: obstacles.REPAIR,
+}
 
 
 def grow(
@@ -93,23 +94,14 @@ def _faults(
     old = header.virtual_size
     smaller = virtual_size < old
     yield smaller, f"its virtual size is {old} bytes; shrinking it loses data"
-    repair = "repair it with qemu-img check -r all first"
-    yield header.corrupt, f"QEMU marked it as corrupt; {repair}"
-    yield header.dirty, f"it was not closed cleanly; {repair}"
-    use = "grow it with qemu-img resize"
-    yield header.has_bitmaps, f"it has persistent bitmaps; {use}"
-    yield header.snapshots > 0, f"it has {header.snapshots} internal snapshots; {use}"
-    external = header.has_external_data_file
-    yield external, f"its data is in an external data file; {use}"
-    encrypted = header.encryption is not EncryptionMethod.NONE
-    yield encrypted, f"it is encrypted ({header.encryption.name}); {use}"
+    yield from obstacles.faults(header, remedies=_REMEDIES)
     bits = header.refcount_bits
-    yield bits != 8 * REFCOUNT_SIZE, f"its refcounts have {bits} bits; {use}"
+    yield bits != 8 * REFCOUNT_SIZE, f"its refcounts have {bits} bits; {_RESIZE}"
     # What the backing file has there would come into the guest's sight.
     shorter = old < backing_size and virtual_size > old
-    yield shorter, f"its backing file is longer than its {old} bytes; {use}"
+    yield shorter, f"its backing file is longer than its {old} bytes; {_RESIZE}"
     hidden = mapped and header.backing_file is not None and not header.extended_l2
-    yield hidden, f"mapped clusters hide a backing file without subclusters; {use}"
+    yield hidden, f"mapped clusters hide a backing file without subclusters; {_RESIZE}"
 
 
 def _file_size(fd: int, plan: Layout) -> int:
@@ -224,8 +216,7 @@ def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
         run = content.compressed_run(entry, offset=offset, header=header)
         whole = content.inflate(fd, header, run._replace(length=plan.size), path=path)
         stale = whole[inside:].strip(b"\0") != b""
-        use = "grow it with qemu-img resize"
-        refuse([(stale, f"it was shrunk amid compressed data; {use}")], path=path)
+        refuse([(stale, f"it was shrunk amid compressed data; {_RESIZE}")], path=path)
         return 0, 0
     if not host or not os.pread(fd, length, host + inside).strip(b"\0"):
         return 0, 0

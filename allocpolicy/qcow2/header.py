@@ -159,39 +159,6 @@ def read_header(fd: int, *, path: Path) -> Header:
     return header
 
 
-def check_base(header: Header, *, path: Path) -> None:
-    """Check that an image can be a base image: all of the guest's data, and only that.
-
-    Unknown incompatible features never get here: `read_header` refuses them.
-
-    :raises ImageError: naming the first hindrance, and what to do about it.
-    """
-    refuse(_base_faults(header), path=path)
-
-
-def hindrances(header: Header) -> Iterator[str]:
-    """Yield what forbids to rewrite an image, with what to do about it.
-
-    Rewriting would lose it (bitmaps, snapshots), miss it (external data), destroy it
-    (LUKS ties data to host offsets), or trust what QEMU does not.
-    """
-    kind = header.encryption
-    faults = (
-        (header.has_bitmaps, "persistent bitmaps (qemu-img bitmap --remove)"),
-        (kind is not EncryptionMethod.NONE, f"encryption ({kind.name})"),
-        (
-            header.snapshots > 0,
-            f"{header.snapshots} internal snapshots (qemu-img snapshot -d)",
-        ),
-        (header.has_external_data_file, "an external data file"),
-        (header.dirty, "the dirty bit: it was not closed (qemu-img check -r all)"),
-        (header.corrupt, "the corrupt bit (qemu-img check -r all)"),
-    )
-    for present, text in faults:
-        if present:
-            yield text
-
-
 class _RawHeader(NamedTuple):
     """The fields in the specification's order and words."""
 
@@ -319,22 +286,6 @@ def _header_faults(header: Header, *, file_size: int) -> Iterator[tuple[bool, st
     yield l1_size > 0 and wrong, f"its L1 table cannot be at offset {l1}"
     overlap = l1 < table + table_size and table < l1 + l1_size
     yield overlap, "its L1 table and its refcount table overlap"
-
-
-def _base_faults(header: Header) -> Iterator[tuple[bool, str]]:
-    first = "with qemu-img convert first"
-    backing_file, method = header.backing_file, header.encryption
-    backed = backing_file is not None
-    yield backed, f"it has a backing file ({backing_file!r}); flatten it {first}"
-    external = header.has_external_data_file
-    yield external, f"its data is in an external data file; bring it in {first}"
-    encrypted = method is not EncryptionMethod.NONE
-    yield encrypted, f"it is encrypted ({method.name}); decrypt it {first}"
-    snapshots, delete = header.snapshots, "delete them with qemu-img snapshot -d first"
-    yield snapshots > 0, f"it has {snapshots} internal snapshots; {delete}"
-    repair = "repair it with qemu-img check -r all first"
-    yield header.corrupt, f"QEMU marked it as corrupt; {repair}"
-    yield header.dirty, f"it was not closed cleanly; {repair}"
 
 
 def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:

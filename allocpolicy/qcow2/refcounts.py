@@ -28,15 +28,6 @@ _ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
 _PLAIN_BITS = 8 * REFCOUNT_SIZE
 
 
-def used_clusters(fd: int, header: Header, *, path: Path) -> int:
-    """Return how many host clusters have a refcount above 0.
-
-    :raises ImageError: when the refcount table is malformed or a block is cut short.
-    """
-    table = tables.read_refcount_table(fd, header, path=path)
-    return _usage(fd, header, table, path=path).used
-
-
 def full_size(
     fd: int, header: Header, *, path: Path, file_size: int, missing: int | None = None
 ) -> int:

@@ -602,7 +602,7 @@ def test_a_saved_machine_is_no_malformed_disk(directory: Path) -> None:
     assert listed["snapshots"][0]["vm-state-size"] > 0
     assert reason(disk, verdict="meets")
     shown = allocpolicy("inspect", disk, *JSON).document
-    assert "internal snapshots" in shown["observed"]["hindrances"][0]
+    assert "internal snapshot" in shown["observed"]["hindrances"][0]
 
 
 @on_all

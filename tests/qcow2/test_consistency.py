@@ -26,11 +26,11 @@ from tests.harness.qcow2_disks import (
     entry,
     header_of,
     l2_of,
+    mapping_of,
     needs_qemu,
     number,
     patch,
     small_disk,
-    summary_of,
     write,
 )
 
@@ -73,7 +73,7 @@ def test_two_l1_entries_cannot_share_a_table(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="L1 entries 0 and 1 share"):
         check(disk)
     with pytest.raises(ImageError, match="L1 entries 0 and 1 share"):
-        summary_of(disk)
+        mapping_of(disk)
 
 
 def test_l2_tables_beyond_the_virtual_size_are_refused(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def told(disk: Path) -> str:
     try:
         header = read_header(fd, path=disk)
         mapped = check_tables(fd, header, path=disk)
-        assert mapped.state == mapping.summarise_mapping(fd, header, path=disk).state
+        assert mapped == mapping.counted(fd, header, path=disk)
         assert mapped == mapping.mapped(fd, header, path=disk)
         return mapped.state
     finally:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2.header import BITMAPS, Compatible, check_base
+from allocpolicy.qcow2.header import BITMAPS, Compatible
+from allocpolicy.qcow2.obstacles import check_base
 from tests.harness.images import qemu_img
 from tests.harness.qcow2_disks import (
     CLUSTER,
@@ -215,7 +216,7 @@ def with_bit(bit: int) -> Callable[[Path], Path]:
         (with_data_file, "external data file"),
         (with_aes, r"encrypted \(AES\)"),
         (with_luks, r"encrypted \(LUKS\)"),
-        (with_snapshot, "1 internal snapshots"),
+        (with_snapshot, "1 internal snapshot; delete"),
         (with_bit(0), "not closed cleanly"),
         (with_bit(1), "corrupt"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.qcow2.mapping import MappingSummary
+from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.tables import OFFSET, ZERO
 from tests.harness.images import qemu_img
 from tests.harness.qcow2_disks import (
@@ -19,11 +19,12 @@ from tests.harness.qcow2_disks import (
     create,
     entry,
     header_of,
+    mapped_clusters,
+    mapping_of,
     needs_qemu,
     number,
     patch,
     small_disk,
-    summary_of,
     write,
 )
 
@@ -38,13 +39,14 @@ def test_what_qemu_makes_is_sound_and_counted_alike(
     disk = make(tmp_path)
     check(disk)
     told = json.loads(qemu_img("check", "-f", "qcow2", "--output=json", disk))
-    summary = summary_of(disk)
-    assert summary.total_clusters == told["total-clusters"]
-    allocated = summary.mapped_clusters + summary.compressed_clusters
-    assert allocated == told.get("allocated-clusters", 0)
-    assert summary.compressed_clusters == told.get("compressed-clusters", 0)
-    clusters = mapped_by_qemu(disk, header_of(disk).cluster_size)
-    assert summary.data_bytes == clusters * header_of(disk).cluster_size
+    header, mapping = header_of(disk), mapping_of(disk)
+    compressed = told.get("compressed-clusters", 0)
+    mapped = told.get("allocated-clusters", 0) - compressed
+    assert mapped == mapped_clusters(disk)
+    assert (mapping.state == "full") == (mapped == told["total-clusters"])
+    assert mapping.plain == (not compressed and not header.extended_l2)
+    clusters = mapped_by_qemu(disk, header.cluster_size)
+    assert mapping.data_bytes == clusters * header.cluster_size
 
 
 def mapped_by_qemu(disk: Path, cluster_size: int) -> int:
@@ -73,38 +75,36 @@ def is_zero(disk: Path, guest_offset: int) -> bool:
 def test_the_states_of_a_mapping(tmp_path: Path) -> None:
     """none: nothing mapped; full: every cluster has a host cluster."""
     disk = create(tmp_path / "disk.qcow2", MiB)
-    assert summary_of(disk).state == "none"
+    assert mapping_of(disk).state == "none"
     write(disk, "write -z 0 1M")
-    assert summary_of(disk).state == "none"
-    assert summary_of(disk).zero_clusters == 16
+    assert mapping_of(disk).state == "none"
+    assert mapping_of(disk).data_bytes == 0
     write(disk, "write 0 64k")
-    assert summary_of(disk).state == "partial"
+    assert mapping_of(disk).state == "partial"
     write(disk, "write 0 1M")
-    assert summary_of(disk).state == "full"
+    assert mapping_of(disk).state == "full"
 
 
 def test_zeroed_preallocation_stays_full_and_has_no_data(tmp_path: Path) -> None:
     """A zero cluster that keeps its host cluster is mapped, and needs no copying."""
     disk = create(tmp_path / "disk.qcow2", MiB)
     write(disk, "write 0 1M", "write -z 0 1M")
-    expected = MappingSummary(
-        total_clusters=16,
-        mapped_clusters=16,
-        compressed_clusters=0,
-        zero_clusters=16,
-        data_bytes=0,
-    )
-    assert summary_of(disk) == expected
-    assert expected.state == "full"
+    assert mapped_clusters(disk) == 16
+    expected = Mapped(state="full", missing=0, data_bytes=0, plain=True)
+    assert mapping_of(disk) == expected
 
 
 def test_a_compressed_image_is_partial(tmp_path: Path) -> None:
     """Overwriting compressed clusters allocates anew."""
     disk = create(tmp_path / "disk.qcow2", MiB)
     write(disk, *(f"write -c {offset}k 64k" for offset in range(0, 1024, 64)))
-    summary = summary_of(disk)
-    assert (summary.compressed_clusters, summary.state) == (16, "partial")
-    assert summary.data_bytes == MiB
+    mapping = mapping_of(disk)
+    assert (mapping.plain, mapping.state, mapped_clusters(disk)) == (
+        False,
+        "partial",
+        0,
+    )
+    assert mapping.data_bytes == MiB
 
 
 def test_a_preallocated_extended_overlay_is_full(tmp_path: Path) -> None:
@@ -115,15 +115,15 @@ def test_a_preallocated_extended_overlay_is_full(tmp_path: Path) -> None:
     base = "-b", tmp_path / "base.raw", "-F", "raw"
     qemu_img("create", "-f", "qcow2", "-o", options, *base, disk)
     check(disk)
-    assert summary_of(disk).state == "full"
-    assert summary_of(disk).data_bytes == 0
+    assert mapping_of(disk).state == "full"
+    assert mapping_of(disk).data_bytes == 0
 
 
 def test_clusters_beyond_the_virtual_size_are_not_counted(tmp_path: Path) -> None:
     """Of the last L2 table only the virtual size's part is the guest's."""
     disk = small_disk(tmp_path)
     patch(disk, 24, entry(CLUSTER + 512))
-    assert summary_of(disk).total_clusters == 2
-    assert summary_of(disk).state == "full"
+    assert mapped_clusters(disk) == 2
+    assert mapping_of(disk).state == "full"
     patch(disk, 24, entry(512))
-    assert summary_of(disk).mapped_clusters == 1
+    assert mapped_clusters(disk) == 1

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, refcounts, writer
+from allocpolicy.qcow2 import geometry, refcounts, tables, writer
 from tests.harness import images
 from tests.harness.qcow2_disks import (
     CLUSTER,
@@ -44,7 +44,9 @@ def ignored(count: int) -> None:
 def used_of(disk: Path) -> int:
     fd = os.open(disk, os.O_RDONLY)
     try:
-        return refcounts.used_clusters(fd, header_of(disk), path=disk)
+        header = header_of(disk)
+        table = tables.read_refcount_table(fd, header, path=disk)
+        return refcounts._usage(fd, header, table, path=disk).used
     finally:
         os.close(fd)
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2.consistency import check_tables
-from allocpolicy.qcow2.header import check_base
-from allocpolicy.qcow2.mapping import summarise_mapping
+from allocpolicy.qcow2.mapping import mapped
+from allocpolicy.qcow2.obstacles import check_base
 from allocpolicy.qcow2.tables import OFFSET, filled
 from tests.harness.qcow2_disks import (
     TiB,
@@ -27,9 +27,9 @@ from tests.harness.qcow2_disks import (
     create,
     data_file,
     header_of,
+    mapping_of,
     needs_qemu,
     small_disk,
-    summary_of,
     tiny_clusters,
     version_2,
 )
@@ -49,7 +49,7 @@ def test_a_table_that_vanishes_while_it_is_read_is_refused(
         with pytest.raises(ImageError, match="the file ends inside its L1 table"):
             check_tables(fd, header, path=disk)
         with pytest.raises(ImageError, match="the file ends inside its L1 table"):
-            summarise_mapping(fd, header, path=disk)
+            mapped(fd, header, path=disk)
     finally:
         os.close(fd)
 
@@ -60,14 +60,15 @@ def test_a_new_overlay_is_judged_without_numpy(tmp_path: Path) -> None:
     script = f"""
 import os, pathlib, sys
 from allocpolicy.qcow2.consistency import check_tables
-from allocpolicy.qcow2.header import check_base, read_header
-from allocpolicy.qcow2.mapping import summarise_mapping
+from allocpolicy.qcow2.header import read_header
+from allocpolicy.qcow2.mapping import mapped
+from allocpolicy.qcow2.obstacles import check_base
 path = pathlib.Path({str(disk)!r})
 fd = os.open(path, os.O_RDONLY)
 header = read_header(fd, path=path)
 check_base(header, path=path)
 check_tables(fd, header, path=path)
-assert summarise_mapping(fd, header, path=path).state == "none"
+assert mapped(fd, header, path=path).state == "none"
 assert "numpy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -129,8 +130,8 @@ def test_nothing_but_image_error_comes_out(
     disk.write_bytes(image)
     # Anything but success and ImageError fails the test.
     with contextlib.suppress(ImageError):
-        summary = summary_of(disk)
-        assert 0 <= summary.mapped_clusters <= summary.total_clusters
+        header, mapping = header_of(disk), mapping_of(disk)
+        assert mapping.data_bytes < header.virtual_size + header.cluster_size
     with contextlib.suppress(ImageError):
         check(disk)
         check_base(header_of(disk), path=disk)

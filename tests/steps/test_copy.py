@@ -43,7 +43,7 @@ from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.filesystems import assert_clean, leave_free
 from tests.harness.images import MIB
-from tests.harness.qcow2_disks import TiB, compressed, subclusters, summary_of
+from tests.harness.qcow2_disks import TiB, compressed, mapped_clusters, subclusters
 
 Picture = Sequence[tuple[str, int]]
 
@@ -719,7 +719,7 @@ def test_64_tib_are_mapped(directory: Path) -> None:
     with disk.open("w+b") as file:
         writer.write_mapped(file.fileno(), whole, advance=lambda count: None)
     assert disk.stat().st_size == whole.file_size
-    assert summary_of(disk).mapped_clusters == whole.data_clusters
+    assert mapped_clusters(disk) == whole.data_clusters
     assert images.check(disk)["allocated-clusters"] == whole.data_clusters
 
 

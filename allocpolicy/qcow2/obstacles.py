@@ -1,0 +1,109 @@
+"""What a qcow2 image may have that forbids an operation on it, each thing listed once.
+
+Which of it forbids what, and what to do about that, is up to the operation: a base
+image and a rewrite are judged here, growing in `growth`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.qcow2.header import EncryptionMethod, Header, refuse
+
+REPAIR = "repair it with qemu-img check -r all first"
+_CONVERT = "with qemu-img convert first"
+
+
+class Kind(enum.Enum):
+    """The obstacles, the most serious first."""
+
+    CORRUPT = enum.auto()
+    DIRTY = enum.auto()
+    EXTERNAL_DATA = enum.auto()
+    ENCRYPTION = enum.auto()
+    SNAPSHOTS = enum.auto()
+    BITMAPS = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """One obstacle: ``name`` fits in a list, ``statement`` is a clause of its own."""
+
+    kind: Kind
+    name: str
+    statement: str
+
+
+_BASE_REMEDIES: Mapping[Kind, str] = {  # bitmaps do no harm there
+    Kind.CORRUPT: REPAIR,
+    Kind.DIRTY: REPAIR,
+    Kind.EXTERNAL_DATA: f"bring it in {_CONVERT}",
+    Kind.ENCRYPTION: f"decrypt it {_CONVERT}",
+    Kind.SNAPSHOTS: "delete them with qemu-img snapshot -d first",
+}
+_REWRITE_REMEDIES: Mapping[Kind, str] = {  # the others have none
+    Kind.CORRUPT: "qemu-img check -r all",
+    Kind.DIRTY: "qemu-img check -r all",
+    Kind.SNAPSHOTS: "qemu-img snapshot -d",
+    Kind.BITMAPS: "qemu-img bitmap --remove",
+}
+
+
+def found(header: Header) -> Iterator[Obstacle]:
+    """Yield the obstacles that an image has, the most serious first."""
+    for kind, present, name, statement in _all(header):
+        if present:
+            yield Obstacle(kind=kind, name=name, statement=statement)
+
+
+def _all(header: Header) -> Iterator[tuple[Kind, bool, str, str]]:
+    corrupt = "the corrupt bit", "QEMU marked it as corrupt"
+    yield Kind.CORRUPT, header.corrupt, *corrupt
+    dirty = "the dirty bit", "it was not closed cleanly"
+    yield Kind.DIRTY, header.dirty, *dirty
+    external = "an external data file", "its data is in an external data file"
+    yield Kind.EXTERNAL_DATA, header.has_external_data_file, *external
+    method = header.encryption
+    encryption = f"encryption ({method.name})", f"it is encrypted ({method.name})"
+    yield Kind.ENCRYPTION, method is not EncryptionMethod.NONE, *encryption
+    count = header.snapshots
+    snapshots = f"{count} internal snapshot{'' if count == 1 else 's'}"
+    yield Kind.SNAPSHOTS, count > 0, snapshots, f"it has {snapshots}"
+    bitmaps = "persistent bitmaps"
+    yield Kind.BITMAPS, header.has_bitmaps, bitmaps, f"it has {bitmaps}"
+
+
+def faults(
+    header: Header, *, remedies: Mapping[Kind, str]
+) -> Iterator[tuple[bool, str]]:
+    """Yield the obstacles that have a remedy, with it, for `header.refuse`."""
+    for obstacle in found(header):
+        if remedy := remedies.get(obstacle.kind):
+            yield True, f"{obstacle.statement}; {remedy}"
+
+
+def check_base(header: Header, *, path: Path) -> None:
+    """Check that an image can be a base image: all of the guest's data, and only that.
+
+    `read_header` has refused unknown incompatible features already.
+
+    :raises ImageError: naming the most serious obstacle, and what to do about it.
+    """
+    named = header.backing_file
+    backed = f"it has a backing file ({named!r}); flatten it {_CONVERT}"
+    refuse([(named is not None, backed)], path=path)
+    refuse(faults(header, remedies=_BASE_REMEDIES), path=path)
+
+
+def hindrances(header: Header) -> Iterator[str]:
+    """Yield what forbids rewriting an image, each with its remedy.
+
+    A rewrite would lose it (bitmaps, snapshots), miss it (external data), destroy it
+    (LUKS ties data to host offsets), or trust what QEMU doesn't (corrupt, dirty).
+    """
+    for obstacle in found(header):
+        remedy = _REWRITE_REMEDIES.get(obstacle.kind)
+        yield f"{obstacle.name} ({remedy})" if remedy else obstacle.name
