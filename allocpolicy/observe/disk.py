@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.contract.facts import (
-    Allocation,
     BackingFile,
     DiskFormat,
     MappingState,
@@ -20,21 +19,16 @@ from allocpolicy.contract.facts import (
 )
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import chain
-from allocpolicy.observe.surroundings import Surroundings, lack_of_headroom
+from allocpolicy.observe.allocation import exception, file_storage
+from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2 import mapping, refcounts
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import (
-    extent,
-    inode_flags,
     qemu_lock,
 )
-from allocpolicy.storage.extent import ExtentSummary
-from allocpolicy.storage.inode_flags import InodeFlag
-from allocpolicy.storage.space import free_bytes
-from allocpolicy.wording import format_size
 
 LOOKS = 3  # at a disk that is being written to
 
@@ -75,37 +69,27 @@ def disk(
     """
     raw = format is DiskFormat.RAW
     content = _read_raw(fd) if raw else _read_qcow2(fd, path, known)
-    status = os.fstat(fd)
-    extents = extent.summarise(fd, file_size=status.st_size)
-    nocow = inode_flags.has(fd, InodeFlag.NOCOW)
-    kept = nocow or not surroundings.copy_on_write
-    shown = extents is not None or surroundings.filesystem == "tmpfs"
-    actual_size = status.st_blocks * 512
-    covered = _is_covered(extents, status.st_size, actual_size)
-    allocation = Allocation.UNVERIFIABLE
-    if shown:
-        allocation = _allocation(
-            extents, covered=covered and status.st_size >= content.full_size, kept=kept
-        )
-    exception = _exception(allocation, extents, fd=fd, surroundings=surroundings)
+    storage = file_storage(fd, surroundings=surroundings)
+    allocation = storage.allocation(full_size=content.full_size)
+    reason = exception(allocation, storage, fd=fd, surroundings=surroundings)
     nearest = content.backing_chain[0] if content.backing_chain else None
     return Observation(
         format=format,
         virtual_size=content.virtual_size,
-        file_size=status.st_size,
-        actual_size=actual_size,
+        file_size=storage.file_size,
+        actual_size=storage.actual_size,
         full_size=content.full_size,
         mapping=content.mapping,
         allocation=allocation,
-        guaranteed=exception is None,
-        exception=exception,
+        guaranteed=reason is None,
+        exception=reason,
         filesystem=surroundings.filesystem,
-        extents=extents,
+        extents=storage.extents,
         backing_file=nearest.path if nearest else None,
         backing_format=nearest.format if nearest else None,
         cluster_size=content.cluster_size,
         extended_l2=content.extended_l2,
-        overwrites_in_place=kept,
+        overwrites_in_place=storage.overwrites_in_place,
         in_use=use(fd),
         hindrances=content.hindrances,
         backing_chain=content.backing_chain,
@@ -142,49 +126,6 @@ def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
         hindrances=tuple(hindrances(header)),
-    )
-
-
-def _is_covered(extents: ExtentSummary | None, size: int, actual_size: int) -> bool:
-    """Return whether every byte of the file has storage that is its own."""
-    if extents is None:  # tmpfs has no FIEMAP; its pages are always the file's own
-        return actual_size >= size
-    return not extents.hole and not extents.shared and not extents.delalloc
-
-
-def _allocation(
-    extents: ExtentSummary | None, *, covered: bool, kept: bool
-) -> Allocation:
-    if not covered:
-        return Allocation.THIN
-    if not kept or (extents and extents.encoded):
-        return Allocation.UNVERIFIABLE
-    if extents is None or extents.unwritten:
-        return Allocation.RESERVED
-    return Allocation.WRITTEN
-
-
-def _exception(
-    allocation: Allocation,
-    extents: ExtentSummary | None,
-    *,
-    fd: int,
-    surroundings: Surroundings,
-) -> str | None:
-    """Return what keeps a write of the guest from being safe from ENOSPC, or None."""
-    if allocation is Allocation.THIN:
-        if extents and extents.shared:
-            return f"{format_size(extents.shared)} are shared with other files"
-        return "thin: some of the disk has no storage of its own yet"
-    if allocation is Allocation.UNVERIFIABLE:
-        kind = surroundings.filesystem
-        if extents is None:
-            return f"{kind} does not show how storage stands behind a file (no FIEMAP)"
-        return f"{kind} may allocate anew on overwriting (not NOCOW, or compressed)"
-    unwritten = extents.unwritten if extents else 0
-    unwritten += surroundings.unwritten_beside()
-    return lack_of_headroom(
-        surroundings.headroom, unwritten=unwritten, free=free_bytes(fd)
     )
 
 

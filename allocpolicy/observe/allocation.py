@@ -1,0 +1,94 @@
+"""How storage stands behind a disk's file, and what a write of its guest may meet."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from allocpolicy.contract.facts import Allocation
+from allocpolicy.observe.surroundings import Surroundings, lack_of_headroom
+from allocpolicy.storage import extent, inode_flags
+from allocpolicy.storage.extent import ExtentSummary
+from allocpolicy.storage.inode_flags import InodeFlag
+from allocpolicy.storage.space import free_bytes
+from allocpolicy.wording import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStorage:
+    """What st_size, st_blocks, FIEMAP and the inode's flags say of a file; bytes.
+
+    ``extents`` is None without FIEMAP, ``shown`` whether the filesystem tells how
+    storage stands behind the file at all. ``overwrites_in_place``: it does not allocate
+    anew for a block that has storage of its own.
+    """
+
+    file_size: int
+    actual_size: int
+    extents: ExtentSummary | None
+    shown: bool
+    overwrites_in_place: bool
+
+    @property
+    def is_covered(self) -> bool:
+        """Return whether every byte of the file has storage that is its own."""
+        extents = self.extents
+        if extents is None:  # tmpfs has no FIEMAP; its pages are always the file's own
+            return self.actual_size >= self.file_size
+        return not extents.hole and not extents.shared and not extents.delalloc
+
+    def allocation(self, *, full_size: int) -> Allocation:
+        """Return the allocation of a disk whose writes all fall below ``full_size``."""
+        extents = self.extents
+        if not self.shown:
+            return Allocation.UNVERIFIABLE
+        if not self.is_covered or self.file_size < full_size:
+            return Allocation.THIN
+        if not self.overwrites_in_place or (extents and extents.encoded):
+            return Allocation.UNVERIFIABLE
+        if extents is None or extents.unwritten:
+            return Allocation.RESERVED
+        return Allocation.WRITTEN
+
+
+def file_storage(fd: int, *, surroundings: Surroundings) -> FileStorage:
+    """Return how storage stands behind the open file; dirty pages are written first."""
+    status = os.fstat(fd)
+    extents = extent.summarise(fd, file_size=status.st_size)
+    nocow = inode_flags.has(fd, InodeFlag.NOCOW)
+    return FileStorage(
+        file_size=status.st_size,
+        actual_size=status.st_blocks * 512,
+        extents=extents,
+        shown=extents is not None or surroundings.filesystem == "tmpfs",
+        overwrites_in_place=nocow or not surroundings.copy_on_write,
+    )
+
+
+def exception(
+    allocation: Allocation,
+    storage: FileStorage,
+    *,
+    fd: int,
+    surroundings: Surroundings,
+) -> str | None:
+    """Return what keeps a write of the guest from being safe from ENOSPC, or None."""
+    extents, filesystem = storage.extents, surroundings.filesystem
+    if allocation is Allocation.THIN:
+        if extents and extents.shared:
+            return f"{format_size(extents.shared)} are shared with other files"
+        return "thin: some of the disk has no storage of its own yet"
+    if allocation is Allocation.UNVERIFIABLE:
+        if extents is None:
+            return (
+                f"{filesystem} does not show how storage stands behind a file (no"
+                " FIEMAP)"
+            )
+        return (
+            f"{filesystem} may allocate anew on overwriting (not NOCOW, or compressed)"
+        )
+    unwritten = extents.unwritten if extents else 0
+    unwritten += surroundings.unwritten_beside()
+    return lack_of_headroom(
+        surroundings.headroom, unwritten=unwritten, free=free_bytes(fd)
+    )
