@@ -40,8 +40,8 @@ def opened(
 
     :param declared: its format, where it has no stamp.
     :raises ImageError: when it can't be opened, is no regular file, or its format is
-        not known, or not what its stamp says; also while somebody rewrites it, as
-        opening it would stop him.
+        not known, or not what its stamp says; also while it is being rewritten,
+        which opening it would stop.
     """
     if lease.is_leased(image_file.resolve(path)):
         raise ImageError(path, BEING_REWRITTEN)
