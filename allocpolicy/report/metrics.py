@@ -9,7 +9,6 @@ the collector refuses the whole file for it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from allocpolicy.report.audit import Audit, Row
 from allocpolicy.storage import directories, staging
 from allocpolicy.storage.failure import NO_SPACE
 from allocpolicy.storage.space import free_bytes
+from allocpolicy.storage.staging import Staged
 
 MODE = 0o644  # node_exporter is another user
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -123,23 +123,15 @@ def _escape(value: str) -> str:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    name = path.parent / staging.temporary_name()
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-    fd = os.open(name, flags, MODE)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # a sweep lets it be
-        os.fchmod(fd, MODE)  # whatever the umask
-        with open(fd, "wb", closefd=False) as stream:
+    with contextlib.ExitStack() as stack:
+        directory_fd = stack.enter_context(directories.opened(path.parent))
+        staged = Staged(directory=path.parent, directory_fd=directory_fd)
+        stack.callback(staged.discard)
+        os.fchmod(staged.fd, MODE)  # whatever the umask
+        with open(staged.fd, "wb", closefd=False) as stream:
             stream.write(content)
-        os.fsync(fd)
-        os.rename(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    finally:
-        os.close(fd)
-    directories.sync(path.parent)
+        os.fsync(staged.fd)
+        staged.replace(path.name)
 
 
 def _free(directory: Path) -> int:

@@ -130,11 +130,8 @@ def _exchange(directory: int) -> None:
 
 @contextlib.contextmanager
 def _temporary_name(directory: int) -> Iterator[str]:
-    name = staging.temporary_name()
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-    fd = os.open(name, flags, staging.PRIVATE, dir_fd=directory)
+    name, fd = staging.open_named(directory)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield name
     finally:
         with contextlib.suppress(FileNotFoundError):

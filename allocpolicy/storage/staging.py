@@ -2,7 +2,8 @@
 
 A kill at any moment leaves nothing at all. Where O_TMPFILE is missing (NFS, FUSE), the
 file has a temporary name and is locked with flock(2) for as long as its maker lives;
-`sweep` removes names whose makers are gone.
+`sweep` removes names whose makers are gone. Whatever needs a temporary name gets it
+here.
 """
 
 from __future__ import annotations
@@ -51,8 +52,26 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
+def open_named(directory: int) -> tuple[str, int]:
+    """Make a file in the open directory, mode 0600; return its temporary name and it.
+
+    It is locked, so that `sweep` leaves it alone until it is closed.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+    while True:
+        name = temporary_name()
+        fd = os.open(name, flags, PRIVATE, dir_fd=directory)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:  # else a sweep came between open and lock
+            return name, fd
+        os.close(fd)
+
+
 class Staged:
-    """An open file that becomes a directory entry only by `publish`."""
+    """An open file without a name of its own.
+
+    It gets one by `publish`, `replace` or `exchange`, and is dropped otherwise.
+    """
 
     def __init__(self, *, directory: Path, directory_fd: int) -> None:
         self.directory = directory
@@ -68,18 +87,8 @@ class Staged:
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-        return self._open_named()
-
-    def _open_named(self) -> int:
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        while True:
-            name = temporary_name()
-            fd = os.open(name, flags, PRIVATE, dir_fd=self.directory_fd)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # else a sweep came between open and lock
-                self._temporary = name
-                return fd
-            os.close(fd)
+        self._temporary, fd = open_named(self.directory_fd)
+        return fd
 
     def adopt(self, path: Path) -> None:
         """Make the ready-made file at ``path`` the staged one; all or nothing.
@@ -125,11 +134,21 @@ class Staged:
         self._forget_name()
         os.fsync(self.directory_fd)
 
+    def replace(self, name: str) -> None:
+        """Give the complete file its name, in place of whatever file has it.
+
+        :raises OSError: as rename(2), EISDIR for a directory.
+        """
+        temporary, directory = self._named(), self.directory_fd
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        self._temporary = None
+        os.fsync(directory)
+
     def exchange(self, name: str, *, old: int, still_alone: Callable[[], bool]) -> None:
         """Put the complete file in the place of the one of that name, which is dropped.
 
         A kill may leave one more name, of whichever is not the disk by then: both files
-        are locked, so that `sweep` lets it be until we are gone.
+        are locked, so that `sweep` leaves it alone until we are gone.
 
         :param old: the descriptor of the file that has the name, under a lease.
         :param still_alone: whether nobody opened that file; asked before and after the
