@@ -12,7 +12,6 @@ from allocpolicy.cli.command import Row as Cells
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.operations.audit import Given, audit
-from allocpolicy.report.audit import Row
 
 DRIFTED = 1
 
@@ -60,9 +59,8 @@ class Audit(Lister):
         with progress.shown(counted=True) as watch:
             found = audit(
                 arguments.paths,
+                policy=policy,
                 given=given,
-                headroom=policy.headroom,
-                disk_directories=policy.disk_directories,
                 jobs=arguments.jobs,
                 watch=watch,
             )
@@ -72,7 +70,10 @@ class Audit(Lister):
             metrics.write(textfile, found)
         self.exit_status = DRIFTED if found.drifted else 0
         nothing = None if structured(arguments) else "-"
-        return [_cells(row, nothing=nothing) for row in found.rows]
+        return [
+            tuple(nothing if value is None else value for value in row.values())
+            for row in found.as_document()
+        ]
 
 
 def _jobs(text: str) -> int:
@@ -95,15 +96,3 @@ def _given(arguments: argparse.Namespace, *, policy: Policy) -> Given | None:
             "a policy is for disks without a stamp; give their format with --format"
         )
     return Given(choice=chosen, format=arguments.disk_format)
-
-
-def _cells(row: Row, *, nothing: str | None) -> Cells:
-    seen = row.observed
-    return (
-        str(row.disk),
-        row.strategy or nothing,
-        str(seen.mapping) if seen else nothing,
-        str(seen.allocation) if seen else nothing,
-        str(row.verdict.judgement),
-        row.verdict.reason,
-    )

@@ -9,8 +9,9 @@ from allocpolicy.cli.cells import lines
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.image_cache import cache as image_cache
-from allocpolicy.image_cache.cache import Entry
+from allocpolicy.image_cache import entries as cache
+from allocpolicy.image_cache.entries import Entry
+from allocpolicy.image_cache.location import DEFAULT_NAME
 
 COLUMNS = ("Entry", "Source format", "Virtual size", "Actual size", "Used by")
 
@@ -23,7 +24,7 @@ class _CacheCommand(Lister):
             nargs="?",
             metavar="DIR",
             help="the cache, or the directory of disks that contains it as"
-            f" {image_cache.DEFAULT_NAME} (default: image_cache_dir)",
+            f" {DEFAULT_NAME} (default: image_cache_dir)",
         )
 
 
@@ -34,7 +35,7 @@ class CacheList(_CacheCommand):
 
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         policy = self.policy(arguments)
-        entries = image_cache.entries(
+        entries = cache.entries(
             _directory(arguments, policy=policy), configured=policy.image_cache_dir
         )
         return [_row(entry) for entry in entries]
@@ -52,12 +53,12 @@ class CachePrune(_CacheCommand):
             action="store_true",
             help="also remove entries whose only users are disks that are no longer"
             " where they were created; make sure that these were deleted, not moved"
-            f" (for {image_cache.DEFAULT_NAME} beside the disks, allocpolicy checks)",
+            f" (for {DEFAULT_NAME} beside the disks, allocpolicy checks)",
         )
 
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         policy = self.policy(arguments)
-        removed, kept = image_cache.prune(
+        removed, kept = cache.prune(
             _directory(arguments, policy=policy),
             configured=policy.image_cache_dir,
             forget_moved=arguments.forget_moved,
@@ -77,7 +78,7 @@ def _directory(arguments: argparse.Namespace, *, policy: Policy) -> Path:
     if chosen is None:
         reason = "no cache directory: name one, or configure image_cache_dir"
         raise InvalidRequest(reason)
-    beside = chosen / image_cache.DEFAULT_NAME
+    beside = chosen / DEFAULT_NAME
     return beside if beside.is_dir() else chosen
 
 

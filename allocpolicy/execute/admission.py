@@ -21,8 +21,9 @@ from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import NotEnoughSpace, Overcommitted
 from allocpolicy.execute.job import Job
-from allocpolicy.observe import account
-from allocpolicy.observe.account import Account, Holding
+from allocpolicy.observe import account, holding
+from allocpolicy.observe.account import Account
+from allocpolicy.observe.holding import Holding
 from allocpolicy.storage import directories, mount, named_lock, space
 from allocpolicy.storage.space import Space
 from allocpolicy.wording import format_size
@@ -172,12 +173,12 @@ def _ask(plan: Plan, job: Job) -> _Asked:
         current = job.disk.disk.fd if job.disk else None
         others = account.take(
             host.directory,
-            disk_directories=host.disk_directories,
+            policy=job.policy,
             other_than=current,
         )
         promised = others.promised
         if current is not None:
-            held = account.measure(current, path=path)
+            held = holding.measure(current, path=path)
         headroom = _headroom(plan, host, unwritten=others.unwritten, held=held)
     return _Asked(
         plan=plan,

@@ -19,7 +19,7 @@ from allocpolicy.image_cache import entry, fill, hashes, location, users
 from allocpolicy.images import base_image
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress, Watcher
-from allocpolicy.storage import copy, named_lock
+from allocpolicy.storage import named_lock, sparse
 
 
 class OpenedBase:
@@ -136,7 +136,7 @@ def _converted(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
         fd=fd,
         format=DiskFormat.RAW,
         virtual_size=os.fstat(fd).st_size,
-        data_bytes=copy.data_bytes(fd),
+        data_bytes=sparse.data_bytes(fd),
         plain=True,
         identity=base_image.identity(fd),
         source=source.path,

@@ -1,10 +1,11 @@
 """What is seen of one file of a fleet: an observation, or why there is none.
 
-Nothing here is raised for a disk: whatever is wrong with it is said of it.
+Nothing here is raised for a disk: its fault is what is wrong with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -14,12 +15,13 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
-from allocpolicy.errors import ImageError
-from allocpolicy.image_cache import memo
+from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import existing, image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
+from allocpolicy.observe import holding as holdings
+from allocpolicy.observe.holding import Holding
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
@@ -29,14 +31,19 @@ from allocpolicy.storage.mount import Identity
 
 _WRITABLE = 0o222
 _LEASES_LAST = 1.0  # seconds
-_NO_HEADROOM = Headroom(ratio=0, minimum=0)  # whoever knows all disks sees to it
+_NO_STAMP = (
+    "it has no stamp: no policy is known; choose one with --strategy, and give its"
+    " format with --format"
+)
+_NO_HEADROOM = Headroom(ratio=0, minimum=0)  # the audit checks it for all disks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """A disk as it was seen: ``observed``, or ``fault`` for want of it.
+    """A file as it was seen: ``observed`` if it is a disk, or its ``fault``.
 
-    ``inode`` is (device, number); None when it was not even opened.
+    ``inode`` is (device, number), and ``holding`` what the file takes; None when it was
+    not even opened.
     """
 
     path: Path
@@ -44,10 +51,16 @@ class Sighting:
     stamp: Stamp | None = None
     observed: Observation | None = None
     fault: Verdict | None = None
+    holding: Holding | None = None
+
+    @property
+    def passed_over(self) -> bool:
+        """Return whether it turned out to be no disk, once it was open."""
+        return self.observed is None and self.fault is None
 
 
 class Observer:
-    """Looks at files, one after another; knows each filesystem after its first."""
+    """Looks at files, each opened once; knows each filesystem after its first file."""
 
     def __init__(self, *, unstamped: DiskFormat | None) -> None:
         self._unstamped = unstamped
@@ -56,38 +69,37 @@ class Observer:
         self._leases_read = -math.inf
 
     def __call__(self, found: Found) -> Sighting | None:
-        """Return what the file is; None when it is none of the disks to look at.
+        """Return what the file is; None when it is not opened, or is gone.
 
-        :param found: what is not named and has no stamp is looked at only if the format
-            of such disks is known.
+        Unless it is named, a file without a stamp is opened only if the format of such
+        disks is known.
         """
         path = Path(found.path)
         try:
-            if not found.named and not self._may_be_disk(found.path):
+            if not found.named and not self._may_be_disk(found):
                 return None
             self._refuse_leased(path)
             with image_file.opened_resolved(path) as fd:
-                stamp = stamps.read(fd, path=path)
-                return self._look(fd, path=path, stamp=stamp, named=found.named)
+                return self._look(fd, path=path, named=found.named)
         except (ImageError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, FileNotFoundError) and not found.named:
                 return None  # it was removed meanwhile
             return Sighting(path=path, fault=_unverifiable(_reason(error)))
 
-    def _may_be_disk(self, path: str) -> bool:
+    def _may_be_disk(self, found: Found) -> bool:
         try:
-            os.getxattr(path, stamps.XATTR, follow_symlinks=False)
+            os.getxattr(found.path, stamps.XATTR, follow_symlinks=False)
         except OSError as error:
             if error.errno not in UNSUPPORTED | {errno.ENODATA}:
                 raise
-            return self._unstamped is not None and not _is_cached(path)
+            return self._unstamped is not None and not found.cached
         return True
 
     def _refuse_leased(self, path: Path) -> None:
-        """Let those be that rewrite a disk: opening it would stop them.
+        """Refuse a disk that is being rewritten: opening it would stop that.
 
-        :raises ImageError: when it has a lease on it.
+        :raises ImageError: when somebody has a lease on it.
         """
         now = time.monotonic()
         if now - self._leases_read > _LEASES_LAST:
@@ -96,27 +108,41 @@ class Observer:
         if os.stat(path).st_ino in self._leased and lease.is_leased(path):
             raise ImageError(path, existing.BEING_REWRITTEN)
 
-    def _look(
-        self, fd: int, *, path: Path, stamp: Stamp | None, named: bool
-    ) -> Sighting | None:
+    def _look(self, fd: int, *, path: Path, named: bool) -> Sighting:
         status = os.fstat(fd)
-        inode = status.st_dev, status.st_ino
+        stamp = observed = None
+        try:
+            stamp = stamps.read(fd, path=path)
+        except ImageError as error:
+            fault: Verdict | None = _unverifiable(error.reason)
+        else:
+            observed, fault = self._observed(fd, path=path, stamp=stamp, named=named)
+        return Sighting(
+            path=path,
+            inode=(status.st_dev, status.st_ino),
+            stamp=stamp,
+            observed=observed,
+            fault=fault,
+            holding=_holding(fd, path=path, observed=observed if stamp else None),
+        )
+
+    def _observed(
+        self, fd: int, *, path: Path, stamp: Stamp | None, named: bool
+    ) -> tuple[Observation | None, Verdict | None]:
+        """Return the observation, or what is wrong with the disk; neither if none."""
         format = stamp.format if stamp else self._unstamped
         if format is None:
-            reason = (
-                "it has no stamp: no policy is known; say one with --strategy and its"
-                " format with --format"
-            )
-            return Sighting(path=path, inode=inode, fault=_unverifiable(reason))
-        if stamp is None and not named and not _looks_like(fd, status, format):
-            return None
+            return None, _unverifiable(_NO_STAMP)
+        if not stamp and not named and not _looks_like(fd, format):
+            return None, None
+        surroundings = self._surroundings(fd)
         try:
-            around = self._surroundings(fd)
-            found = observe.look(fd, path=path, format=format, surroundings=around)
+            found = observe.look(
+                fd, path=path, format=format, surroundings=surroundings
+            )
         except ImageError as error:
-            fault = Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
-            return Sighting(path=path, inode=inode, stamp=stamp, fault=fault)
-        return Sighting(path=path, inode=inode, stamp=stamp, observed=found.observation)
+            return None, Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
+        return found.observation, None
 
     def _surroundings(self, fd: int) -> Surroundings:
         device = os.fstat(fd).st_dev
@@ -131,18 +157,27 @@ class Observer:
         )
 
 
-def _is_cached(path: str) -> bool:
-    return memo.DEFAULT_DIRECTORY in Path(path).parent.parts
+def _holding(fd: int, *, path: Path, observed: Observation | None) -> Holding | None:
+    """Return what the file holds, of the observation of a disk with a stamp if it can.
+
+    None when it cannot be read.
+    """
+    with contextlib.suppress(OSError):
+        if observed is not None:
+            with contextlib.suppress(InvalidRequest):  # numbers that no image has
+                return holdings.of_observed(fd, observed)
+        return holdings.measure(fd, path=path)
+    return None
 
 
-def _looks_like(fd: int, status: os.stat_result, format: DiskFormat) -> bool:
+def _looks_like(fd: int, format: DiskFormat) -> bool:
     """Return whether a file without a stamp passes for a disk of the format.
 
-    Its format is what the user says that disks are; this passes over what is none.
+    Its format is what the user said that disks have; others are passed over.
     """
     if format is DiskFormat.QCOW2:
         return os.pread(fd, len(MAGIC), 0) == MAGIC
-    return bool(status.st_mode & _WRITABLE)
+    return bool(os.fstat(fd).st_mode & _WRITABLE)
 
 
 def _unverifiable(reason: str) -> Verdict:

@@ -44,10 +44,7 @@ def surroundings(
 
     def unwritten_beside() -> int:
         # Disks in use are not flushed for it: the answer is rather too large.
-        others = account.take(
-            directory, disk_directories=policy.disk_directories, other_than=fd
-        )
-        return others.unwritten
+        return account.take(directory, policy=policy, other_than=fd).unwritten
 
     return Surroundings(
         filesystem=found.type,

@@ -1,97 +1,95 @@
 """Finding the files that may be disks: those that are named, and those in directories.
 
-Symbolic links are followed where the user names them, and nowhere below; so is nothing
+Symbolic links are followed where the user names them, and nowhere below; nothing is
 opened here but directories.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy.image_cache import location
 from allocpolicy.images.image_file import resolve
 from allocpolicy.storage import staging
+from allocpolicy.storage.tree import Listing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A file that may be a disk; ``named`` by the user, not found in a directory.
 
-    Its path has no symbolic links in it.
+    Its path has no symbolic links in it. ``cached``: it is inside an image cache, and
+    so is a disk only if it has a stamp.
     """
 
     path: str
     named: bool
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """Files by path, and the directories that could not be read, with the reason."""
+    """Files by path, and the paths that could not be looked at, with the reason."""
 
     files: tuple[Found, ...]
     unreadable: tuple[tuple[str, str], ...]
 
 
-def walk(paths: Iterable[Path]) -> Walk:
-    """Return the regular files below the paths, each once.
+def walk(
+    paths: Iterable[Path],
+    *,
+    listed: Callable[[str], Listing],
+    image_cache_dir: Path | None,
+) -> Walk:
+    """Return the regular files at and below the paths, each once, sorted by path.
 
+    :param listed: lists a directory; it is called once for each.
     :raises ImageError: when there is nothing at a path.
     """
-    way = _Way()
+    files: dict[str, Found] = {}
+    unreadable: dict[str, str] = {}
+    visited: set[str] = set()
+    waiting: list[str] = []
     for path in paths:
         resolved = str(resolve(path))
         if os.path.isdir(resolved):
-            way.go(resolved)
+            waiting.append(resolved)
         else:
-            way.files[resolved] = True
+            files[resolved] = Found(path=resolved, named=True)
+    while waiting:
+        directory = waiting.pop()
+        if directory in visited:
+            continue
+        visited.add(directory)
+        listing = listed(directory)
+        waiting += (path for path, _ in listing.directories)
+        unreadable.update(_unreadable(listing))
+        for one in _found(listing, image_cache_dir=image_cache_dir):
+            files.setdefault(one.path, one)
     return Walk(
-        files=tuple(Found(path=one, named=way.files[one]) for one in sorted(way.files)),
-        unreadable=tuple(way.unreadable.items()),
+        files=tuple(files[path] for path in sorted(files)),
+        unreadable=tuple(unreadable.items()),
     )
 
 
-class _Way:
-    """What was come across."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bool] = {}
-        self.directories: set[str] = set()
-        self.unreadable: dict[str, str] = {}
-
-    def go(self, directory: str) -> None:
-        """Go through a directory and those below it, into each once."""
-        waiting = [directory]
-        while waiting:
-            directory = waiting.pop()
-            if directory not in self.directories:
-                waiting += self._enter(directory)
-
-    def _enter(self, directory: str) -> Iterator[str]:
-        """Note the files of a directory; yield the directories in it."""
-        try:
-            listed = list(_listed(directory))
-        except FileNotFoundError:  # it was removed meanwhile
-            return
-        except OSError as error:
-            self.unreadable[directory] = f"cannot list it: {error.strerror}"
-            return
-        self.directories.add(directory)
-        for path, is_directory in listed:
-            if is_directory:
-                yield path
-            else:
-                self.files.setdefault(path, False)
+def _found(listing: Listing, *, image_cache_dir: Path | None) -> Iterable[Found]:
+    paths = [path for path, _ in listing.files if not _is_being_made(path)]
+    cached = bool(paths) and location.is_inside(
+        listing.directory, configured=image_cache_dir
+    )
+    return (Found(path=path, named=False, cached=cached) for path in paths)
 
 
-def _listed(directory: str) -> Iterator[tuple[str, bool]]:
-    """Yield the path of each file and directory, and whether it is the latter."""
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield entry.path, True
-            elif staging.is_temporary(entry.name):  # a disk that is being made
-                continue
-            elif entry.is_file(follow_symlinks=False):
-                yield entry.path, False
+def _is_being_made(path: str) -> bool:
+    return staging.is_temporary(os.path.basename(path))
+
+
+def _unreadable(listing: Listing) -> Iterable[tuple[str, str]]:
+    for path, reason in listing.unreadable:
+        yield path, f"cannot read it: {reason.strerror}"
+    error = listing.error
+    if error is not None and not isinstance(error, FileNotFoundError):
+        yield listing.directory, f"cannot list it: {error.strerror}"

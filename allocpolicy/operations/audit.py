@@ -1,32 +1,36 @@
 """Every disk of a fleet against its policy: looked at in parallel, judged here.
 
-Workers observe; this process judges, as only it has seen all disks of a filesystem and
-so knows the headroom that they want together.
+Workers observe; this process judges, because only it has seen all disks of a filesystem
+and so knows the headroom that they need together. Each directory is listed once, and
+each file opened at most once: what workers measured goes into the accounts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
+from allocpolicy.contract.facts import DiskFormat, Headroom
+from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.observe import account
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.surroundings import lack_of_headroom
-from allocpolicy.observe.walk import Walk, walk
+from allocpolicy.observe.walk import Found, walk
 from allocpolicy.observe.workers import spread
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Row, Storage
-from allocpolicy.storage import directories, mount
+from allocpolicy.storage import directories, mount, tree
 from allocpolicy.storage.mount import Identity
+from allocpolicy.storage.tree import Listing
 
 FEW = 100  # disks that are looked at in the time that workers take to start
 
@@ -42,31 +46,29 @@ class Given:
 def audit(
     paths: Iterable[Path],
     *,
+    policy: Policy,
     given: Given | None = None,
-    headroom: Headroom,
-    disk_directories: Iterable[Path] = (),
     jobs: int | None = None,
     watch: Watcher = unwatched,
 ) -> Audit:
-    """Return how the disks at and below the paths stand to their policies.
+    """Return whether the disks at and below the paths keep to their policies.
 
+    Nothing is written, and no disk that somebody has alone is opened. Whatever is wrong
+    with a disk is told in its row.
+
+    :param policy: the operator's: headroom, disk_directories and image_cache_dir.
     :param given: judges disks that have no stamp; a stamp is never overridden.
-    :param disk_directories: whose disks are accounted together with the audited ones.
     :param jobs: how many processes look; by default as many as there are cores, and
         one where there is little to look at.
     :raises ImageError: when there is nothing at a path.
+    :raises WorkerLost: when one of the processes was killed.
     """
-    walked = walk(paths)
-    judge, seen = Judge(), []
-    for one in _look(walked, given=given, jobs=jobs, watch=watch):
-        seen.append(one)
-        if one.stamp and one.observed:
-            judge.prepare(one.stamp.effective)
-    books = _Books(seen, disk_directories=tuple(disk_directories))
-    rows = [
-        _judged(one, given=given, judge=judge, lack=books.lack(one, headroom=headroom))
-        for one in seen
-    ]
+    listed = functools.cache(tree.listed)
+    cache = policy.image_cache_dir
+    walked = walk(paths, listed=listed, image_cache_dir=cache)
+    seen = list(_look(walked.files, given=given, jobs=jobs, watch=watch))
+    books = _Books(seen, policy=policy, listed=listed)
+    rows = list(_judged(seen, given=given, lack=books.lack))
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
@@ -75,9 +77,8 @@ def audit(
 
 
 def _look(
-    walked: Walk, *, given: Given | None, jobs: int | None, watch: Watcher
+    files: Sequence[Found], *, given: Given | None, jobs: int | None, watch: Watcher
 ) -> Iterator[Sighting]:
-    files = walked.files
     if jobs is None:
         jobs = len(os.sched_getaffinity(0)) if len(files) > FEW else 1
     if jobs > 1:
@@ -92,9 +93,22 @@ def _look(
 
 
 def _judged(
-    seen: Sighting, *, given: Given | None, judge: Judge, lack: str | None
-) -> Row:
-    """Return the row of a disk; ``lack`` is the headroom that is missing beside it."""
+    seen: Sequence[Sighting],
+    *,
+    given: Given | None,
+    lack: Callable[[Sighting], str | None],
+) -> Iterator[Row]:
+    """Yield the row of each disk; ``lack`` returns the headroom missing beside it."""
+    judge = Judge()
+    for one in seen:
+        if one.stamp and one.observed:
+            judge.prepare(one.stamp.effective)
+    for one in seen:
+        if not one.passed_over:
+            yield _row(one, given=given, judge=judge, lack=lack(one))
+
+
+def _row(seen: Sighting, *, given: Given | None, judge: Judge, lack: str | None) -> Row:
     choice = given.choice if given else None
     if seen.stamp:
         choice = seen.stamp.effective
@@ -117,33 +131,36 @@ class _Books:
     """The filesystems of the disks that were seen, by device; subvolumes share one."""
 
     def __init__(
-        self, seen: Iterable[Sighting], *, disk_directories: tuple[Path, ...]
+        self,
+        seen: Sequence[Sighting],
+        *,
+        policy: Policy,
+        listed: Callable[[str], Listing],
     ) -> None:
+        self._headroom: Headroom = policy.headroom
         self._identities: dict[int, Identity] = {}
-        parents: dict[str, set[Path]] = defaultdict(set)
-        observed: dict[tuple[int, int], Observation] = {}
-        for one in seen:
-            if one.inode and one.stamp and one.observed:
-                observed[one.inode] = one.observed
-            if (identity := self._identity(one)) is not None:
-                parents[identity.key].add(one.path.parent)
         self._accounts: dict[str, Account] = {}
+        parents: dict[str, set[Path]] = defaultdict(set)
+        for one in seen:
+            identity = None if one.passed_over else self._identity(one)
+            if identity is not None:
+                parents[identity.key].add(one.path.parent)
+        measured = {one.inode: one.holding for one in seen if one.inode and one.holding}
         for key, found in parents.items():
             with suppress(OSError):  # it is gone by now, or may not be read
-                first, *others = sorted(found)
                 self._accounts[key] = account.take(
-                    first,
-                    disk_directories=(*others, *disk_directories),
-                    seen=observed,
+                    *sorted(found), policy=policy, listed=listed, measured=measured
                 )
 
-    def lack(self, seen: Sighting, *, headroom: Headroom) -> str | None:
+    def lack(self, seen: Sighting) -> str | None:
         """Return the headroom that is missing on a disk's filesystem, or None."""
         identity = self._identity(seen)
         if identity is None or identity.key not in self._accounts:
             return None
         taken = self._accounts[identity.key]
-        return lack_of_headroom(headroom, unwritten=taken.unwritten, free=taken.free)
+        return lack_of_headroom(
+            self._headroom, unwritten=taken.unwritten, free=taken.free
+        )
 
     def closed(self) -> Iterator[Storage]:
         """Yield each filesystem once."""

@@ -27,6 +27,6 @@ def capacity(directory: Path, *, policy: Policy) -> Capacity:
             directory=Path(os.path.realpath(directory)),
             filesystem=mount.identify(fd),
             quotas=quota.quotas(fd),
-            account=account.take(directory, disk_directories=policy.disk_directories),
+            account=account.take(directory, policy=policy),
             limits=policy.limits,
         )

@@ -13,8 +13,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.job import Access, Job
-from allocpolicy.image_cache import cache as image_cache
-from allocpolicy.image_cache.cache import OpenedBase
+from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
 from allocpolicy.images import destination
 from allocpolicy.observe import host
 from allocpolicy.operations.data_path import carry_out, check_size, report
@@ -88,7 +87,7 @@ def _opened_base(
     if order.disk_role is not DiskRole.ROOT:
         reason = f"the {order.disk_role} disk starts empty: leave out the base image"
         raise InvalidRequest(reason)
-    return image_cache.opened_base(
+    return opened_base(
         order.base,
         declared=order.base_format,
         disk=disk,

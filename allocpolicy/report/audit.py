@@ -1,4 +1,4 @@
-"""The audit: every disk of a fleet, and how it stands to its policy."""
+"""The audit: every disk of a fleet, and whether it keeps to its policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from allocpolicy.observe.account import Account
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One disk, and how it stands to its policy.
+    """One disk, and whether it keeps to its policy.
 
     ``strategy`` is None where no policy is known, ``observed`` where the disk could not
     be observed.
@@ -22,6 +22,18 @@ class Row:
     strategy: str | None
     verdict: Verdict
     observed: Observation | None = None
+
+    def as_document(self) -> dict[str, object]:
+        """Return an item of schemas/audit.json."""
+        seen = self.observed
+        return {
+            "disk": str(self.disk),
+            "strategy": self.strategy,
+            "mapping": str(seen.mapping) if seen else None,
+            "allocation": str(seen.allocation) if seen else None,
+            "verdict": str(self.verdict.judgement),
+            "reason": self.verdict.reason,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +56,7 @@ class Audit:
     def drifted(self) -> bool:
         """Return whether any disk has drifted."""
         return any(row.verdict.judgement is Judgement.DRIFTED for row in self.rows)
+
+    def as_document(self) -> list[dict[str, object]]:
+        """Return the list that ``-f json`` prints: schemas/audit.json."""
+        return [row.as_document() for row in self.rows]

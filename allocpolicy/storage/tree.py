@@ -1,4 +1,4 @@
-"""The regular files below directories, without leaving their filesystem.
+"""What is in directories, and in those below them on the same filesystem.
 
 Nothing is opened but directories, and no symbolic link is followed.
 """
@@ -7,29 +7,64 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from allocpolicy.storage import mount
+from allocpolicy.storage import directories, mount
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A directory: its regular files as lstat(2) shows them, and its directories."""
+    """A directory: its regular files as lstat(2) shows them, and its directories.
+
+    ``error`` says why it could not be listed. ``unreadable`` are the paths in it that
+    could not be looked at, with the reason.
+    """
 
     directory: str
-    files: list[tuple[str, os.stat_result]]
-    directories: list[tuple[str, os.stat_result]]
+    files: list[tuple[str, os.stat_result]] = field(default_factory=list)
+    directories: list[tuple[str, os.stat_result]] = field(default_factory=list)
+    unreadable: list[tuple[str, OSError]] = field(default_factory=list)
+    error: OSError | None = None
+
+
+def listed(directory: str) -> Listing:
+    """Return what is in a directory; what was removed meanwhile is left out."""
+    listing = Listing(directory=directory)
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                _sort(entry, listing)
+    except OSError as error:
+        return Listing(directory=directory, error=error)
+    return listing
+
+
+def _sort(entry: os.DirEntry[str], listing: Listing) -> None:
+    try:
+        if entry.is_symlink():
+            return
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        listing.unreadable.append((entry.path, error))
+        return
+    if stat.S_ISREG(status.st_mode):
+        listing.files.append((entry.path, status))
+    elif stat.S_ISDIR(status.st_mode):
+        listing.directories.append((entry.path, status))
 
 
 class Tree:
-    """Looks into each directory once; ``unreadable`` are the paths of others."""
+    """Goes into each directory once; ``unreadable`` are the paths that it could not."""
 
-    def __init__(self, *, key: str) -> None:
+    def __init__(self, *, key: str, listed: Callable[[str], Listing] = listed) -> None:
         self._key = key
+        self._listed = listed
         self._seen: set[tuple[int, int]] = set()
         self.unreadable: list[str] = []
 
@@ -42,10 +77,10 @@ class Tree:
         root = os.path.realpath(directory)
         try:
             status = os.stat(root)
-            if not self._is_within(root, status, device=None):
-                return
         except OSError:
             self.unreadable.append(root)
+            return
+        if not self._is_within(root, status, device=None):
             return
         waiting = [(root, status)]
         while waiting:
@@ -65,43 +100,23 @@ class Tree:
         if inode in self._seen:
             return None
         self._seen.add(inode)
-        listing = Listing(directory=path, files=[], directories=[])
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    self._sort(entry, listing)
-        except FileNotFoundError:
-            return None
-        except OSError:
+        listing = self._listed(path)
+        self.unreadable += (found for found, _ in listing.unreadable)
+        if listing.error is None:
+            return listing
+        if not isinstance(listing.error, FileNotFoundError):
             self.unreadable.append(path)
-            return None
-        return listing
-
-    def _sort(self, entry: os.DirEntry[str], listing: Listing) -> None:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        except OSError:
-            self.unreadable.append(entry.path)
-            return
-        if stat.S_ISREG(status.st_mode):
-            listing.files.append((entry.path, status))
-        elif stat.S_ISDIR(status.st_mode):
-            listing.directories.append((entry.path, status))
+        return None
 
     def _is_within(
         self, path: str, status: os.stat_result, *, device: int | None
     ) -> bool:
-        """Return whether it is on the filesystem; what is not to be told, is not."""
+        """Return whether a directory is on the filesystem, as far as can be told."""
         if status.st_dev == device:
             return True
         try:
-            fd = os.open(path, _DIRECTORY)
+            with directories.opened(Path(path), flags=_FLAGS) as fd:
+                return mount.identify(fd).key == self._key
         except OSError:
             self.unreadable.append(path)
             return False
-        try:
-            return mount.identify(fd).key == self._key
-        finally:
-            os.close(fd)

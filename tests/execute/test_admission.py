@@ -30,7 +30,7 @@ from allocpolicy.execute import admission
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
-from allocpolicy.observe import account
+from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
 from allocpolicy.storage import lease, space
 from tests.execute.test_new import Theirs
@@ -57,7 +57,7 @@ Fresh = Callable[..., Path]
 def room(mount_point: Path, *, ratio: float) -> int:
     """Return what may still be promised on a filesystem."""
     available(mount_point)
-    taken = account.take(mount_point)
+    taken = account.take(mount_point, policy=Policy())
     there = taken.size - taken.reserved_blocks
     return int(ratio * there) - taken.used - taken.promised
 
@@ -99,7 +99,7 @@ def test_of_twenty_racing_thin_disks_as_many_succeed_as_the_ratio_allows(
     )
     assert sorted(statuses) == [0] * 7 + [3] * 13
     available(mount_point)
-    taken = account.take(mount_point)
+    taken = account.take(mount_point, policy=Policy())
     assert taken.disks == 7
     assert RATIO * 0.9 < taken.overcommit_ratio <= RATIO
     assert available(mount_point) > GIB // 2
@@ -129,7 +129,7 @@ def test_reserved_and_thin_disks_of_flavors_count_alike(
     )
     assert sorted(statuses) == [0] * 7 + [3] * 5
     available(mount_point)
-    taken = account.take(mount_point)
+    taken = account.take(mount_point, policy=Policy())
     assert (taken.disks, taken.shortfall) == (7, 0)
     assert taken.overcommit_ratio <= 1
 
@@ -159,9 +159,12 @@ def test_disks_in_other_directories_count_if_they_are_named(directory: Path) -> 
     """disk_directories: for the ratio, and for the headroom of what is reserved."""
     for name in ("one", "two"):
         (directory / name / "below").mkdir(parents=True)
-    used = account.take(directory).used
+    used = account.take(directory, policy=Policy()).used
     size = 512 * MIB // MIB * MIB
-    there = account.take(directory).size - account.take(directory).reserved_blocks
+    there = (
+        account.take(directory, policy=Policy()).size
+        - account.take(directory, policy=Policy()).reserved_blocks
+    )
     ratio = {"OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO": str((used + 1.5 * size) / there)}
     both = {"OS_ALLOCPOLICY__DISK_DIRECTORIES": f"{directory}/one,{directory}/two"}
     first = directory / "one" / "below" / "disk"
@@ -339,10 +342,10 @@ def test_a_new_promise_takes_the_place_of_the_disks_old_one(directory: Path) -> 
     try:
         available(directory)
         with lease.held(fd):
-            before = account.take(directory, other_than=fd)
-            taken = account.measure(fd, path=directory)
+            before = account.take(directory, policy=Policy(), other_than=fd)
+            taken = holding.measure(fd, path=directory)
             assert taken.promised == 64 * MIB - taken.own
-            whole = account.take(directory, other_than=fd)
+            whole = account.take(directory, policy=Policy(), other_than=fd)
             added = Account(
                 **{name: getattr(whole, name) for name in Account.__slots__}
                 | {"promised": before.promised + taken.promised}
@@ -417,7 +420,7 @@ def test_of_twelve_racing_resizes_as_many_succeed_as_the_ratio_allows(
     )
     assert sorted(statuses) == [0] * 7 + [3] * 5
     available(mount_point)
-    taken = account.take(mount_point)
+    taken = account.take(mount_point, policy=Policy())
     assert taken.virtual_size == 7 * grown + 5 * small
     assert RATIO * 0.9 < taken.overcommit_ratio <= RATIO
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.errors import ImageError
-from allocpolicy.image_cache import users
+from allocpolicy.image_cache import overlays
 from allocpolicy.images import base_image
 from allocpolicy.storage import lease
 from tests.harness import images, ordinary_user
@@ -51,9 +51,9 @@ def refuse(directory: Path, base: Path, *arguments: object, says: str) -> None:
 LIST_WHAT_IS_OPENED = """
 import sys
 from pathlib import Path
-from allocpolicy.image_cache import cache as image_cache
+from allocpolicy.image_cache import entries
 sys.addaudithook(lambda event, what: event == "open" and print(what[0]))
-image_cache.entries(Path(sys.argv[1]))
+entries.entries(Path(sys.argv[1]))
 """
 
 
@@ -416,7 +416,7 @@ class TestPrune:
         assert prune(cache, "--forget-moved") == ["removed"]
 
 
-def test_a_memo_that_a_power_cut_emptied_is_replaced(
+def test_a_hash_that_a_power_cut_emptied_is_replaced(
     directory: Path, vmdk: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.raw"
@@ -425,14 +425,14 @@ def test_a_memo_that_a_power_cut_emptied_is_replaced(
     cache = directory / "_base"
     right = only_entry(cache)
     for content in (b"", b"\0" * 64, b"../../x", right.name[:63].encode()):
-        (memo,) = (cache / ".memo").iterdir()
-        memo.write_bytes(content)
+        (remembered,) = (cache / ".memo").iterdir()
+        remembered.write_bytes(content)
         shutil.copy(other, cache / f"{content.decode().strip(chr(0))[:5]}.vmdk.raw")
         report = provision(directory / "two", "--base", vmdk)
         assert report["observed"]["backing_file"] == str(right)
         (directory / "two").unlink()
-        (memo,) = (cache / ".memo").iterdir()
-        assert memo.read_text() == right.name.partition(".")[0]
+        (remembered,) = (cache / ".memo").iterdir()
+        assert remembered.read_text() == right.name.partition(".")[0]
 
 
 def test_a_cache_that_may_only_be_read_is_used(
@@ -443,7 +443,7 @@ def test_a_cache_that_may_only_be_read_is_used(
     configured = {"OS_ALLOCPOLICY__IMAGE_CACHE_DIR": str(cache)}
     provision(directory / "one", "--base", vmdk, **configured)
     copy = vmdk.with_name("copy.vmdk")
-    shutil.copyfile(vmdk, copy)  # no memo knows it
+    shutil.copyfile(vmdk, copy)  # its hash is not known
     subprocess.run(["mount", "-o", "remount,ro", mount_point], check=True)
     report = provision(directory / "two", "--base", copy, **configured)
     assert report["observed"]["backing_file"] == str(only_entry(cache))
@@ -454,7 +454,7 @@ def test_an_ordinary_user_uses_what_root_converted(vmdk: Path) -> None:
         cache, disk, base = (public / name for name in ("cache", "disk", "base.vmdk"))
         configured = {"OS_ALLOCPOLICY__IMAGE_CACHE_DIR": str(cache)}
         provision(public / "one", "--base", vmdk, **configured)
-        shutil.copyfile(vmdk, base)  # no memo knows it
+        shutil.copyfile(vmdk, base)  # its hash is not known
         lock_path = {"OS_ALLOCPOLICY__LOCK_PATH": str(public / "locks")}
         finished = subprocess.run(
             ordinary_user.command(*command("provision", disk, "--base", base)),
@@ -491,5 +491,5 @@ def test_looking_for_disks_stays_on_the_filesystem(
     for place in (mount_point, tmp_path):
         arguments = ("-b", "/x", "-F", "raw", place / "disk", "1M")
         qemu_img("create", "-u", "-f", "qcow2", *arguments)
-    seen = users.look([tmp_path])
-    assert seen.overlays[Path("/x")] == [tmp_path / "disk"]
+    seen = overlays.look([tmp_path])
+    assert seen.by_backing_file[Path("/x")] == [tmp_path / "disk"]

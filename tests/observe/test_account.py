@@ -18,6 +18,7 @@ from allocpolicy.images.existing import opened
 from allocpolicy.images.stamp import XATTR
 from allocpolicy.observe import account
 from allocpolicy.observe import disk as observe
+from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.storage import reflink
@@ -92,9 +93,9 @@ def test_a_disk_counts_as_observation_has_it(
             format=format,
             surroundings=surroundings(one.fd, directory=directory, policy=policy),
         )
-        holding = account.measure(one.fd, path=disk)
+        holding = holdings.measure(one.fd, path=disk)
     assert (holding.virtual_size, holding.full_size) == (SIZE, found.full_size)
-    taken = account.take(directory)
+    taken = account.take(directory, policy=Policy())
     assert found.extents is not None
     assert (taken.disks, taken.images, taken.unstamped) == (1, 0, 0)
     assert taken.virtual_size == SIZE
@@ -112,7 +113,7 @@ def test_a_disk_without_a_stamp_is_raw_whatever_the_guest_wrote(
     disk = directory / "disk"
     images.qemu_img("create", "-q", "-f", "qcow2", disk, "1T")
     size, held = disk.stat().st_size, disk.stat().st_blocks * 512
-    taken = account.take(directory)
+    taken = account.take(directory, policy=Policy())
     assert (taken.disks, taken.unstamped, taken.malformed) == (1, 1, 0)
     assert taken.virtual_size == size
     assert taken.promised == max(0, size - held)
@@ -128,7 +129,7 @@ def test_what_nobody_may_write_to_promises_nothing(directory: Path) -> None:
             (directory / cache / ".memo").mkdir()
         write(directory / cache / "entry", size=GIB)
         write(directory / cache / ".users" / "entry", size=GIB)
-    taken = account.take(directory)
+    taken = account.take(directory, policy=Policy())
     assert (taken.disks, taken.images) == (0, 5)
     assert (taken.promised, taken.virtual_size) == (0, 0)
     assert taken.allocated >= 5 * MIB
@@ -138,7 +139,7 @@ def test_what_nobody_may_write_to_promises_nothing(directory: Path) -> None:
 def test_what_is_shared_holds_storage_once(directory: Path) -> None:
     """Clones of an image and of one another; each of them promises all of itself."""
     filesystems.available(directory)
-    before = account.take(directory)
+    before = account.take(directory, policy=Policy())
     image = write(directory / "image", length=8 * MIB)
     image.chmod(0o444)
     for name in ("one", "two"):
@@ -146,7 +147,7 @@ def test_what_is_shared_holds_storage_once(directory: Path) -> None:
     os.truncate(directory / "two", 4 * MIB)
     write(directory / "own", length=2 * MIB)
     filesystems.available(directory)
-    after = account.take(directory)
+    after = account.take(directory, policy=Policy())
     assert after.allocated == 10 * MIB
     assert abs(after.used - before.used - 10 * MIB) < MIB
     assert after.promised == 8 * MIB + 4 * MIB
@@ -163,8 +164,8 @@ def test_a_file_counts_once_and_a_link_is_not_followed(directory: Path) -> None:
         (asked / name).hardlink_to(disk)
     (asked / "file").symlink_to(disk)
     (asked / "directory").symlink_to(other)
-    assert account.take(asked).disks == 1
-    both = account.take(asked, disk_directories=[other, asked, directory])
+    assert account.take(asked, policy=Policy()).disks == 1
+    both = account.take(asked, other, asked, directory, policy=Policy())
     assert (both.disks, both.virtual_size) == (1, SIZE)
 
 
@@ -178,7 +179,8 @@ def test_the_filesystem_is_not_left(directory: Path, tmpfs: Path) -> None:
     filesystems.run("mount", "--bind", tmpfs, below)
     try:
         assert (below / "disk").exists()
-        taken = account.take(directory, disk_directories=[tmpfs, below])
+        policy = Policy(disk_directories=(tmpfs, below))
+        taken = account.take(directory, policy=policy)
     finally:
         filesystems.run("umount", below)
         elsewhere.unlink()
@@ -193,7 +195,7 @@ def test_a_subvolume_is_of_its_filesystem(directory: Path) -> None:
     write(volume / "disk", length=4 * MIB)
     filesystems.run("btrfs", "subvolume", "snapshot", volume, snapshot)
     try:
-        taken = account.take(directory)
+        taken = account.take(directory, policy=Policy())
     finally:
         for one in (snapshot, volume):
             filesystems.run("btrfs", "subvolume", "delete", one)
@@ -211,7 +213,7 @@ def test_a_malformed_disk_counts_by_its_file(directory: Path, fault: str) -> Non
         with disk.open("r+b") as file:
             file.write(b"none")
     os.truncate(disk, SIZE)
-    taken = account.take(directory)
+    taken = account.take(directory, policy=Policy())
     assert (taken.disks, taken.malformed, taken.unstamped) == (1, 1, 0)
     assert taken.promised == SIZE - disk.stat().st_blocks * 512
 
@@ -222,8 +224,10 @@ def test_what_may_not_be_read_is_counted_by_its_size() -> None:
         raise filesystems.Unavailable("being another user takes root")
     program = (
         "import dataclasses, json, sys; from pathlib import Path;"
+        "from allocpolicy import Policy;"
         "from allocpolicy.observe import account;"
-        "print(json.dumps(dataclasses.asdict(account.take(Path(sys.argv[1])))))"
+        "taken = account.take(Path(sys.argv[1]), policy=Policy());"
+        "print(json.dumps(dataclasses.asdict(taken)))"
     )
     with ordinary_user.public_directory() as public:
         directory = public / "disks"
@@ -252,9 +256,9 @@ def test_a_lease_is_not_broken(directory: Path) -> None:
     fd = os.open(disk, os.O_RDWR)
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        taken = account.take(directory)
+        taken = account.take(directory, policy=Policy())
         assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
-        others = account.take(directory, other_than=fd)
+        others = account.take(directory, policy=Policy(), other_than=fd)
         assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
     finally:
         os.close(fd)
@@ -275,10 +279,10 @@ def test_a_shortfall_says_whether_all_disks_can_be_filled(
 ) -> None:
     """By half of the last disk's size; what the filesystem's trees take is less."""
     size, margin = 32 * MIB, 16 * MIB
-    free = account.take(small).free
+    free = account.take(small, policy=Policy()).free
     count = free // size + (1 if short else -1)
     disks = [write(small / str(one), length=0, size=size) for one in range(count)]
-    taken = account.take(small)
+    taken = account.take(small, policy=Policy())
     assert taken.promised == count * size
     assert (taken.shortfall > 0) is short is (taken.overcommit_ratio > 1)
     if short and taken.shortfall < margin:

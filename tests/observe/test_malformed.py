@@ -89,7 +89,7 @@ def test_flipped_bytes_are_at_worst_an_image_error(
         os.truncate(disk, data.draw(st.integers(0, disk.stat().st_size)))
     started = time.monotonic()
     looked_at(disk)
-    (row,) = audit([disk], given=GIVEN, headroom=POLICY.headroom).rows
+    (row,) = audit([disk], given=GIVEN, policy=POLICY).rows
     assert row.verdict.reason.isprintable()
     if row.observed is None:
         assert row.verdict.judgement is Judgement.DRIFTED
@@ -109,10 +109,10 @@ def test_one_wrong_entry_of_a_preallocated_image_is_found(
 ) -> None:
     """The comparison that makes it quick lets nothing pass."""
     disk = create(tmp_path / "disk", 64 * MiB, "preallocation=metadata")
-    assert audit([disk], given=GIVEN, headroom=POLICY.headroom).drifted is False
+    assert audit([disk], given=GIVEN, policy=POLICY).drifted is False
     table = l2_of(disk)
     patch(disk, table + 8 * position, (1 << 63 | 1 << 50).to_bytes(8, "big"))
-    (row,) = audit([disk], given=GIVEN, headroom=POLICY.headroom).rows
+    (row,) = audit([disk], given=GIVEN, policy=POLICY).rows
     assert row.verdict.judgement is Judgement.DRIFTED
     assert f"guest offset {position << 16} is mapped" in row.verdict.reason
 
@@ -124,6 +124,6 @@ def test_a_run_of_clusters_on_metadata_is_found(tmp_path: Path) -> None:
     table = l2_of(disk)
     entries = (1 << 63 | table + (number << 16) for number in range(256))
     patch(disk, table, b"".join(entry.to_bytes(8, "big") for entry in entries))
-    (row,) = audit([disk], given=GIVEN, headroom=POLICY.headroom).rows
+    (row,) = audit([disk], given=GIVEN, policy=POLICY).rows
     assert row.verdict.judgement is Judgement.DRIFTED
     assert "metadata" in row.verdict.reason

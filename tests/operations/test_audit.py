@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from allocpolicy import DiskFormat, Headroom, schema
+from allocpolicy import DiskFormat, Headroom, Policy, schema
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
@@ -441,7 +442,8 @@ def test_headroom_is_counted_for_all_disks_of_a_filesystem(
         assert "headroom: 64.0 MiB" in shown["observed"]["exception"]
     rows = audited(mount_point, status=0, **ratio)
     assert all("headroom: 64.0 MiB" in row["reason"] for row in rows)
-    found = audit([mount_point], headroom=Headroom(ratio=0.125, minimum=0))
+    policy = Policy(headroom=Headroom(ratio=0.125, minimum=0))
+    found = audit([mount_point], policy=policy)
     assert all(row.observed and not row.observed.guaranteed for row in found.rows)
     (storage,) = found.filesystems
     assert storage.type == kind
@@ -463,6 +465,67 @@ def test_many_processes_see_what_one_sees(directory: Path) -> None:
     assert audited(directory, "--jobs", 5, status=1) == rows
     for wrong in ("0", "x"):
         assert allocpolicy("audit", directory, "--jobs", wrong).status == 2
+
+
+WATCHED = """
+import json, sys
+from pathlib import Path
+from allocpolicy import DiskFormat, Policy
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.operations.audit import Given, audit
+
+seen = []
+sys.addaudithook(
+    lambda event, what: event in ("open", "os.scandir")
+    and seen.append((event, str(what[0])))
+)
+given = Given(choice=Choice(strategy="none", options={}), format=DiskFormat.QCOW2)
+found = audit(
+    [Path(sys.argv[1])],
+    policy=Policy(disk_directories=(Path(sys.argv[1]),)),
+    given=given if len(sys.argv) > 2 else None,
+    jobs=1,
+)
+(storage,) = found.filesystems
+account = storage.account
+print(json.dumps([seen, account.disks, account.unstamped, account.malformed]))
+"""
+
+
+@on_reflink
+@pytest.mark.parametrize("given", [False, True])
+def test_each_directory_is_listed_once_and_each_file_opened_once(
+    directory: Path, given: bool
+) -> None:
+    """What the audit saw is what is accounted, also of what is no disk, or is shared.
+
+    A file that was passed over is still looked at for the account, once.
+    """
+    for place in (directory, directory / "a", directory / "a" / "b"):
+        place.mkdir(exist_ok=True)
+        provision(place / "stamped", "--size", "1M")
+        (place / "raw").write_bytes(bytes(MIB))
+        create(place / "qcow2", SIZE)
+        copy(place / "raw", place / "clone", "--reflink=always")
+        (place / "malformed").write_bytes(bytes(MIB))
+        os.setxattr(place / "malformed", stamps.XATTR, b"{")
+    arguments = [directory, "given"] if given else [directory]
+    finished = subprocess.run(
+        [sys.executable, "-c", WATCHED, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    seen, *counts = json.loads(finished.stdout)
+    assert counts == [15, 9, 3]
+    places = [directory, directory / "a", directory / "a" / "b"]
+    listed = [path for event, path in seen if event == "os.scandir"]
+    assert [listed.count(str(place)) for place in places] == [1, 1, 1]
+    opened = [path for event, path in seen if event == "open"]
+    for place in places:
+        for disk in ("stamped", "raw", "qcow2", "clone", "malformed"):
+            assert opened.count(str(place / disk)) == 1, disk
 
 
 @pytest.fixture
@@ -627,7 +690,7 @@ def test_a_disk_that_is_written_to_all_the_time_is_never_malformed(
                 what = draw.choice(["aio_write", "aio_write -z", "discard"])
                 print(what, draw.randrange(1 << 17) << 16, "64k", file=guest.stdin)
             guest.stdin.flush()
-            (row,) = audit([disk], headroom=Headroom(ratio=0, minimum=0)).rows
+            (row,) = audit([disk], policy=Policy()).rows
             assert row.verdict.judgement == "meets", row
             looks += 1
     images.check(disk)

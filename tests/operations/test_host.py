@@ -76,7 +76,10 @@ class TestCapacity:
         for number, format in enumerate(DiskFormat):
             make(directory / f"disk{number}", format=format)
         available(directory)
-        said, taken = document("capacity", directory), account.take(directory)
+        said, taken = (
+            document("capacity", directory),
+            account.take(directory, policy=Policy()),
+        )
         for name in account.Account.__slots__:
             assert said[name] == getattr(taken, name), name
         assert said["disks"] == 2

@@ -1,0 +1,51 @@
+"""Which directories are image caches, and which files are inside of one.
+
+A directory is an image cache if it is called ``_base``, has a ``.memo`` directory, or
+is the configured image_cache_dir. Inside are the files directly in it and directly in
+its own ``.memo`` and ``.users``: images and records, which promise nothing. Other
+directories below it are not inside, so that ``_base/vm/disk`` is a disk like any other.
+A file with a stamp is a disk wherever it is; whoever asks here looks for that first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+DEFAULT_NAME = "_base"  # of the cache beside the disks
+HASHES = ".memo"
+USERS = ".users"
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(vmdk|vpc|vhdx)\.raw")
+
+
+def is_cache(directory: str | Path, *, configured: Path | None) -> bool:
+    """Return whether the directory is an image cache.
+
+    :param configured: the operator's image_cache_dir.
+    """
+    real = os.path.realpath(directory)
+    names = (os.path.basename(os.path.abspath(directory)), os.path.basename(real))
+    return (
+        DEFAULT_NAME in names
+        or os.path.isdir(os.path.join(directory, HASHES))
+        or (configured is not None and real == os.path.realpath(configured))
+    )
+
+
+def is_inside(directory: str | Path, *, configured: Path | None) -> bool:
+    """Return whether files directly in the directory are inside an image cache."""
+    parent, name = os.path.split(directory)
+    if name in (HASHES, USERS) and is_cache(parent, configured=configured):
+        return True
+    return is_cache(directory, configured=configured)
+
+
+def is_entry(path: Path, *, configured: Path | None) -> bool:
+    """Return whether the path is that of a converted image in an image cache."""
+    return is_entry_name(path.name) and is_cache(path.parent, configured=configured)
+
+
+def is_entry_name(name: str) -> bool:
+    """Return whether it is the name of a converted image."""
+    return _ENTRY_NAME.fullmatch(name) is not None

@@ -1,0 +1,135 @@
+"""Overlays found by looking: which qcow2 files below directories have a backing file.
+
+Looking means reading the qcow2 headers of all regular files there. A file under a lease
+is being rewritten, and is not opened: that would break the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.errors import ImageError
+from allocpolicy.qcow2.header import read_header
+from allocpolicy.storage import directories, lease, mount
+from allocpolicy.storage.tree import Tree
+
+# Root's alone on ext mounts, and no place for disks.
+_LOST_AND_FOUND = "lost+found"
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlays:
+    """The overlays below directories, and what could not be read there.
+
+    Each is found by the file that its backing name leads to, and by that name.
+    """
+
+    roots: tuple[Path, ...]
+    by_backing_file: dict[Path, list[Path]]
+    by_backing_name: dict[str, list[Path]]
+    unreadable: list[Path]
+
+    def covers(self, disk: Path) -> bool:
+        """Return whether the disk, if it still exists, must have been seen."""
+        return any(disk.is_relative_to(root) for root in self.roots)
+
+    def on(self, entry: Path) -> Iterator[Path]:
+        """Yield the overlays whose backing file is, or may be, the entry."""
+        yield from self.by_backing_file.get(entry.resolve(), ())
+        for name, disks in self.by_backing_name.items():
+            if _is_other_syntax(name) and entry.name in name:
+                yield from disks
+
+
+def look(roots: Iterable[Path]) -> Overlays:
+    """Return the overlays below the directories, without leaving their mounts."""
+    seen = Overlays(
+        roots=tuple(roots), by_backing_file={}, by_backing_name={}, unreadable=[]
+    )
+    for root in seen.roots:
+        for disk in _regular_files(root, seen.unreadable):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                _enter(disk, seen)
+    return seen
+
+
+def backs(entry: Path, disk: Path) -> bool | None:
+    """Return whether the disk is an overlay on the entry; None: it cannot be read.
+
+    :raises FileNotFoundError: when the disk is gone.
+    """
+    names = _backing_names(disk.resolve())
+    if names is None:
+        return None
+    return any(
+        entry.name in name
+        if _is_other_syntax(name)
+        else _resolved(disk, name) == entry.resolve()
+        for name in names
+    )
+
+
+def _enter(disk: Path, seen: Overlays) -> None:
+    names = _backing_names(disk)
+    if names is None:
+        seen.unreadable.append(disk)
+        return
+    for name in names:
+        seen.by_backing_file.setdefault(_resolved(disk, name), []).append(disk)
+        seen.by_backing_name.setdefault(name, []).append(disk)
+
+
+def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
+    """Yield the regular files on the root's mount; none is opened."""
+    with directories.opened(root, flags=os.O_PATH) as fd:
+        tree = Tree(key=mount.identify(fd).key)
+    for listing in tree.listings(root):
+        yield from (Path(path) for path, _ in listing.files)
+    found = map(Path, tree.unreadable)
+    unreadable += [path for path in found if path.name != _LOST_AND_FOUND]
+
+
+def _backing_names(disk: Path) -> tuple[str, ...] | None:
+    """Return the backing name that a qcow2 has, if any; None: it cannot be read.
+
+    :raises FileNotFoundError: when it is gone.
+    """
+    try:
+        return _read_backing_names(disk)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
+
+
+def _read_backing_names(disk: Path) -> tuple[str, ...] | None:
+    status = os.lstat(disk)
+    if not stat.S_ISREG(status.st_mode):  # opening a device may do things
+        return ()
+    if status.st_ino in lease.leased_inodes() and lease.is_leased(disk):
+        return None
+    fd = os.open(disk, _FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return ()
+        name = read_header(fd, path=disk).backing_file
+    except ImageError:  # it is no qcow2
+        return ()
+    finally:
+        os.close(fd)
+    return () if name is None else (name,)
+
+
+def _is_other_syntax(name: str) -> bool:
+    """Return whether it is ``json:{…}`` or ``file:…`` of QEMU, and not a mere path."""
+    return ":" in name.partition("/")[0]
+
+
+def _resolved(disk: Path, name: str) -> Path:
+    return Path(disk.parent, name).resolve()

@@ -1,0 +1,152 @@
+"""What one file holds of its filesystem's storage, and what it may still take.
+
+A file with a stamp is a disk of the format that the stamp says. Any other counts as
+raw: the guest writes what a raw disk contains, so nothing is concluded from that.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import DiskFormat, Observation
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.images import stamp as stamps
+from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.storage import extent
+from allocpolicy.storage.extent import ExtentSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What a file holds, and may come to hold; bytes.
+
+    ``full_size`` is the file size at which every write of the guest finds its place,
+    computed without reading a qcow2's tables: its fully allocated size, or the file's
+    own if that is more. ``own`` is storage that is neither shared nor compressed,
+    and so can be overwritten. ``shared`` is what other files have, too, and
+    ``shared_places`` its (place on the device, length). ``malformed``: it has a stamp,
+    but that or its header is invalid.
+    """
+
+    virtual_size: int
+    full_size: int
+    actual_size: int
+    own: int
+    shared: int = 0
+    shared_places: tuple[tuple[int, int], ...] = ()
+    unwritten: int = 0
+    stamped: bool = False
+    malformed: bool = False
+
+    @property
+    def promised(self) -> int:
+        """Return what the file may still take."""
+        return max(0, self.full_size - self.own)
+
+
+def measure(fd: int, *, path: Path) -> Holding:
+    """Return what an open file holds; it is not flushed.
+
+    :raises OSError: when it cannot be read.
+    """
+    status = os.fstat(fd)
+    file_size, actual_size = status.st_size, status.st_blocks * 512
+    virtual_size = full_size = file_size
+    stamped, malformed = True, False
+    try:
+        stamp = stamps.read(fd, path=path)
+        stamped = stamp is not None
+        if stamp and stamp.format is DiskFormat.QCOW2:
+            header = read_header(fd, path=path)
+            virtual_size, full_size = _qcow2_sizes(header, file_size=file_size)
+    except InvalidRequest:
+        full_size, malformed = _file_bytes(status), True
+    extents = None
+    if actual_size:
+        extents = extent.summarise(fd, file_size=file_size, sync=False)
+    return _holding(
+        fd,
+        extents,
+        virtual_size=virtual_size,
+        full_size=full_size,
+        actual_size=actual_size,
+        stamped=stamped,
+        malformed=malformed,
+    )
+
+
+def of_observed(fd: int, disk: Observation) -> Holding:
+    """Return what an open disk with a stamp holds, as it was observed.
+
+    :raises InvalidRequest: when no image has such numbers.
+    """
+    virtual_size = full_size = disk.file_size
+    if disk.format is DiskFormat.QCOW2:
+        virtual_size, full_size = _qcow2_sizes(disk, file_size=disk.file_size)
+    return _holding(
+        fd,
+        disk.extents,
+        virtual_size=virtual_size,
+        full_size=full_size,
+        actual_size=disk.actual_size,
+        stamped=True,
+    )
+
+
+def unread(status: os.stat_result, *, stamped: bool) -> Holding:
+    """Return what can be said of a file that cannot be opened."""
+    actual_size = status.st_blocks * 512
+    return Holding(
+        virtual_size=status.st_size,
+        full_size=_file_bytes(status),
+        actual_size=actual_size,
+        own=actual_size,
+        stamped=stamped,
+    )
+
+
+def _qcow2_sizes(image: Header | Observation, *, file_size: int) -> tuple[int, int]:
+    """Return the virtual and the full size.
+
+    :raises InvalidRequest: when no image has such numbers.
+    """
+    assert image.cluster_size is not None
+    whole = geometry.fully_allocated_size(
+        image.virtual_size,
+        cluster_size=image.cluster_size,
+        extended_l2=image.extended_l2,
+    )
+    clusters = -(-file_size // image.cluster_size)
+    return image.virtual_size, max(whole, clusters * image.cluster_size)
+
+
+def _holding(
+    fd: int,
+    extents: ExtentSummary | None,
+    *,
+    virtual_size: int,
+    full_size: int,
+    actual_size: int,
+    stamped: bool,
+    malformed: bool = False,
+) -> Holding:
+    shared = extents.shared if extents else 0
+    encoded = extents.encoded if extents else 0
+    return Holding(
+        virtual_size=virtual_size,
+        full_size=full_size,
+        actual_size=actual_size,
+        own=max(0, actual_size - shared - encoded),
+        shared=shared,
+        shared_places=tuple(extent.shared_places(fd)) if shared else (),
+        unwritten=extents.unwritten if extents else 0,
+        stamped=stamped,
+        malformed=malformed,
+    )
+
+
+def _file_bytes(status: os.stat_result) -> int:
+    return max(status.st_size, status.st_blocks * 512)

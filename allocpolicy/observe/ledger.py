@@ -1,0 +1,175 @@
+"""Adding up what files hold: hard links once, empty files never, shared storage once.
+
+A file with a stamp is a disk. So is one without that somebody may write to, unless it
+is inside an image cache (`image_cache.location`). All else is an image, which holds
+storage and promises nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from allocpolicy.image_cache import location
+from allocpolicy.images import stamp as stamps
+from allocpolicy.observe import holding as holdings
+from allocpolicy.observe.holding import Holding
+from allocpolicy.storage.tree import Listing
+
+Inode = tuple[int, int]  # (device, number)
+
+_WRITABLE = 0o222
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class _Kind(enum.Enum):
+    STAMPED = enum.auto()
+    UNSTAMPED = enum.auto()
+    IMAGE = enum.auto()
+
+
+class Ledger:
+    """The sums of the files that were entered, in bytes and counts."""
+
+    def __init__(
+        self,
+        *,
+        other_than: int | None,
+        leased: frozenset[int],
+        measured: Mapping[Inode, Holding],
+        image_cache_dir: Path | None,
+    ) -> None:
+        self._left_out = None if other_than is None else inode(os.fstat(other_than))
+        self._leased = leased
+        self._measured = measured
+        self._image_cache_dir = image_cache_dir
+        self._linked: set[Inode] = set()
+        self._shared: set[tuple[int, int]] = set()
+        self._kinds = dict.fromkeys(_Kind, 0)
+        self._unshared = 0
+        self.malformed = self.unreadable = 0
+        self.virtual_size = self.unwritten = self.promised = 0
+
+    @property
+    def stamped(self) -> int:
+        """Return the number of disks with a stamp."""
+        return self._kinds[_Kind.STAMPED]
+
+    @property
+    def unstamped(self) -> int:
+        """Return the number of disks without one."""
+        return self._kinds[_Kind.UNSTAMPED]
+
+    @property
+    def images(self) -> int:
+        """Return the number of files that are no disks."""
+        return self._kinds[_Kind.IMAGE]
+
+    @property
+    def allocated(self) -> int:
+        """Return the storage of all files, what they share with one another once."""
+        return self._unshared + _covered(self._shared)
+
+    def enter(self, listing: Listing) -> None:
+        """Enter the files of a directory."""
+        cached = bool(listing.files) and location.is_inside(
+            listing.directory, configured=self._image_cache_dir
+        )
+        for path, status in listing.files:
+            empty = not status.st_size and not status.st_blocks  # such as lock files
+            if not empty and not self._was_entered(status):
+                self._enter(path, status, cached=cached)
+
+    def _was_entered(self, status: os.stat_result) -> bool:
+        """Return whether the file is left out, or was entered by another name."""
+        found = inode(status)
+        if found == self._left_out or found in self._linked:
+            return True
+        if status.st_nlink > 1:
+            self._linked.add(found)
+        return False
+
+    def _enter(self, path: str, status: os.stat_result, *, cached: bool) -> None:
+        try:
+            holding = self._measured.get(inode(status)) or self._read(path, status)
+        except FileNotFoundError:  # it was removed meanwhile
+            return
+        kind = _kind(status, stamped=holding.stamped, cached=cached)
+        self._kinds[kind] += 1
+        self._unshared += holding.actual_size - holding.shared
+        self._shared.update(holding.shared_places)
+        if kind is not _Kind.IMAGE:
+            self.malformed += holding.malformed
+            self.virtual_size += holding.virtual_size
+            self.unwritten += holding.unwritten
+            self.promised += holding.promised
+
+    def _read(self, path: str, status: os.stat_result) -> Holding:
+        """Return what the file holds; one under a lease is not opened.
+
+        :raises FileNotFoundError: when it is gone.
+        """
+        found = None
+        if status.st_ino not in self._leased:
+            found = _read(path, status)
+        if found is None:
+            self.unreadable += 1
+            return holdings.unread(status, stamped=_has_stamp(path))
+        return found
+
+
+def inode(status: os.stat_result) -> Inode:
+    """Return which file it is."""
+    return status.st_dev, status.st_ino
+
+
+def _read(path: str, status: os.stat_result) -> Holding | None:
+    """Return what the file holds; None when it cannot be read, or was replaced.
+
+    :raises FileNotFoundError: when it is gone.
+    """
+    try:
+        fd = os.open(path, _FLAGS)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
+    try:
+        same = inode(os.fstat(fd)) == inode(status)
+        return holdings.measure(fd, path=Path(path)) if same else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _has_stamp(path: str) -> bool:
+    """Return whether the file has a stamp, as far as can be told without opening it.
+
+    :raises FileNotFoundError: when it is gone.
+    """
+    try:
+        os.getxattr(path, stamps.XATTR, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:  # it has none, or we may not read it
+        return False
+    return True
+
+
+def _kind(status: os.stat_result, *, stamped: bool, cached: bool) -> _Kind:
+    if stamped:
+        return _Kind.STAMPED
+    writable = bool(status.st_mode & _WRITABLE) and not cached
+    return _Kind.UNSTAMPED if writable else _Kind.IMAGE
+
+
+def _covered(places: Iterable[tuple[int, int]]) -> int:
+    """Return the bytes that the places cover, each once."""
+    covered = end = 0
+    for place, length in sorted(places):
+        covered += max(0, place + length - max(place, end))
+        end = max(end, place + length)
+    return covered
