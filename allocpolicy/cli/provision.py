@@ -11,7 +11,7 @@ from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.cli.report import shown
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.images.base_image import FORMATS
+from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.provision import Order, provision
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.errors import PlanError
+from allocpolicy.qcow2.header import Header
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.filesystem import Filesystem
 
@@ -117,6 +118,7 @@ class BaseImage:
     pending: str | None = None
     below: BaseImage | None = None
     leased: bool = False
+    header: Header | None = field(default=None, repr=False, compare=False)
 
     @property
     def layers(self) -> tuple[BaseImage, ...]:

@@ -20,7 +20,7 @@ from allocpolicy.execute import admission
 from allocpolicy.execute.build import built, run_steps, verified
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
-from allocpolicy.images import base_image
+from allocpolicy.images import identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.progress import Progress, Watcher
@@ -94,7 +94,7 @@ def _rewrite(plan: Plan, job: Job, hold: Hold) -> Outcome:
     with built(plan, _guarded(job, hold), prepare=prepare) as (staged, outcome):
         for layer in job.facts.base.layers if job.facts.base else ():
             if layer.fd != disk.fd:
-                base_image.refuse_if_changed(layer)
+                identity.refuse_if_changed(layer)
         hold.require()
         if is_linked(disk):
             raise ImageError(disk.path, LINKED)

@@ -9,7 +9,7 @@ from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import InvalidRequest, StrategyFailed
 from allocpolicy.execute.build import built
 from allocpolicy.execute.job import Job, Outcome
-from allocpolicy.images import base_image
+from allocpolicy.images import identity
 from allocpolicy.storage.staging import Staged
 
 
@@ -25,7 +25,7 @@ def make(plan: Plan, job: Job) -> Outcome:
     with built(plan, job, prepare=prepare) as (staged, outcome):
         if not job.trial:
             if job.request.base:
-                base_image.refuse_if_changed(job.request.base)
+                identity.refuse_if_changed(job.request.base)
             staged.publish(job.request.destination.name)
     return outcome
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import DestinationExists, Error
 from allocpolicy.image_cache.entry import open_shared
-from allocpolicy.images import base_image
+from allocpolicy.images import identity
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress
 from allocpolicy.qemu_img import Image
@@ -71,7 +71,7 @@ def _publish(staged: Staged, path: Path, *, source: SourceImage) -> None:
     ):
         os.fchmod(staged.fd, _READ_ONLY)
         os.fsync(staged.fd)
-        base_image.refuse_if_changed(source)
+        identity.refuse_if_changed(source)
         path.parent.mkdir(exist_ok=True)
         with contextlib.suppress(DestinationExists):  # made under another lock_path
             staged.publish(str(path.relative_to(staged.directory)))

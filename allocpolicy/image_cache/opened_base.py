@@ -16,7 +16,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.policy import Policy
 from allocpolicy.image_cache import entry, fill, hashes, location, users
-from allocpolicy.images import base_image
+from allocpolicy.images import base_image, identity
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress, Watcher
 from allocpolicy.storage import named_lock, sparse
@@ -138,7 +138,7 @@ def _converted(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
         virtual_size=os.fstat(fd).st_size,
         data_bytes=sparse.data_bytes(fd),
         plain=True,
-        identity=base_image.identity(fd),
+        identity=identity.of(fd),
         source=source.path,
         source_format=source.format,
     )
@@ -171,5 +171,5 @@ def _digest(source: SourceImage, *, directory: Path, progress: Progress) -> str:
     if known is not None:
         return known
     digest = hashes.compute(source.fd, progress)
-    base_image.refuse_if_changed(source)
+    identity.refuse_if_changed(source)
     return digest

@@ -1,109 +1,158 @@
-"""Following a qcow2's backing files, by name and format as its headers record them.
+"""Walking a qcow2's backing files, by name and format as its headers record them.
 
-Read-only, and without any lock: nothing is asked of the images but their headers.
+One walk decides how a chain is followed, whether the images are only described or
+opened to copy from. Read-only, and without any lock.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from allocpolicy.contract.facts import BackingFile
+from allocpolicy.contract.facts import BackingFile, DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import image_file
 from allocpolicy.qcow2.header import Header, read_header
 
 MAX_DEPTH = 200  # QEMU itself slows down long before
+Inode = tuple[int, int]
+
+
+class Layer(Protocol):
+    """One image of a chain, as far as the walk needs it; raw ones have no header.
+
+    ``path`` has no symbolic links in it: a relative name in the header begins there.
+    """
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+
+    @property
+    def inode(self) -> Inode: ...  # noqa: D102
+
+    @property
+    def header(self) -> Header | None: ...  # noqa: D102
+
+
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
+
+
+def inode(fd: int) -> Inode:
+    """Return (device, inode number) of the open file."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def walk(
+    top: Layer, *, opened: Callable[[Path, DiskFormat], AnyLayer]
+) -> Iterator[AnyLayer]:
+    """Yield the images below the top one, nearest first.
+
+    :param opened: opens the image at a path that an image above names, of the format
+        that it records.
+    :raises ImageError: where the chain can't be followed: it names no file, or records
+        no format that we read; it is a loop; or as ``opened`` does.
+    """
+    seen, above = {top.inode}, top
+    while (named := _named_by(above)) is not None:
+        layer = opened(named.path, _readable(named))
+        if layer.inode in seen or len(seen) > MAX_DEPTH:
+            raise ImageError(named.path, "the chain of backing files is a loop")
+        seen.add(layer.inode)
+        yield layer
+        above = layer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """A backing file as the header above names it; ``path`` is where that leads."""
+
+    name: str
+    path: Path
+    format: str | None
+
+
+def _named_by(layer: Layer) -> _Named | None:
+    header = layer.header
+    if header is None or header.backing_file is None:
+        return None
+    name = header.backing_file
+    path = layer.path.parent / name
+    return _Named(name=name, path=path, format=header.backing_format)
+
+
+def _readable(named: _Named) -> DiskFormat:
+    """Return the format of what may be opened as the backing file."""
+    if image_file.NETWORK_DISK.match(named.name):
+        raise ImageError(named.path, "it is not a file")
+    if named.format in tuple(DiskFormat):
+        return DiskFormat(named.format)
+    recorded = "not recorded"
+    if named.format:
+        recorded = f"{named.format!r}, not raw or qcow2"
+    raise ImageError(named.path, f"its format is {recorded}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """An image that was opened, read and closed again."""
+
+    path: Path
+    inode: Inode
+    header: Header | None
+    backing_file: BackingFile | None = None
 
 
 def chain(header: Header, *, fd: int, path: Path) -> tuple[BackingFile, ...]:
     """Return the images below an open one, nearest first.
 
-    What can't be followed (missing, no file, of unknown format, malformed, a loop) is
-    the last, with its problem.
+    The last is one that the chain can't be followed through (missing, no file, of
+    unknown format, malformed, a loop), with its problem.
     """
-    return tuple(_follow(header, fd=fd, path=path))
+    layers = [_Described(path=path, inode=inode(fd), header=header)]
+    problem = None
+    try:
+        layers.extend(walk(layers[0], opened=_described))
+    except ImageError as error:
+        problem = error.reason
+    found = tuple(one.backing_file for one in layers if one.backing_file)
+    if problem is None:
+        return found
+    named = _named_by(layers[-1])
+    assert named is not None
+    broken = BackingFile(path=named.path, format=named.format, problem=problem)
+    return (*found, broken)
 
 
-def _follow(header: Header, *, fd: int, path: Path) -> Iterator[BackingFile]:
-    status = os.fstat(fd)
-    seen = {(status.st_dev, status.st_ino)}
-    directory = path.parent
-    above: Header | None = header
-    while above is not None and above.backing_file is not None:
-        backing, format = directory / above.backing_file, above.backing_format
-        try:
-            if image_file.NETWORK_DISK.match(above.backing_file):
-                raise ImageError(backing, "it is not a file")
-            image = _image(backing, format=format, state=_state(backing))
-            if image.inode in seen or len(seen) > MAX_DEPTH:
-                raise ImageError(backing, "the chain of backing files is a loop")
-        except ImageError as error:
-            yield BackingFile(path=backing, format=format, problem=error.reason)
-            return
-        seen.add(image.inode)
-        directory, above = image.directory, image.header
-        yield image.described
+def _described(path: Path, format: DiskFormat) -> _Described:
+    """Return the image, read once in each state.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Image:
-    """A backing file as it was read; raw ones have no header."""
-
-    described: BackingFile
-    inode: tuple[int, int]
-    directory: Path
-    header: Header | None
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Return what changes when the file does.
-
-    :raises ImageError: when there is nothing.
+    :raises ImageError: when it can't be opened, or is no sound qcow2.
     """
     try:
         status = os.stat(path)
     except OSError as error:
         raise ImageError(path, f"cannot open it: {error.strerror}") from error
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+    state = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return _read(path, format, (status.st_dev, status.st_ino, *state))
 
 
 # Thousands of disks stand on a few base images.
 @functools.lru_cache(maxsize=256)
-def _image(path: Path, *, format: str | None, state: tuple[int, ...]) -> _Image:
-    """Return the image, read once in each state.
-
-    :raises ImageError: when it is neither raw nor a sound qcow2.
-    """
+def _read(path: Path, format: DiskFormat, state: tuple[int, ...]) -> _Described:
     with image_file.opened(path) as (resolved, fd):
-        header, size = _read(fd, path=path, format=format)
-        status = os.fstat(fd)
-    return _Image(
-        described=BackingFile(path=path, format=format, virtual_size=size),
-        inode=(status.st_dev, status.st_ino),
-        directory=resolved.parent,
-        header=header,
-    )
-
-
-def _read(fd: int, *, path: Path, format: str | None) -> tuple[Header | None, int]:
-    """Return the header if it has one, and the virtual size.
-
-    :raises ImageError: when it is neither raw nor a sound qcow2.
-    """
-    if format == "raw":
-        return None, -(-os.fstat(fd).st_size // 512) * 512  # as QEMU rounds it
-    if format == "qcow2":
-        header = read_header(fd, path=path)
-        return header, header.virtual_size
-    named = f"{format!r}, not raw or qcow2" if format else "not recorded"
-    raise ImageError(path, f"its format is {named}")
+        header = None
+        size = -(-os.fstat(fd).st_size // 512) * 512  # of raw, as QEMU rounds it
+        if format is DiskFormat.QCOW2:
+            header = read_header(fd, path=path)
+            size = header.virtual_size
+        return _Described(
+            path=resolved,
+            inode=inode(fd),
+            header=header,
+            backing_file=BackingFile(path=path, format=format, virtual_size=size),
+        )

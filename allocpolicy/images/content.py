@@ -9,128 +9,91 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
-from allocpolicy.images import base_image, image_file
+from allocpolicy.images import chain, identity, image_file
 from allocpolicy.images.existing import Disk
+from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import sparse
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """An open image of the chain."""
+
+    path: Path
+    fd: int
+    inode: chain.Inode
+    header: Header | None
+
+
 @contextlib.contextmanager
-def opened(disk: Disk) -> Iterator[BaseImage]:
+def opened(disk: Disk, *, header: Header | None) -> Iterator[BaseImage]:
     """Yield what the guest reads of an open disk, as an image to copy from.
 
+    :param header: that of the disk, if it is a qcow2.
     :raises ImageError: when it or a backing file is unsafe, malformed or missing.
     """
+    top = _layer(disk.fd, path=disk.path, header=header)
     with contextlib.ExitStack() as stack:
-        yield _layer(disk.fd, path=disk.path, format=disk.format, stack=stack)
+        below = chain.walk(top, opened=partial(_open, stack))
+        image = None
+        for layer in reversed([top, *below]):
+            image = _image(layer, below=image, leased=layer is top)
+        assert image is not None
+        yield image
 
 
 def as_file(disk: Disk) -> BaseImage:
     """Return the file of an open disk as it is: its bytes, whatever they mean."""
-    size = os.fstat(disk.fd).st_size
-    return _image(
-        disk.fd,
-        path=disk.path,
-        format=DiskFormat.RAW,
-        virtual_size=size,
-        data_bytes=sparse.data_bytes(disk.fd),
-    )
+    file = _layer(disk.fd, path=disk.path, header=None)
+    return _image(file, below=None, leased=True)
 
 
-def _layer(
-    fd: int,
-    *,
-    path: Path,
-    format: DiskFormat,
-    stack: contextlib.ExitStack,
-    above: tuple[tuple[int, int], ...] = (),
-) -> BaseImage:
-    status = os.fstat(fd)
-    inode = status.st_dev, status.st_ino
-    if inode in above:
-        raise ImageError(path, "the chain of backing files is a loop")
-    if format is DiskFormat.RAW:
-        return _image(
-            fd,
-            path=path,
-            format=format,
-            virtual_size=status.st_size,
-            data_bytes=sparse.data_bytes(fd),
-            leased=not above,
-        )
-    header = read_header(fd, path=path)
-    if found := ", ".join(hindrances(header)):
+def _open(stack: contextlib.ExitStack, path: Path, format: DiskFormat) -> _Layer:
+    resolved, fd = stack.enter_context(image_file.opened(path))
+    identity.refuse_if_busy(fd, path=resolved)
+    qcow2 = format is DiskFormat.QCOW2
+    header = read_header(fd, path=resolved) if qcow2 else None
+    return _layer(fd, path=resolved, header=header)
+
+
+def _layer(fd: int, *, path: Path, header: Header | None) -> _Layer:
+    if header and (found := ", ".join(hindrances(header))):
         raise ImageError(path, f"it can't be copied as it is: {found}")
-    data_bytes, plain = base_image.measure_qcow2(fd, header, path=path)
-    below = _open_below(header, path=path, stack=stack, above=(*above, inode))
-    return _image(
-        fd,
-        path=path,
-        format=format,
-        virtual_size=header.virtual_size,
-        data_bytes=min(
-            data_bytes + (below.data_bytes if below else 0),
-            header.virtual_size,
-        ),
-        plain=plain and (below is None or below.plain),
-        below=below,
-        leased=not above,
-    )
+    return _Layer(path=path, fd=fd, inode=chain.inode(fd), header=header)
 
 
-def _open_below(
-    header: Header,
-    *,
-    path: Path,
-    stack: contextlib.ExitStack,
-    above: tuple[tuple[int, int], ...],
-) -> BaseImage | None:
-    if header.backing_file is None:
-        return None
-    named = path.parent / header.backing_file
-    if header.backing_format not in tuple(DiskFormat):
-        reason = (
-            f"it records its backing file's format as {header.backing_format}, not raw"
-            " or qcow2; mend that with qemu-img rebase -u -F"
-        )
-        raise ImageError(path, reason)
-    resolved, fd = stack.enter_context(image_file.opened(named))
-    base_image.refuse_if_busy(fd, resolved)
-    return _layer(
-        fd,
-        path=resolved,
-        format=DiskFormat(header.backing_format),
-        stack=stack,
-        above=above,
-    )
-
-
-def _image(
-    fd: int,
-    *,
-    path: Path,
-    format: DiskFormat,
-    virtual_size: int,
-    data_bytes: int,
-    plain: bool = True,
-    below: BaseImage | None = None,
-    leased: bool = True,
-) -> BaseImage:
+def _image(layer: _Layer, *, below: BaseImage | None, leased: bool) -> BaseImage:
+    """Return a layer as an image to copy from, its tables checked."""
+    header, fd = layer.header, layer.fd
+    if header is None:
+        format, virtual_size = DiskFormat.RAW, os.fstat(fd).st_size
+        data_bytes, plain = sparse.data_bytes(fd), True
+    else:
+        mapped = check_tables(fd, header, path=layer.path)
+        format, virtual_size = DiskFormat.QCOW2, header.virtual_size
+        data_bytes, plain = mapped.data_bytes, mapped.plain
+        if below is not None:
+            data_bytes, plain = data_bytes + below.data_bytes, plain and below.plain
+        data_bytes = min(data_bytes, virtual_size)
     return BaseImage(
-        path=path,
+        path=layer.path,
         fd=fd,
         format=format,
         virtual_size=virtual_size,
         data_bytes=data_bytes,
         plain=plain,
-        identity=base_image.identity(fd),
-        source=path,
+        identity=identity.of(fd),
+        source=layer.path,
         source_format=str(format),
         below=below,
         leased=leased,
+        header=header,
     )

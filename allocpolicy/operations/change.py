@@ -98,7 +98,7 @@ def _change(
         request = _request(change, operation, hold=hold, current=look.observation)
         meets = _meets(request, requested, current=look.observation)
         facts = stack.enter_context(
-            _observed_facts(hold, look.observation, meets=meets, policy=policy)
+            _observed_facts(hold, look, meets=meets, policy=policy)
         )
         job = Job(
             request=request,
@@ -236,19 +236,19 @@ def _meets(request: Request, selection: Selection, *, current: Observation) -> b
 
 @contextlib.contextmanager
 def _observed_facts(
-    hold: Hold, current: Observation, *, meets: bool, policy: Policy
+    hold: Hold, look: observe.Look, *, meets: bool, policy: Policy
 ) -> Iterator[Facts]:
     """Yield what a plan may rest on; the disk and its backing files stay open.
 
     Where nothing is to be done, or the disk can't be rewritten, they aren't opened.
     """
     disk, directory = hold.disk, hold.disk.path.parent
-    obstacle = rewrite_obstacle(hold, current)
+    obstacle = rewrite_obstacle(hold, look.observation)
     with contextlib.ExitStack() as stack:
         base = None
         if obstacle is None and not meets:
             try:
-                base = stack.enter_context(content.opened(disk))
+                base = stack.enter_context(content.opened(disk, header=look.header))
             except ImageError as error:
                 obstacle = error.reason
         if base is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from allocpolicy import qemu_img
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.plan import Step, Target
-from allocpolicy.images import base_image
+from allocpolicy.images import reading
 from allocpolicy.overriding import override
 from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2.content import Kind
@@ -107,7 +107,7 @@ class CopyBase(Step):
 
     def _data_runs(self, layer: BaseImage, *, size: int) -> Iterator[Run]:
         """Yield the data of an image that its file holds as the guest reads it."""
-        for run in base_image.runs(layer, virtual_size=size):
+        for run in reading.runs(layer, virtual_size=size):
             if run.kind is Kind.DATA:
                 yield Run(
                     source=run.host_offset,
@@ -119,8 +119,8 @@ class CopyBase(Step):
         self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
         """Put zeroes and compressed clusters in their place, once the data is there."""
-        inflate = base_image.inflater(layer)
-        for run in base_image.runs(layer, virtual_size=size):
+        inflate = reading.inflater(layer)
+        for run in reading.runs(layer, virtual_size=size):
             place = self.data_offset + run.offset
             if run.kind is Kind.COMPRESSED:
                 copy.write(target, inflate(run), offset=place)

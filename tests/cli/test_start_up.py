@@ -87,16 +87,21 @@ def test_a_disk_from_a_qcow2_base_image_needs_no_more_than_numpy(
     assert str("numpy.ma" in modules) == alone.stdout.strip()
 
 
-def test_the_inspector_is_imported_alone_and_its_package_stays_whole() -> None:
-    """A program that uses us may use oslo.utils as well, before or afterwards."""
+def test_oslo_utils_stays_whole_beside_the_inspector() -> None:
+    """A program that uses us may use it as well, before or afterwards."""
     script = """
 import sys
-from allocpolicy.images import base_image
-alone = base_image._format_inspector()
-assert "oslo_utils.imageutils" not in sys.modules
+from allocpolicy.images import inspector
+alone = inspector._imported()
+late = sys.modules["oslo_utils.strutils"]
+assert "to_slug" not in object.__getattribute__(late, "__dict__"), "not executed yet"
 from oslo_utils.imageutils import QemuImgInfo, format_inspector
-assert format_inspector is alone is base_image._format_inspector()
-assert sys.modules["oslo_utils.imageutils"].QemuImgInfo is QemuImgInfo
+assert format_inspector is alone is inspector._imported()
+from oslo_utils import strutils
+import oslo_utils.strutils
+assert strutils is late is oslo_utils.strutils is sys.modules["oslo_utils.strutils"]
+assert strutils.to_slug("A disk") == "a-disk"
+assert QemuImgInfo('{"virtual-size": 512}', format="json").virtual_size == 512
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())
 

@@ -15,7 +15,7 @@ import pytest
 
 from allocpolicy.errors import ImageError
 from allocpolicy.image_cache import overlays
-from allocpolicy.images import base_image
+from allocpolicy.images import base_image, identity
 from allocpolicy.storage import lease
 from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, command, environment, provision
@@ -473,15 +473,15 @@ def test_a_base_image_whose_path_leads_elsewhere_now(
 ) -> None:
     """An overlay would name what nobody checked."""
     with base_image.open_source(raw, declared=None) as source:
-        base_image.refuse_if_changed(source)
+        identity.refuse_if_changed(source)
         copy = raw.with_name("copy")
         shutil.copy2(raw, copy)
         copy.replace(raw)
         with pytest.raises(ImageError, match="replaced"):
-            base_image.refuse_if_changed(source)
+            identity.refuse_if_changed(source)
         raw.unlink()
         with pytest.raises(ImageError, match="went away"):
-            base_image.refuse_if_changed(source)
+            identity.refuse_if_changed(source)
 
 
 def test_looking_for_disks_stays_on_the_filesystem(

@@ -565,7 +565,7 @@ def test_nothing_that_a_rewrite_would_lose_is_rewritten(tmp_path: Path) -> None:
     """Bitmaps, snapshots, LUKS, external data, dirty and corrupt images, links."""
     kinds: dict[str, Callable[[Path], object]] = {
         "bitmaps": lambda disk: images.qemu_img("bitmap", "--add", disk, "b"),
-        "snapshots": lambda disk: images.qemu_img("snapshot", "-c", "s", disk),
+        "internal snapshot": lambda disk: images.qemu_img("snapshot", "-c", "s", disk),
         "encryption (LUKS)": encrypt,
         "dirty": lambda disk: set_bit(disk, bit=0),
         "corrupt": lambda disk: set_bit(disk, bit=1),

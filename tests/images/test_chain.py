@@ -1,0 +1,125 @@
+"""A chain of backing files is followed in one way, to describe it or to copy it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import DiskFormat
+from allocpolicy.errors import ImageError
+from allocpolicy.images import chain, content
+from allocpolicy.images.existing import Disk
+from allocpolicy.qcow2.header import read_header
+from tests.harness import images
+
+pytestmark = pytest.mark.skipif(not shutil.which("qemu-img"), reason="needs qemu-img")
+
+
+def overlay(path: Path, *, backing: str, format: str = "qcow2") -> Path:
+    """Make an overlay of 1 MiB whose header names that backing file."""
+    options = ("-u", "-b", backing, "-F", format)
+    images.qemu_img("create", "-q", "-f", "qcow2", *options, path, "1M")
+    return path
+
+
+def whole(path: Path) -> Path:
+    images.qemu_img("create", "-q", "-f", "qcow2", path, "1M")
+    return path
+
+
+def two_layers(directory: Path) -> Path:
+    (directory / "below").mkdir()
+    whole(directory / "below" / "base")
+    overlay(directory / "below" / "middle", backing="base")  # relative to itself
+    return overlay(directory / "disk", backing="below/middle")
+
+
+def through_a_link(directory: Path) -> Path:
+    (directory / "below").mkdir()
+    whole(directory / "below" / "base")
+    overlay(directory / "below" / "middle", backing="base")
+    (directory / "link").symlink_to("below/middle")
+    return overlay(directory / "disk", backing="link")
+
+
+def raw_base(directory: Path) -> Path:
+    (directory / "base").write_bytes(bytes(1000))
+    return overlay(directory / "disk", backing="base", format="raw")
+
+
+def missing(directory: Path) -> Path:
+    return overlay(directory / "disk", backing="gone")
+
+
+def loop(directory: Path) -> Path:
+    overlay(directory / "other", backing="disk")
+    return overlay(directory / "disk", backing="other")
+
+
+def itself(directory: Path) -> Path:
+    return overlay(directory / "disk", backing="disk")
+
+
+def foreign(directory: Path) -> Path:
+    whole(directory / "base")
+    return overlay(directory / "disk", backing="base", format="vmdk")
+
+
+def network(directory: Path) -> Path:
+    return overlay(directory / "disk", backing="nbd:localhost:10809", format="raw")
+
+
+def misdeclared(directory: Path) -> Path:
+    (directory / "base").write_bytes(b"no header" * 100)
+    return overlay(directory / "disk", backing="base")
+
+
+def no_file(directory: Path) -> Path:
+    (directory / "base").mkdir()
+    return overlay(directory / "disk", backing="base", format="raw")
+
+
+@pytest.mark.parametrize("make", [two_layers, through_a_link, raw_base])
+def test_what_is_described_is_what_is_opened(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    disk = make(tmp_path)
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        header = read_header(fd, path=disk)
+        described = chain.chain(header, fd=fd, path=disk)
+        one = Disk(path=disk, fd=fd, format=DiskFormat.QCOW2, stamp=None)
+        with content.opened(one, header=header) as image:
+            below = image.layers[-2::-1]
+            assert [one.path.resolve() for one in described] == [
+                layer.path for layer in below
+            ]
+            assert [one.format for one in described] == [one.format for one in below]
+        assert not any(one.problem for one in described)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "make", [missing, loop, itself, foreign, network, misdeclared, no_file]
+)
+def test_what_cannot_be_followed_is_neither_described_nor_opened(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    """The description ends with the problem for which opening is refused."""
+    disk = make(tmp_path)
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        header = read_header(fd, path=disk)
+        problem = chain.chain(header, fd=fd, path=disk)[-1].problem
+        assert problem
+        one = Disk(path=disk, fd=fd, format=DiskFormat.QCOW2, stamp=None)
+        with pytest.raises(ImageError) as raised, content.opened(one, header=header):
+            pass
+        assert raised.value.reason == problem
+    finally:
+        os.close(fd)
