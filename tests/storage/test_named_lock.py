@@ -20,11 +20,11 @@ from allocpolicy.storage import named_lock
 from tests.harness import cli, filesystems, ordinary_user
 from tests.harness.cli import Finished
 
+pytestmark = pytest.mark.system
+
 HOLD = """
 import pathlib, sys
 from allocpolicy.storage import named_lock
-
-pytestmark = pytest.mark.system
 with named_lock.hold("one", lock_path=pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -24,13 +24,13 @@ MOUNTS = {
 }
 PROJECT, HARD, SOFT, WRITTEN = 42, 8 * MIB, 4 * MIB, MIB
 # Limits in blocks of 1 KiB; QIF_BLIMITS says that they are valid.
+pytestmark = pytest.mark.system
+
 CODE = f"""
 import ctypes, dataclasses, json, os, struct
 from pathlib import Path
 from allocpolicy.storage import fsxattr, mount, quota, space
 from allocpolicy.storage.quota import QuotaType
-
-pytestmark = pytest.mark.system
 
 libc = ctypes.CDLL(None)
 limits = struct.pack("=8QL4x", {HARD >> 10}, {SOFT >> 10}, 0, 0, 0, 0, 0, 0, 1)
