@@ -20,9 +20,8 @@ PAGES = (
     *("README.md", "CONTRIBUTING.md", "plugins/example/README.md"),
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
-SHELL = re.compile(
-    r"(\$ )?(allocpolicy|apt-get|git|make|pip|pytest|python3?|tox|virsh|# /etc/cron[.]d)(?![\w:])"
-)
+PROGRAMS = "allocpolicy|apt-get|git|make|pip|pytest|python3?|tox|virsh"
+SHELL = re.compile(rf"(\$ )?({PROGRAMS}|# /etc/cron[.]d)(?![\w:])")
 
 # What begins like this is not run here, because of this.
 NOT_RUN = {

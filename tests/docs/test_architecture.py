@@ -1,0 +1,33 @@
+"""The map of the house, held against the house."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+SOURCE = ROOT / "allocpolicy"
+
+
+def modules() -> set[str]:
+    """Return every module of the tree, relative to it."""
+    paths = (path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
+    return {str(path) for path in paths if path.name != "__init__.py"}
+
+
+def test_every_module_has_its_line_and_no_line_is_of_another() -> None:
+    """A newcomer finds each module once, in its room."""
+    lines = re.findall(r"^- `([^`]+)`: .", PAGE, re.MULTILINE)
+    assert len(lines) == len(set(lines))
+    assert set(lines) == modules()
+
+
+def test_the_walk_and_the_places_name_what_is_there() -> None:
+    """A module that moved takes its step of the walk along."""
+    text = PAGE.partition("## The modules")[0]
+    dotted = re.findall(r"`([a-z_]+)[.](?!toml|cfg)([a-z_]+)`", text)
+    slashed = re.findall(r"`([a-z_]+/[a-z_]+[.]py)`", text)
+    named = {f"{room}/{module}.py" for room, module in dotted} | set(slashed)
+    assert named
+    assert named <= modules()
