@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness import filesystems
 
@@ -22,10 +24,22 @@ MARKER = (
 )
 
 SYSTEM = (
-    "system: of kernels and filesystems, which no version of Python changes; one "
-    "environment of tox runs it. Tests that mount have it by themselves"
+    "system: of kernels, filesystems and QEMU, which no version of Python changes; one "
+    "environment of tox runs it. Tests that mount, or have the mark qemu, get it"
 )
+QEMU = "qemu: QEMU makes the images, and is the oracle"
 MOUNTING = {"mount_point", "fresh_filesystem"}
+# btrfs gives the space of removed files back late; its image is sparse.
+SIZES = {"btrfs": 4 * GIB}
+
+# How fast the machine is decides nothing; each example of a test has files of its own.
+settings.register_profile(
+    "allocpolicy",
+    settings.get_profile("ci" if os.environ.get("CI") else "default"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("allocpolicy")
 
 
 class FreshFilesystem(Protocol):
@@ -54,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     config.addinivalue_line("markers", SYSTEM)
+    config.addinivalue_line("markers", QEMU)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As a shell starts what is to run in the background; our commands would too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,14 +86,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and MOUNTING & set(item.fixturenames):
+        if not isinstance(item, pytest.Function):
+            continue
+        if MOUNTING & set(item.fixturenames) or item.get_closest_marker("qemu"):
             item.add_marker("system")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     with unavailable_reported(item.config):
-        yield
+        if item.get_closest_marker("qemu"):
+            filesystems.require_program("qemu-img")
+            filesystems.require_program("qemu-io")
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,7 +122,7 @@ def unavailable_reported(config: pytest.Config) -> Iterator[None]:
 def mount_point(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], Path]]:
-    """Give the session's mount point of a kind of filesystem, 1 GiB large."""
+    """Give the session's mount point of a kind of filesystem, 1 GiB and more."""
     made: dict[str, Path] = {}
     with ExitStack() as stack:
 
@@ -110,7 +130,9 @@ def mount_point(
             if kind not in made:
                 made[kind] = stack.enter_context(
                     filesystems.mounted(
-                        kind, size=GIB, directory=tmp_path_factory.getbasetemp()
+                        kind,
+                        size=SIZES.get(kind, GIB),
+                        directory=tmp_path_factory.getbasetemp(),
                     )
                 )
             return made[kind]

@@ -48,6 +48,8 @@ class Commands(CommandManager):
 class Program(App):
     """The cliff application."""
 
+    NAME = "allocpolicy"  # cliff's is that of the program that imports it first
+
     def __init__(self) -> None:
         super().__init__(
             description="Decide how a VM disk's storage is allocated, and prove it.",

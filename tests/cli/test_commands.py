@@ -16,7 +16,7 @@ import pytest
 
 from allocpolicy.cli import progress
 from tests.harness import images
-from tests.harness.cli import allocpolicy, command, environment
+from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
 from tests.harness.images import MIB
 
 OPENSTACK = [
@@ -41,7 +41,7 @@ OPENSTACK = [
 
 
 def test_the_version_is_told() -> None:
-    finished = allocpolicy("--version")
+    finished = allocpolicy_process("--version")
     assert finished.status == 0
     assert finished.stdout.split()[0] == "allocpolicy"
 

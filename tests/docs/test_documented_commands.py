@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import FreshFilesystem
 from tests.harness import cli, images
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 PAGES = (
     *("README.md", "CONTRIBUTING.md", "plugins/example/README.md"),

@@ -1,16 +1,27 @@
-"""Running the command as its users do: a process, its output, its exit status."""
+"""Running the command as its users do: its arguments, its output, its exit status.
+
+In process it takes a twentieth of the time. A process of its own is for tests of what
+only a process has: start-up, signals, other users, limits, and running with others.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from unittest import mock
 
 PROGRAM = Path(sys.executable).with_name("allocpolicy")
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGCHLD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +49,117 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | variables
 
 
-def allocpolicy(*arguments: object, **variables: str) -> Finished:
-    """Run allocpolicy to its end."""
+def allocpolicy_process(*arguments: object, **variables: str) -> Finished:
+    """Run allocpolicy to its end, as a process."""
     finished = subprocess.run(
         command(*arguments),
         capture_output=True,
         text=True,
         env=environment(**variables),
         check=False,
-        timeout=300,
     )
     return Finished(
         status=finished.returncode, stdout=finished.stdout, stderr=finished.stderr
     )
+
+
+def allocpolicy(*arguments: object, **variables: str) -> Finished:
+    """Run allocpolicy to its end, in this process, which must be as it was after it.
+
+    What an interpreter reads when it starts, a new one must read.
+    """
+    if any(name.startswith(("PYTHON", "LC_")) for name in variables):
+        return allocpolicy_process(*arguments, **variables)
+    with ExitStack() as stack:
+        stack.enter_context(process_unchanged())
+        stdout, stderr = (stack.enter_context(caught(fd)) for fd in (1, 2))
+        stack.enter_context(
+            mock.patch.dict(os.environ, environment(**variables), clear=True)
+        )
+        status = run_main([str(argument) for argument in arguments])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return Finished(status=status, stdout=text_of(stdout), stderr=text_of(stderr))
+
+
+def run_main(arguments: list[str]) -> int:
+    """Call what the program `allocpolicy` calls; return its exit status."""
+    from allocpolicy.cli.main import main
+
+    try:
+        return main(arguments)
+    except SystemExit as ended:  # argparse, and cliff's help
+        assert ended.code is None or isinstance(ended.code, int), ended.code
+        return ended.code or 0
+
+
+@contextmanager
+def caught(fd: int) -> Iterator[BinaryIO]:
+    """Have a file for standard output or error, also for what child processes write."""
+    name = {1: "stdout", 2: "stderr"}[fd]
+    before = os.dup(fd)
+    try:
+        with (
+            open(os.memfd_create(name), "r+b") as file,
+            io.TextIOWrapper(
+                open(fd, "wb", closefd=False), write_through=True
+            ) as stream,
+            mock.patch.object(sys, name, stream),
+        ):
+            os.dup2(file.fileno(), fd)
+            yield file
+    finally:
+        os.dup2(before, fd)
+        os.close(before)
+
+
+def text_of(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+@contextmanager
+def process_unchanged() -> Iterator[None]:
+    """Fail where a command leaves descriptors, signal handlers or the like behind.
+
+    What it does to logging, as any program may, is undone.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    before = state()
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    after = state()
+    assert after == before, f"the command left the process changed: {after} {before}"
+
+
+def state() -> dict[str, object]:
+    """Return what of this process would outlive a command."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return {
+        "descriptors": descriptors(),
+        "directory": Path.cwd(),
+        "handlers": [signal.getsignal(number) for number in HANDLED],
+        "blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "umask": mask,
+    }
+
+
+def descriptors() -> dict[int, str]:
+    """Return where this process's open descriptors lead."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:  # the one that listed them
+            continue
+    return found
 
 
 def provision(destination: Path, *arguments: object, **variables: str) -> Any:

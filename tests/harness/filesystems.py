@@ -152,7 +152,7 @@ def available(mount_point: Path) -> int:
 
     That is when it stays: xfs frees inodes in the background.
     """
-    deadline = time.monotonic() + 10  # others may write there, as in /dev/shm
+    deadline = time.monotonic() + 30  # others may write there, as in /dev/shm
     before = None
     while True:
         os.sync()

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.harness.filesystems import Unavailable, require_program
+from tests.harness.patience import PATIENCE
 
 BOOT = Path("/boot")
 MODULES = Path("/lib/modules")
 DEFAULT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 
 STARTED = "guest: the script starts"
-BOOT_TIMEOUT = 300  # seconds; two or three on an idle machine
+BOOT_TIMEOUT = PATIENCE  # two or three seconds on an idle machine
 EXIT_STATUS = "guest: the script ended with status "
 CONSOLE_TAIL = 30  # lines
 

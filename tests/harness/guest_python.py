@@ -17,10 +17,11 @@ from pathlib import Path
 import allocpolicy
 from tests.harness.filesystems import require_program, run
 from tests.harness.guest import DEFAULT_MODULES, GuestDisk, run_guest
+from tests.harness.patience import PATIENCE
 
 SERIAL = "python"
 SIZE = 192 << 20
-TIMEOUT = 300  # seconds: the interpreter is slow when it is emulated
+TIMEOUT = PATIENCE  # the interpreter is slow when it is emulated
 LEFT_OUT = (
     *("test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip"),
     *("site-packages", "dist-packages", "config-*", "__pycache__", "*.a"),

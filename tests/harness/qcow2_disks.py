@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
-
-import pytest
 
 from allocpolicy.qcow2 import mapping, tables
 from allocpolicy.qcow2.consistency import check_tables
@@ -16,10 +13,6 @@ from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.tables import OFFSET
 from tests.harness.images import qemu_img
 
-needs_qemu = pytest.mark.skipif(
-    shutil.which("qemu-img") is None or shutil.which("qemu-io") is None,
-    reason="qemu-img or qemu-io is not installed",
-)
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 CLUSTER = 64 * KiB
 COPIED, COMPRESSED = 1 << 63, 1 << 62

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.qcow2.header import read_header
 from tests.harness import images
 
-pytestmark = pytest.mark.skipif(not shutil.which("qemu-img"), reason="needs qemu-img")
+pytestmark = pytest.mark.qemu
 
 
 def overlay(path: Path, *, backing: str, format: str = "qcow2") -> Path:

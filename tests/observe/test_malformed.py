@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocpolicy import DiskFormat, Headroom, Judgement, Policy
@@ -27,16 +27,15 @@ from tests.harness.qcow2_disks import (
     create,
     header_of,
     l2_of,
-    needs_qemu,
     patch,
     write,
 )
 
 POLICY = Policy(headroom=Headroom(ratio=0.01, minimum=MiB))
 GIVEN = Given(choice=Choice(strategy="none", options={}), format=DiskFormat.QCOW2)
-LIMIT = 10  # seconds that a look at a small image may take at the very most
+LIMIT = 10  # seconds of CPU that looks at a small image may take at the very most
 
-pytestmark = [needs_qemu, pytest.mark.system]
+pytestmark = pytest.mark.qemu
 
 
 @pytest.fixture(scope="module", params=MAKERS, ids=lambda make: make.__name__)
@@ -71,8 +70,6 @@ def looked_at(disk: Path) -> None:
 
 @settings(
     max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_flipped_bytes_are_at_worst_an_image_error(
@@ -87,13 +84,13 @@ def test_flipped_bytes_are_at_worst_an_image_error(
         patch(disk, position, bytes([data.draw(st.integers(0, 255))]))
     if data.draw(st.booleans()):
         os.truncate(disk, data.draw(st.integers(0, disk.stat().st_size)))
-    started = time.monotonic()
+    started = time.process_time()
     looked_at(disk)
     (row,) = audit([disk], given=GIVEN, policy=POLICY).rows
     assert row.verdict.reason.isprintable()
     if row.observed is None:
         assert row.verdict.judgement is Judgement.DRIFTED
-    assert time.monotonic() - started < LIMIT
+    assert time.process_time() - started < LIMIT
 
 
 def test_a_disk_of_no_size_is_no_reason_to_fail(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from allocpolicy.observe import picture
@@ -24,7 +24,6 @@ from tests.harness.qcow2_disks import (
     MAKERS,
     create,
     data_file,
-    needs_qemu,
     preallocated_data_file,
     write,
 )
@@ -56,7 +55,7 @@ def mapped_by_qemu(disk: Path, *, cells: int, size: int) -> list[float]:
     return found
 
 
-@needs_qemu
+@pytest.mark.qemu
 @pytest.mark.parametrize("make", INSIDE)
 @pytest.mark.parametrize("cells", [1, 7, 64])
 def test_what_is_mapped_is_what_qemu_maps(
@@ -76,7 +75,7 @@ def test_what_is_mapped_is_what_qemu_maps(
         assert len(strip.cells) == cells
 
 
-@needs_qemu
+@pytest.mark.qemu
 def test_states_are_counted_to_the_byte(tmp_path: Path) -> None:
     disk = create(tmp_path / "disk", 4 * MIB)
     write(disk, "write 0 128k", "write -z 256k 64k", "write -c 1M 64k")
@@ -91,13 +90,12 @@ def test_states_are_counted_to_the_byte(tmp_path: Path) -> None:
     assert mapping.cells[0].tolist() == [327680.0, 65536.0, 131072.0, 0.0]
 
 
-@needs_qemu
+@pytest.mark.qemu
 def test_external_data_is_storage_that_is_not_looked_at(tmp_path: Path) -> None:
     mapping, storage, _ = strips(data_file(tmp_path), cells=8)
     assert storage.totals["other"] == mapping.totals["mapped"] > 0
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["data", "hole"]), st.integers(1, 64)), max_size=8

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError, WorkerLost
 from allocpolicy.observe.workers import spread
+from tests.harness.patience import PATIENCE
 
 
 def children() -> set[int]:
@@ -26,7 +27,7 @@ def children() -> set[int]:
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(count=st.integers(0, 300), workers=st.integers(1, 4))
 def test_everything_is_done_once(count: int, workers: int) -> None:
     """Whatever the number of workers, and of things."""
@@ -45,7 +46,7 @@ def test_it_is_done_elsewhere() -> None:
     def meet(thing: int) -> int:
         if os.getpid() not in met:
             met.add(os.getpid())
-            together.wait(timeout=60)
+            together.wait(timeout=PATIENCE)
         return os.getpid()
 
     pids = set(spread(range(2000), meet, workers=3))

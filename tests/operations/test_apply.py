@@ -26,6 +26,7 @@ from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.filesystems import available, leave_free
 from tests.harness.images import MIB
+from tests.harness.patience import PATIENCE
 
 SIZE = 64 * MIB
 ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
@@ -469,7 +470,7 @@ class Opener:
 def wait_for_breaker(disk: Path) -> None:
     """Wait until somebody waits in open(2) for the lease on a disk; proc_locks(5)."""
     file = f":{disk.stat().st_ino} "
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not lease.is_leased(disk) or not any(
         "LEASE" in line and "BREAKING" in line and file in line
         for line in Path("/proc/locks").read_text().splitlines()

@@ -28,6 +28,7 @@ from tests.harness.cli import Finished, allocpolicy, command, environment, provi
 from tests.harness.filesystems import leave_free
 from tests.harness.guest import GuestDisk, run_guest
 from tests.harness.images import MIB
+from tests.harness.patience import PATIENCE
 from tests.harness.qcow2_disks import create, entry, header_of, l2_of, patch, write
 
 SIZE = 64 * MIB
@@ -543,7 +544,7 @@ def many(directory: Path) -> Path:
 def test_interrupted_it_ends_at_once_and_leaves_no_process(many: Path) -> None:
     with at_work(many, "--textfile", many / "x.prom") as process:
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said.splitlines() == ["audit: interrupted; nothing was changed"]
     assert not (many / "x.prom").exists()
@@ -568,14 +569,14 @@ def at_work(directory: Path, *arguments: object) -> Iterator[subprocess.Popen[st
         start_new_session=True,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while len(alive(process.pid)) < 3:
             assert time.monotonic() < deadline
         yield process
 
 
 def assert_gone(session: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while alive(session) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert alive(session) == []

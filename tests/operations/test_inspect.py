@@ -19,6 +19,7 @@ from tests.harness import images
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.filesystems import Unavailable, require_program
 from tests.harness.images import GIB, MIB
+from tests.harness.patience import PATIENCE
 from tests.harness.qcow2_disks import create
 
 SIZE = 64 * MIB
@@ -85,7 +86,7 @@ def qemu(disk: Path, *, format: str, readonly: bool = False) -> Iterator[Qemu]:
             running.ask("qmp_capabilities")
             yield running
             running.ask("quit")
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE)
         finally:
             process.kill()
 

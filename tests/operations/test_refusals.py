@@ -14,6 +14,7 @@ import pytest
 from tests.harness import images
 from tests.harness.cli import allocpolicy
 from tests.harness.images import MIB
+from tests.harness.patience import PATIENCE
 
 pytestmark = pytest.mark.filesystems("ext4")
 
@@ -193,7 +194,7 @@ class TestBaseImages:
 
 def wait_for_image_lock(path: Path) -> None:
     """Wait until somebody has an OFD lock on the file, as the kernel lists them."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     status = path.stat()
     major, minor = os.major(status.st_dev), os.minor(status.st_dev)
     file = f"{major:02x}:{minor:02x}:{status.st_ino}"

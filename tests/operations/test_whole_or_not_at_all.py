@@ -16,6 +16,7 @@ from tests.harness import images
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
+from tests.harness.patience import PATIENCE
 
 HEADROOM = 64 * MIB
 
@@ -137,7 +138,7 @@ def test_whatever_ends_it_the_disk_is_whole_or_nothing_is_left(
             assert images.same_content(disk, big_base, formats=("qcow2", "raw"))
             disk.unlink()
         assert os.listdir(directory) == []
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while abs(available(directory) - before) > 4 * MIB and time.monotonic() < deadline:
         time.sleep(0.1)
     assert abs(available(directory) - before) <= 4 * MIB

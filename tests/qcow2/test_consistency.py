@@ -27,14 +27,13 @@ from tests.harness.qcow2_disks import (
     header_of,
     l2_of,
     mapping_of,
-    needs_qemu,
     number,
     patch,
     small_disk,
     write,
 )
 
-pytestmark = needs_qemu
+pytestmark = pytest.mark.qemu
 
 
 @pytest.fixture

@@ -24,13 +24,12 @@ from tests.harness.qcow2_disks import (
     check,
     create,
     header_of,
-    needs_qemu,
     patch,
     write,
 )
 from tests.harness.qcow2_writes import guest_commands, qemu_io
 
-pytestmark = needs_qemu
+pytestmark = pytest.mark.qemu
 CLUSTER_SIZES = [512 << shift for shift in range(13)]
 
 
@@ -103,7 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("content")
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(content=contents(), backed=st.booleans())
 def test_runs_are_what_the_guest_reads(
     content: tuple[tuple[str, ...], int, list[str]], backed: bool, place: Path
@@ -127,7 +126,7 @@ def test_runs_are_what_the_guest_reads(
     assert_in_order_and_merged(runs_of(disk), in_parts="extended_l2=on" in options)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     cluster_size=st.sampled_from(CLUSTER_SIZES),
     extended=st.booleans(),
@@ -198,7 +197,7 @@ def inflated(disk: Path, run: Run) -> bytes:
         os.close(fd)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(garbage=st.binary(min_size=1, max_size=600), good=st.integers(0, 60))
 def test_garbage_is_an_error_that_says_where(
     garbage: bytes, good: int, place: Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.qcow2 import geometry
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
-needs_qemu_img = pytest.mark.skipif(
-    shutil.which("qemu-img") is None, reason="qemu-img is not installed"
-)
 virtual_sizes = st.one_of(
     st.integers(1, 64 * MiB // 512),
     st.integers(1, 64 * TiB // 512),
@@ -50,8 +46,8 @@ def computed(virtual_size: int, *, cluster_size: int, extended_l2: bool) -> int 
         return None
 
 
-@needs_qemu_img
-@settings(deadline=None, max_examples=60)
+@pytest.mark.qemu
+@settings(max_examples=60)
 @given(
     virtual_size=virtual_sizes, cluster_size=cluster_sizes, extended_l2=st.booleans()
 )
@@ -66,7 +62,7 @@ def test_fully_allocated_is_what_qemu_img_measures(
     assert ours == theirs
 
 
-@needs_qemu_img
+@pytest.mark.qemu
 @pytest.mark.parametrize("cluster_size", [512, 64 * KiB, 256 * KiB, 2 * MiB])
 @pytest.mark.parametrize(
     "virtual_size",
@@ -79,7 +75,7 @@ def test_fully_allocated_at_the_edges(virtual_size: int, cluster_size: int) -> N
     assert ours == theirs
 
 
-@needs_qemu_img
+@pytest.mark.qemu
 def test_extended_l2_reaches_64_tib() -> None:
     """Twice the L1 entries of a plain image still fit the 32 MiB limit at 64 KiB."""
     size = computed(64 * TiB, cluster_size=64 * KiB, extended_l2=True)
@@ -88,7 +84,6 @@ def test_extended_l2_reaches_64_tib() -> None:
 
 
 @given(virtual_size=virtual_sizes, extended_l2=st.booleans())
-@settings(deadline=None)
 def test_the_refcounts_count_themselves(
     *, virtual_size: int, extended_l2: bool
 ) -> None:
@@ -109,7 +104,6 @@ def test_the_refcounts_count_themselves(
 @given(virtual_size=virtual_sizes, cluster_size=cluster_sizes, extended=st.booleans())
 @example(virtual_size=64 * TiB, cluster_size=64 * KiB, extended=False)
 @example(virtual_size=120 * GiB, cluster_size=512, extended=False)
-@settings(deadline=None)
 def test_an_unmapped_image_counts_itself_and_no_more(
     *, virtual_size: int, cluster_size: int, extended: bool
 ) -> None:
@@ -133,7 +127,6 @@ def test_an_unmapped_image_counts_itself_and_no_more(
 
 
 @given(virtual_size=virtual_sizes, extended_l2=st.booleans())
-@settings(deadline=None)
 def test_the_data_begins_behind_all_metadata(
     *, virtual_size: int, extended_l2: bool
 ) -> None:
@@ -182,8 +175,8 @@ def test_automatic_clusters_know_extended_entries() -> None:
     assert chosen == 128 * KiB
 
 
-@needs_qemu_img
-@settings(deadline=None, max_examples=40)
+@pytest.mark.qemu
+@settings(max_examples=40)
 @given(virtual_size=virtual_sizes, cluster_size=cluster_sizes)
 @example(virtual_size=128 * GiB, cluster_size=512)
 @example(virtual_size=64 * TiB, cluster_size=64 * KiB)
@@ -207,7 +200,7 @@ def test_an_empty_image_is_within_the_bound(
         disk.unlink()
 
 
-@needs_qemu_img
+@pytest.mark.qemu
 def test_extended_l2_is_within_the_bound(tmp_path: Path) -> None:
     """Its L1 is twice as long, and counted so."""
     disk = tmp_path / "disk.qcow2"

@@ -36,7 +36,6 @@ from tests.harness.qcow2_disks import (
     header_of,
     l2_of,
     mapped_clusters,
-    needs_qemu,
     number,
     patch,
     snapshot,
@@ -44,7 +43,7 @@ from tests.harness.qcow2_disks import (
 )
 from tests.harness.qcow2_writes import guest_commands, qemu_io
 
-pytestmark = needs_qemu
+pytestmark = pytest.mark.qemu
 CLUSTER_SIZES = [512 << shift for shift in range(13)]
 LEAKS, SOUND = 3, 0  # exit statuses of qemu-img check
 
@@ -210,7 +209,7 @@ def unmapped_clusters(disk: Path) -> int:
     return -(-header.virtual_size // header.cluster_size) - mapped_clusters(disk)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(case=growths())
 def test_a_grown_image_is_sound(case: Growth, place: Path) -> None:
     """No leak; old content stays; the rest is zero, and can be written."""
@@ -303,7 +302,7 @@ def crashing(function: Callable[..., None]) -> Callable[..., None]:
     for case in tiny, l1, shrunk, within, replace(within, mapped=False):
         function = example(case=case)(function)
     drawn = given(case=growths(most_size=16 * MiB))(function)
-    return settings(deadline=None, max_examples=8)(drawn)
+    return settings(max_examples=8)(drawn)
 
 
 @crashing

@@ -21,12 +21,11 @@ from tests.harness.qcow2_disks import (
     create,
     entry,
     header_of,
-    needs_qemu,
     patch,
     small_disk,
 )
 
-pytestmark = needs_qemu
+pytestmark = pytest.mark.qemu
 
 
 @pytest.fixture

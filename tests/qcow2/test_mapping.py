@@ -21,14 +21,13 @@ from tests.harness.qcow2_disks import (
     header_of,
     mapped_clusters,
     mapping_of,
-    needs_qemu,
     number,
     patch,
     small_disk,
     write,
 )
 
-pytestmark = needs_qemu
+pytestmark = pytest.mark.qemu
 
 
 @pytest.mark.parametrize("make", MAKERS)

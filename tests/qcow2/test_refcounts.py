@@ -25,7 +25,6 @@ from tests.harness.qcow2_disks import (
     create,
     entry,
     header_of,
-    needs_qemu,
     number,
     patch,
     small_disk,
@@ -33,7 +32,7 @@ from tests.harness.qcow2_disks import (
 )
 from tests.harness.qcow2_writes import guest_commands, qemu_io
 
-pytestmark = needs_qemu
+pytestmark = pytest.mark.qemu
 CLUSTER_SIZES = [512 << shift for shift in range(13)]
 
 
@@ -101,7 +100,7 @@ def test_refcounts_of_every_width_are_read(tmp_path: Path, bits: int) -> None:
     assert free == 10  # eleven were freed, the second L2 table took one
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     virtual_size=st.integers(1, 64 * MiB // 512).map(lambda sectors: sectors * 512),
     cluster_size=st.sampled_from(CLUSTER_SIZES),
@@ -127,7 +126,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("refcounts")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     virtual_size=st.integers(1, 64 * MiB // 512).map(lambda sectors: sectors * 512),
     cluster_size=st.sampled_from(CLUSTER_SIZES),
@@ -193,7 +192,7 @@ def lives(draw: st.DrawFn) -> tuple[tuple[str, ...], int, list[list[str]]]:
     return tuple(options), virtual_size, [draw(drawn), draw(drawn)]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     life=lives(),
     snapshot=st.booleans(),
@@ -253,7 +252,7 @@ def requests(disk: Path, *, seed: int, largest: int) -> list[str]:
     return commands
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     cluster_size=st.sampled_from([512, KiB, 2 * KiB]),
     bits=st.sampled_from([16, 64]),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError
@@ -28,13 +28,12 @@ from tests.harness.qcow2_disks import (
     data_file,
     header_of,
     mapping_of,
-    needs_qemu,
     small_disk,
     tiny_clusters,
     version_2,
 )
 
-pytestmark = needs_qemu
+pytestmark = pytest.mark.qemu
 
 
 def test_a_table_that_vanishes_while_it_is_read_is_refused(
@@ -99,9 +98,7 @@ def metadata_bytes(image: bytes) -> Iterator[int]:
 
 
 @settings(
-    deadline=None,
     max_examples=400,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     kind=st.integers(0, 4),

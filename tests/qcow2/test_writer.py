@@ -33,7 +33,6 @@ from tests.harness.qcow2_disks import (
     header_of,
     mapped_clusters,
     mapping_of,
-    needs_qemu,
     patch,
 )
 
@@ -140,8 +139,8 @@ def assert_sound(disk: Path) -> dict[str, object]:
     return result
 
 
-@needs_qemu
-@settings(deadline=None, max_examples=40)
+@pytest.mark.qemu
+@settings(max_examples=40)
 @given(shape=shapes(mapped=True))
 @example(shape=Shape(virtual_size=512, cluster_size=2 * MiB))
 @example(shape=Shape(virtual_size=512, cluster_size=512))
@@ -193,8 +192,8 @@ def test_a_mapping_that_a_guest_forged_is_malformed(tmp_path: Path, first: int) 
         short_way(disk)
 
 
-@needs_qemu
-@settings(deadline=None, max_examples=40)
+@pytest.mark.qemu
+@settings(max_examples=40)
 @given(shape=shapes(mapped=False))
 @example(shape=Shape(virtual_size=512, cluster_size=512, mapped=False))
 @example(shape=Shape(virtual_size=64 * TiB, cluster_size=64 * KiB, mapped=False))
@@ -217,8 +216,8 @@ def test_an_unmapped_image_is_sound_and_empty(shape: Shape, place: Path) -> None
     assert short_way(disk).state == "none"
 
 
-@needs_qemu
-@settings(deadline=None, max_examples=20)
+@pytest.mark.qemu
+@settings(max_examples=20)
 @given(shape=shapes(mapped=True) | shapes(mapped=False))
 def test_the_header_says_what_was_asked_for(shape: Shape, place: Path) -> None:
     """Sizes, features and the backing file, as qemu-img reads them."""
@@ -243,8 +242,8 @@ def test_the_header_says_what_was_asked_for(shape: Shape, place: Path) -> None:
     assert ours.l1_entries == ours.needed_l1_entries
 
 
-@needs_qemu
-@settings(deadline=None, max_examples=20)
+@pytest.mark.qemu
+@settings(max_examples=20)
 @given(shape=shapes(mapped=True))
 def test_every_byte_of_metadata_is_what_the_specification_says(
     shape: Shape, place: Path
@@ -304,7 +303,7 @@ def pointers(
     return b"".join(map(bytes, batches))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     cluster_size=st.sampled_from(CLUSTER_SIZES),
     border=st.integers(0, 24),
@@ -368,7 +367,7 @@ def test_memory_is_bounded_whatever_the_size(cluster_size: int) -> None:
     assert peak <= 16 * MiB
 
 
-@needs_qemu
+@pytest.mark.qemu
 @pytest.mark.parametrize("cluster_size", [512, 4 * KiB, 8 * KiB])
 def test_what_is_too_large_for_qemu_is_refused(
     tmp_path: Path, cluster_size: int
@@ -386,7 +385,7 @@ def test_what_is_too_large_for_qemu_is_refused(
     assert images.info(disk, format="qcow2")["virtual-size"] == size
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(shape=shapes(mapped=True))
 def test_progress_adds_up_to_the_metadata(shape: Shape, place: Path) -> None:
     """What is told while an image is written is all that is written, or nearly so.
@@ -417,7 +416,7 @@ class TestBackingFile:
         "-o",
     ]
 
-    @needs_qemu
+    @pytest.mark.qemu
     @pytest.mark.parametrize("mapped", [False, True])
     @pytest.mark.parametrize("name", NAMES)
     def test_any_name_is_opened_as_it_is(
@@ -432,7 +431,7 @@ class TestBackingFile:
         assert self.reads(disk, pattern=0xA5, length=MiB + 512)
         assert_sound(disk)
 
-    @needs_qemu
+    @pytest.mark.qemu
     def test_a_name_that_is_not_utf_8_is_opened_as_it_is(self, tmp_path: Path) -> None:
         """A path is bytes to the kernel."""
         base = tmp_path / os.fsdecode(b"caf\xe9.raw")
@@ -441,7 +440,7 @@ class TestBackingFile:
         assert header_of(disk).backing_file == str(base)
         assert self.reads(disk, pattern=0xA5, length=MiB)
 
-    @needs_qemu
+    @pytest.mark.qemu
     @pytest.mark.parametrize("mapped", [False, True])
     def test_1023_bytes_are_the_longest(self, tmp_path: Path, mapped: bool) -> None:
         """The specification's limit is reached, by bytes and not by characters."""
@@ -525,8 +524,8 @@ class TestBackingFile:
 class TestFilling:
     """An overlay that was reserved in whole is written in whole, and never grows."""
 
-    @needs_qemu
-    @settings(deadline=None, max_examples=8)
+    @pytest.mark.qemu
+    @settings(max_examples=8)
     @given(
         cluster_size=st.sampled_from([512, KiB, 4 * KiB, 16 * KiB]),
         sectors=st.integers(1, 48 * KiB // 2),
@@ -555,7 +554,7 @@ class TestFilling:
         assert result["allocated-clusters"] == shape.whole.data_clusters
         assert short_way(disk).state == "full"
 
-    @needs_qemu
+    @pytest.mark.qemu
     @pytest.mark.parametrize("cluster_size", [64 * KiB, 2 * MiB])
     def test_writes_to_a_mapped_image_change_no_table(
         self, tmp_path: Path, cluster_size: int

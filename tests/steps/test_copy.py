@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allocpolicy import (
@@ -70,10 +70,7 @@ pictures = st.lists(
     max_size=6,
 )
 drawn = settings(
-    deadline=None,
     max_examples=5,
-    # Each example works in a directory of its own.
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

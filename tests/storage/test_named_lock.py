@@ -19,6 +19,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.storage import named_lock
 from tests.harness import cli, filesystems, ordinary_user
 from tests.harness.cli import Finished
+from tests.harness.patience import PATIENCE
 
 pytestmark = pytest.mark.system
 
@@ -78,7 +79,7 @@ def holds(process: Popen) -> bool:
 
 def wait_until_it_waits(process: Popen) -> None:
     """Wait until the process waits for a lock; proc_locks(5)."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not any(
         "-> FLOCK" in line and str(process.pid) in line.split()
         for line in Path("/proc/locks").read_text().splitlines()

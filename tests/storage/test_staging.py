@@ -24,6 +24,7 @@ from allocpolicy.storage import staging
 from tests.harness import filesystems, images
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.images import MIB
+from tests.harness.patience import PATIENCE
 
 UNNAMED = pytest.mark.filesystems("ext4", "xfs", "btrfs", "ext2", "tmpfs")
 
@@ -170,7 +171,7 @@ def half_made(directory: Path) -> bool:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for something that another process does."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

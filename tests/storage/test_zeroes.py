@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allocpolicy import FillHoles, Reserve
@@ -23,10 +23,7 @@ EVERYWHERE = pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs", "ext2")
 SIZE = 6 * MIB
 BLOCK = 4096
 drawn = settings(
-    deadline=None,
     max_examples=4,
-    # Each example has a file of its own.
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 offsets = st.one_of(
     st.integers(0, SIZE), st.integers(0, SIZE // BLOCK).map(lambda n: n * BLOCK)
