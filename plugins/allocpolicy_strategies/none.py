@@ -28,7 +28,7 @@ from allocpolicy import (
     thin_size_bound,
 )
 
-_XFS_HINT = 1 << 20  # bytes; of each extent less than that
+_XFS_HINT = 1 << 20  # less than that is unwritten in each extent
 
 
 class NoneStrategy(Strategy):
@@ -39,32 +39,20 @@ class NoneStrategy(Strategy):
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Create, and copy the base image's data where raw has no overlays."""
-        if request.current is not None:
-            return _amended(request, request.current, facts)
-        size, base = request.virtual_size, facts.base
-        if request.format is DiskFormat.QCOW2:
-            return Plan(
-                mode=Mode.STAGED,
-                steps=(CreateQcow2(virtual_size=size, backing=base),),
-                peak_bytes=thin_size_bound(size),
-                promised_bytes=fully_allocated_size(size),
-            )
-        steps: list[Step] = [CreateRaw(virtual_size=size)]
-        if base:
-            sharing = Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
-            steps.append(CopyBase(base=base, format=request.format, sharing=sharing))
-        return Plan(
-            mode=Mode.STAGED,
-            steps=tuple(steps),
-            peak_bytes=base.data_bytes if base and not facts.shares_base else 0,
-            promised_bytes=size,
-        )
+        """Create thinly; of an existing disk, give storage back only if told to."""
+        current = request.current
+        if current is None:
+            return _new(request, facts)
+        if request.operation is Operation.RESIZE:
+            return _grown(request, current)
+        if request.allow_thin and _is_reserved(current):
+            return _rewritten(current, facts)
+        return _amended(current)
 
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
     ) -> Verdict:
-        """Nothing is promised, so that any disk keeps it."""
+        """Accept any disk: thin promises nothing."""
         return Verdict(judgement=Judgement.MEETS, reason="thin promises nothing")
 
     def attach(
@@ -76,30 +64,40 @@ class NoneStrategy(Strategy):
         )
 
 
-def _amended(request: Request, current: Observation, facts: Facts) -> Plan:
-    """Grow the disk; give storage back if that is allowed; else leave it alone."""
-    if request.operation is Operation.RESIZE:
-        size = request.virtual_size
-        return Plan(
-            mode=Mode.IN_PLACE,
-            steps=growing_steps(current, virtual_size=size),
-            peak_bytes=0,
-            promised_bytes=grown_size(current, virtual_size=size),
-        )
-    reserved = current.allocation is not Allocation.THIN or _is_partly_reserved(current)
-    if not (reserved and request.allow_thin):
-        return Plan(
-            mode=Mode.NOTHING,
-            steps=(),
-            peak_bytes=0,
-            promised_bytes=current.full_size,
-            reason="its storage is kept; --thin gives it back" if reserved else "",
-        )
+def _new(request: Request, facts: Facts) -> Plan:
+    """Create an overlay; raw has none, so share or copy the base image's data."""
+    if request.format is DiskFormat.RAW:
+        return _new_raw(request, facts)
+    size = request.virtual_size
+    return Plan(
+        mode=Mode.STAGED,
+        steps=(CreateQcow2(virtual_size=size, backing=facts.base),),
+        peak_bytes=thin_size_bound(size),
+        promised_bytes=fully_allocated_size(size),
+    )
+
+
+def _new_raw(request: Request, facts: Facts) -> Plan:
+    base = facts.base
+    steps: list[Step] = [CreateRaw(virtual_size=request.virtual_size)]
+    if base:
+        sharing = Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
+        steps.append(CopyBase(base=base, format=DiskFormat.RAW, sharing=sharing))
+    return Plan(
+        mode=Mode.STAGED,
+        steps=tuple(steps),
+        peak_bytes=base.data_bytes if base and not facts.shares_base else 0,
+        promised_bytes=request.virtual_size,
+    )
+
+
+def _rewritten(current: Observation, facts: Facts) -> Plan:
+    """Copy what was written, and with it nothing that was only reserved."""
     file = facts.required_file()
     return Plan(
         mode=Mode.STAGED,
         steps=(
-            CreateRaw(virtual_size=current.file_size),
+            CreateRaw(virtual_size=current.file_size),  # whatever its format
             CopyBase(base=file, format=DiskFormat.RAW, sharing=Sharing.ALLOWED),
         ),
         peak_bytes=0 if facts.shares_file else file.data_bytes,
@@ -108,7 +106,35 @@ def _amended(request: Request, current: Observation, facts: Facts) -> Plan:
     )
 
 
-def _is_partly_reserved(current: Observation) -> bool:
-    """Return whether more is unwritten than what xfs's extent-size hint leaves so."""
+def _amended(current: Observation) -> Plan:
+    """Leave the disk alone: more storage than was asked for breaks no promise."""
+    kept = "its storage is kept; --thin gives it back"
+    return Plan(
+        mode=Mode.NOTHING,
+        steps=(),
+        peak_bytes=0,
+        promised_bytes=current.full_size,
+        reason=kept if _is_reserved(current) else "",
+    )
+
+
+def _grown(request: Request, current: Observation) -> Plan:
+    """Grow the disk, and reserve nothing."""
+    size = request.virtual_size
+    return Plan(
+        mode=Mode.IN_PLACE,
+        steps=growing_steps(current, virtual_size=size),
+        peak_bytes=0,
+        promised_bytes=grown_size(current, virtual_size=size),
+    )
+
+
+def _is_reserved(current: Observation) -> bool:
+    """Return whether it has storage beyond what was written.
+
+    The extent-size hint leaves some of that in each extent of an xfs file.
+    """
+    if current.allocation is not Allocation.THIN:
+        return True
     extents = current.extents
     return extents is not None and extents.unwritten > extents.count * _XFS_HINT

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from allocpolicy import (
     Allocation,
@@ -31,10 +31,8 @@ from allocpolicy import (
     Unsupported,
     Verdict,
     automatic_cluster_size,
-    fully_allocated_size,
     growing_steps,
     grown_size,
-    mapped_data_offset,
 )
 
 _CLUSTER_SIZES = {f"{kib}K": kib << 10 for kib in (64, 128, 256, 512)} | {
@@ -42,7 +40,7 @@ _CLUSTER_SIZES = {f"{kib}K": kib << 10 for kib in (64, 128, 256, 512)} | {
     "2M": 2 << 20,
 }
 _DEFAULT_L2_CACHE = 32 << 20  # QEMU 3.1 and later, docs/qcow2-cache.txt
-_DEFAULTS = {"cluster_size": "auto", "layout": "standalone"}
+_QCOW2_DEFAULTS = {"cluster_size": "auto", "layout": "standalone"}
 # For each kind of data, the observed allocations that keep the promise.
 _ALLOCATIONS = {
     "sparse": frozenset(Allocation),
@@ -94,19 +92,15 @@ class Performance(Strategy):
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
         """Create with all metadata, reserve, share or copy the base image, fill."""
-        data = str(options["data"])
-        _refuse_unsupported(data, facts)
-        if request.current is None:
-            return _staged(request, options, facts, base=facts.base, data=data)
-        if plan := _in_place(request, request.current, options, facts):
-            return plan
-        return _staged(
-            request,
-            options,
-            facts,
-            base=facts.required_base(),
-            data=_kept(request, request.current, data, facts),
-        )
+        current, wanted = request.current, _wanted(options)
+        _refuse_unsupported(wanted, facts)
+        if current is None:
+            return _new(request, wanted, facts)
+        if _must_be_rewritten(current, wanted, facts):
+            return _rewritten(request, current, wanted, facts)
+        if request.operation is Operation.RESIZE:
+            return _grown(request, current, wanted, facts)
+        return _amended(current, wanted, facts)
 
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
@@ -140,110 +134,6 @@ class Performance(Strategy):
         )
 
 
-def _staged(
-    request: Request,
-    options: Mapping[str, object],
-    facts: Facts,
-    *,
-    base: BaseImage | None,
-    data: str,
-) -> Plan:
-    image = _image(request, options)
-    steps: list[Step] = [image.create]
-    if data != "sparse" and facts.host.filesystem.nocow:
-        steps.insert(0, SetNocow())
-    if data != "sparse" and facts.host.filesystem.fallocate:
-        steps.append(Reserve(length=image.length))
-    base = None if image.backed else base
-    if base:
-        copy = CopyBase(
-            base=base,
-            format=request.format,
-            data_offset=image.data_offset,
-            sharing=_sharing(data, facts),
-        )
-        steps.append(copy)
-    if data == "full":
-        steps.append(FillHoles(length=image.length))
-    copied = base.data_bytes if base and not _shares(data, facts) else 0
-    reserved = 0 if data == "sparse" else image.length
-    return Plan(
-        mode=Mode.STAGED,
-        steps=tuple(steps),
-        peak_bytes=reserved or image.data_offset + copied,
-        promised_bytes=image.length,
-        reserved_bytes=reserved,
-        written=data == "full",
-        reason="; ".join(
-            filter(None, (image.reason, _copy_reason(data, facts) if base else ""))
-        ),
-    )
-
-
-def _kept(request: Request, current: Observation, data: str, facts: Facts) -> str:
-    """Return the data that a rewrite makes: storage that a disk has is not taken."""
-    has = current.allocation in (Allocation.RESERVED, Allocation.WRITTEN)
-    if data != "sparse" or request.allow_thin or not has:
-        return data
-    return "falloc" if facts.host.filesystem.fallocate else "full"
-
-
-def _in_place(
-    request: Request,
-    current: Observation,
-    options: Mapping[str, object],
-    facts: Facts,
-) -> Plan | None:
-    """Return a plan that leaves the disk where it is; None when it must be rewritten.
-
-    :raises PlanError: when it would have to be, and can't.
-    """
-    data, backed = str(options["data"]), options["layout"] == "backed"
-    grows = request.operation is Operation.RESIZE
-    rewrite = (
-        current.mapping is not MappingState.FULL
-        or (current.backing_file is not None and not backed)
-        or (data != "sparse" and facts.must_copy(current))
-    )
-    if rewrite and grows:
-        raise PlanError("it does not keep its promise: run allocpolicy apply first")
-    if rewrite and backed:
-        raise PlanError(
-            "allocpolicy:performance.layout = backed is for new disks; an existing one"
-            " can be made standalone"
-        )
-    if rewrite:
-        return None
-    size = request.virtual_size
-    length = grown_size(current, virtual_size=size) if grows else current.reserved_size
-    reserve = data != "sparse" and facts.host.filesystem.fallocate
-    steps: list[Step] = []
-    if grows:
-        mapped = request.format is DiskFormat.QCOW2
-        steps += growing_steps(
-            current,
-            virtual_size=size,
-            mapped=mapped,
-            reserved=length if reserve else 0,
-        )
-    elif reserve:
-        steps.append(Reserve(length=length))
-    if data == "full":
-        steps.append(FillHoles(length=length))
-    new_data = size - current.virtual_size
-    tables = max(0, length - current.reserved_size - new_data) if grows else 0
-    missing = max(0, length - current.actual_size)
-    return Plan(
-        mode=Mode.IN_PLACE if steps else Mode.NOTHING,
-        steps=tuple(steps),
-        peak_bytes=tables if data == "sparse" else missing,
-        promised_bytes=length,
-        reserved_bytes=0 if data == "sparse" else missing,
-        written=data == "full",
-        online=data == "falloc" and not grows,
-    )
-
-
 def _l2_cache_size(observation: Observation) -> int | None:
     """Return the bytes of all L2 tables where QEMU's default cache is smaller."""
     if observation.cluster_size is None:
@@ -253,9 +143,42 @@ def _l2_cache_size(observation: Observation) -> int | None:
     return needed if needed > _DEFAULT_L2_CACHE else None
 
 
-def _refuse_unsupported(data: str, facts: Facts) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The options, as the schema has made them."""
+
+    data: str
+    cluster_size: str
+    layout: str
+
+    @property
+    def backed(self) -> bool:
+        return self.layout == "backed"
+
+    @property
+    def thin(self) -> bool:
+        return self.data == "sparse"
+
+    @property
+    def filled(self) -> bool:
+        return self.data == "full"
+
+    def reserved_by(self, facts: Facts) -> bool:
+        """Return whether storage is reserved with fallocate."""
+        return not self.thin and facts.host.filesystem.fallocate
+
+
+def _wanted(options: Mapping[str, object]) -> _Wanted:
+    return _Wanted(
+        data=str(options["data"]),
+        cluster_size=str(options["cluster_size"]),
+        layout=str(options["layout"]),
+    )
+
+
+def _refuse_unsupported(wanted: _Wanted, facts: Facts) -> None:
     filesystem = facts.host.filesystem
-    if data == "falloc" and not filesystem.fallocate:
+    if wanted.data == "falloc" and not filesystem.fallocate:
         reason = (
             f"{filesystem.type} has no fallocate that reserves; set"
             " allocpolicy:performance.data = full or sparse"
@@ -263,77 +186,196 @@ def _refuse_unsupported(data: str, facts: Facts) -> None:
         raise Unsupported(facts.host.directory, reason)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Image:
-    """How the image is created; lengths in bytes."""
-
-    create: Step
-    length: int
-    data_offset: int
-    backed: bool
-    reason: str
+def _new(request: Request, wanted: _Wanted, facts: Facts) -> Plan:
+    """Create an image; only an overlay needs no copy of the base image."""
+    create = _create(request, wanted)
+    copied = None if wanted.backed else facts.base
+    return _staged(create, wanted, facts, copied=copied)
 
 
-def _image(request: Request, options: Mapping[str, object]) -> _Image:
-    """Return the image that the options ask for.
+def _must_be_rewritten(current: Observation, wanted: _Wanted, facts: Facts) -> bool:
+    """Return whether what is there can't become what is wanted where it is."""
+    unmapped = current.mapping is not MappingState.FULL
+    has_backing = current.backing_file is not None and not wanted.backed
+    return unmapped or has_backing or (not wanted.thin and facts.must_copy(current))
 
-    :raises PlanError: for options that do not go together with the request.
+
+def _rewritten(
+    request: Request, current: Observation, wanted: _Wanted, facts: Facts
+) -> Plan:
+    """Copy what the guest reads into a new image.
+
+    :raises PlanError: when the disk is to grow as well, or to have a backing file.
     """
-    size = request.virtual_size
-    if request.format is DiskFormat.RAW:
-        for option, default in _DEFAULTS.items():
-            if options[option] != default:
-                raise PlanError(
-                    f"allocpolicy:performance.{option} = {options[option]} applies to"
-                    " qcow2 only, and the disk is raw; leave it out"
-                )
-        create = CreateRaw(virtual_size=size)
-        return _Image(
-            create=create, length=size, data_offset=0, backed=False, reason=""
+    if request.operation is Operation.RESIZE:
+        raise PlanError("it does not keep its promise: run allocpolicy apply first")
+    if wanted.backed:
+        raise PlanError(
+            "allocpolicy:performance.layout = backed is for new disks; an existing one"
+            " can be made standalone"
         )
-    backed = options["layout"] == "backed"
-    if backed and request.base is None:
+    copied = facts.required_base()
+    kept = replace(wanted, data=_kept_data(request, current, wanted, facts))
+    return _staged(_create(request, kept), kept, facts, copied=copied)
+
+
+def _kept_data(
+    request: Request, current: Observation, wanted: _Wanted, facts: Facts
+) -> str:
+    """Return the data that a rewrite makes: storage that a disk has is not taken."""
+    has_storage = current.allocation in _ALLOCATIONS["falloc"]
+    if not wanted.thin or request.allow_thin or not has_storage:
+        return wanted.data
+    return "falloc" if facts.host.filesystem.fallocate else "full"
+
+
+def _create(request: Request, wanted: _Wanted) -> CreateQcow2 | CreateRaw:
+    """Return the step that creates the image.
+
+    :raises PlanError: for options that don't go together with the request.
+    """
+    if request.format is DiskFormat.RAW:
+        _refuse_for_raw(wanted)
+        return CreateRaw(virtual_size=request.virtual_size)
+    if wanted.backed and request.base is None:
         raise PlanError("allocpolicy:performance.layout = backed needs a base image")
-    cluster_size, reason = _cluster_size(str(options["cluster_size"]), size, backed)
-    return _Image(
-        create=CreateQcow2(
-            virtual_size=size,
-            cluster_size=cluster_size,
-            backing=request.base if backed else None,
-            mapped=True,
-        ),
-        length=fully_allocated_size(
-            size, cluster_size=cluster_size, extended_l2=backed
-        ),
-        data_offset=mapped_data_offset(
-            size, cluster_size=cluster_size, extended_l2=backed
-        ),
-        backed=backed,
-        reason=reason,
+    return CreateQcow2(
+        virtual_size=request.virtual_size,
+        cluster_size=_cluster_size(request, wanted),
+        backing=request.base if wanted.backed else None,
+        mapped=True,
     )
 
 
-def _cluster_size(choice: str, virtual_size: int, backed: bool) -> tuple[int, str]:  # noqa: FBT001
-    if choice != "auto":
-        return _CLUSTER_SIZES[choice], f"{choice} clusters as requested"
-    size = automatic_cluster_size(virtual_size, extended_l2=backed)
-    reason = "the smallest whose L2 tables fit QEMU's default 32 MiB cache"
-    return size, f"{size >> 10}K clusters: {reason}"
+def _refuse_for_raw(wanted: _Wanted) -> None:
+    for option, default in _QCOW2_DEFAULTS.items():
+        value = getattr(wanted, option)
+        if value != default:
+            raise PlanError(
+                f"allocpolicy:performance.{option} = {value} applies to"
+                " qcow2 only, and the disk is raw; leave it out"
+            )
 
 
-def _shares(data: str, facts: Facts) -> bool:
-    return data == "sparse" and facts.shares_base
+def _cluster_size(request: Request, wanted: _Wanted) -> int:
+    if wanted.cluster_size != "auto":
+        return _CLUSTER_SIZES[wanted.cluster_size]
+    return automatic_cluster_size(request.virtual_size, extended_l2=wanted.backed)
 
 
-def _sharing(data: str, facts: Facts) -> Sharing:
-    if data != "sparse":
+def _staged(
+    create: CreateQcow2 | CreateRaw,
+    wanted: _Wanted,
+    facts: Facts,
+    *,
+    copied: BaseImage | None,
+) -> Plan:
+    length = create.full_size
+    shared = _sharing(wanted, facts) is Sharing.SHARED
+    data_bytes = copied.data_bytes if copied and not shared else 0
+    reasons = _why_clusters(create, wanted), _why_copied(copied, wanted, facts)
+    return Plan(
+        mode=Mode.STAGED,
+        steps=tuple(_staged_steps(create, wanted, facts, copied=copied)),
+        peak_bytes=create.data_offset + data_bytes if wanted.thin else length,
+        promised_bytes=length,
+        reserved_bytes=0 if wanted.thin else length,
+        written=wanted.filled,
+        reason="; ".join(filter(None, reasons)),
+    )
+
+
+def _staged_steps(
+    create: CreateQcow2 | CreateRaw,
+    wanted: _Wanted,
+    facts: Facts,
+    *,
+    copied: BaseImage | None,
+) -> Iterator[Step]:
+    """Yield what makes a disk; zeroes go where the copy has left holes."""
+    if not wanted.thin and facts.host.filesystem.nocow:
+        yield SetNocow()
+    yield create
+    if wanted.reserved_by(facts):
+        yield Reserve(length=create.full_size)
+    if copied:
+        yield CopyBase(
+            base=copied,
+            format=_format(create),
+            data_offset=create.data_offset,
+            sharing=_sharing(wanted, facts),
+        )
+    if wanted.filled:
+        yield FillHoles(length=create.full_size)
+
+
+def _format(create: CreateQcow2 | CreateRaw) -> DiskFormat:
+    return DiskFormat.RAW if isinstance(create, CreateRaw) else DiskFormat.QCOW2
+
+
+def _sharing(wanted: _Wanted, facts: Facts) -> Sharing:
+    """Return whether blocks may be shared; shared ones would not be the disk's own."""
+    if not wanted.thin:
         return Sharing.NEVER
-    return Sharing.SHARED if _shares(data, facts) else Sharing.ALLOWED
+    return Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
 
 
-def _copy_reason(data: str, facts: Facts) -> str:
-    if data == "sparse" or not facts.shares_base:
+def _why_clusters(create: CreateQcow2 | CreateRaw, wanted: _Wanted) -> str:
+    if isinstance(create, CreateRaw):
         return ""
-    return (
-        f"data = {data}: the base image is copied, as shared blocks are not the disk's"
+    if wanted.cluster_size != "auto":
+        return f"{wanted.cluster_size} clusters as requested"
+    reason = "the smallest whose L2 tables fit QEMU's default 32 MiB cache"
+    return f"{create.cluster_size >> 10}K clusters: {reason}"
+
+
+def _why_copied(copied: BaseImage | None, wanted: _Wanted, facts: Facts) -> str:
+    if copied is None or wanted.thin or not facts.shares_base:
+        return ""
+    reason = "the base image is copied, as shared blocks are not the disk's"
+    return f"data = {wanted.data}: {reason}"
+
+
+def _amended(current: Observation, wanted: _Wanted, facts: Facts) -> Plan:
+    """Reserve or fill in place what has no storage yet; mapped it is already."""
+    length = current.reserved_size
+    steps = (Reserve(length=length),) if wanted.reserved_by(facts) else ()
+    plan = _in_place(current, steps, wanted, length=length, tables=0)
+    return replace(plan, online=wanted.data == "falloc")
+
+
+def _grown(
+    request: Request, current: Observation, wanted: _Wanted, facts: Facts
+) -> Plan:
+    """Grow the disk, mapped as it was, and reserve or fill what has no storage yet."""
+    size = request.virtual_size
+    length = grown_size(current, virtual_size=size)
+    steps = growing_steps(
+        current,
+        virtual_size=size,
+        mapped=request.format is DiskFormat.QCOW2,
+        reserved=length if wanted.reserved_by(facts) else 0,
+    )
+    tables = length - current.reserved_size - (size - current.virtual_size)
+    return _in_place(current, steps, wanted, length=length, tables=max(0, tables))
+
+
+def _in_place(
+    current: Observation,
+    steps: Sequence[Step],
+    wanted: _Wanted,
+    *,
+    length: int,
+    tables: int,
+) -> Plan:
+    missing = max(0, length - current.actual_size)
+    if wanted.filled:
+        steps = (*steps, FillHoles(length=length))
+    return Plan(
+        mode=Mode.IN_PLACE if steps else Mode.NOTHING,
+        steps=steps,
+        peak_bytes=tables if wanted.thin else missing,
+        promised_bytes=length,
+        reserved_bytes=0 if wanted.thin else missing,
+        written=wanted.filled,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from allocpolicy import (
     Allocation,
@@ -27,7 +28,6 @@ from allocpolicy import (
     Strategy,
     Unsupported,
     Verdict,
-    fully_allocated_size,
     growing_steps,
     grown_size,
 )
@@ -41,7 +41,7 @@ _JUDGEMENTS = {
 
 
 class Space(Strategy):
-    """All that the guest may write has storage of its own, and headroom beside."""
+    """All that the guest may write has storage of its own, plus headroom."""
 
     summary = "reserved: storage for the whole disk is the disk's own from the start"
     options_schema = {
@@ -63,24 +63,16 @@ class Space(Strategy):
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Create, reserve to the fully allocated size, then copy into that."""
-        filesystem = facts.host.filesystem
-        fill = options["reserve"] == "zero-fill"
-        if not fill and not filesystem.fallocate:
-            reason = (
-                f"{filesystem.type} has no fallocate that reserves; set"
-                " allocpolicy:space.reserve = zero-fill, or on_unsupported = fallback"
-            )
-            raise Unsupported(facts.host.directory, reason)
-        if request.current is not None:
-            return _amended(request, request.current, facts, fill=fill)
-        size, base = request.virtual_size, facts.base
-        if request.format is DiskFormat.RAW:
-            create: Step = CreateRaw(virtual_size=size)
-            return _staged(create, base=base, length=size, facts=facts, fill=fill)
-        create = CreateQcow2(virtual_size=size, backing=base)
-        length = fully_allocated_size(size)
-        return _staged(create, base=None, length=length, facts=facts, fill=fill)
+        """Reserve the whole disk before anything is copied into it."""
+        current, fill = request.current, options["reserve"] == "zero-fill"
+        _refuse_unsupported(facts, fill=fill)
+        if current is None:
+            return _new(request, facts, fill=fill)
+        if facts.must_copy(current):
+            return _rewritten(request, current, facts, fill=fill)
+        if request.operation is Operation.RESIZE:
+            return _grown(request, current, fill=fill)
+        return _amended(current, fill=fill)
 
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
@@ -101,56 +93,86 @@ class Space(Strategy):
         )
 
 
-def _staged(
-    create: Step,
-    *,
-    base: BaseImage | None,
-    length: int,
-    facts: Facts,
-    fill: bool,
-    reason: str = "",
+def _refuse_unsupported(facts: Facts, *, fill: bool) -> None:
+    filesystem = facts.host.filesystem
+    if not fill and not filesystem.fallocate:
+        reason = (
+            f"{filesystem.type} has no fallocate that reserves; set"
+            " allocpolicy:space.reserve = zero-fill, or on_unsupported = fallback"
+        )
+        raise Unsupported(facts.host.directory, reason)
+
+
+def _new(request: Request, facts: Facts, *, fill: bool) -> Plan:
+    """Create an overlay; raw has none, so copy the base image."""
+    size, base = request.virtual_size, facts.base
+    if request.format is DiskFormat.RAW:
+        return _staged(CreateRaw(virtual_size=size), facts, copied=base, fill=fill)
+    overlay = CreateQcow2(virtual_size=size, backing=base)
+    return _staged(overlay, facts, copied=None, fill=fill)
+
+
+def _rewritten(
+    request: Request, current: Observation, facts: Facts, *, fill: bool
 ) -> Plan:
-    """Create, reserve, then copy the base into that; or fill what was not written."""
-    steps: list[Step] = [SetNocow()] if facts.host.filesystem.nocow else []
-    steps.append(create)
-    if not fill:
-        steps.append(Reserve(length=length))
-    if base:
-        steps.append(CopyBase(base=base, format=DiskFormat.RAW))
-    if fill:
-        steps.append(FillHoles(length=length))
+    """Copy the file as it is into storage of its own.
+
+    :raises PlanError: when the disk is to grow as well.
+    """
+    if request.operation is Operation.RESIZE:
+        raise PlanError(
+            "its storage is not its own, or not kept: run allocpolicy apply first"
+        )
+    plan = _staged(
+        CreateRaw(virtual_size=current.reserved_size),  # whatever its format
+        facts,
+        copied=facts.required_file(),
+        fill=fill,
+    )
+    reason = "rewritten: its blocks are shared, or not kept on overwriting"
+    return replace(plan, reason=reason)
+
+
+def _staged(
+    create: CreateQcow2 | CreateRaw,
+    facts: Facts,
+    *,
+    copied: BaseImage | None,
+    fill: bool,
+) -> Plan:
+    length = create.full_size
     return Plan(
         mode=Mode.STAGED,
-        steps=tuple(steps),
+        steps=tuple(_staged_steps(create, facts, copied=copied, fill=fill)),
         peak_bytes=length,
         promised_bytes=length,
         reserved_bytes=length,
         written=fill,
-        reason=reason,
     )
 
 
-def _amended(
-    request: Request, current: Observation, facts: Facts, *, fill: bool
-) -> Plan:
-    """Reserve what has no storage of its own, in place or in a new file."""
-    rewrite = facts.must_copy(current)
-    if request.operation is Operation.RESIZE:
-        if rewrite:
-            raise PlanError(
-                "its storage is not its own, or not kept: run allocpolicy apply first"
-            )
-        return _grown(request, current, fill=fill)
+def _staged_steps(
+    create: CreateQcow2 | CreateRaw,
+    facts: Facts,
+    *,
+    copied: BaseImage | None,
+    fill: bool,
+) -> Iterator[Step]:
+    """Yield what makes a disk; zeroes go where the copy has left holes."""
+    if facts.host.filesystem.nocow:
+        yield SetNocow()
+    yield create
+    if not fill:
+        yield Reserve(length=create.full_size)
+    if copied:
+        yield CopyBase(base=copied, format=DiskFormat.RAW)
+    if fill:
+        yield FillHoles(length=create.full_size)
+
+
+def _amended(current: Observation, *, fill: bool) -> Plan:
+    """Reserve in place what has no storage yet."""
     length = current.reserved_size
-    if rewrite:
-        return _staged(
-            CreateRaw(virtual_size=length),  # the file as it is, whatever its format
-            base=facts.required_file(),
-            length=length,
-            facts=facts,
-            fill=fill,
-            reason="rewritten: its blocks are shared, or not kept on overwriting",
-        )
     if current.allocation is Allocation.UNVERIFIABLE:
         return Plan(
             mode=Mode.NOTHING,
@@ -159,26 +181,28 @@ def _amended(
             promised_bytes=length,
             reason="nothing that is done here could be verified",
         )
-    missing = max(0, length - current.actual_size)
-    return Plan(
-        mode=Mode.IN_PLACE,
-        steps=(FillHoles(length=length) if fill else Reserve(length=length),),
-        peak_bytes=missing,
-        promised_bytes=length,
-        reserved_bytes=missing,
-        written=fill,
-        online=not fill,
-    )
+    step = FillHoles(length=length) if fill else Reserve(length=length)
+    plan = _in_place(current, (step,), length=length, fill=fill)
+    return replace(plan, online=not fill)
 
 
 def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
+    """Grow the disk, and reserve what is new and what has no storage yet."""
     size = request.virtual_size
     length = grown_size(current, virtual_size=size)
     steps = growing_steps(current, virtual_size=size, reserved=0 if fill else length)
+    if fill:
+        steps += (FillHoles(length=length),)
+    return _in_place(current, steps, length=length, fill=fill)
+
+
+def _in_place(
+    current: Observation, steps: Sequence[Step], *, length: int, fill: bool
+) -> Plan:
     missing = max(0, length - current.actual_size)
     return Plan(
         mode=Mode.IN_PLACE,
-        steps=(*steps, FillHoles(length=length)) if fill else steps,
+        steps=steps,
         peak_bytes=missing,
         promised_bytes=length,
         reserved_bytes=missing,
