@@ -18,7 +18,7 @@ from allocpolicy.qcow2.header import read_header
 from allocpolicy.storage import directories, lease, mount
 from allocpolicy.storage.tree import Tree
 
-# Root's alone on ext mounts, and no place for disks.
+# Root's alone on ext filesystems, and no place for disks.
 _LOST_AND_FOUND = "lost+found"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -48,7 +48,7 @@ class Overlays:
 
 
 def look(roots: Iterable[Path]) -> Overlays:
-    """Return the overlays below the directories, without leaving their mounts."""
+    """Return the overlays below the directories, without leaving their filesystems."""
     seen = Overlays(
         roots=tuple(roots), by_backing_file={}, by_backing_name={}, unreadable=[]
     )
@@ -86,7 +86,7 @@ def _enter(disk: Path, seen: Overlays) -> None:
 
 
 def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
-    """Yield the regular files on the root's mount; none is opened."""
+    """Yield the regular files on the root's filesystem; none is opened."""
     with directories.opened(root, flags=os.O_PATH) as fd:
         tree = Tree(key=mount.identify(fd).key)
     for listing in tree.listings(root):

@@ -1,8 +1,8 @@
-"""A picture of a disk in numbers: of each part of it, how much is in which state.
+"""A picture of a disk in numbers: how much of each part of it is in which state.
 
 The virtual disk, or its file, is cut into cells of equal size. Everything is counted in
-bytes by numpy, 2 MiB of L2 tables at a time; of the file's extents so many are in
-memory at once as `_WINDOW` says, and the tables are read again for the next ones.
+bytes by numpy, 2 MiB of L2 tables at a time. At most `_WINDOW` runs of extents are in
+memory at once, and the tables are read again for the next ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNTOLD = ExtentFlag.ENCODED | ExtentFlag.DELALLOC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
-    """Cells of equal size over so many bytes; ``cells[i][j]``: bytes in state j."""
+    """Cells of equal size over ``length`` bytes; ``cells[i][j]``: bytes in state j."""
 
     states: Sequence[str]
     length: int
@@ -54,7 +54,7 @@ class Strip:
 
 
 def of_file(fd: int, *, cells: int) -> Strip:
-    """Return how storage stands behind the file."""
+    """Return which storage the file has."""
     length = os.fstat(fd).st_size
     strip = _Cells(length, cells, states=len(STORAGE))
     for window in _windows(fd, length=length):
@@ -66,7 +66,7 @@ def of_file(fd: int, *, cells: int) -> Strip:
 
 
 def of_qcow2(fd: int, header: Header, *, path: Path, cells: int) -> tuple[Strip, Strip]:
-    """Return how a qcow2's virtual disk is mapped, and how storage stands behind it.
+    """Return how a qcow2's virtual disk is mapped, and which storage it has.
 
     What isn't mapped has no storage of its own: it counts as a hole.
 
@@ -115,7 +115,7 @@ class _Cells:
         self.bytes += np.diff(before + parts[last] * inside[:, None], axis=0)
 
     def fill(self, state: int) -> None:
-        """Count what was not added as of that state."""
+        """Count what was not added as being in that state."""
         self.bytes[:, state] += np.diff(self.edges) - self.bytes.sum(axis=1)
 
 
@@ -127,7 +127,7 @@ class _Window:
     states: Offsets
 
     def parts(self, starts: Offsets, ends: Offsets) -> Bytes:
-        """Return the bytes in each state of each range, as far as they are inside."""
+        """Return the bytes of each range in each state, those outside not counted."""
         sizes = np.diff(self.offsets)
         found = np.zeros((len(starts), len(STORAGE)))
         for state in range(len(STORAGE)):
@@ -218,7 +218,7 @@ def _add_mapping(batch: Batch, cells: _Cells) -> None:
     states = _states_of(batch)[positions]
     parts = np.zeros((len(guest), len(MAPPING)))
     parts[np.arange(len(guest)), states] = sizes
-    parts[:, _UNMAPPED] = 0  # what is left in the end
+    parts[:, _UNMAPPED] = 0  # filled in at the end
     cells.add(guest, sizes, parts)
 
 

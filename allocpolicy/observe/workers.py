@@ -1,8 +1,8 @@
-"""Doing the same with many things, in as many processes as there are cores.
+"""Doing the same work on many things, in several processes.
 
-The workers are forked, so that they have all that their parent knows; they take chunks
-of numbers from one pipe, and each sends what it made of them through a pipe of its own.
-They end when their parent does, however that comes about.
+The workers are forked, so that they know all that their parent knows. They take the
+numbers of chunks from one pipe, and each sends its answers through a pipe of its own.
+They end when their parent does, for whatever reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from allocpolicy.errors import WorkerLost
 Thing = TypeVar("Thing")
 Answer = TypeVar("Answer")
 
-# All of them fit into a pipe (64 KiB, pipe(7)), so that nobody has to hand them out.
+# All their numbers fit into a pipe (64 KiB, pipe(7)): nobody has to hand them out.
 _CHUNKS = 4096
 _CHUNK = struct.Struct("=Q")
 _LENGTH = struct.Struct("=Q")
@@ -32,10 +32,10 @@ _LENGTH = struct.Struct("=Q")
 def spread(
     things: Sequence[Thing], work: Callable[[Thing], Answer], *, workers: int
 ) -> Iterator[Answer]:
-    """Yield ``work(thing)`` for each, in whatever order; answers must pickle.
+    """Yield ``work(thing)`` for each, in any order; answers must pickle.
 
-    What ``work`` raises is raised here. When the iteration is given up, so are the
-    workers. With one worker, everything is done here.
+    What ``work`` raises is raised here. When the iteration is abandoned, the workers
+    are killed. With one worker, everything is done in this process.
 
     :raises WorkerLost: when a worker was killed.
     """
@@ -63,7 +63,7 @@ class _Worker:
 
 
 def _filled_pipe(count: int) -> int:
-    """Return the end to read from a pipe that has the numbers of all chunks."""
+    """Return the reading end of a pipe that holds the numbers of all chunks."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     try:
         os.write(sink, b"".join(map(_CHUNK.pack, range(count))))
@@ -76,17 +76,19 @@ def _filled_pipe(count: int) -> int:
 def _worker(
     chunks: Sequence[Sequence[Thing]], work: Callable[[Thing], Answer], source: int
 ) -> Iterator[_Worker]:
-    """Fork a worker; kill it afterwards, whatever it is at."""
+    """Fork a worker; kill it afterwards, whatever it is doing."""
     answers, sink = os.pipe2(os.O_CLOEXEC)
     pid = 0
     try:
         with _interrupts_kept():
             pid = os.fork()
             if pid == 0:
-                # Nothing of the parent's may be run at the end: no atexit, no flush.
+                # Nothing of the parent's may run at the end: no atexit, no flush.
                 try:
                     os.close(answers)
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent's
+                    signal.signal(
+                        signal.SIGINT, signal.SIG_IGN
+                    )  # the parent handles it
                     _serve(chunks, work, source, sink)
                 finally:
                     os._exit(0)
@@ -95,7 +97,7 @@ def _worker(
     finally:
         os.close(answers)
         if pid:
-            os.kill(pid, signal.SIGKILL)  # it is ours until we have waited for it
+            os.kill(pid, signal.SIGKILL)  # nobody else has the pid before waitpid
             os.waitpid(pid, 0)
         else:
             os.close(sink)
@@ -103,14 +105,14 @@ def _worker(
 
 @contextlib.contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Put off a Ctrl-C until after the body.
+    """Postpone a Ctrl-C until after the body.
 
     Python runs hooks of its own modules after a fork, and what is raised in them is
-    printed and forgotten (os.register_at_fork).
+    printed and ignored (os.register_at_fork).
     """
     before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or before is None:  # nor is it raised here, or not by Python
+    if not in_main_thread or before is None:  # it is not raised here, or not by Python
         yield
         return
     kept: list[int] = []
@@ -151,8 +153,8 @@ def _collect(workers: Sequence[_Worker], *, missing: int) -> Iterator[Answer]:
                     selector.unregister(key.fd)
                     if not selector.get_map():
                         raise WorkerLost(
-                            "a worker process was killed; for lack of memory? start"
-                            " again with fewer --jobs"
+                            "a worker process was killed, perhaps for lack of memory;"
+                            " try again with fewer --jobs"
                         )
                     continue
                 error, answers = pickle.loads(message)  # noqa: S301  (our own)
@@ -169,7 +171,7 @@ def _receive(fd: int) -> bytes | None:
 
 
 def _read(fd: int, length: int) -> bytes:
-    """Return so many bytes; fewer when the other end is closed."""
+    """Return the next bytes; fewer when the other end is closed."""
     parts, left = [], length
     while left and (part := os.read(fd, min(left, 1 << 20))):
         parts.append(part)

@@ -53,8 +53,8 @@ def audit(
 ) -> Audit:
     """Return whether the disks at and below the paths keep to their policies.
 
-    Nothing is written, and no disk that somebody has alone is opened. Whatever is wrong
-    with a disk is told in its row.
+    Nothing is written, and a disk that is being rewritten is not opened. Whatever is
+    wrong with a disk is reported in its row.
 
     :param policy: the operator's: headroom, disk_directories and image_cache_dir.
     :param given: judges disks that have no stamp; a stamp is never overridden.
