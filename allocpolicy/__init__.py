@@ -1,12 +1,12 @@
 """Decide, per flavor, how a VM disk's storage is allocated: the public API.
 
-`provision` makes a disk, `apply` brings one that exists to its policy, `resize` grows
-it. Everything that a strategy may use is here, for the bundled strategies as for
-anybody's; whatever is not listed may change.
+`provision` creates a disk, `apply` brings an existing one to its policy, `resize` grows
+it; `inspect` and `audit` look at disks. Everything that a strategy may use is here, for
+bundled strategies and all others alike. Anything that is not listed may change.
 
 The list is the stub beside this file, ``__init__.pyi``: type checkers read it, and so
 does this module. A name is imported when it is first used (PEP 562), so that a command
-pays for what it needs.
+pays only for what it needs.
 """
 
 import re
@@ -32,4 +32,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

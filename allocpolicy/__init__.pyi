@@ -17,6 +17,7 @@ from allocpolicy.contract.policy import Policy as Policy
 from allocpolicy.contract.strategy import API_VERSION as API_VERSION
 from allocpolicy.contract.strategy import NO_OPTIONS as NO_OPTIONS
 from allocpolicy.contract.strategy import Attachment as Attachment
+from allocpolicy.contract.strategy import Choice as Choice
 from allocpolicy.contract.strategy import DiskRole as DiskRole
 from allocpolicy.contract.strategy import Judgement as Judgement
 from allocpolicy.contract.strategy import Operation as Operation
@@ -42,10 +43,15 @@ from allocpolicy.errors import StorageFailed as StorageFailed
 from allocpolicy.errors import StrategyFailed as StrategyFailed
 from allocpolicy.errors import StrategyNotFound as StrategyNotFound
 from allocpolicy.errors import Unsupported as Unsupported
+from allocpolicy.errors import WorkerLost as WorkerLost
 from allocpolicy.execute.job import Access as Access
+from allocpolicy.images.stamp import Stamp as Stamp
+from allocpolicy.operations.audit import Given as Given
+from allocpolicy.operations.audit import audit as audit
 from allocpolicy.operations.change import Change as Change
 from allocpolicy.operations.change import apply as apply
 from allocpolicy.operations.change import resize as resize
+from allocpolicy.operations.inspect import inspect as inspect
 from allocpolicy.operations.provision import Order as Order
 from allocpolicy.operations.provision import provision as provision
 from allocpolicy.progress import Progress as Progress
@@ -53,8 +59,13 @@ from allocpolicy.progress import Watcher as Watcher
 from allocpolicy.qcow2.geometry import automatic_cluster_size as automatic_cluster_size
 from allocpolicy.qcow2.geometry import fully_allocated_size as fully_allocated_size
 from allocpolicy.qcow2.geometry import thin_size_bound as thin_size_bound
+from allocpolicy.report.audit import Audit as Audit
+from allocpolicy.report.audit import Row as Row
+from allocpolicy.report.inspection import Inspection as Inspection
 from allocpolicy.report.report import Report as Report
 from allocpolicy.resolve.flavors import Flavor as Flavor
+from allocpolicy.resolve.policy import load_policy as load_policy
+from allocpolicy.resolve.selection import Selection as Selection
 from allocpolicy.steps.copy import CopyBase as CopyBase
 from allocpolicy.steps.copy import Sharing as Sharing
 from allocpolicy.steps.create import CreateQcow2 as CreateQcow2

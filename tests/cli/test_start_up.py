@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import allocpolicy
 from tests.harness.cli import PROGRAM, environment
 
 HEAVY = frozenset(
@@ -156,11 +155,3 @@ Policy()
 sys.exit("oslo_config" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())
-
-
-def test_every_public_name_is_there() -> None:
-    for name in vars(allocpolicy)["__all__"]:
-        assert getattr(allocpolicy, name) is not None
-    nonsense = "nonsense"
-    with pytest.raises(AttributeError):
-        getattr(allocpolicy, nonsense)

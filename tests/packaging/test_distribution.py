@@ -108,3 +108,103 @@ def test_oslo_config_generator_finds_our_options(
     command = ("--namespace", "allocpolicy")
     printed = run(clean_bin / "oslo-config-generator", *command, cwd=tmp_path)
     assert "#preallocate_images = none" in printed
+
+
+PLUGIN = """
+from collections.abc import Mapping
+
+from allocpolicy import (
+    Attachment,
+    CreateRaw,
+    Facts,
+    Judgement,
+    Mode,
+    Observation,
+    Plan,
+    Request,
+    Strategy,
+    Verdict,
+)
+
+
+class Theirs(Strategy):
+    summary = "somebody else's"
+
+    def plan(
+        self, *, request: Request, options: Mapping[str, object], facts: Facts
+    ) -> Plan:
+        size = request.virtual_size
+        return Plan(
+            mode=Mode.STAGED,
+            steps=(CreateRaw(virtual_size=size),),
+            peak_bytes=0,
+            promised_bytes=size,
+        )
+
+    def verify(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Verdict:
+        return Verdict(judgement=Judgement.MEETS, reason=str(observation.virtual_size))
+
+    def attach(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Attachment:
+        return Attachment(
+            discard="unmap", detect_zeroes="off", cache="none", io="native"
+        )
+"""
+
+PROGRAM = """
+from pathlib import Path
+
+import allocpolicy
+
+policy = allocpolicy.load_policy()
+found = allocpolicy.inspect(Path("disk"), policy=policy)
+size: int = found.observed.virtual_size
+report = allocpolicy.apply(allocpolicy.Change(disk=Path("disk")), policy=policy)
+document: dict[str, object] = report.as_document()
+chosen: allocpolicy.Selection = report.effective
+drifted: bool = allocpolicy.audit([Path(".")], policy=policy).drifted
+"""
+
+
+@pytest.fixture(scope="session")
+def mypy(clean_bin: Path) -> Path:
+    """Give mypy beside the wheel, as whoever writes a plugin has it."""
+    run(clean_bin / "python", "-m", "pip", "install", "-q", "mypy", cwd=clean_bin)
+    return clean_bin / "mypy"
+
+
+def test_plugins_and_programs_of_others_pass_mypy_strict(
+    mypy: Path, tmp_path: Path
+) -> None:
+    """The wheel is typed (PEP 561): nothing of the public API is Any."""
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    run(mypy, "--strict", "plugin.py", "program.py", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("allocpolicy.load_policy", "allocpolicy.load_polcy"),
+        ("virtual_size", "virtual_sise"),
+        ("import allocpolicy", "from allocpolicy import Polcy"),
+    ],
+)
+def test_a_misspelt_name_is_an_error_of_mypy(
+    mypy: Path, tmp_path: Path, right: str, wrong: str
+) -> None:
+    misspelt = PROGRAM.replace(right, wrong)
+    assert misspelt != PROGRAM
+    (tmp_path / "program.py").write_text(misspelt)
+    done = subprocess.run(
+        [mypy, "--strict", "program.py"],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert wrong.rsplit(maxsplit=1)[-1].rpartition(".")[2] in done.stdout
