@@ -7,34 +7,27 @@ its stamp's unless another is given, and most disks need nothing.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from allocpolicy.contract.facts import DiskFormat, Facts, Observation, Use
+from allocpolicy.contract.facts import DiskFormat, Observation, Use
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Judgement, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest, PlanError
-from allocpolicy.execute import admission
 from allocpolicy.execute.execution import execute
-from allocpolicy.execute.hold import IN_USE, Hold, held, rewrite_obstacle
+from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.job import Access, Job
-from allocpolicy.images import content, existing, image_file
 from allocpolicy.images.existing import Disk
-from allocpolicy.observe import disk as observe
-from allocpolicy.observe import host
-from allocpolicy.observe.surroundings import surroundings
+from allocpolicy.operations import held_disk
 from allocpolicy.operations.data_path import Attempt, carry_out, check_size, report
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry import call
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import Selection, resolve, resolve_stamp
-from allocpolicy.storage import named_lock, staging
 from allocpolicy.wording import format_size
 
 NOTHING_TO_DO = "nothing to do"
@@ -86,19 +79,19 @@ def resize(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Rep
 def _change(
     change: Change, *, operation: Operation, policy: Policy, watch: Watcher
 ) -> Report:
-    started = time.monotonic()
+    started, dry_run = time.monotonic(), change.dry_run
     with (
-        _locked(change, policy=policy) as has_turn,
-        _opened(change) as disk,
+        held_disk.locked(change.disk, policy=policy, dry_run=dry_run) as has_turn,
+        held_disk.opened(change.disk, format=change.format, dry_run=dry_run) as disk,
         contextlib.ExitStack() as stack,
     ):
         requested = _selection(change, disk=disk, policy=policy)
-        hold = stack.enter_context(_held(disk, change))
-        look = _look(disk, policy=policy)
+        hold = stack.enter_context(held_disk.hold(disk, dry_run=dry_run))
+        look = held_disk.look(disk, policy=policy)
         request = _request(change, operation, hold=hold, current=look.observation)
         meets = _meets(request, requested, current=look.observation)
         facts = stack.enter_context(
-            _observed_facts(hold, look, meets=meets, policy=policy)
+            held_disk.facts(hold, look, meets=meets, policy=policy)
         )
         job = Job(
             request=request,
@@ -109,44 +102,11 @@ def _change(
             access=Access.of_file(disk.fd),
             watch=watch,
             disk=hold,
-            dry_run=change.dry_run,
+            dry_run=dry_run,
             has_turn=has_turn,
         )
         attempt = _nothing_to_do(job) if meets else _carried_out(job, hold)
         return report(attempt, elapsed=time.monotonic() - started)
-
-
-@contextlib.contextmanager
-def _locked(change: Change, *, policy: Policy) -> Iterator[bool]:
-    """Change a disk once at a time: opening it would break the other's lease.
-
-    Yield whether it is our turn on the filesystem already.
-    """
-    if change.dry_run:
-        yield False
-        return
-    disk = image_file.resolve(change.disk)
-    name = f"disk-{hashlib.sha256(os.fsencode(disk)).hexdigest()[:32]}"
-    with (
-        named_lock.hold(name, lock_path=policy.lock_path, transient=True),
-        admission.early_turn(disk.parent, policy=policy) as has_turn,
-    ):
-        yield has_turn
-
-
-def _opened(change: Change) -> contextlib.AbstractContextManager[Disk]:
-    flags = os.O_RDONLY if change.dry_run else os.O_RDWR
-    return existing.opened(change.disk, declared=change.format, flags=flags)
-
-
-def _held(disk: Disk, change: Change) -> contextlib.AbstractContextManager[Hold]:
-    """Try to have the disk alone; a dry run only reads it."""
-    if change.dry_run:
-        return contextlib.nullcontext(Hold(disk=disk))
-    # What a killed rewrite left goes, also where nothing else is to be done.
-    with contextlib.suppress(PermissionError):  # the directory can't be listed
-        staging.sweep(disk.path.parent)
-    return held(disk)
 
 
 def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
@@ -165,20 +125,6 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
         reason = f"{disk.path}: it has no stamp; choose its policy, as by --strategy"
         raise InvalidRequest(reason)
     return resolve_stamp(disk.stamp.requested, path=disk.path)
-
-
-def _look(disk: Disk, *, policy: Policy) -> observe.Look:
-    """Observe the disk.
-
-    :raises ImageError: also when it has lost a backing file: nothing here mends that.
-    """
-    around = surroundings(disk.fd, directory=disk.path.parent, policy=policy)
-    found = observe.look(
-        disk.fd, path=disk.path, format=disk.format, surroundings=around
-    )
-    if (broken := found.observation.broken_chain) is not None:
-        raise ImageError(disk.path, broken)
-    return found
 
 
 def _request(
@@ -232,38 +178,6 @@ def _meets(request: Request, selection: Selection, *, current: Observation) -> b
         selection.loaded, options=selection.options, observation=current
     )
     return verdict.judgement is Judgement.MEETS
-
-
-@contextlib.contextmanager
-def _observed_facts(
-    hold: Hold, look: observe.Look, *, meets: bool, policy: Policy
-) -> Iterator[Facts]:
-    """Yield what a plan may rest on; the disk and its backing files stay open.
-
-    Where nothing is to be done, or the disk can't be rewritten, they aren't opened.
-    """
-    disk, directory = hold.disk, hold.disk.path.parent
-    obstacle = rewrite_obstacle(hold, look.observation)
-    with contextlib.ExitStack() as stack:
-        base = None
-        if obstacle is None and not meets:
-            try:
-                base = stack.enter_context(content.opened(disk, header=look.header))
-            except ImageError as error:
-                obstacle = error.reason
-        if base is None:
-            found = host.storage(directory, policy=policy)
-            yield Facts(host=found.host, base=None, obstacle=obstacle)
-            return
-        file = content.as_file(disk)
-        found = host.storage(directory, policy=policy, images=(base, file))
-        yield Facts(
-            host=found.host,
-            base=base,
-            shares_base=base.plain and found.shares(base),
-            file=file,
-            shares_file=found.shares(file),
-        )
 
 
 def _nothing_to_do(job: Job) -> Attempt:

@@ -1,0 +1,109 @@
+"""The disk that is to be changed: opened once, held against others, observed.
+
+What a plan may rest on is found here; a dry run takes no lock and no lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from allocpolicy.contract.facts import DiskFormat, Facts
+from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import ImageError
+from allocpolicy.execute import admission
+from allocpolicy.execute.hold import Hold, held, rewrite_obstacle
+from allocpolicy.images import content, existing, image_file
+from allocpolicy.images.existing import Disk
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe import host
+from allocpolicy.observe.surroundings import surroundings
+from allocpolicy.storage import named_lock, staging
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, policy: Policy, dry_run: bool) -> Iterator[bool]:
+    """Change a disk once at a time: opening it would break the other's lease.
+
+    Yield whether it is our turn on the filesystem already.
+    """
+    if dry_run:
+        yield False
+        return
+    disk = image_file.resolve(path)
+    name = f"disk-{hashlib.sha256(os.fsencode(disk)).hexdigest()[:32]}"
+    with (
+        named_lock.hold(name, lock_path=policy.lock_path, transient=True),
+        admission.early_turn(disk.parent, policy=policy) as has_turn,
+    ):
+        yield has_turn
+
+
+def opened(
+    path: Path, *, format: DiskFormat | None, dry_run: bool
+) -> contextlib.AbstractContextManager[Disk]:
+    """Open the disk; a dry run only for reading.
+
+    :raises ImageError: when it can't be opened, or its format is unknown.
+    """
+    flags = os.O_RDONLY if dry_run else os.O_RDWR
+    return existing.opened(path, declared=format, flags=flags)
+
+
+def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold]:
+    """Try to have the disk alone; a dry run doesn't try."""
+    if dry_run:
+        return contextlib.nullcontext(Hold(disk=disk))
+    # What a killed rewrite left goes, also where nothing else is to be done.
+    with contextlib.suppress(PermissionError):  # the directory can't be listed
+        staging.sweep(disk.path.parent)
+    return held(disk)
+
+
+def look(disk: Disk, *, policy: Policy) -> observe.Look:
+    """Observe the disk.
+
+    :raises ImageError: also when it has lost a backing file: nothing here mends that.
+    """
+    around = surroundings(disk.fd, directory=disk.path.parent, policy=policy)
+    found = observe.look(
+        disk.fd, path=disk.path, format=disk.format, surroundings=around
+    )
+    if (broken := found.observation.broken_chain) is not None:
+        raise ImageError(disk.path, broken)
+    return found
+
+
+@contextlib.contextmanager
+def facts(
+    hold: Hold, look: observe.Look, *, meets: bool, policy: Policy
+) -> Iterator[Facts]:
+    """Yield what a plan may rest on; the disk and its backing files stay open.
+
+    Where nothing is to be done, or the disk can't be rewritten, they aren't opened.
+    """
+    disk, directory = hold.disk, hold.disk.path.parent
+    obstacle = rewrite_obstacle(hold, look.observation)
+    with contextlib.ExitStack() as stack:
+        base = None
+        if obstacle is None and not meets:
+            try:
+                base = stack.enter_context(content.opened(disk, header=look.header))
+            except ImageError as error:
+                obstacle = error.reason
+        if base is None:
+            found = host.storage(directory, policy=policy)
+            yield Facts(host=found.host, base=None, obstacle=obstacle)
+            return
+        file = content.as_file(disk)
+        found = host.storage(directory, policy=policy, images=(base, file))
+        yield Facts(
+            host=found.host,
+            base=base,
+            shares_base=base.plain and found.shares(base),
+            file=file,
+            shares_file=found.shares(file),
+        )
