@@ -94,7 +94,8 @@ def _readable(named: _Named) -> DiskFormat:
     recorded = "not recorded"
     if named.format:
         recorded = f"{named.format!r}, not raw or qcow2"
-    raise ImageError(named.path, f"its format is {recorded}")
+    remedy = "record it with qemu-img rebase -u -F in the image above"
+    raise ImageError(named.path, f"its format is {recorded}; {remedy}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def chain(header: Header, *, fd: int, path: Path) -> tuple[BackingFile, ...]:
 def _described(path: Path, format: DiskFormat) -> _Described:
     """Return the image, read once in each state.
 
-    :raises ImageError: when it can't be opened, or is no sound qcow2.
+    :raises ImageError: when it can't be opened, or is malformed.
     """
     try:
         status = os.stat(path)

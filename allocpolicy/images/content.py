@@ -1,7 +1,7 @@
 """What the guest reads of an existing disk: it and its backing files, opened, checked.
 
-A disk that is to be rewritten is read by ourselves: under its lease nobody else may
-open it, qemu-img included.
+We read a disk ourselves to rewrite it: nobody else may open it under its lease, not
+even qemu-img.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ def resolve(path: Path) -> Path:
     """Return the absolute destination, the links of its directory resolved.
 
     :raises DestinationExists: when there is something of that name.
-    :raises DestinationError: when it is no place for a regular file.
+    :raises DestinationError: when a regular file can't be made there.
     """
     if image_file.NETWORK_DISK.match(str(path)):
         reason = "disks are regular files, not network disks; write an absolute path"

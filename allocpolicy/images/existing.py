@@ -39,7 +39,7 @@ def opened(
     """Open a disk; no lock is taken, and a running QEMU doesn't notice.
 
     :param declared: its format, where it has no stamp.
-    :raises ImageError: when it can't be opened, is no regular file, or its format is
+    :raises ImageError: when it can't be opened, isn't a regular file, or its format is
         not known, or not what its stamp says; also while it is being rewritten,
         which opening it would stop.
     """

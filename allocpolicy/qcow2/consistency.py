@@ -47,7 +47,7 @@ def check_tables(
 
     L2 tables beyond the virtual size are refused: a base image has no VM state, and a
     small sparse file could have us read 400,000 tables of 2 MiB. With ``vm_state`` they
-    are let be, unread: QEMU leaves them behind where it saved a running machine.
+    are left unread: QEMU leaves them behind where it saved a running machine.
 
     :raises ImageError: naming the L1 entry or the guest offset that is wrong.
     """

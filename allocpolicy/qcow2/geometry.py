@@ -231,7 +231,7 @@ def l1_entries(virtual_size: int, *, cluster_size: int, extended_l2: bool) -> in
 def refcount_clusters(
     clusters: int, *, cluster_size: int, refcount_bits: int = 8 * REFCOUNT_SIZE
 ) -> tuple[int, int]:
-    """Return (blocks, table clusters) that count so many clusters and themselves.
+    """Return (blocks, table clusters) that count these clusters and themselves.
 
     The least fixed point: each pass counts what the pass before added, until nothing
     is added any more.

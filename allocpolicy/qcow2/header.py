@@ -1,4 +1,4 @@
-"""Reading the header of a qcow2 image that nobody vouches for.
+"""Reading the header of an untrusted qcow2 image.
 
 Specification: QEMU's docs/interop/qcow2.rst, whose words the constants use. All
 reads go through an open descriptor; paths are for messages only.

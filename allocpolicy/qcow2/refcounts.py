@@ -87,7 +87,7 @@ class _Allocator:
     usage: _Usage
 
     def end(self, clusters: int) -> int:
-        """Return the end of the file, in clusters, when so many are allocated.
+        """Return the end of the file, in clusters, once this many are allocated.
 
         The least fixed point: a longer file needs more refcount blocks, which are
         clusters of it themselves.

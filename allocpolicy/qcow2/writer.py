@@ -143,7 +143,7 @@ def _write_refcounts(
 
 
 def ones(count: int) -> Iterator[bytes]:
-    """Yield so many refcounts of one."""
+    """Yield ``count`` refcounts of one, in batches."""
     one = (1).to_bytes(REFCOUNT_SIZE, "big")
     for done in range(0, count, BATCH):
         yield one * min(BATCH, count - done)
