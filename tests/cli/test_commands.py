@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.cli import progress
-from tests.harness import images
+from tests.harness import filesystems, images, ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
 from tests.harness.images import MIB
 
@@ -106,25 +106,21 @@ def test_a_path_that_is_not_utf_8_is_shown_all_the_same(tmp_path: Path) -> None:
     assert disk.exists()
 
 
-def test_an_ordinary_user_cannot_give_a_disk_away(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    finished = subprocess.run(
-        [
-            *("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"),
-            *command("provision", tmp_path / "disk", "--size", "1M", "--owner", "0:0"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
-    if "Permission denied" in finished.stderr:
-        pytest.skip("the interpreter is where only its owner may read")
-    assert finished.returncode == 2
-    assert "only root" in finished.stderr
-    assert os.listdir(tmp_path) == []
+def test_an_ordinary_user_cannot_give_a_disk_away() -> None:
+    if os.geteuid() != 0:
+        raise filesystems.Unavailable("being another user takes root")
+    with ordinary_user.public_directory() as directory:
+        arguments = ("provision", directory / "disk", "--size", "1M", "--owner", "0:0")
+        finished = subprocess.run(
+            ordinary_user.command(*command(*arguments)),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+        assert finished.returncode == 2
+        assert "only root" in finished.stderr
+        assert os.listdir(directory) == []
 
 
 def test_a_misspelt_fallback_is_told_at_once(tmp_path: Path) -> None:
