@@ -1,4 +1,4 @@
-"""How far long work has come, and who is told."""
+"""Progress of long work, and who receives it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Progress(Protocol):
         """Report that ``done`` of ``total`` bytes are finished; may raise to cancel."""
 
 
-Advance = Callable[[int], None]  # is told how many bytes were just finished
+Advance = Callable[[int], None]  # receives the number of bytes that were just finished
 
 
 class Watcher(Protocol):
-    """Who is told how far the work has come."""
+    """Receives the progress of the work."""
 
     def __call__(self, description: str, /) -> Progress:
         """Report that the described work begins; return where its progress goes."""
@@ -33,7 +33,7 @@ def _no_progress(*, done: int, total: int) -> None:
 
 
 def counted(progress: Progress, *, total: int) -> Advance:
-    """Return a function that adds up the bytes it is told and reports the sum."""
+    """Return a function that adds up the bytes it receives and reports the sum."""
     done = 0
 
     def advance(count: int) -> None:

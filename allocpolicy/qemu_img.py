@@ -48,7 +48,7 @@ class Image:
 
     @property
     def reference(self) -> str:
-        """Return what qemu-img is told to open."""
+        """Return the path that qemu-img opens."""
         return f"/proc/self/fd/{self.fd}"
 
 

@@ -34,7 +34,7 @@ class Apply(Lister):
         "reason",
         "steps",
     )
-    state = "every disk is whole; one that was being changed is as it was"
+    state = "every disk is whole; the one that was being changed is unchanged"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(

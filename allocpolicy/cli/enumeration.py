@@ -1,4 +1,4 @@
-"""Arguments that take one of a few words; a mistake is told what is allowed."""
+"""Arguments that take one of a few words; an error lists the allowed ones."""
 
 from __future__ import annotations
 

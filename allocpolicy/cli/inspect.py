@@ -1,4 +1,4 @@
-"""``allocpolicy inspect``: what a disk is, and how it stands to its policy."""
+"""``allocpolicy inspect``: what a disk is, and whether it keeps to its policy."""
 
 from __future__ import annotations
 

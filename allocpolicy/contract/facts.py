@@ -25,7 +25,7 @@ class DiskFormat(enum.StrEnum):
 
 
 class Allocation(enum.StrEnum):
-    """How storage stands behind a disk, as observed.
+    """How a disk is allocated, as observed.
 
     ``thin``: some of what the guest may write has no storage of its own (shared
     extents are not the disk's own). ``reserved``: all has storage, some of it
@@ -181,7 +181,7 @@ class Facts:
     def _required(self, image: BaseImage | None) -> BaseImage:
         if image is None:
             raise PlanError(
-                f"the disk has to be rewritten, and can't be: {self.obstacle}"
+                f"the disk must be rewritten, and cannot be: {self.obstacle}"
             )
         return image
 
@@ -214,9 +214,9 @@ class Observation:
 
     ``exception`` names what keeps the disk from being ``guaranteed`` (that no write of
     its guest meets ENOSPC); it is None when it is. ``full_size`` is the file size at
-    which every write of the guest finds its place inside the file: what a reservation
+    which every write of the guest falls inside the file: what a reservation
     must cover. ``overwrites_in_place``: the filesystem does not allocate anew for a
-    block that has storage of its own. ``hindrances`` say what forbids to rewrite the
+    block that has storage of its own. ``hindrances`` say what prevents a rewrite of the
     disk. ``backing_chain`` begins with the disk's own backing file.
     """
 

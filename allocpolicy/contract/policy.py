@@ -1,4 +1,4 @@
-"""What the operator decided; `config` reads it, and here is what holds without."""
+"""What the operator decided: `config` reads it; these are the defaults."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Building a disk under no name: stage ▶ steps ▶ stamp ▶ sync ▶ observe ▶ verify.
+"""Building a file without a name: stage ▶ steps ▶ stamp ▶ sync ▶ observe ▶ verify.
 
-So a new disk is made, and so is the file that takes an existing disk's place; who calls
-publishes it. It never asks what kind a step is, and nothing is left of what fails.
+A new disk is built this way, and so is the file that replaces an existing disk; the
+caller publishes it. The kind of a step never matters, and a failure leaves nothing.
 """
 
 from __future__ import annotations
@@ -137,5 +137,5 @@ def _observed(job: Job, fd: int) -> Observation:
 def _broken_promise(job: Job, seen: Observation, verdict: Verdict) -> str | None:
     wanted, made = job.request.virtual_size, seen.virtual_size
     if made != wanted:
-        return f"virtual_size is {made} bytes, requested were {wanted}"
+        return f"virtual_size is {made} bytes, but {wanted} were requested"
     return verdict.reason if verdict.judgement is Judgement.DRIFTED else None

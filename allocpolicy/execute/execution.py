@@ -1,4 +1,4 @@
-"""Carrying out a plan, or checking what can be checked of it without."""
+"""Carrying out a plan, or checking it without carrying it out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing a disk that exists: in place, or rewritten and exchanged.
+"""Changing an existing disk: in place, or rewritten and exchanged.
 
 In place nothing is ever taken back: what a failed reservation got, the disk keeps. A
 rewrite is built like a new disk and takes the disk's name in one step. Both need the

@@ -1,4 +1,4 @@
-"""Having a disk that exists alone, and what keeps it from being rewritten."""
+"""Holding an existing disk exclusively, and what prevents a rewrite of it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from allocpolicy.storage import directories, inode_flags, lease
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import OPENED_MEANWHILE
 
-IN_USE = "it is in use; stop the VM or whatever has it open, and try again"
+IN_USE = "it is in use; stop the VM or the process that has it open, and try again"
 APPEND_ONLY = (
     "its directory is append-only, so it can't be replaced; use chattr -a on that first"
 )
 LINKED = "it has more than one hard link, and a rewrite would part them"
-_PATIENCE = 5.0  # seconds; whatever only looks at a disk has it open for less
+_PATIENCE = 5.0  # seconds; a mere look at a disk keeps it open for less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
         except OSError as error:
             if error.errno in lease.NO_LEASES:
                 return (
-                    f"whether it is in use can't be told ({error.strerror}): leases are"
+                    f"whether it is in use is unknown ({error.strerror}): leases are"
                     " for the file's owner and root, on local filesystems"
                 )
             if error.errno != errno.EAGAIN:
@@ -104,7 +104,7 @@ def rewrite_obstacle(hold: Hold, current: Observation) -> str | None:
     if is_linked(hold.disk):
         return LINKED
     if current.hindrances:
-        return f"it would lose or break {', '.join(current.hindrances)}"
+        return f"a rewrite would lose or break {', '.join(current.hindrances)}"
     return None
 
 

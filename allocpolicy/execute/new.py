@@ -1,4 +1,4 @@
-"""Making a disk that does not exist yet, whole or not at all."""
+"""Creating a disk, whole or not at all."""
 
 from __future__ import annotations
 

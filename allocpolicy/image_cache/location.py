@@ -4,7 +4,7 @@ A directory is an image cache if it is called ``_base``, has a ``.memo`` directo
 is the configured image_cache_dir. Inside are the files directly in it and directly in
 its own ``.memo`` and ``.users``: images and records, which promise nothing. Other
 directories below it are not inside, so that ``_base/vm/disk`` is a disk like any other.
-A file with a stamp is a disk wherever it is; whoever asks here looks for that first.
+A file with a stamp is a disk wherever it is; callers look for a stamp first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a new disk goes: a name that is free, in a directory that is there."""
+"""Where a new disk goes: an unused name in an existing directory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An existing disk: opened once; its policy by its stamp, its format never by content.
 
 The guest writes what a raw disk contains, a qcow2 header among it: the format comes
-from the stamp, or from whoever names the disk.
+from the stamp, or from the caller.
 """
 
 from __future__ import annotations

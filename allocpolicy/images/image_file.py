@@ -1,4 +1,4 @@
-"""Opening an image once: links resolved, regular files only, nothing waited for."""
+"""Opening an image once: links resolved, regular files only, without waiting."""
 
 from __future__ import annotations
 

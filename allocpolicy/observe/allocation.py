@@ -1,4 +1,4 @@
-"""How storage stands behind a disk's file, and what a write of its guest may meet."""
+"""How a disk's file is allocated, and what a write of its guest may meet."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from allocpolicy.wording import format_size
 class FileStorage:
     """What st_size, st_blocks, FIEMAP and the inode's flags say of a file; bytes.
 
-    ``extents`` is None without FIEMAP, ``shown`` whether the filesystem tells how
-    storage stands behind the file at all. ``overwrites_in_place``: it does not allocate
+    ``extents`` is None without FIEMAP, ``shown`` whether the filesystem shows how
+    the file is allocated at all. ``overwrites_in_place``: it does not allocate
     anew for a block that has storage of its own.
     """
 
@@ -52,7 +52,7 @@ class FileStorage:
 
 
 def file_storage(fd: int, *, surroundings: Surroundings) -> FileStorage:
-    """Return how storage stands behind the open file; dirty pages are written first."""
+    """Return how the open file is allocated; dirty pages are written first."""
     status = os.fstat(fd)
     extents = extent.summarise(fd, file_size=status.st_size)
     nocow = inode_flags.has(fd, InodeFlag.NOCOW)
@@ -80,10 +80,7 @@ def exception(
         return "thin: some of the disk has no storage of its own yet"
     if allocation is Allocation.UNVERIFIABLE:
         if extents is None:
-            return (
-                f"{filesystem} does not show how storage stands behind a file (no"
-                " FIEMAP)"
-            )
+            return f"{filesystem} does not show how a file is allocated (no FIEMAP)"
         return (
             f"{filesystem} may allocate anew on overwriting (not NOCOW, or compressed)"
         )

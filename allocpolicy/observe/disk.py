@@ -1,4 +1,4 @@
-"""A disk, measured: once it is made, and whenever somebody wants to know.
+"""Measuring a disk: when it was just created, and at any later time.
 
 Nothing here echoes a request: sizes are st_size and st_blocks, storage is FIEMAP's,
 mapping is what the qcow2 tables say.
@@ -48,7 +48,7 @@ class _Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What whoever checked a qcow2's tables knows of it already."""
+    """What a check of a qcow2's tables has found already."""
 
     header: Header
     mapped: Mapped

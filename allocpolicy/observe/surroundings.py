@@ -1,4 +1,4 @@
-"""What bears on a disk besides its file: its filesystem, and the other disks on it."""
+"""What matters to a disk besides its file: the filesystem and its other disks."""
 
 from __future__ import annotations
 

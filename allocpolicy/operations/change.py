@@ -1,4 +1,4 @@
-"""Bringing a disk that exists to its policy, or growing it under that.
+"""Bringing an existing disk to its policy, or growing it under that policy.
 
 The data path is that of a new disk; but the disk's content is never lost, its policy is
 its stamp's unless another is given, and most disks need nothing.
@@ -122,8 +122,10 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
             overrides=change.extra_specs,
         )
     if disk.stamp is None:
-        reason = f"{disk.path}: it has no stamp; choose its policy, as by --strategy"
-        raise InvalidRequest(reason)
+        raise InvalidRequest(
+            f"{disk.path}: it has no stamp; choose its policy, for example with"
+            " --strategy"
+        )
     return resolve_stamp(disk.stamp.requested, path=disk.path)
 
 
@@ -152,7 +154,7 @@ def _grown_size(change: Change, *, current: Observation, hold: Hold) -> int:
     """
     wanted, present = change.virtual_size, current.virtual_size
     if wanted is None:
-        raise InvalidRequest("no size: give the size that the disk is to have")
+        raise InvalidRequest("no size: give the disk's new size")
     if wanted < present:
         raise InvalidRequest(
             f"{change.disk}: it has {format_size(present)}, and shrinking it to"

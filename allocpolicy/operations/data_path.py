@@ -85,7 +85,7 @@ def _fallbacks(policy: Policy) -> Iterator[str]:
     if policy.on_unsupported != "fallback":
         return iter(())
     for name in policy.fallback_strategies:
-        installed.find(name)  # a misspelt one is told now, not when it is needed
+        installed.find(name)  # a misspelt one is reported now, not when it is needed
     return iter(policy.fallback_strategies)
 
 
@@ -122,6 +122,6 @@ def check_size(virtual_size: int) -> None:
     if 0 < virtual_size <= MAX_VIRTUAL_SIZE and virtual_size % SECTOR_SIZE == 0:
         return
     raise InvalidRequest(
-        f"size {virtual_size}: a disk has a positive multiple of {SECTOR_SIZE} bytes,"
-        f" at most {format_size(MAX_VIRTUAL_SIZE)}"
+        f"size {virtual_size}: a disk's size is a positive multiple of {SECTOR_SIZE}"
+        f" bytes, at most {format_size(MAX_VIRTUAL_SIZE)}"
     )

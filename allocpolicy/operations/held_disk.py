@@ -1,4 +1,4 @@
-"""The disk that is to be changed: opened once, held against others, observed.
+"""The disk to be changed: opened once, held against others, observed.
 
 What a plan may rest on is found here; a dry run takes no lock and no lease.
 """

@@ -1,4 +1,4 @@
-"""Making a new disk under the policy of its flavor, whole or not at all."""
+"""Creating a disk under the policy of its flavor, whole or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Order:
 
 
 def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Report:
-    """Make a new disk under the policy of its flavor, whole or not at all.
+    """Create a disk under the policy of its flavor, whole or not at all.
 
     :raises InvalidRequest: (its subclasses) for what no storage could serve.
     :raises NotEnoughSpace: when the disk does not fit.

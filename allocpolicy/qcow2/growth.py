@@ -58,7 +58,7 @@ def grow(
     :param mapped: give every new guest cluster a host cluster, the data being one run
         of holes at the end; otherwise the new range is unmapped.
     :param backing_size: the virtual size of the backing file; 0 without one.
-    :param advance: is told the bytes of each write.
+    :param advance: receives the number of bytes of each write.
     :raises ImageError: when QEMU or we can't grow it in place, saying what to do.
     :raises InvalidRequest: when qcow2 has no such virtual size.
     """

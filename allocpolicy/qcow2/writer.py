@@ -66,7 +66,7 @@ def write_mapped(
     geometry must have extended L2 entries: no subcluster is allocated, so that the
     guest reads the backing file until it writes.
 
-    :param advance: is told the bytes of each write.
+    :param advance: receives the number of bytes of each write.
     :raises InvalidRequest: when a backing file needs extended L2 entries, or its name
         does not fit.
     """

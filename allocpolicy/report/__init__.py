@@ -1,1 +1,1 @@
-"""What is told of the work: one module for each JSON document, and metrics."""
+"""What is reported: one module for each JSON document, and metrics."""

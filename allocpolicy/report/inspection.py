@@ -1,4 +1,4 @@
-"""The inspection: what a disk is, and how it stands to its policy."""
+"""The inspection: what a disk is, and whether it keeps to its policy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from allocpolicy.report.plain import plain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What a disk is, and how it stands to its policy.
+    """What a disk is, and whether it keeps to its policy.
 
     ``verdict`` and ``attachment`` are None where no policy is known.
     """

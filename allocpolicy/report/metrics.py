@@ -94,8 +94,8 @@ def _sizes(audit: Audit) -> Iterator[str]:
 def _filesystems(audit: Audit) -> Iterator[str]:
     for size, about in (
         ("size", "Size of the filesystem."),
-        ("free", "What ordinary users may still take of it."),
-        ("promised", "What the disks on it may still take."),
+        ("free", "What ordinary users may still allocate."),
+        ("promised", "What the disks on it may still allocate."),
     ):
         name = f"allocpolicy_filesystem_{size}_bytes"
         yield _head(name, about, unit="bytes")

@@ -27,12 +27,12 @@ def carry_over(
 
     Flags include xfs's own, but not the extent-size hint, of which a reservation would
     take more than was planned; ACLs and security labels are xattrs. What the target has
-    from its directory and the source has not (a default ACL, flags) goes. The owner
-    goes first, as quota is charged to him, and the mode last, as chown(2) clears bits
-    of it.
+    from its directory and the source has not (a default ACL, flags) goes. The owner is
+    set first, because quota is charged to it, and the mode last, as chown(2) clears
+    bits of it.
 
     :param directory: that both are in, open.
-    :param without: names of xattrs that the target shall not have.
+    :param without: names of xattrs that the target must not have.
     :raises OSError: when one of them cannot be set: nothing may be lost.
     """
     status = os.fstat(source)

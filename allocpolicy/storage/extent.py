@@ -25,7 +25,7 @@ NO_FIEMAP = frozenset({errno.EOPNOTSUPP, errno.ENOTTY})
 
 
 class ExtentFlag(enum.IntFlag):
-    """The FIEMAP_EXTENT_* bits that say how storage stands behind an extent."""
+    """The FIEMAP_EXTENT_* bits that say how an extent is allocated."""
 
     DELALLOC = 0x4
     ENCODED = 0x8

@@ -1,4 +1,4 @@
-"""The kernel's errno, told as one of our errors with the numbers that explain it."""
+"""The kernel's errno as one of our errors, with the numbers that explain it."""
 
 from __future__ import annotations
 

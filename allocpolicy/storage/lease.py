@@ -1,8 +1,8 @@
-"""Leases on files, fcntl(2): F_SETLEASE tells and keeps that nobody else has one open.
+"""Leases on files, fcntl(2): F_SETLEASE ensures that no other process has one open.
 
-A write lease is refused while anybody else has the file open; whoever opens it later
-waits (/proc/sys/fs/lease-break-time, 45 s) and breaks it, which F_GETLEASE tells. Only
-the file's owner and root can have one. Our descriptor must be the only one.
+A write lease is refused while anybody else has the file open. A process that opens it
+later waits (/proc/sys/fs/lease-break-time, 45 s) and breaks it, which F_GETLEASE shows.
+Only the file's owner and root can have one. Our descriptor must be the only one.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def held(fd: int) -> Iterator[None]:
     :raises OSError: EAGAIN while somebody else has the file open, one of `NO_LEASES`
         where there are none.
     """
-    # The break is told by SIGIO, whose default action kills; that of SIGURG does
+    # SIGIO, whose default action kills, would announce the break; that of SIGURG does
     # nothing, and no other thread's handlers are touched.
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     try:
         yield
     finally:
-        # EAGAIN: there is none any more, as whoever opened the file waited long enough.
+        # EAGAIN: there is none any more, as the opener waited long enough.
         with contextlib.suppress(BlockingIOError):
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 

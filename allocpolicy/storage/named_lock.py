@@ -1,7 +1,7 @@
 """A lock by name between processes: for reservations, for the image cache.
 
-It is flock(2) on a file that is opened for reading only: whoever may read the file may
-hold the lock, and the kernel frees it when its holder dies.
+It is flock(2) on a file that is opened for reading only: a process that may read the
+file may hold the lock, and the kernel frees it when its holder dies.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _open_directory(path: Path, *, private: bool) -> int:
 
 
 def _distrust(directory: int) -> str | None:
-    """Return why others may have their hands in the directory, or None."""
+    """Return why others may change the directory, or None."""
     status = os.fstat(directory)
     if status.st_uid not in (0, os.geteuid()):
         return f"it belongs to user {status.st_uid}"

@@ -17,7 +17,7 @@ _ALL = range(100, 300)
 
 
 def held(fd: int) -> bool:
-    """Return whether a QEMU process has the image open, for whatever."""
+    """Return whether a QEMU process has the image open, in any mode."""
     return _is_locked(fd, _ALL.start, length=len(_ALL))
 
 

@@ -1,4 +1,4 @@
-"""Disk quota of whoever makes files in a directory: quotactl_fd(2), quotactl(2).
+"""Disk quota for new files in a directory: quotactl_fd(2), quotactl(2).
 
 Q_GETQUOTA and struct if_dqblk of include/uapi/linux/quota.h, which ext4 and xfs answer
 alike. quotactl_fd(2) came with Linux 5.14; before, the block device is named.
