@@ -6,7 +6,7 @@ Error                          5
 │   ├── ExtraSpecError         2  an ``allocpolicy:`` key or its value
 │   ├── FlavorError            2  a flavors file, or a flavor that is not in it
 │   ├── StrategyNotFound       2  no such strategy is installed
-│   ├── PlanError              2  the strategy cannot serve this request
+│   ├── PlanError              2  the strategy cannot fulfil this request
 │   ├── ImageError             2  an unsafe, malformed or busy image
 │   ├── DestinationError       2  no usable directory for the disk
 │   └── DestinationExists      2  provision never overwrites
@@ -15,11 +15,11 @@ Error                          5
 ├── Unsupported                4  this storage cannot do it
 ├── StorageFailed              5  I/O errors of the device or the filesystem
 ├── DuplicateStrategy          5  two distributions claim one name
-├── StrategyFailed             5  code of a plugin raised, or breaks the contract
-├── PromiseBroken              5  the observation does not bear the promise out
-├── CommandError               5  a program that we started failed
-├── WorkerLost                 5  a process of ours was killed
-└── Replan                     5  what the plan relied on was lost; plan again
+├── StrategyFailed             5  a plugin's code raised, or violates the contract
+├── PromiseBroken              5  the disk, as observed, does not keep the promise
+├── CommandError               5  a program that allocpolicy started failed
+├── WorkerLost                 5  a worker process was killed
+└── Replan                     5  what the plan relied on is gone; plan again
 
 An error's arguments are positional and reach ``Exception.__init__`` unchanged, so
 that errors pickle; the message is made from ``template`` and the attributes.
@@ -48,7 +48,7 @@ class Error(Exception):
 
 
 class InvalidRequest(Error):
-    """The request cannot be served as it was written: ``(reason)``."""
+    """The request cannot be fulfilled as written: ``(reason)``."""
 
     exit_status = 2
 
@@ -91,7 +91,7 @@ class StrategyNotFound(InvalidRequest):
 
 
 class PlanError(InvalidRequest):
-    """The strategy cannot serve this request, on any storage: ``(reason)``."""
+    """The strategy cannot fulfil this request on any storage: ``(reason)``."""
 
 
 class ImageError(InvalidRequest):
@@ -149,7 +149,7 @@ class NotEnoughSpace(Error):
 class Overcommitted(NotEnoughSpace):
     """Too much would be promised: ``(path, promise, left, free, ratio, limit)``.
 
-    ``promise`` is what the disk may come to take, ``left`` what the limit leaves.
+    ``promise`` is what the disk may grow to, ``left`` what the limit still allows.
     """
 
     template = (
@@ -212,7 +212,7 @@ class DuplicateStrategy(Error):
 
 
 class StrategyFailed(Error):
-    """Code of a strategy raised or breaks the contract: ``(name, target, reason)``."""
+    """A strategy's code raised or violates the contract: ``(name, target, reason)``."""
 
     template = "strategy {name!r} ({target}) failed: {reason}"
 
@@ -245,7 +245,7 @@ class PromiseBroken(Error):
 
 
 class CommandError(Error):
-    """A program that we started failed: ``(command, exit_status, stderr)``."""
+    """A program that allocpolicy started failed: ``(command, exit_status, stderr)``."""
 
     template = "{program} failed with exit status {status}: {reason}"
 
@@ -258,8 +258,8 @@ class CommandError(Error):
 
 
 class WorkerLost(Error):
-    """A process of ours ended before its time, as by the OOM killer: ``(reason)``."""
+    """A worker process ended too early, for example by the OOM killer: ``(reason)``."""
 
 
 class Replan(Error):
-    """What the plan relied on was lost to another; plan again: ``(reason)``."""
+    """Another process took what the plan relied on; plan again: ``(reason)``."""
