@@ -106,7 +106,7 @@ def run_guest(
     script: str,
     *,
     disks: Sequence[GuestDisk],
-    timeout: int = 120,
+    timeout: int = PATIENCE,
     modules: Sequence[str] = DEFAULT_MODULES,
 ) -> str:
     """Boot a guest, run a shell script in it, and return the script's output.
