@@ -20,7 +20,8 @@ GIB = 1 << 30
 MARKER = (
     "filesystems(*kinds): run the test once on each of these filesystems "
     f"({', '.join(filesystems.KINDS)}), through the fixtures `filesystem`, "
-    "`filesystem_kind` and `directory`"
+    "`filesystem_kind` and `directory`; with elsewhere={parameter: value}, all values "
+    "of the other parameters are tried on xfs, and only these elsewhere"
 )
 
 SYSTEM = (
@@ -85,11 +86,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not is_left_to_xfs(item)]
     for item in items:
         if not isinstance(item, pytest.Function):
             continue
         if MOUNTING & set(item.fixturenames) or item.get_closest_marker("qemu"):
             item.add_marker("system")
+
+
+def is_left_to_xfs(item: pytest.Item) -> bool:
+    """Return whether the test's mark leaves this combination of parameters to xfs."""
+    marker = item.get_closest_marker("filesystems")
+    elsewhere = marker.kwargs.get("elsewhere", {}) if marker else {}
+    if not elsewhere:
+        return False
+    parameters = item.callspec.params  # type: ignore[attr-defined]
+    return parameters["filesystem_kind"] != "xfs" and any(
+        parameters[name] != value for name, value in elsewhere.items()
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -403,8 +403,15 @@ def test_without_a_ratio_a_thin_disk_costs_no_account(tmp_path: Path) -> None:
         assert looked is (ratio != "0")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("format", DiskFormat)
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [
+        ("ext4", DiskFormat.QCOW2),
+        ("xfs", DiskFormat.QCOW2),
+        ("xfs", DiskFormat.RAW),
+        ("btrfs", DiskFormat.RAW),
+    ],
+)
 def test_of_twelve_racing_resizes_as_many_succeed_as_the_ratio_allows(
     fresh_filesystem: Fresh, tmp_path: Path, kind: str, format: str
 ) -> None:

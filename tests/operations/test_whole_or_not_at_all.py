@@ -72,8 +72,10 @@ def test_the_headroom_of_the_disks_beside_is_kept_as_well(
     assert "headroom" in finished.stderr
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
-@pytest.mark.parametrize("format", ["qcow2", "raw"])
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [("ext4", "raw"), ("xfs", "raw"), ("xfs", "qcow2"), ("btrfs", "qcow2")],
+)
 def test_of_twenty_racing_disks_exactly_as_many_succeed_as_fit(
     fresh_filesystem: Callable[..., Path], kind: str, format: str
 ) -> None:
