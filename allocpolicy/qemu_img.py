@@ -2,7 +2,7 @@
 
 Images reach it as ``/proc/self/fd/N`` of inherited descriptors, so that it opens the
 very files that were checked, and always with their format stated. It runs under
-prlimit(1) (CPU time, memory, size of the output) and setpriv(1) (it dies with us).
+prlimit(1) (CPU time, memory, size of the output) and setpriv(1) (killed when we end).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MESSAGE_LIMIT = 64 << 10
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _UNSUPPORTED = re.compile(r"Operation not supported|File too large")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
-# What a compressed cluster that is none is called; EIO of the host's, too.
+# QEMU's words for a malformed compressed cluster, and for EIO of the host.
 _UNREADABLE = re.compile(r"error while reading at byte \d+: Input/output error")
 _CHUNK = 4 << 20
 
@@ -203,7 +203,7 @@ def _follow(
 
 
 def damage(image: Image, *, reason: str) -> ImageError:
-    """Return the error of an image that qemu-img finds fault with."""
+    """Return the error of an image that qemu-img rejects."""
     return ImageError(image.path, f"it is damaged, or QEMU can't read it: {reason}")
 
 

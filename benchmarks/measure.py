@@ -204,5 +204,5 @@ def output(line: str, *, directory: Path, limit: float | None = None) -> str:
 
 
 def say(text: str) -> None:
-    """Tell whoever waits how far we are."""
+    """Report progress to the terminal."""
     print(text, file=sys.stderr, flush=True)

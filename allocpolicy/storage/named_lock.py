@@ -48,9 +48,9 @@ def own_directory() -> Path:
 def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[None]:
     """Hold the lock ``name`` under ``lock_path``; a killed holder frees it.
 
-    A ``transient`` one's file is removed in the end: who waits for it makes another.
+    The file of a ``transient`` lock is removed in the end: those who wait make another.
 
-    In `own_directory` only the user himself and root can hold it. In any other, which
+    In `own_directory` only the user and root can hold it. In any other, which
     somebody chose, everyone can: users of one filesystem share its lock.
 
     :raises InvalidRequest: when the directory is not to be trusted, or the lock file

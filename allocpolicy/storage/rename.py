@@ -8,7 +8,7 @@ import os
 from allocpolicy.storage import libc
 
 RENAME_EXCHANGE = 2
-# The filesystem cannot: EINVAL (NFS, FUSE of old), ENOSYS where there is no such call.
+# The filesystem cannot: EINVAL (NFS, old FUSE), ENOSYS where the call is missing.
 NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 

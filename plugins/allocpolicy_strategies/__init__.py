@@ -1,1 +1,1 @@
-"""The bundled strategies; they use the public facade only, as anybody's do."""
+"""The bundled strategies; like any others, they use the public facade only."""

@@ -8,7 +8,7 @@ beyond, on what is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 from allocpolicy import (
@@ -26,7 +26,6 @@ from allocpolicy import (
     Request,
     Reserve,
     SetNocow,
-    Step,
     Strategy,
     Unsupported,
     Verdict,
@@ -73,28 +72,13 @@ class Partial(Strategy):
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
         """Return the steps to a qcow2 whose front is reserved, new or not."""
-        _check(request, facts)
-        if request.current is not None:
-            return _amended(request, request.current, options, facts)
-        length = reserved_size(request.virtual_size, share=_share(options))
-        steps: list[Step] = [SetNocow()] if facts.host.filesystem.nocow else []
-        steps += [
-            CreateQcow2(
-                virtual_size=request.virtual_size,
-                cluster_size=CLUSTER_SIZE,
-                backing=facts.base,
-            ),
-            Reserve(length=length),
-        ]
-        return Plan(
-            mode=Mode.STAGED,
-            steps=steps,
-            peak_bytes=length,
-            promised_bytes=fully_allocated_size(
-                request.virtual_size, cluster_size=CLUSTER_SIZE
-            ),
-            reserved_bytes=length,
-        )
+        current, share = request.current, _share(options)
+        _refuse_unsupported(request, facts)
+        if current is None:
+            return _new(request, facts, share=share)
+        if request.operation is Operation.RESIZE:
+            return _grown(request, current, facts, share=share)
+        return _amended(request, current, facts, share=share)
 
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
@@ -107,11 +91,8 @@ class Partial(Strategy):
             reason = f"{observation.filesystem} does not show what is reserved"
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
         share = _share(options)
-        length = reserved_size(
-            observation.virtual_size,
-            share=share,
-            cluster_size=observation.cluster_size or CLUSTER_SIZE,
-        )
+        size = observation.virtual_size
+        length = _reserved_size(observation, virtual_size=size, share=share)
         held = _held(observation)
         reason = f"{held} bytes have storage; a share of {share} % is {length}"
         judgement = Judgement.MEETS if held >= length else Judgement.DRIFTED
@@ -126,56 +107,7 @@ class Partial(Strategy):
         )
 
 
-def _amended(
-    request: Request,
-    current: Observation,
-    options: Mapping[str, object],
-    facts: Facts,
-) -> Plan:
-    """Reserve what is missing of the disk's share, and grow it if it is to grow.
-
-    :raises PlanError: when what is reserved would not be the disk's own, or not stay.
-    """
-    grows = request.operation is Operation.RESIZE
-    size = request.virtual_size
-    length = reserved_size(
-        size,
-        share=_share(options),
-        cluster_size=current.cluster_size or CLUSTER_SIZE,
-    )
-    missing = max(0, length - _held(current))
-    if missing and facts.must_copy(current):
-        raise PlanError(
-            "strategy partial reserves in place, and the disk's storage is shared, or"
-            " moved on overwriting: copy it first"
-        )
-    steps: Sequence[Step] = (Reserve(length=length),) if missing else ()
-    promised = max(length, current.full_size)
-    if grows:
-        steps = growing_steps(
-            current, virtual_size=size, reserved=length if missing else 0
-        )
-        promised = max(length, grown_size(current, virtual_size=size))
-    return Plan(
-        mode=Mode.IN_PLACE if steps else Mode.NOTHING,
-        steps=steps,
-        peak_bytes=missing,
-        promised_bytes=promised,
-        reserved_bytes=missing,
-        online=not grows,
-    )
-
-
-def _held(observation: Observation) -> int:
-    """Return the bytes of the file that have storage."""
-    return min(observation.file_size, observation.actual_size)
-
-
-def _share(options: Mapping[str, object]) -> int:
-    return cast(int, options["share"])  # the schema has made it one
-
-
-def _check(request: Request, facts: Facts) -> None:
+def _refuse_unsupported(request: Request, facts: Facts) -> None:
     if request.format is not DiskFormat.QCOW2:
         raise PlanError(
             "strategy partial needs format qcow2: a raw disk keeps each block at its"
@@ -189,3 +121,80 @@ def _check(request: Request, facts: Facts) -> None:
     if filesystem.copy_on_write and not filesystem.nocow:
         reason = f"{filesystem.type} allocates anew on every write: nothing is reserved"
         raise Unsupported(facts.host.directory, reason)
+
+
+def _new(request: Request, facts: Facts, *, share: int) -> Plan:
+    """Create an overlay, and reserve its front."""
+    size = request.virtual_size
+    length = reserved_size(size, share=share)
+    create = CreateQcow2(
+        virtual_size=size, cluster_size=CLUSTER_SIZE, backing=facts.base
+    )
+    nocow = (SetNocow(),) if facts.host.filesystem.nocow else ()
+    return Plan(
+        mode=Mode.STAGED,
+        steps=(*nocow, create, Reserve(length=length)),
+        peak_bytes=length,
+        promised_bytes=create.full_size,
+        reserved_bytes=length,
+    )
+
+
+def _amended(
+    request: Request, current: Observation, facts: Facts, *, share: int
+) -> Plan:
+    """Reserve what is missing of the disk's share."""
+    length = _reserved_size(current, virtual_size=request.virtual_size, share=share)
+    missing = _missing(current, facts, length=length)
+    return Plan(
+        mode=Mode.IN_PLACE if missing else Mode.NOTHING,
+        steps=(Reserve(length=length),) if missing else (),
+        peak_bytes=missing,
+        promised_bytes=max(length, current.full_size),
+        reserved_bytes=missing,
+        online=True,
+    )
+
+
+def _grown(request: Request, current: Observation, facts: Facts, *, share: int) -> Plan:
+    """Grow the disk, and reserve what is missing of its share of the new size."""
+    size = request.virtual_size
+    length = _reserved_size(current, virtual_size=size, share=share)
+    missing = _missing(current, facts, length=length)
+    return Plan(
+        mode=Mode.IN_PLACE,
+        steps=growing_steps(
+            current, virtual_size=size, reserved=length if missing else 0
+        ),
+        peak_bytes=missing,
+        promised_bytes=max(length, grown_size(current, virtual_size=size)),
+        reserved_bytes=missing,
+    )
+
+
+def _missing(current: Observation, facts: Facts, *, length: int) -> int:
+    """Return how many bytes of the share have no storage.
+
+    :raises PlanError: when what is reserved would not be the disk's own, or not stay.
+    """
+    missing = max(0, length - _held(current))
+    if missing and facts.must_copy(current):
+        raise PlanError(
+            "strategy partial reserves in place, and the disk's storage is shared, or"
+            " moved on overwriting: copy it first"
+        )
+    return missing
+
+
+def _reserved_size(current: Observation, *, virtual_size: int, share: int) -> int:
+    cluster_size = current.cluster_size or CLUSTER_SIZE
+    return reserved_size(virtual_size, share=share, cluster_size=cluster_size)
+
+
+def _held(observation: Observation) -> int:
+    """Return the bytes of the file that have storage."""
+    return min(observation.file_size, observation.actual_size)
+
+
+def _share(options: Mapping[str, object]) -> int:
+    return cast(int, options["share"])  # the schema has made it one

@@ -100,7 +100,7 @@ def test_creates_then_reserves() -> None:
     """Nothing is reserved in a file that is written anew afterwards."""
     plan = Partial().plan(request=REQUEST, options=OPTIONS, facts=facts_on(EXT4))
     length = reserved_size(SIZE, share=25)
-    assert plan.steps == [CreateQcow2(virtual_size=SIZE), Reserve(length=length)]
+    assert plan.steps == (CreateQcow2(virtual_size=SIZE), Reserve(length=length))
     assert plan.peak_bytes == plan.reserved_bytes == length
 
 

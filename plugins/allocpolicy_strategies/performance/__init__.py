@@ -1,0 +1,127 @@
+"""performance: every cluster is mapped in advance; no backing file by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from allocpolicy import (
+    Allocation,
+    Attachment,
+    Facts,
+    Judgement,
+    MappingState,
+    Observation,
+    Operation,
+    Plan,
+    Request,
+    Strategy,
+    Verdict,
+)
+from allocpolicy_strategies.performance import plans
+from allocpolicy_strategies.performance.options import (
+    CLUSTER_SIZES,
+    Wanted,
+    refuse_unsupported,
+)
+
+_DEFAULT_L2_CACHE = 32 << 20  # QEMU 3.1 and later, docs/qcow2-cache.txt
+# For each kind of data, the observed allocations that keep the promise.
+_ALLOCATIONS = {
+    "sparse": frozenset(Allocation),
+    "falloc": frozenset({Allocation.RESERVED, Allocation.WRITTEN}),
+    "full": frozenset({Allocation.WRITTEN}),
+}
+
+
+class Performance(Strategy):
+    """A qcow2 whose metadata is all there, so that first writes don't pay for it."""
+
+    summary = "fast: all qcow2 metadata preallocated, no backing file"
+    options_schema = {
+        "type": "object",
+        "properties": {
+            "data": {
+                "type": "string",
+                "enum": ["sparse", "falloc", "full"],
+                "default": "sparse",
+                "description": (
+                    "Storage of the data clusters: sparse allocates as the guest"
+                    " writes, falloc reserves all of it, full writes all of it."
+                ),
+            },
+            "cluster_size": {
+                "type": "string",
+                "enum": ["auto", *CLUSTER_SIZES],
+                "default": "auto",
+                "description": (
+                    "The qcow2 cluster size; auto takes the smallest of at least 64K"
+                    " whose L2 tables fit QEMU's default L2 cache of 32 MiB."
+                ),
+            },
+            "layout": {
+                "type": "string",
+                "enum": ["standalone", "backed"],
+                "default": "standalone",
+                "description": (
+                    "standalone: a full copy, without a backing file. backed: an"
+                    " overlay with subclusters on the base image, nothing is copied;"
+                    " it needs QEMU 5.2, and some inspectors refuse it."
+                ),
+            },
+        },
+        "additionalProperties": False,
+    }
+
+    def plan(
+        self, *, request: Request, options: Mapping[str, object], facts: Facts
+    ) -> Plan:
+        """Create with all metadata, reserve, share or copy the base image, fill."""
+        current, wanted = request.current, Wanted.of(options)
+        refuse_unsupported(wanted, facts)
+        if current is None:
+            return plans.new(request, wanted, facts)
+        if plans.must_be_rewritten(current, wanted, facts):
+            return plans.rewritten(request, current, wanted, facts)
+        if request.operation is Operation.RESIZE:
+            return plans.grown(request, current, wanted, facts)
+        return plans.amended(current, wanted, facts)
+
+    def verify(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Verdict:
+        """All clusters mapped, no backing file, and the data as promised."""
+        data = str(options["data"])
+        if observation.backing_file is not None and options["layout"] != "backed":
+            reason = f"it has a backing file, {observation.backing_file}"
+            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
+        if observation.mapping is not MappingState.FULL:
+            reason = f"mapping is {observation.mapping}"
+            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
+        allocation = observation.allocation
+        reason = f"mapping is full, allocation is {allocation}"
+        if allocation in _ALLOCATIONS[data]:
+            return Verdict(judgement=Judgement.MEETS, reason=reason)
+        if allocation is Allocation.UNVERIFIABLE or observation.extents is None:
+            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
+        return Verdict(judgement=Judgement.DRIFTED, reason=f"{reason}, not {data}")
+
+    def attach(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Attachment:
+        """Keep the mapping, and give QEMU a cache that holds all L2 tables."""
+        return Attachment(
+            discard="ignore",
+            detect_zeroes="off",
+            cache="none",
+            io="native",
+            l2_cache_size=_l2_cache_size(observation),
+        )
+
+
+def _l2_cache_size(observation: Observation) -> int | None:
+    """Return the bytes of all L2 tables where QEMU's default cache is smaller."""
+    if observation.cluster_size is None:
+        return None
+    entry_size = 16 if observation.extended_l2 else 8
+    needed = -(-observation.virtual_size // observation.cluster_size) * entry_size
+    return needed if needed > _DEFAULT_L2_CACHE else None

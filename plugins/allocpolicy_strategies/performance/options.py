@@ -1,0 +1,64 @@
+"""The options of performance, read; what they mean for a filesystem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from allocpolicy import Facts, Unsupported
+
+CLUSTER_SIZES = {f"{kib}K": kib << 10 for kib in (64, 128, 256, 512)} | {
+    "1M": 1 << 20,
+    "2M": 2 << 20,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the options ask for."""
+
+    data: str
+    cluster_size: str
+    layout: str
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> Wanted:
+        """Return the validated options with their types."""
+        return cls(
+            data=str(options["data"]),
+            cluster_size=str(options["cluster_size"]),
+            layout=str(options["layout"]),
+        )
+
+    @property
+    def backed(self) -> bool:
+        """Return whether it keeps the base image as its backing file."""
+        return self.layout == "backed"
+
+    @property
+    def thin(self) -> bool:
+        """Return whether storage is allocated as the guest writes."""
+        return self.data == "sparse"
+
+    @property
+    def filled(self) -> bool:
+        """Return whether all of it is written when it is made."""
+        return self.data == "full"
+
+    def reserved_by(self, facts: Facts) -> bool:
+        """Return whether storage is reserved with fallocate."""
+        return not self.thin and facts.host.filesystem.fallocate
+
+
+def refuse_unsupported(wanted: Wanted, facts: Facts) -> None:
+    """Expect that the filesystem can reserve, where that is wanted.
+
+    :raises Unsupported: when it can't.
+    """
+    filesystem = facts.host.filesystem
+    if wanted.data == "falloc" and not filesystem.fallocate:
+        reason = (
+            f"{filesystem.type} has no fallocate that reserves; set"
+            " allocpolicy:performance.data = full or sparse"
+        )
+        raise Unsupported(facts.host.directory, reason)

@@ -1,0 +1,227 @@
+"""The plans of performance: one function for each case, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from allocpolicy import (
+    Allocation,
+    BaseImage,
+    CopyBase,
+    CreateQcow2,
+    CreateRaw,
+    DiskFormat,
+    Facts,
+    FillHoles,
+    MappingState,
+    Mode,
+    Observation,
+    Operation,
+    Plan,
+    PlanError,
+    Request,
+    Reserve,
+    SetNocow,
+    Sharing,
+    Step,
+    automatic_cluster_size,
+    growing_steps,
+    grown_size,
+)
+from allocpolicy_strategies.performance.options import CLUSTER_SIZES, Wanted
+
+_QCOW2_DEFAULTS = {"cluster_size": "auto", "layout": "standalone"}
+
+
+def new(request: Request, wanted: Wanted, facts: Facts) -> Plan:
+    """Create an image; only an overlay needs no copy of the base image."""
+    create = _create(request, wanted)
+    copied = None if wanted.backed else facts.base
+    return _staged(create, wanted, facts, copied=copied)
+
+
+def must_be_rewritten(current: Observation, wanted: Wanted, facts: Facts) -> bool:
+    """Return whether what is there can't become what is wanted where it is."""
+    unmapped = current.mapping is not MappingState.FULL
+    has_backing = current.backing_file is not None and not wanted.backed
+    return unmapped or has_backing or (not wanted.thin and facts.must_copy(current))
+
+
+def rewritten(
+    request: Request, current: Observation, wanted: Wanted, facts: Facts
+) -> Plan:
+    """Copy what the guest reads into a new image.
+
+    :raises PlanError: when the disk is to grow as well, or to have a backing file.
+    """
+    if request.operation is Operation.RESIZE:
+        raise PlanError("it does not keep its promise: run allocpolicy apply first")
+    if wanted.backed:
+        raise PlanError(
+            "allocpolicy:performance.layout = backed is for new disks; an existing one"
+            " can be made standalone"
+        )
+    copied = facts.required_base()
+    kept = replace(wanted, data=_kept_data(request, current, wanted, facts))
+    return _staged(_create(request, kept), kept, facts, copied=copied)
+
+
+def _kept_data(
+    request: Request, current: Observation, wanted: Wanted, facts: Facts
+) -> str:
+    """Return the data that a rewrite makes: storage that a disk has is not taken."""
+    has_storage = current.allocation in (Allocation.RESERVED, Allocation.WRITTEN)
+    if not wanted.thin or request.allow_thin or not has_storage:
+        return wanted.data
+    return "falloc" if facts.host.filesystem.fallocate else "full"
+
+
+def _create(request: Request, wanted: Wanted) -> CreateQcow2 | CreateRaw:
+    """Return the step that creates the image.
+
+    :raises PlanError: for options that don't go together with the request.
+    """
+    if request.format is DiskFormat.RAW:
+        _refuse_for_raw(wanted)
+        return CreateRaw(virtual_size=request.virtual_size)
+    if wanted.backed and request.base is None:
+        raise PlanError("allocpolicy:performance.layout = backed needs a base image")
+    return CreateQcow2(
+        virtual_size=request.virtual_size,
+        cluster_size=_cluster_size(request, wanted),
+        backing=request.base if wanted.backed else None,
+        mapped=True,
+    )
+
+
+def _refuse_for_raw(wanted: Wanted) -> None:
+    for option, default in _QCOW2_DEFAULTS.items():
+        value = getattr(wanted, option)
+        if value != default:
+            raise PlanError(
+                f"allocpolicy:performance.{option} = {value} applies to"
+                " qcow2 only, and the disk is raw; leave it out"
+            )
+
+
+def _cluster_size(request: Request, wanted: Wanted) -> int:
+    if wanted.cluster_size != "auto":
+        return CLUSTER_SIZES[wanted.cluster_size]
+    return automatic_cluster_size(request.virtual_size, extended_l2=wanted.backed)
+
+
+def _staged(
+    create: CreateQcow2 | CreateRaw,
+    wanted: Wanted,
+    facts: Facts,
+    *,
+    copied: BaseImage | None,
+) -> Plan:
+    length = create.full_size
+    shared = _sharing(wanted, facts) is Sharing.SHARED
+    data_bytes = copied.data_bytes if copied and not shared else 0
+    reasons = _why_clusters(create, wanted), _why_copied(copied, wanted, facts)
+    return Plan(
+        mode=Mode.STAGED,
+        steps=tuple(_staged_steps(create, wanted, facts, copied=copied)),
+        peak_bytes=create.data_offset + data_bytes if wanted.thin else length,
+        promised_bytes=length,
+        reserved_bytes=0 if wanted.thin else length,
+        written=wanted.filled,
+        reason="; ".join(filter(None, reasons)),
+    )
+
+
+def _staged_steps(
+    create: CreateQcow2 | CreateRaw,
+    wanted: Wanted,
+    facts: Facts,
+    *,
+    copied: BaseImage | None,
+) -> Iterator[Step]:
+    """Yield what makes a disk; zeroes go where the copy has left holes."""
+    if not wanted.thin and facts.host.filesystem.nocow:
+        yield SetNocow()
+    yield create
+    if wanted.reserved_by(facts):
+        yield Reserve(length=create.full_size)
+    if copied:
+        yield CopyBase(
+            base=copied,
+            format=_format(create),
+            data_offset=create.data_offset,
+            sharing=_sharing(wanted, facts),
+        )
+    if wanted.filled:
+        yield FillHoles(length=create.full_size)
+
+
+def _format(create: CreateQcow2 | CreateRaw) -> DiskFormat:
+    return DiskFormat.RAW if isinstance(create, CreateRaw) else DiskFormat.QCOW2
+
+
+def _sharing(wanted: Wanted, facts: Facts) -> Sharing:
+    """Return whether blocks may be shared; shared ones would not be the disk's own."""
+    if not wanted.thin:
+        return Sharing.NEVER
+    return Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
+
+
+def _why_clusters(create: CreateQcow2 | CreateRaw, wanted: Wanted) -> str:
+    if isinstance(create, CreateRaw):
+        return ""
+    if wanted.cluster_size != "auto":
+        return f"{wanted.cluster_size} clusters as requested"
+    reason = "the smallest whose L2 tables fit QEMU's default 32 MiB cache"
+    return f"{create.cluster_size >> 10}K clusters: {reason}"
+
+
+def _why_copied(copied: BaseImage | None, wanted: Wanted, facts: Facts) -> str:
+    if copied is None or wanted.thin or not facts.shares_base:
+        return ""
+    reason = "the base image is copied, as shared blocks are not the disk's"
+    return f"data = {wanted.data}: {reason}"
+
+
+def amended(current: Observation, wanted: Wanted, facts: Facts) -> Plan:
+    """Reserve or fill in place what has no storage yet; mapped it is already."""
+    length = current.reserved_size
+    steps = (Reserve(length=length),) if wanted.reserved_by(facts) else ()
+    plan = _in_place(current, steps, wanted, length=length, tables=0)
+    return replace(plan, online=wanted.data == "falloc")
+
+
+def grown(request: Request, current: Observation, wanted: Wanted, facts: Facts) -> Plan:
+    """Grow the disk, mapped as it was, and reserve or fill what has no storage yet."""
+    size = request.virtual_size
+    length = grown_size(current, virtual_size=size)
+    steps = growing_steps(
+        current,
+        virtual_size=size,
+        mapped=request.format is DiskFormat.QCOW2,
+        reserved=length if wanted.reserved_by(facts) else 0,
+    )
+    tables = length - current.reserved_size - (size - current.virtual_size)
+    return _in_place(current, steps, wanted, length=length, tables=max(0, tables))
+
+
+def _in_place(
+    current: Observation,
+    steps: Sequence[Step],
+    wanted: Wanted,
+    *,
+    length: int,
+    tables: int,
+) -> Plan:
+    missing = max(0, length - current.actual_size)
+    if wanted.filled:
+        steps = (*steps, FillHoles(length=length))
+    return Plan(
+        mode=Mode.IN_PLACE if steps else Mode.NOTHING,
+        steps=steps,
+        peak_bytes=tables if wanted.thin else missing,
+        promised_bytes=length,
+        reserved_bytes=0 if wanted.thin else missing,
+        written=wanted.filled,
+    )
