@@ -2,7 +2,7 @@
 
 It makes a real ext4 image with mke2fs, turns it into a qcow2 with qemu-img, and does
 the rest with the command line, as an operator would. The images stay in DIRECTORY
-(build/demo), to go on from; the next run replaces them.
+(build/demo) for further experiments; the next run replaces them.
 
     python demo/demo.py [DIRECTORY]
 """
@@ -35,8 +35,8 @@ BASE_DATA = 24 << 20
 DISK_SIZE = "1G"
 
 PICTURES = """\
-mapping: which of the guest's clusters have a place in the file; storage: what stands
-behind each of them; file: the file itself, from end to end, tables included."""
+mapping: which of the guest's clusters have a place in the file; storage: how that place
+is allocated; file: the file itself, from end to end, tables included."""
 
 NARROWEST, WIDEST = 80, 100
 
@@ -56,7 +56,7 @@ fallocate --punch-hole --offset 512M --length 256M {demo}/m1.reserved.qcow2
 # grow a disk under its policy
 {allocpolicy} resize {demo}/m1.fast.qcow2 2G
 
-# the plan for a disk of another kind; without --dry-run it is made
+# the plan for a disk of another kind; without --dry-run the disk is created
 {allocpolicy} provision {demo}/full.qcow2 --size 1G --strategy performance \\
     --extra-spec allocpolicy:performance.data=full --dry-run
 
@@ -64,7 +64,7 @@ fallocate --punch-hole --offset 512M --length 256M {demo}/m1.reserved.qcow2
 {allocpolicy} host probe {demo}
 {allocpolicy} host capacity {demo}
 
-# remove what the demo made
+# remove the demo's disks
 rm -r {demo}
 """
 
@@ -72,7 +72,7 @@ Report = Mapping[str, Any]
 
 
 def find_program(name: str) -> str:
-    """Return the program's path; mke2fs is where only root's PATH looks."""
+    """Return the program's path; mke2fs is in a directory of root's PATH only."""
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
     found = shutil.which(name, path=path)
     if not found:
@@ -81,7 +81,7 @@ def find_program(name: str) -> str:
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
-    """Run a command and return what it printed; what it says on stderr is shown."""
+    """Run a command and return its stdout; its stderr is shown."""
     done = subprocess.run(
         command, check=False, stdout=subprocess.PIPE, text=True, env=env
     )
@@ -133,7 +133,7 @@ def describe_base(base: Path) -> Sequence[tuple[str, str]]:
 
 
 def differences(report: Report) -> Mapping[str, str]:
-    """Return the ten things in which the disks differ, or might."""
+    """Return the ten properties in which the disks may differ."""
     seen = report["observed"]
     hints = {k: v for k, v in report["attachment"].items() if v not in (None, "off")}
     return {
@@ -151,7 +151,7 @@ def differences(report: Report) -> Mapping[str, str]:
 
 
 def short(size: float) -> str:
-    """Return a byte count in three digits or so."""
+    """Return a byte count with about three digits."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
             break
@@ -160,7 +160,7 @@ def short(size: float) -> str:
 
 
 def relative(path: Path) -> str:
-    """Return a path as a shell in the current directory would be given it."""
+    """Return a path as one types it in the current directory."""
     return shlex.quote(os.path.relpath(path))
 
 
