@@ -3,10 +3,10 @@
 Two rules, for a new disk and for one that grows or is replaced:
 
 - once the plan is carried out, headroom and `reserved_host_disk` are still free;
-- with a `max_overcommit_ratio`, what is taken and what all disks were promised, this
-  one included, are at most so many times what the filesystem has.
+- with a `max_overcommit_ratio`, the bytes used and those promised to all disks, this
+  one included, are at most that multiple of the filesystem's size.
 
-The account is taken only where a rule needs it: a thin disk without a ratio costs none.
+The account is taken only where a rule needs it: a thin disk without a ratio needs none.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
 def early_turn(directory: Path, *, policy: Policy) -> Iterator[bool]:
     """With a ratio, take the filesystem's turn before an existing disk is leased.
 
-    What a disk under a lease was promised can't be read by others: nobody may hold a
+    Other processes can't read the promise of a disk under a lease, so none may hold a
     lease while waiting for a turn. Yield whether the turn was taken; `turn` then takes
     none.
 
@@ -54,10 +54,10 @@ def early_turn(directory: Path, *, policy: Policy) -> Iterator[bool]:
 def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
     """Wait until it is the plan's turn on the filesystem; others wait for the body.
 
-    Only plans that reserve need one, and with a ratio all. The function that is yielded
-    is told how much storage the disk has by now: once a reservation has all that the
-    plan will ever take, others may have their turn. With a ratio they wait until the
-    disk is published, since its promise is known by its stamp.
+    Only plans that reserve need a turn; with a ratio, all do. The yielded function gets
+    the bytes that the disk holds so far: once a reservation has everything that the
+    plan will ever take, the turn ends. With a ratio it lasts until the disk is
+    published, because others learn its promise from its stamp.
 
     :raises InvalidRequest: when the lock is unavailable.
     """
@@ -77,8 +77,7 @@ def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
 def admit(plan: Plan, job: Job, *, directory: int) -> None:
     """Refuse a plan that does not fit; take your `turn` first.
 
-    An existing disk is not opened again, and the plan's promise takes the place of its
-    own.
+    An existing disk is not opened again, and the plan's promise replaces its old one.
 
     :param directory: the host's directory, open.
     :raises NotEnoughSpace: with the numbers.
@@ -103,7 +102,7 @@ def left(taken: Account, *, limits: Limits) -> int | None:
 
 
 def _allowed(space: Space | Account, limits: Limits) -> int:
-    """Return the bytes that may be taken and promised together."""
+    """Return the most bytes that may be used and promised together."""
     return int(limits.max_overcommit_ratio * _there(space, limits))
 
 
@@ -115,7 +114,7 @@ def _there(space: Space | Account, limits: Limits) -> int:
 class _Asked:
     """What a plan needs; ``promised`` is what the filesystem's other disks may take.
 
-    ``exact``: its figures must be settled before they are looked at.
+    ``exact``: the filesystem's figures must settle before they are read.
     """
 
     plan: Plan
@@ -187,13 +186,13 @@ def _ask(plan: Plan, job: Job) -> _Asked:
         headroom=headroom,
         promised=promised,
         held=held,
-        # btrfs books what was just taken with the next transaction only.
+        # btrfs accounts for new allocations only with the next transaction.
         exact=accounted and host.filesystem.copy_on_write,
     )
 
 
 def _headroom(plan: Plan, host: Host, *, unwritten: int, held: Holding) -> int:
-    """Return the headroom for all that is unwritten once the plan is carried out."""
+    """Return the headroom for all bytes left unwritten once the plan is carried out."""
     if not plan.reserved_bytes:
         return 0
     if plan.mode is Mode.IN_PLACE:

@@ -32,11 +32,11 @@ def built(
 ) -> Iterator[tuple[Staged, Outcome]]:
     """Yield the finished file and its outcome; it is dropped unless it is published.
 
-    :param prepare: gives the empty file its owner and attributes, before any work is
-        done; again to a ready-made file that a step adopted.
+    :param prepare: gives the empty file its owner and attributes before any work is
+        done; it is called again for a ready-made file that a step adopted.
     :raises NotEnoughSpace: before any byte is copied where free space shows it.
     :raises Unsupported: when the storage cannot do what a step needs.
-    :raises Replan: when what the plan relied on was lost to another.
+    :raises Replan: when something that the plan relied on is gone.
     :raises PromiseBroken: when the finished disk is not what was promised.
     :raises StrategyFailed: when a strategy's code fails in any other way.
     """
@@ -75,7 +75,7 @@ def run_steps(
 ) -> None:
     """Admit the plan and run its steps on the target.
 
-    :param has_taken: of the plan's `admission.turn`.
+    :param has_taken: the function that the plan's `admission.turn` yields.
     :raises NotEnoughSpace: before the first step where free space, or what was promised
         to others, shows it.
     :raises Error: as the steps do.
@@ -99,7 +99,7 @@ def run_steps(
 def verified(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
     """Observe the open disk, and let its strategy verify it.
 
-    :param seen: what was observed already, if nothing was done since.
+    :param seen: an earlier observation, if the disk has not changed since.
     :raises PromiseBroken: when it is not what was promised.
     """
     loaded, options = job.selection.loaded, job.selection.options
@@ -116,7 +116,7 @@ def verified(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
 
 
 def _finished(job: Job, staged: Staged) -> Outcome:
-    """Stamp, sync, observe and verify what the steps made."""
+    """Stamp, sync, observe and verify the file that the steps produced."""
     recorded = stamps.write(staged.fd, job.stamp)
     os.fchmod(staged.fd, job.access.mode)
     os.fsync(staged.fd)

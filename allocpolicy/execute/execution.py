@@ -9,7 +9,7 @@ from allocpolicy.storage import directories
 
 
 def execute(plan: Plan, job: Job) -> Outcome | None:
-    """Carry the plan out; return what came of it, None after a dry run.
+    """Carry out the plan; return the outcome, None after a dry run.
 
     :raises Error: as `new.make` and `existing.change` do.
     """

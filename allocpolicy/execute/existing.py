@@ -1,9 +1,9 @@
 """Changing an existing disk: in place, or rewritten and exchanged.
 
-In place nothing is ever taken back: what a failed reservation got, the disk keeps. A
-rewrite is built like a new disk and takes the disk's name in one step. Both need the
-disk to be ours alone, by a lease that is asked between chunks; only a plan that is safe
-while a VM runs does without.
+In place, storage is never given back: the disk keeps what a failed reservation got. A
+rewrite is built like a new disk and takes the disk's name in one step. Both need
+exclusive use of the disk, by a lease that is checked between chunks; only a plan that
+is safe while a VM runs does without.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from allocpolicy.storage.staging import Staged
 
 
 def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
-    """Bring the disk to the plan; whatever ends it, the disk stays whole.
+    """Carry out the plan on the disk; whatever ends it, the disk stays whole.
 
     :raises NotEnoughSpace: where it does not fit; a disk in place keeps what it got.
-    :raises ImageError: when the disk is in use and the plan needs it alone, or somebody
-        opened it meanwhile, or it has what a rewrite would lose.
+    :raises ImageError: when the disk is in use and the plan needs it alone, when
+        another process opened it meanwhile, or when a rewrite would lose something.
     :raises Unsupported: when the storage cannot do what is needed.
-    :raises PromiseBroken: when it then isn't what was promised.
+    :raises PromiseBroken: when it is not what was promised.
     :raises StrategyFailed: when a strategy's code fails in any other way.
     """
     if plan.mode is Mode.NOTHING:
@@ -49,10 +49,10 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
 
 
 def check_rewritable(job: Job, hold: Hold) -> None:
-    """Check that the disk may be rewritten, whatever its strategy made of the facts.
+    """Check that the disk may be rewritten, whatever its strategy planned.
 
-    :raises ImageError: naming what hinders it.
-    :raises Unsupported: when the filesystem does not tell who has the disk open.
+    :raises ImageError: naming the obstacle.
+    :raises Unsupported: when the filesystem does not show who has the disk open.
     """
     if job.facts.obstacle is not None:
         raise hold.refusal(f"it can't be rewritten: {job.facts.obstacle}")
@@ -66,7 +66,7 @@ class _InPlace:
     directory: Path
 
     def adopt(self, path: Path) -> None:
-        """Refuse: the disk is not to be replaced by a ready-made file."""
+        """Refuse: a ready-made file must not replace the disk."""
         raise Unsupported(path, "a disk in place can't adopt a ready-made file")
 
 
@@ -116,7 +116,7 @@ def _carry_over(staged: Staged, *, disk: Disk) -> None:
 
 
 def _guarded(job: Job, hold: Hold) -> Job:
-    """Return the job, given up by its progress when the disk isn't ours any more."""
+    """Return the job; its progress gives up once the disk is no longer ours alone."""
     watch: Watcher = job.watch
 
     def guarded(description: str, /) -> Progress:
@@ -132,7 +132,7 @@ def _guarded(job: Job, hold: Hold) -> Job:
 
 
 def _recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
-    """Stamp the disk if its stamp is another."""
+    """Stamp the disk if its stamp differs."""
     if disk.stamp == job.stamp:
         return replace(outcome, stamp=job.stamp)
     with _finishing(job, disk.fd):
@@ -142,7 +142,7 @@ def _recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
 
 
 def _finishing(job: Job, fd: int) -> contextlib.AbstractContextManager[None]:
-    """Explain a lack of room: for delayed allocation, or for the stamp's own block."""
+    """Explain a lack of space: for delayed allocation, or for the stamp's own block."""
     return explained(
         fd=fd, path=job.host.directory, needed=0, action="finish the disk in place"
     )

@@ -29,7 +29,7 @@ _PATIENCE = 5.0  # seconds; a mere look at a disk keeps it open for less
 class Hold:
     """Whether an open disk is ours alone; ``problem`` says why it is not.
 
-    ``telling``: the filesystem tells who has it open.
+    ``telling``: the filesystem shows who has it open.
     """
 
     disk: Disk
@@ -37,14 +37,14 @@ class Hold:
     telling: bool = True
 
     def is_whole(self) -> bool:
-        """Return whether the disk is ours, and nobody opened it since."""
+        """Return whether the disk is ours, and no other process opened it since."""
         return self.problem is None and lease.is_whole(self.disk.fd)
 
     def require(self) -> None:
         """Check that it is.
 
         :raises ImageError: when it is in use.
-        :raises Unsupported: when that can't be told.
+        :raises Unsupported: when that is unknown.
         """
         if self.problem is not None:
             raise self.refusal(self.problem)
@@ -52,7 +52,7 @@ class Hold:
             raise ImageError(self.disk.path, OPENED_MEANWHILE)
 
     def refusal(self, reason: str) -> ImageError | Unsupported:
-        """Return the error that refuses what requires the disk to be ours alone."""
+        """Return the error that refuses work for which the disk must be ours alone."""
         kind = ImageError if self.telling else Unsupported
         return kind(self.disk.path, reason)
 
@@ -69,7 +69,7 @@ def held(disk: Disk) -> Iterator[Hold]:
 
 
 def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
-    """Take the lease for as long as the stack; return why there is none."""
+    """Take the lease for the stack's lifetime; return why that failed, or None."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -93,7 +93,7 @@ def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
 def rewrite_obstacle(hold: Hold, current: Observation) -> str | None:
     """Return what keeps the disk from being rewritten, or None.
 
-    A rewrite takes the disk's name, needs it alone, and must lose nothing of it.
+    A rewrite takes the disk's name, needs exclusive use, and must lose nothing.
     """
     if hold.problem is not None:
         return hold.problem
@@ -109,7 +109,7 @@ def rewrite_obstacle(hold: Hold, current: Observation) -> str | None:
 
 
 def is_append_only(disk: Disk) -> bool:
-    """Return whether the disk's directory lets no file be replaced."""
+    """Return whether the disk's directory forbids replacing its files."""
     with directories.opened(disk.path.parent) as directory:
         return inode_flags.has(directory, InodeFlag.APPEND)
 

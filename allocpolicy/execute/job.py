@@ -1,4 +1,4 @@
-"""One piece of work, from request to publication, and what comes of it."""
+"""One piece of work, from request to publication, and its outcome."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from allocpolicy.storage import staging
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Who may use the finished file: mode bits, and (uid, gid) or None for ours."""
+    """Who may use the finished file: mode bits, and (uid, gid); None for our own."""
 
     mode: int = staging.PRIVATE
     owner: tuple[int, int] | None = None
 
     @classmethod
     def of_file(cls, fd: int) -> Access:
-        """Return the mode of an open file; its owner is carried over apart."""
+        """Return the mode of an open file; its owner is carried over separately."""
         return cls(mode=stat.S_IMODE(os.fstat(fd).st_mode))
 
 
@@ -34,9 +34,8 @@ class Job:
     """What is asked for, what is known, and under which selection the work is done.
 
     ``selection`` is ``requested``, or the fallback that is tried instead. ``disk`` is
-    the disk that exists, None for a new one. With ``dry_run`` nothing is done; a
-    ``trial`` is done, but never gets a name. ``has_turn``: the filesystem's lock is
-    ours already.
+    the existing disk, None for a new one. With ``dry_run`` nothing is done; the file of
+    a ``trial`` never gets a name. ``has_turn``: we already hold the filesystem's lock.
     """
 
     request: Request
@@ -68,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What was made: measured, judged, and what could be recorded on it."""
+    """The finished disk: measured, judged, and what could be recorded on it."""
 
     observation: Observation
     verdict: Verdict

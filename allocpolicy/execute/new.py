@@ -14,7 +14,7 @@ from allocpolicy.storage.staging import Staged
 
 
 def make(plan: Plan, job: Job) -> Outcome:
-    """Build the disk and give it its name; a trial never gets one.
+    """Build the disk and give it its name; a trial gets none.
 
     :raises Error: as `built` does.
     :raises DestinationExists: when the name was taken meanwhile.

@@ -1,4 +1,4 @@
-"""Foreign base images (vmdk, vpc, vhdx) made raw by qemu-img, sparsely."""
+"""Foreign base images (vmdk, vpc, vhdx) converted to sparse raw by qemu-img."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from allocpolicy.storage import sparse
 from allocpolicy.storage.space import free_bytes
 from allocpolicy.wording import format_size
 
-# Ended from outside, or not there: not the image's fault.
+# Killed from outside, or not installed: not the image's fault.
 _NOT_THE_IMAGE = frozenset({127, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL})
 _CHECKED_BY_QEMU = frozenset({"vmdk", "vhdx"})
 
@@ -23,7 +23,7 @@ _CHECKED_BY_QEMU = frozenset({"vmdk", "vhdx"})
 def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
     """Check an image and return (virtual size as QEMU sees it, most data bytes).
 
-    :param virtual_size: what the image says; bounds the time.
+    :param virtual_size: the size that the image claims; limits the time.
     :raises ImageError: when QEMU finds it damaged.
     """
     try:
@@ -54,8 +54,8 @@ def convert(
 ) -> None:
     """Write the source's guest-visible bytes over the open target, sparsely.
 
-    :param data_bytes: the most that the copy takes, of `measure`.
-    :param beside: what must stay free: for the disk, and for the host.
+    :param data_bytes: the most that the copy takes, as `measure` returned it.
+    :param beside: the bytes that must stay free, for the disk and for the host.
     :raises NotEnoughSpace: before any byte is copied where free space shows it.
     :raises ImageError: when QEMU finds the source damaged.
     """
@@ -74,7 +74,7 @@ def convert(
 
 
 def _blamed(error: CommandError, image: Image) -> CommandError | ImageError:
-    """Return the image's error for what a check or a conversion said."""
+    """Return the image's error for the message of a check or a conversion."""
     if error.status in _NOT_THE_IMAGE:
         return error
     return qemu_img.damage(image, reason=error.reason)

@@ -47,7 +47,7 @@ def prune(
 ) -> tuple[list[Entry], list[Entry]]:
     """Remove every entry that nobody uses; return (removed, kept).
 
-    Jobs that need an entry wait meanwhile, so that no disk is made unseen.
+    Jobs that need an entry wait meanwhile, and no disk is missed.
 
     :param configured: the operator's image_cache_dir.
     :param forget_moved: recorded disks that are gone no longer count.
@@ -87,7 +87,7 @@ def _paths(directory: Path, *, configured: Path | None) -> list[Path]:
 
 
 def _roots(directory: Path) -> tuple[Path, ...]:
-    """Return where the disks of a default cache are: beside it. Others: anywhere."""
+    """Return where a default cache's disks are, empty for a configured cache."""
     names = (Path(os.path.abspath(directory)), Path(os.path.realpath(directory)))
     parents = {
         Path(os.path.realpath(path.parent))

@@ -1,7 +1,7 @@
 """One converted image in the cache, open and held with flock(2).
 
 A job holds a shared lock on its entry from the moment that it is chosen until the disk
-is published; `prune` needs the lock alone.
+is published; `prune` needs an exclusive lock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_shared(path: Path) -> int | None:
-    """Return the entry, open and held against `prune`; None when it is not there."""
+    """Return the entry, open and held against `prune`; None when it does not exist."""
     try:
         fd = os.open(path, _FLAGS)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Making an entry: a foreign image converted into an unnamed file, then published."""
+"""Filling an entry: a foreign image converted into an unnamed file, then published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READ_ONLY = 0o444
 
 
 def measure(source: SourceImage) -> tuple[int, int]:
-    """Return (virtual size, most data bytes) of a foreign image that is sound.
+    """Return (virtual size, most data bytes) of a sound foreign image.
 
     :raises ImageError: when QEMU finds it damaged.
     """
@@ -33,7 +33,7 @@ def measure(source: SourceImage) -> tuple[int, int]:
 def fill(path: Path, *, source: SourceImage, beside: int, progress: Progress) -> int:
     """Convert the source, publish the copy as the entry, and return it, open.
 
-    :param beside: what must stay free of the cache's filesystem.
+    :param beside: the bytes that must stay free on the cache's filesystem.
     :raises ImageError: when the source is damaged, or changed meanwhile.
     :raises NotEnoughSpace: when the copy does not fit.
     """
@@ -58,7 +58,7 @@ def fill(path: Path, *, source: SourceImage, beside: int, progress: Progress) ->
 
 
 def home(path: Path) -> Path:
-    """Return where an entry is filled: a cache that is missing is made last."""
+    """Return where an entry is filled; a missing cache is created last."""
     return path.parent if path.parent.is_dir() else path.parent.parent
 
 

@@ -26,7 +26,7 @@ def recall(directory: Path, fd: int) -> str | None:
 
 
 def remember(directory: Path, fd: int, *, digest: str) -> None:
-    """Keep the hash of the open source, in place of another."""
+    """Record the hash of the open source, replacing any other."""
     path = _path(directory, fd)
     if _read(path) == digest:
         return
@@ -38,7 +38,7 @@ def remember(directory: Path, fd: int, *, digest: str) -> None:
 
 
 def forget(directory: Path, *, kept: Container[str | None]) -> None:
-    """Drop all hashes but those kept."""
+    """Drop all hashes except those in ``kept``."""
     for path in directory.glob(f"{location.HASHES}/*"):
         if _read(path) not in kept:
             path.unlink(missing_ok=True)

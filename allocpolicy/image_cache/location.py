@@ -1,4 +1,4 @@
-"""Which directories are image caches, and which files are inside of one.
+"""Which directories are image caches, and which files are inside one.
 
 A directory is an image cache if it is called ``_base``, has a ``.memo`` directory, or
 is the configured image_cache_dir. Inside are the files directly in it and directly in
@@ -47,5 +47,5 @@ def is_entry(path: Path, *, configured: Path | None) -> bool:
 
 
 def is_entry_name(name: str) -> bool:
-    """Return whether it is the name of a converted image."""
+    """Return whether the name is that of a converted image."""
     return _ENTRY_NAME.fullmatch(name) is not None

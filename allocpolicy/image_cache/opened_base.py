@@ -1,8 +1,8 @@
 """A base image, open: the file itself, or the cache's raw copy of a foreign one.
 
 An entry of the cache is ``<sha256 of the source>.<its format>.raw``, mode 0444, filled
-once and removed by nothing but `entries.prune`. Beside the entries, ``.memo`` has the
-hashes of sources (`hashes`), and ``.users`` which disks were made from an entry.
+once and removed only by `entries.prune`. Beside the entries, ``.memo`` records the
+hashes of sources (`hashes`), and ``.users`` the disks made from each entry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from allocpolicy.storage import named_lock, sparse
 class OpenedBase:
     """A base image and what it is read from.
 
-    ``base`` is ``pending`` as long as the copy does not exist; plans may rest on it.
+    ``base`` is ``pending`` until the copy exists; plans may rely on it.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class OpenedBase:
         self.base = self._find()
 
     def ready(self, *, beside: int) -> BaseImage:
-        """Return the base image, converted if need be; the disk counts as its user.
+        """Return the base image, converted if necessary; the disk counts as its user.
 
-        :param beside: what the disk will take, if a conversion must leave that.
+        :param beside: the bytes that a conversion must leave free for the disk.
         :raises ImageError: when the source is damaged, or changed meanwhile.
         :raises NotEnoughSpace: when the converted copy does not fit.
         """
@@ -60,7 +60,7 @@ class OpenedBase:
         return self.base
 
     def close(self) -> None:
-        """Let the entry go; a disk that does not need it is no user of it."""
+        """Release the entry; a disk that does not need it is not counted as a user."""
         try:
             if self._entry is not None and self._recorded:
                 users.settle(self._entry, self._disk)
@@ -83,7 +83,7 @@ class OpenedBase:
         return _converted(self._fd, path=self._entry, source=source)
 
     def _entry_in(self, directory: Path) -> Path:
-        """Return where the source's copy is in the cache, or will be."""
+        """Return the path of the source's copy in the cache, existing or not."""
         source = self._source
         progress = self._watch(f"find {source.path} in the image cache {directory}")
         self._digest = _digest(source, directory=directory, progress=progress)
@@ -96,7 +96,7 @@ class OpenedBase:
         return path
 
     def _obtain(self, path: Path, *, beside: int) -> int:
-        """Return the entry, open and held against `prune`, made if it is missing."""
+        """Return the entry, open and held against `prune`; fill it if it is missing."""
         source, policy = self._source, self._policy
         with named_lock.hold(f"image-{path.name}", lock_path=policy.lock_path):
             if (fd := entry.open_shared(path)) is not None:
@@ -121,7 +121,7 @@ def opened_base(
 ) -> Iterator[OpenedBase]:
     """Yield the base image, open; nothing is changed until it is made ready.
 
-    :param disk: what is made from it; its directory holds the default cache.
+    :param disk: the disk to create from it; its directory holds the default cache.
     :raises ImageError: when it is unsafe, malformed, busy, or changed meanwhile.
     """
     with base_image.open_source(path, declared=declared) as source:

@@ -18,7 +18,7 @@ from allocpolicy.qcow2.header import read_header
 from allocpolicy.storage import directories, lease, mount
 from allocpolicy.storage.tree import Tree
 
-# Root's alone on ext filesystems, and no place for disks.
+# Readable by root only on ext filesystems, and never holds disks.
 _LOST_AND_FOUND = "lost+found"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -27,7 +27,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Overlays:
     """The overlays below directories, and what could not be read there.
 
-    Each is found by the file that its backing name leads to, and by that name.
+    Each is indexed by the file that its backing name leads to, and by that name.
     """
 
     roots: tuple[Path, ...]
@@ -36,7 +36,7 @@ class Overlays:
     unreadable: list[Path]
 
     def covers(self, disk: Path) -> bool:
-        """Return whether the disk, if it still exists, must have been seen."""
+        """Return whether the search would have found the disk if it still existed."""
         return any(disk.is_relative_to(root) for root in self.roots)
 
     def on(self, entry: Path) -> Iterator[Path]:
@@ -60,7 +60,7 @@ def look(roots: Iterable[Path]) -> Overlays:
 
 
 def backs(entry: Path, disk: Path) -> bool | None:
-    """Return whether the disk is an overlay on the entry; None: it cannot be read.
+    """Return whether the disk is an overlay on the entry; None if it is unreadable.
 
     :raises FileNotFoundError: when the disk is gone.
     """
@@ -96,7 +96,7 @@ def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
 
 
 def _backing_names(disk: Path) -> tuple[str, ...] | None:
-    """Return the backing name that a qcow2 has, if any; None: it cannot be read.
+    """Return the backing name of a qcow2, if any; None if it is unreadable.
 
     :raises FileNotFoundError: when it is gone.
     """
@@ -110,7 +110,7 @@ def _backing_names(disk: Path) -> tuple[str, ...] | None:
 
 def _read_backing_names(disk: Path) -> tuple[str, ...] | None:
     status = os.lstat(disk)
-    if not stat.S_ISREG(status.st_mode):  # opening a device may do things
+    if not stat.S_ISREG(status.st_mode):  # opening a device has side effects
         return ()
     if status.st_ino in lease.leased_inodes() and lease.is_leased(disk):
         return None
@@ -127,7 +127,7 @@ def _read_backing_names(disk: Path) -> tuple[str, ...] | None:
 
 
 def _is_other_syntax(name: str) -> bool:
-    """Return whether it is ``json:{…}`` or ``file:…`` of QEMU, and not a mere path."""
+    """Return whether it is QEMU's ``json:{…}`` or ``file:…``, not a plain path."""
     return ":" in name.partition("/")[0]
 
 

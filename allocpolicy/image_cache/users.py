@@ -1,4 +1,4 @@
-"""Who needs an entry of the image cache: recorded disks, and overlays that were found.
+"""Who needs an entry of the image cache: recorded disks and discovered overlays.
 
 Records are lines of JSON, one for each disk, in a file that flock(2) guards.
 """
@@ -24,8 +24,8 @@ _PERHAPS = "{} (perhaps: it is not readable)"
 def users(entry: Path, seen: Overlays, *, forget_moved: bool) -> set[str]:
     """Return who needs the entry, or may need it, in words.
 
-    A recorded disk that is gone may have been deleted, or moved to where nobody looks:
-    it counts unless ``seen`` covers its old place, or with ``forget_moved``.
+    A recorded disk that is gone may have been deleted, or moved out of sight: it counts
+    unless ``seen`` covers its old place or ``forget_moved`` is set.
     """
     found = {str(disk) for disk in seen.on(entry)}
     found |= {_PERHAPS.format(path) for path in seen.unreadable}
@@ -43,7 +43,7 @@ def users(entry: Path, seen: Overlays, *, forget_moved: bool) -> set[str]:
 
 @contextlib.contextmanager
 def where_writable() -> Iterator[None]:
-    """Do without the body's records in a cache that we may not write to."""
+    """Skip the body's records in a cache without write permission."""
     try:
         yield
     except OSError as error:
@@ -56,20 +56,20 @@ def where_writable() -> Iterator[None]:
 
 
 def record(entry: Path, disk: Path) -> None:
-    """Add the disk to the entry's users, and sync that."""
+    """Add the disk to the entry's users, and sync the record."""
     _records(entry).parent.mkdir(exist_ok=True)
     with _held(_records(entry)) as fd:
         text = _read(fd)
-        # A line that a power cut left unfinished stays one by itself.
+        # A line that a power cut left unfinished stays a separate line.
         separator = b"\n" if text and not text.endswith(b"\n") else b""
         os.pwrite(fd, separator + _line(disk), len(text))
         os.fsync(fd)
 
 
 def settle(entry: Path, disk: Path) -> None:
-    """Take one record back if the disk was not made, or does not need the entry.
+    """Remove a record if the disk was not created, or does not need the entry.
 
-    Where nobody can tell, or the record can't be changed, it stays.
+    The record stays if that is unknown, or if it can't be changed.
     """
     with contextlib.suppress(OSError):
         try:

@@ -1,7 +1,7 @@
 """What the disks of one filesystem hold, and what they may still take of it.
 
-Every regular file below the directories counts; the ledger says as what. Nothing is
-flushed, and no lease is broken: a file under a lease counts as one that can't be read.
+Every regular file below the directories counts; the ledger decides as what. Nothing is
+flushed, and no lease is broken: a file under a lease counts as unreadable.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Account:
 
     disks: how many there are; ``unstamped`` of them have no stamp and count as raw,
     ``malformed`` have an invalid stamp or header and count by their file's size.
-    images: files that promise nothing. unreadable: directories that could not be looked
-    into, which do not count, and files, which count by their size.
+    images: files that promise nothing. unreadable: directories that could not be read,
+    which do not count, and files, which count by their size.
 
-    virtual_size: the sum that the guests see. allocated: storage of disks and images,
-    what they share with one another once. unwritten: of it, what is reserved for disks
-    and not written yet, for which headroom is kept free. promised: what the disks have
-    no storage of their own for, and may take when their guests write all of them.
+    virtual_size: the sum that the guests see. allocated: storage of disks and images;
+    storage that they share counts once. unwritten: the part of it that is reserved for
+    disks and not written yet, for which headroom is kept free. promised: storage that
+    the disks don't have yet and take if their guests write every byte.
     """
 
     size: int
@@ -53,9 +53,9 @@ class Account:
 
     @property
     def overcommit_ratio(self) -> float:
-        """Return how much is taken or promised for each byte that there is.
+        """Return how much is taken or promised for each byte of the filesystem.
 
-        Above 1 not every disk can be filled. 0 where the filesystem tells no size.
+        Above 1 not every disk can be filled. 0 where the filesystem reports no size.
         """
         there = self.size - self.reserved_blocks
         return (self.used + self.promised) / there if there > 0 else 0.0
@@ -76,12 +76,12 @@ def take(
 ) -> Account:
     """Return the account of the directory's filesystem.
 
-    Disks below the ``others`` and the policy's disk_directories count as well, as far
-    as they are on that filesystem.
+    Disks below the ``others`` and the policy's disk_directories also count if they are
+    on that filesystem.
 
     :param other_than: a descriptor whose file does not count, and is not opened.
-    :param listed: lists a directory, or knows its listing.
-    :param measured: what files hold that were measured just now, and so are not opened.
+    :param listed: lists a directory, or returns a known listing.
+    :param measured: the holdings of files just measured, which are not opened again.
     :raises OSError: when the directory cannot be opened.
     """
     with directories.opened(directory) as fd:
@@ -100,7 +100,7 @@ def take(
 
 
 def _closed(ledger: Ledger, there: Space, *, unreadable: int) -> Account:
-    """Return the account of what was entered; ``unreadable`` are directories."""
+    """Return the account of the ledger's files; ``unreadable`` counts directories."""
     return Account(
         size=there.size,
         used=there.used,

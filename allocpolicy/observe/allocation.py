@@ -16,7 +16,7 @@ from allocpolicy.wording import format_size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileStorage:
-    """What st_size, st_blocks, FIEMAP and the inode's flags say of a file; bytes.
+    """What st_size, st_blocks, FIEMAP and the inode's flags say about a file; bytes.
 
     ``extents`` is None without FIEMAP, ``shown`` whether the filesystem shows how
     the file is allocated at all. ``overwrites_in_place``: it does not allocate
@@ -72,7 +72,7 @@ def exception(
     fd: int,
     surroundings: Surroundings,
 ) -> str | None:
-    """Return what keeps a write of the guest from being safe from ENOSPC, or None."""
+    """Return why a write of the guest may meet ENOSPC, or None."""
     extents, filesystem = storage.extents, surroundings.filesystem
     if allocation is Allocation.THIN:
         if extents and extents.shared:

@@ -35,7 +35,7 @@ LOOKS = 3  # at a disk that is being written to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
-    """What the disk's format says; ``full_size`` is the file size that holds all."""
+    """What the disk's format says; ``full_size``: the size of a file that holds all."""
 
     virtual_size: int
     full_size: int
@@ -48,7 +48,7 @@ class _Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What a check of a qcow2's tables has found already."""
+    """The results of an earlier check of a qcow2's tables."""
 
     header: Header
     mapped: Mapped
@@ -97,7 +97,7 @@ def disk(
 
 
 def use(fd: int) -> Use:
-    """Return what QEMU's lock bytes say of the open image."""
+    """Return what QEMU's lock bytes say about the open image."""
     if not qemu_lock.held(fd):
         return Use.NONE
     return Use.WRITING if qemu_lock.held_for_writing(fd) else Use.READING
@@ -131,7 +131,7 @@ def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a look at a disk found: the observation, and the header of a qcow2."""
+    """The result of a look at a disk: the observation, and the header of a qcow2."""
 
     observation: Observation
     header: Header | None
@@ -142,8 +142,8 @@ def look(
 ) -> Look:
     """Return what the open disk is, all of its tables checked.
 
-    A running QEMU moves clusters while we read: what seems malformed then is looked at
-    again.
+    A running QEMU moves clusters while we read: tables that look malformed then are
+    read again.
 
     :raises ImageError: when the qcow2 header or its tables are malformed.
     """

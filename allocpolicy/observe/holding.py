@@ -1,7 +1,7 @@
 """What one file holds of its filesystem's storage, and what it may still take.
 
-A file with a stamp is a disk of the format that the stamp says. Any other counts as
-raw: the guest writes what a raw disk contains, so nothing is concluded from that.
+A file with a stamp is a disk of the format in its stamp. Any other file counts as raw:
+nothing is concluded from its content, which the guest of a raw disk controls.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from allocpolicy.storage.extent import ExtentSummary
 class Holding:
     """What a file holds, and may come to hold; bytes.
 
-    ``full_size`` is the file size at which every write of the guest finds its place,
-    computed without reading a qcow2's tables: its fully allocated size, or the file's
-    own if that is more. ``own`` is storage that is neither shared nor compressed,
-    and so can be overwritten. ``shared`` is what other files have, too, and
+    ``full_size`` is the file size that holds every write of the guest, computed without
+    reading a qcow2's tables: its fully allocated size, or the file's own if that is
+    larger. ``own`` is storage that is neither shared nor compressed and can be
+    overwritten. ``shared`` is storage that other files have, too, and
     ``shared_places`` its (place on the device, length). ``malformed``: it has a stamp,
-    but that or its header is invalid.
+    but the stamp or its header is invalid.
     """
 
     virtual_size: int
@@ -81,7 +81,7 @@ def measure(fd: int, *, path: Path) -> Holding:
 def of_observed(fd: int, disk: Observation) -> Holding:
     """Return what an open disk with a stamp holds, as it was observed.
 
-    :raises InvalidRequest: when no image has such numbers.
+    :raises InvalidRequest: when no image can have such numbers.
     """
     virtual_size = full_size = disk.file_size
     if disk.format is DiskFormat.QCOW2:
@@ -97,7 +97,7 @@ def of_observed(fd: int, disk: Observation) -> Holding:
 
 
 def unread(status: os.stat_result, *, stamped: bool) -> Holding:
-    """Return what can be said of a file that cannot be opened."""
+    """Return what is known about a file that cannot be opened."""
     actual_size = status.st_blocks * 512
     return Holding(
         virtual_size=status.st_size,
@@ -111,7 +111,7 @@ def unread(status: os.stat_result, *, stamped: bool) -> Holding:
 def _qcow2_sizes(image: Header | Observation, *, file_size: int) -> tuple[int, int]:
     """Return the virtual and the full size.
 
-    :raises InvalidRequest: when no image has such numbers.
+    :raises InvalidRequest: when no image can have such numbers.
     """
     assert image.cluster_size is not None
     whole = geometry.fully_allocated_size(

@@ -29,9 +29,9 @@ def storage(
 ) -> Storage:
     """Return what the directory's filesystem is, can do, and can share.
 
-    All is found by trying, on one unnamed file.
+    Everything is found by trying, on one unnamed file.
 
-    :raises DestinationError: when no disk can be made there.
+    :raises DestinationError: when no disk can be created there.
     """
     fds = {layer.fd for image in images for layer in image.layers}
     with staging.create(directory) as staged:

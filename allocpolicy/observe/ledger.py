@@ -1,8 +1,8 @@
 """Adding up what files hold: hard links once, empty files never, shared storage once.
 
-A file with a stamp is a disk. So is one without that somebody may write to, unless it
-is inside an image cache (`image_cache.location`). All else is an image, which holds
-storage and promises nothing.
+A file with a stamp is a disk. So is a writable file without one, unless it is inside an
+image cache (`image_cache.location`). Every other file is an image, which holds storage
+and promises nothing.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Ledger:
 
     @property
     def images(self) -> int:
-        """Return the number of files that are no disks."""
+        """Return the number of files that are not disks."""
         return self._kinds[_Kind.IMAGE]
 
     @property
     def allocated(self) -> int:
-        """Return the storage of all files, what they share with one another once."""
+        """Return the storage of all files; storage that they share counts once."""
         return self._unshared + _covered(self._shared)
 
     def enter(self, listing: Listing) -> None:
@@ -83,7 +83,7 @@ class Ledger:
                 self._enter(path, status, cached=cached)
 
     def _was_entered(self, status: os.stat_result) -> bool:
-        """Return whether the file is left out, or was entered by another name."""
+        """Return whether the file is left out, or was entered under another name."""
         found = inode(status)
         if found == self._left_out or found in self._linked:
             return True
@@ -107,7 +107,7 @@ class Ledger:
             self.promised += holding.promised
 
     def _read(self, path: str, status: os.stat_result) -> Holding:
-        """Return what the file holds; one under a lease is not opened.
+        """Return what the file holds; a file under a lease is not opened.
 
         :raises FileNotFoundError: when it is gone.
         """
@@ -146,7 +146,7 @@ def _read(path: str, status: os.stat_result) -> Holding | None:
 
 
 def _has_stamp(path: str) -> bool:
-    """Return whether the file has a stamp, as far as can be told without opening it.
+    """Return whether the file has a stamp, as far as is visible without opening it.
 
     :raises FileNotFoundError: when it is gone.
     """

@@ -115,7 +115,7 @@ class _Cells:
         self.bytes += np.diff(before + parts[last] * inside[:, None], axis=0)
 
     def fill(self, state: int) -> None:
-        """Count what was not added as being in that state."""
+        """Count all bytes not added yet as being in the state."""
         self.bytes[:, state] += np.diff(self.edges) - self.bytes.sum(axis=1)
 
 
@@ -127,7 +127,7 @@ class _Window:
     states: Offsets
 
     def parts(self, starts: Offsets, ends: Offsets) -> Bytes:
-        """Return the bytes of each range in each state, those outside not counted."""
+        """Return the bytes of each range in each state, except those outside."""
         sizes = np.diff(self.offsets)
         found = np.zeros((len(starts), len(STORAGE)))
         for state in range(len(STORAGE)):

@@ -1,6 +1,6 @@
 """What is seen of one file of a fleet: an observation, or why there is none.
 
-Nothing here is raised for a disk: its fault is what is wrong with it.
+A problem with a disk is never raised: it is recorded as the disk's fault.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _NO_HEADROOM = Headroom(ratio=0, minimum=0)  # the audit checks it for all disks
 class Sighting:
     """A file as it was seen: ``observed`` if it is a disk, or its ``fault``.
 
-    ``inode`` is (device, number), and ``holding`` what the file takes; None when it was
-    not even opened.
+    ``inode`` is (device, number), and ``holding`` the storage that the file takes; None
+    when it was not even opened.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Sighting:
 
     @property
     def passed_over(self) -> bool:
-        """Return whether it turned out to be no disk, once it was open."""
+        """Return whether the open file turned out not to be a disk."""
         return self.observed is None and self.fault is None
 
 
@@ -71,7 +71,7 @@ class Observer:
     def __call__(self, found: Found) -> Sighting | None:
         """Return what the file is; None when it is not opened, or is gone.
 
-        Unless it is named, a file without a stamp is opened only if the format of such
+        A file without a stamp is opened only if it is named, or if the format of such
         disks is known.
         """
         path = Path(found.path)
@@ -97,9 +97,9 @@ class Observer:
         return True
 
     def _refuse_leased(self, path: Path) -> None:
-        """Refuse a disk that is being rewritten: opening it would stop that.
+        """Refuse a disk that is being rewritten: opening it would stop the rewrite.
 
-        :raises ImageError: when somebody has a lease on it.
+        :raises ImageError: when another process has a lease on it.
         """
         now = time.monotonic()
         if now - self._leases_read > _LEASES_LAST:
@@ -129,7 +129,7 @@ class Observer:
     def _observed(
         self, fd: int, *, path: Path, stamp: Stamp | None, named: bool
     ) -> tuple[Observation | None, Verdict | None]:
-        """Return the observation, or what is wrong with the disk; neither if none."""
+        """Return the observation, or the disk's fault; neither if it is not a disk."""
         format = stamp.format if stamp else self._unstamped
         if format is None:
             return None, _unverifiable(_NO_STAMP)
@@ -158,7 +158,7 @@ class Observer:
 
 
 def _holding(fd: int, *, path: Path, observed: Observation | None) -> Holding | None:
-    """Return what the file holds, of the observation of a disk with a stamp if it can.
+    """Return what the file holds, from its observation if it is a disk with a stamp.
 
     None when it cannot be read.
     """
@@ -173,7 +173,7 @@ def _holding(fd: int, *, path: Path, observed: Observation | None) -> Holding | 
 def _looks_like(fd: int, format: DiskFormat) -> bool:
     """Return whether a file without a stamp passes for a disk of the format.
 
-    Its format is what the user said that disks have; others are passed over.
+    The user has named the format; files that don't look like it are skipped.
     """
     if format is DiskFormat.QCOW2:
         return os.pread(fd, len(MAGIC), 0) == MAGIC

@@ -19,8 +19,8 @@ from allocpolicy.wording import format_size
 class Surroundings:
     """A disk's filesystem, by type, and the headroom that is kept free on it.
 
-    ``unwritten_beside`` returns the reserved-unwritten bytes of the other disks that
-    are accounted together with it: they need headroom, too.
+    ``unwritten_beside`` returns the reserved-unwritten bytes of the other disks in the
+    same account: they need headroom, too.
     """
 
     filesystem: str
@@ -38,12 +38,12 @@ def surroundings(
 ) -> Surroundings:
     """Return the surroundings of an open disk in a directory; nothing is written.
 
-    :param identity: which filesystem the disk is on, if that is known.
+    :param identity: the disk's filesystem, if known.
     """
     found = identity or mount.identify(fd)
 
     def unwritten_beside() -> int:
-        # Disks in use are not flushed for it: the answer is rather too large.
+        # Disks in use are not flushed: the result errs on the large side.
         return account.take(directory, policy=policy, other_than=fd).unwritten
 
     return Surroundings(
@@ -55,7 +55,7 @@ def surroundings(
 
 
 def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | None:
-    """Return what is missing beside so many reserved-unwritten bytes, or None."""
+    """Return the headroom missing for so many reserved-unwritten bytes, or None."""
     wanted = headroom.bytes_for(unwritten)
     if free < wanted:
         return f"headroom: {format_size(wanted)} wanted, {format_size(free)} free"

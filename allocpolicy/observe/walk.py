@@ -1,7 +1,7 @@
 """Finding the files that may be disks: those that are named, and those in directories.
 
-Symbolic links are followed where the user names them, and nowhere below; nothing is
-opened here but directories.
+Symbolic links are followed where the user names them, but not below directories; only
+directories are opened here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """Files by path, and the paths that could not be looked at, with the reason."""
+    """Files by path, and the paths that could not be read, with the reason."""
 
     files: tuple[Found, ...]
     unreadable: tuple[tuple[str, str], ...]
@@ -47,7 +47,7 @@ def walk(
     """Return the regular files at and below the paths, each once, sorted by path.
 
     :param listed: lists a directory; it is called once for each.
-    :raises ImageError: when there is nothing at a path.
+    :raises ImageError: when a path does not exist.
     """
     files: dict[str, Found] = {}
     unreadable: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """Doing the same work on many things, in several processes.
 
-The workers are forked, so that they know all that their parent knows. They take the
-numbers of chunks from one pipe, and each sends its answers through a pipe of its own.
-They end when their parent does, for whatever reason.
+The workers are forked and inherit their parent's memory. They take the numbers of
+chunks from a shared pipe, and each returns its results through a pipe of its own. They
+end when their parent ends, for any reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from allocpolicy.errors import WorkerLost
 Thing = TypeVar("Thing")
 Answer = TypeVar("Answer")
 
-# All their numbers fit into a pipe (64 KiB, pipe(7)): nobody has to hand them out.
+# All their numbers fit into a pipe (64 KiB, pipe(7)), so no writer has to wait.
 _CHUNKS = 4096
 _CHUNK = struct.Struct("=Q")
 _LENGTH = struct.Struct("=Q")
@@ -107,8 +107,8 @@ def _worker(
 def _interrupts_kept() -> Iterator[None]:
     """Postpone a Ctrl-C until after the body.
 
-    Python runs hooks of its own modules after a fork, and what is raised in them is
-    printed and ignored (os.register_at_fork).
+    After a fork Python runs hooks of its own modules, and prints and ignores exceptions
+    raised in them (os.register_at_fork).
     """
     before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()

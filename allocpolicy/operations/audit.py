@@ -1,8 +1,8 @@
-"""Every disk of a fleet against its policy: looked at in parallel, judged here.
+"""Every disk of a fleet against its policy: observed in parallel, judged here.
 
 Workers observe; this process judges, because only it has seen all disks of a filesystem
-and so knows the headroom that they need together. Each directory is listed once, and
-each file opened at most once: what workers measured goes into the accounts.
+and knows the headroom that they need together. Each directory is listed once, and each
+file opened at most once: the workers' measurements go into the accounts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from allocpolicy.storage import directories, mount, tree
 from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.tree import Listing
 
-FEW = 100  # disks that are looked at in the time that workers take to start
+FEW = 100  # disks that one process observes in the time that workers take to start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +53,14 @@ def audit(
 ) -> Audit:
     """Return whether the disks at and below the paths keep to their policies.
 
-    Nothing is written, and a disk that is being rewritten is not opened. Whatever is
-    wrong with a disk is reported in its row.
+    Nothing is written, and a disk that is being rewritten is not opened. A problem with
+    a disk is reported in its row.
 
     :param policy: the operator's: headroom, disk_directories and image_cache_dir.
     :param given: judges disks that have no stamp; a stamp is never overridden.
-    :param jobs: how many processes look; by default as many as there are cores, and
-        one where there is little to look at.
-    :raises ImageError: when there is nothing at a path.
+    :param jobs: the number of processes; by default one per core, and only one for a
+        few disks.
+    :raises ImageError: when a path does not exist.
     :raises WorkerLost: when one of the processes was killed.
     """
     listed = functools.cache(tree.listed)
@@ -98,7 +98,7 @@ def _judged(
     given: Given | None,
     lack: Callable[[Sighting], str | None],
 ) -> Iterator[Row]:
-    """Yield the row of each disk; ``lack`` returns the headroom missing beside it."""
+    """Yield the row of each disk; ``lack`` returns the headroom missing for it."""
     judge = Judge()
     for one in seen:
         if one.stamp and one.observed:
@@ -128,7 +128,7 @@ def _unlisted(path: str, reason: str) -> Row:
 
 
 class _Books:
-    """The filesystems of the disks that were seen, by device; subvolumes share one."""
+    """The filesystems of the observed disks, by device; subvolumes share one."""
 
     def __init__(
         self,

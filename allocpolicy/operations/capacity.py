@@ -1,4 +1,4 @@
-"""What a directory's filesystem holds and was promised, and what still may be."""
+"""What a directory's filesystem holds, what it promised, and what it may promise."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Bringing an existing disk to its policy, or growing it under that policy.
 
-The data path is that of a new disk; but the disk's content is never lost, its policy is
-its stamp's unless another is given, and most disks need nothing.
+The data path is that of a new disk, but the disk's content is never lost, the policy is
+the stamp's unless another is given, and most disks need no change.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ONLINE_RESIZE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What the user wants of a disk that exists.
+    """What the user wants of an existing disk.
 
     Without a flavor and extra specs the disk's stamp is its policy. ``format`` is for
     disks without a stamp. ``virtual_size`` (bytes) is for `resize` alone.
@@ -56,11 +56,11 @@ class Change:
 
 
 def apply(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Report:
-    """Bring a disk to its policy, losing nothing; nothing is done where it is there.
+    """Bring a disk to its policy, losing nothing; one that conforms is left alone.
 
     :raises InvalidRequest: (its subclasses) for what can't be done, such as rewriting a
         disk in use.
-    :raises NotEnoughSpace: when there is no room for it.
+    :raises NotEnoughSpace: when there is too little space for it.
     :raises Unsupported: when the storage cannot do it and no fallback is configured.
     :raises Error: for anything else; the disk is whole.
     """
@@ -68,7 +68,7 @@ def apply(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Repo
 
 
 def resize(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Report:
-    """Grow a disk under its policy; whatever ends it, it has the old size or the new.
+    """Grow a disk under its policy; whatever ends the work, the size is old or new.
 
     :raises InvalidRequest: (its subclasses) when it would shrink, or is in use.
     :raises Error: as `apply` does.
@@ -110,7 +110,7 @@ def _change(
 
 
 def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
-    """Return the policy that the disk is to be brought to.
+    """Return the policy to bring the disk to.
 
     :raises InvalidRequest: when none is given, and the disk has no stamp.
     """
@@ -149,8 +149,8 @@ def _request(
 def _grown_size(change: Change, *, current: Observation, hold: Hold) -> int:
     """Return the virtual size to grow to, in bytes.
 
-    :raises InvalidRequest: when it is smaller than it is, or no size of a disk.
-    :raises ImageError: when a VM has the disk.
+    :raises InvalidRequest: when it would shrink the disk, or is not a valid size.
+    :raises ImageError: when a VM has the disk open.
     """
     wanted, present = change.virtual_size, current.virtual_size
     if wanted is None:
@@ -170,7 +170,7 @@ def _grown_size(change: Change, *, current: Observation, hold: Hold) -> int:
 
 
 def _meets(request: Request, selection: Selection, *, current: Observation) -> bool:
-    """Return whether the disk is as it should be already: its strategy says so.
+    """Return whether the disk already conforms, as its strategy judges.
 
     Storage is given back only by a plan.
     """

@@ -1,8 +1,8 @@
 """The data path: resolve ▶ registry ▶ observe ▶ plan ▶ execute ▶ report.
 
 A new disk (`provision`), an existing one (`change`), a dry run and a trial (`probe`)
-all go this way. An operation resolves the selection and observes what it works on; that
-is the job, and here it is carried to its report.
+all take this path. An operation resolves the selection and observes the storage and the
+images; together they are the job, which is carried to its report here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REPLANS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A job that came to its end; the outcome is None after a dry run."""
+    """A finished job; the outcome is None after a dry run."""
 
     job: Job
     reason: str
@@ -39,7 +39,7 @@ class Attempt:
 def carry_out(job: Job) -> Attempt:
     """Plan and execute with the requested strategy, or with a fallback of the policy.
 
-    :raises Unsupported: when the storage can do none of them.
+    :raises Unsupported: when the storage can't serve any of them.
     :raises Error: as `execution.execute` does.
     """
     fallbacks, reason = _fallbacks(job.policy), AS_REQUESTED
@@ -56,7 +56,7 @@ def carry_out(job: Job) -> Attempt:
 
 
 def _attempt(job: Job, *, reason: str) -> Attempt:
-    """Plan and execute; again when what the plan relied on was lost to another."""
+    """Plan and execute; plan again if something that the plan relied on is gone."""
     for remaining in reversed(range(REPLANS)):
         plan = _plan(job)
         steps = call.describe(job.selection.loaded, plan=plan)
@@ -81,7 +81,7 @@ def _plan(job: Job) -> Plan:
 
 
 def _fallbacks(policy: Policy) -> Iterator[str]:
-    """Return the strategies to try when the storage can't do what one needs."""
+    """Return the strategies to try when the storage can't serve the requested one."""
     if policy.on_unsupported != "fallback":
         return iter(())
     for name in policy.fallback_strategies:

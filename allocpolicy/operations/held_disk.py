@@ -1,6 +1,6 @@
 """The disk to be changed: opened once, held against others, observed.
 
-What a plan may rest on is found here; a dry run takes no lock and no lease.
+Here are the facts that a plan relies on; a dry run takes no lock and no lease.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from allocpolicy.storage import named_lock, staging
 
 @contextlib.contextmanager
 def locked(path: Path, *, policy: Policy, dry_run: bool) -> Iterator[bool]:
-    """Change a disk once at a time: opening it would break the other's lease.
+    """Serialise changes of a disk: opening it would break another change's lease.
 
-    Yield whether it is our turn on the filesystem already.
+    Yield whether we already have the turn on the filesystem.
     """
     if dry_run:
         yield False
@@ -45,7 +45,7 @@ def locked(path: Path, *, policy: Policy, dry_run: bool) -> Iterator[bool]:
 def opened(
     path: Path, *, format: DiskFormat | None, dry_run: bool
 ) -> contextlib.AbstractContextManager[Disk]:
-    """Open the disk; a dry run only for reading.
+    """Open the disk; for a dry run, only for reading.
 
     :raises ImageError: when it can't be opened, or its format is unknown.
     """
@@ -54,7 +54,7 @@ def opened(
 
 
 def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold]:
-    """Try to have the disk alone; a dry run doesn't try."""
+    """Try to get exclusive use of the disk; a dry run doesn't try."""
     if dry_run:
         return contextlib.nullcontext(Hold(disk=disk))
     # What a killed rewrite left goes, also where nothing else is to be done.
@@ -66,7 +66,7 @@ def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold
 def look(disk: Disk, *, policy: Policy) -> observe.Look:
     """Observe the disk.
 
-    :raises ImageError: also when it has lost a backing file: nothing here mends that.
+    :raises ImageError: also when a backing file is missing: nothing here repairs that.
     """
     around = surroundings(disk.fd, directory=disk.path.parent, policy=policy)
     found = observe.look(
@@ -81,9 +81,9 @@ def look(disk: Disk, *, policy: Policy) -> observe.Look:
 def facts(
     hold: Hold, look: observe.Look, *, meets: bool, policy: Policy
 ) -> Iterator[Facts]:
-    """Yield what a plan may rest on; the disk and its backing files stay open.
+    """Yield the facts that a plan relies on; the disk and its backing files stay open.
 
-    Where nothing is to be done, or the disk can't be rewritten, they aren't opened.
+    They aren't opened when there is nothing to do, or when a rewrite is impossible.
     """
     disk, directory = hold.disk, hold.disk.path.parent
     obstacle = rewrite_obstacle(hold, look.observation)

@@ -1,4 +1,4 @@
-"""Looking at an existing disk, which nobody vouches for: read-only, without locks."""
+"""Looking at an existing, untrusted disk: read-only, without locks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a directory's storage can do, and which strategies keep their promise on it.
 
-Every installed strategy makes a small disk of each format, the ordinary way: plan,
-steps, stamp, sync, observe, verify. Only the name it never gets.
+Every installed strategy creates a small disk of each format in the usual way: plan,
+steps, stamp, sync, observe, verify. The disk never gets a name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VIRTUAL_SIZE = 4 << 20
 def probe(directory: Path, *, policy: Policy) -> Probe:
     """Return what the directory's storage can do; nothing is left in it.
 
-    :raises DestinationError: when no file can be made there.
+    :raises DestinationError: when no file can be created there.
     """
     disk = destination.resolve(directory / "disk")
     found = host.storage(disk.parent, policy=policy)

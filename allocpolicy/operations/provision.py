@@ -28,8 +28,8 @@ from allocpolicy.wording import format_size
 class Order:
     """What the user wants of a new disk.
 
-    ``virtual_size`` is bytes; None takes the base image's. ``base_format`` None lets
-    the inspector find it. ``extra_specs`` add to or override the flavor's.
+    ``virtual_size`` is in bytes; None means the base image's. With ``base_format`` None
+    the inspector finds the format. ``extra_specs`` add to or override the flavor's.
     """
 
     destination: Path
@@ -99,7 +99,7 @@ def _opened_base(
 def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
     """Return the request, its size checked against the base image's.
 
-    :raises InvalidRequest: without any size, or for one that no disk has.
+    :raises InvalidRequest: without any size, or for an invalid one.
     :raises ImageError: when the base image does not fit into the disk.
     """
     size = order.virtual_size
@@ -134,9 +134,9 @@ def _facts(disk: Path, *, base: BaseImage | None, policy: Policy) -> Facts:
 
 
 def _with_base_ready(job: Job, order: Order, opened: OpenedBase) -> Job:
-    """Return the job on a base image that is there, converted now if need be.
+    """Return the job with its base image ready, converted now if necessary.
 
-    What would be refused is refused before the conversion, going by a plan made ahead.
+    A preliminary plan makes sure that refusals come before the conversion.
     """
     if not opened.base.pending:
         opened.ready(beside=0)

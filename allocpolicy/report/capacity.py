@@ -1,4 +1,4 @@
-"""The capacity: what a filesystem holds and was promised, and what still may be."""
+"""The capacity: what a filesystem holds, what it promised, and what it may promise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from allocpolicy.wording import format_size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """The account of a filesystem, and what bears on it."""
+    """The account of a filesystem, and the limits that apply to it."""
 
     directory: Path
     filesystem: Identity

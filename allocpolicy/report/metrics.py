@@ -1,9 +1,9 @@
 """An audit as metrics: text for the textfile collector of Prometheus' node_exporter.
 
 It is valid OpenMetrics 1.0 (https://prometheus.io/docs/specs/om/open_metrics_spec/) and
-keeps to what the older text format can say, too, as the collector reads that: all are
-gauges. A state set would be one by its samples; the type's name is unknown there, and
-the collector refuses the whole file for it.
+also valid in the older text format, which the collector reads: all metrics are gauges.
+The verdicts would be a state set, but that format doesn't know the type, and the
+collector would refuse the whole file.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def text(audit: Audit) -> str:
 
 
 def write(path: Path, audit: Audit) -> None:
-    """Replace the file by the audit's metrics, whole or not at all, mode 0644.
+    """Replace the file with the audit's metrics, whole or not at all, mode 0644.
 
     :raises DestinationError: when its directory is missing or not writable.
-    :raises NotEnoughSpace: when it finds no room; what was there stays.
+    :raises NotEnoughSpace: when there is no space for it; the old file stays.
     """
     try:
         staging.sweep(path.parent)
@@ -117,7 +117,7 @@ def _sample(name: str, labels: Mapping[str, str], value: int) -> str:
 
 
 def _escape(value: str) -> str:
-    """Return a label's value as it is written; bytes that are not UTF-8 by number."""
+    """Return a label's value, escaped; bytes that are not UTF-8 by number."""
     utf_8 = os.fsencode(value).decode(errors="backslashreplace")
     return utf_8.translate(_ESCAPES)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plain(record: DataclassInstance | None) -> dict[str, object] | None:
-    """Return the record as data of which JSON and YAML know every type."""
+    """Return the record as data of types that JSON and YAML have."""
     if record is None:
         return None
     return asdict(record, dict_factory=_plain_values)

@@ -1,4 +1,4 @@
-"""The probe: what a directory's storage can do, and what strategies make of it."""
+"""The probe: what a directory's storage can do, and how strategies fare on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from allocpolicy.storage.capability import Capabilities
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What came of a strategy with its default options: an outcome, or an error."""
+    """The result of a strategy with its default options: an outcome, or an error."""
 
     strategy: str
     format: DiskFormat
@@ -23,7 +23,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What a directory's storage can do, and what the strategies make of it."""
+    """What a directory's storage can do, and how the strategies fare on it."""
 
     directory: Path
     capabilities: Capabilities

@@ -15,11 +15,11 @@ from allocpolicy.resolve.selection import Selection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that is known of what was done to one disk.
+    """Everything that is known about the work on one disk.
 
-    ``before`` is what a disk was that existed. ``effective_reason`` says why the
-    effective selection is not the requested one, or what the plan decided. After a dry
-    run nothing was observed, judged or attached. ``elapsed`` is seconds in process.
+    ``before`` is the earlier observation of an existing disk. ``effective_reason`` says
+    why the effective selection is not the requested one, or what the plan decided. A
+    dry run has no observation, verdict or attachment. ``elapsed``: seconds in process.
     """
 
     disk: Path

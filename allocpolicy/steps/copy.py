@@ -25,14 +25,14 @@ class Sharing(enum.StrEnum):
 
     NEVER = "never"  # every block is the disk's own
     ALLOWED = "allowed"  # where copy_file_range(2) does
-    SHARED = "shared"  # all of them, by reflink: the facts say that it can
+    SHARED = "shared"  # all of them, by reflink, as the facts allow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyBase(Step):
     """Afterwards the disk's first bytes are those of the base image.
 
-    The disk must be all zero, and a qcow2 all mapped in one run that begins at
+    The disk must read as zeroes, and a qcow2 must be mapped in one run that begins at
     ``data_offset`` (`mapped_data_offset`; 0 for raw); its reservation and its mapping
     stay.
     """
@@ -81,7 +81,7 @@ class CopyBase(Step):
     def _copy_layer(
         self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
-        """Put an image's own content over that of the images below it.
+        """Write an image's own content over that of the images below it.
 
         :param size: how many bytes of it show through the images above it.
         """
@@ -106,7 +106,7 @@ class CopyBase(Step):
             self._place_others(layer, target, size=size, advance=advance)
 
     def _data_runs(self, layer: BaseImage, *, size: int) -> Iterator[Run]:
-        """Yield the data of an image that its file holds as the guest reads it."""
+        """Yield the data that an image's file holds as the guest reads it."""
         for run in reading.runs(layer, virtual_size=size):
             if run.kind is Kind.DATA:
                 yield Run(
@@ -118,7 +118,7 @@ class CopyBase(Step):
     def _place_others(
         self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
-        """Put zeroes and compressed clusters in their place, once the data is there."""
+        """Write zeroes and compressed clusters in place, once the data is there."""
         inflate = reading.inflater(layer)
         for run in reading.runs(layer, virtual_size=size):
             place = self.data_offset + run.offset

@@ -89,7 +89,7 @@ class CreateQcow2(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRaw(Step):
-    """Afterwards the target is a raw image of ``virtual_size`` bytes, all hole."""
+    """Afterwards the target is a raw image of ``virtual_size`` bytes, one hole."""
 
     virtual_size: int
 
@@ -120,8 +120,8 @@ class CreateRaw(Step):
 class SetNocow(Step):
     """Afterwards overwriting the file's blocks allocates nothing (btrfs NOCOW).
 
-    btrfs takes the inode flag only while the file is empty. Unsupported where the file
-    keeps the compression of the disk whose place it takes.
+    btrfs accepts the inode flag only while the file is empty. Unsupported where the
+    file keeps the compression of the disk that it replaces.
     """
 
     @override

@@ -1,4 +1,4 @@
-"""The steps that grow a disk where it is; room is made before anything grows."""
+"""The steps that grow a disk in place; space is reserved before anything grows."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class GrowQcow2(Step):
 
 
 def grown_size(current: Observation, *, virtual_size: int) -> int:
-    """Return the bytes to reserve of a disk's file for when the disk has grown."""
+    """Return the bytes of the file to reserve for the grown disk."""
     if current.format is DiskFormat.RAW:
         return virtual_size
     assert current.cluster_size is not None

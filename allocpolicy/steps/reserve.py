@@ -13,7 +13,7 @@ from allocpolicy.storage import fallocate, zeroes
 from allocpolicy.storage.failure import explained
 from allocpolicy.wording import format_size
 
-_CHUNK = 1 << 30  # between two of them, a VM's writes go on
+_CHUNK = 1 << 30  # a VM's writes continue between two of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Reserve(Step):
     """Afterwards ``[0, length)`` of the file has storage of its own.
 
     fallocate(2), mode 0: data stays, holes become unwritten extents, a shorter file
-    grows. ENOSPC is known here, before any byte is copied; what was allocated stays.
+    grows. ENOSPC occurs here, before any byte is copied; what was allocated stays.
     """
 
     length: int
@@ -42,10 +42,10 @@ class Reserve(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservePastEnd(Step):
-    """Afterwards ``[0, length)`` has storage, and the file is as long as it was.
+    """Afterwards ``[0, length)`` has storage, and the file's size is unchanged.
 
-    FALLOC_FL_KEEP_SIZE: what is past the end is there for the file to grow into. On
-    failure what is past the end is freed, and the file keeps what it got.
+    FALLOC_FL_KEEP_SIZE: the file can grow into the storage past its end. On failure
+    storage past the end is freed, and the file keeps the rest of what it got.
     """
 
     length: int
@@ -65,7 +65,7 @@ class ReservePastEnd(Step):
                 for offset, length in _chunks(self.length, progress=progress):
                     fallocate.allocate_past_end(fd, offset=offset, length=length)
             except BaseException:
-                os.ftruncate(fd, size)  # to the same size: what is past it is freed
+                os.ftruncate(fd, size)  # to the same size: storage past it is freed
                 raise
 
 
