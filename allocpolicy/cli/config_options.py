@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def policy(*arguments: argparse.Namespace) -> Policy:
-    """Return the policy of the files that all these arguments name, or the default.
+    """Return the policy of the files that the arguments name, or the default.
 
     :raises ConfigError: when it cannot be read.
     """

@@ -11,7 +11,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 def usage_error(program: str) -> Callable[[str], NoReturn]:
-    """Return a function that reports a wrong command line in one line, and exits."""
+    """Return a function that reports a usage error in one line, and exits."""
 
     def error(message: str) -> NoReturn:
         print(f"{program}: {one_line(message)}; see {program} --help", file=sys.stderr)

@@ -16,7 +16,7 @@ from allocpolicy import __version__, wording
 from allocpolicy.cli import config_options
 from allocpolicy.cli.failure import USAGE, interrupted, usage_error
 
-# Each is imported when it runs, so that none costs the others anything.
+# Each is imported only when it runs: the others don't pay for its imports.
 COMMANDS = {
     "apply": "allocpolicy.cli.apply:Apply",
     "audit": "allocpolicy.cli.audit:Audit",
@@ -77,7 +77,7 @@ class Program(App):
             logging.getLogger("oslo_utils").setLevel(logging.CRITICAL)
 
     def run_subcommand(self, argv: list[str]) -> int:
-        """Run a command, or report in one line that there is none of that name."""
+        """Run a command, or report in one line that it does not exist."""
         try:
             self.command_manager.find_command(argv)
         except KeyboardInterrupt:  # cliff would say nothing about it

@@ -10,8 +10,8 @@ from allocpolicy.cli.failure import interrupted
 
 def run() -> int:
     """Run the command of the command line; return its exit status."""
-    # Imports create tens of thousands of objects that stay; searching them again and
-    # again for cyclic garbage took a tenth of a command's time.
+    # Imports create tens of thousands of lasting objects; searching them repeatedly
+    # for cyclic garbage took a tenth of a command's time.
     gc.set_threshold(50_000)
     # numpy's OpenBLAS would start a thread per core, and nothing here uses them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

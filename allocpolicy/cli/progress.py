@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-PATIENCE = 0.5  # seconds of work that are too short for a bar
+PATIENCE = 0.5  # seconds: shorter work shows no bar
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ class Provision(ShowOne):
         with progress.shown() as watch:
             report = provision(order, policy=self.policy(arguments), watch=watch)
         if not report.dry_run:
-            self.state = f"the disk {report.disk} was made, and is whole"
+            self.state = f"the disk {report.disk} was created and is complete"
         return shown(report, arguments=arguments)
 
 

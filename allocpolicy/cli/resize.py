@@ -19,7 +19,7 @@ class Resize(ShowOne):
     guest.
     """
 
-    state = "the disk is whole, of its old size or the new one"
+    state = "the disk is whole, with its old size or the new one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("path", type=Path, metavar="DISK", help="the disk to grow")

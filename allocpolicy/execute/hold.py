@@ -19,9 +19,9 @@ from allocpolicy.storage.staging import OPENED_MEANWHILE
 
 IN_USE = "it is in use; stop the VM or the process that has it open, and try again"
 APPEND_ONLY = (
-    "its directory is append-only, so it can't be replaced; use chattr -a on that first"
+    "its directory is append-only, so it can't be replaced; first run chattr -a there"
 )
-LINKED = "it has more than one hard link, and a rewrite would part them"
+LINKED = "it has more than one hard link, and a rewrite would separate them"
 _PATIENCE = 5.0  # seconds; a mere look at a disk keeps it open for less
 
 
@@ -77,8 +77,8 @@ def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
         except OSError as error:
             if error.errno in lease.NO_LEASES:
                 return (
-                    f"whether it is in use is unknown ({error.strerror}): leases are"
-                    " for the file's owner and root, on local filesystems"
+                    f"can't determine whether it is in use ({error.strerror}): leases"
+                    " are for the file's owner and root, on local filesystems"
                 )
             if error.errno != errno.EAGAIN:
                 raise

@@ -37,7 +37,7 @@ def check_mode(plan: Plan, job: Job) -> None:
     """
     if plan.mode is not Mode.STAGED:
         found = job.selection.loaded.found
-        reason = f"a new disk can't be made by a plan of mode {plan.mode}"
+        reason = f"a plan of mode {plan.mode} can't create a new disk"
         raise StrategyFailed(found.name, found.target, reason)
 
 

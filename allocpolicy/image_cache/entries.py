@@ -79,8 +79,9 @@ def _paths(directory: Path, *, configured: Path | None) -> list[Path]:
         raise InvalidRequest(f"image cache {directory}: {error.strerror}") from error
     if not location.is_cache(directory, configured=configured):
         raise InvalidRequest(
-            f"{directory} is no image cache: its name is not {location.DEFAULT_NAME},"
-            f" it is not image_cache_dir, and it has no {location.HASHES}"
+            f"{directory} is not an image cache: its name is not"
+            f" {location.DEFAULT_NAME}, it is not image_cache_dir, and it has no"
+            f" {location.HASHES}"
         )
     names = sorted(os.path.basename(path) for path, _ in listing.files)
     return [directory / name for name in names if location.is_entry_name(name)]

@@ -53,7 +53,9 @@ def fill(path: Path, *, source: SourceImage, beside: int, progress: Progress) ->
         _publish(staged, path, source=source)
     fd = open_shared(path)
     if fd is None:
-        raise Error(f"image cache: {path} vanished while it was made; try again")
+        raise Error(
+            f"image cache: {path} vanished while it was being created; try again"
+        )
     return fd
 
 

@@ -58,5 +58,5 @@ def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | 
     """Return the headroom missing for so many reserved-unwritten bytes, or None."""
     wanted = headroom.bytes_for(unwritten)
     if free < wanted:
-        return f"headroom: {format_size(wanted)} wanted, {format_size(free)} free"
+        return f"headroom: {format_size(wanted)} needed, {format_size(free)} free"
     return None

@@ -32,8 +32,8 @@ from allocpolicy.wording import format_size
 
 NOTHING_TO_DO = "nothing to do"
 ONLINE_RESIZE = (
-    "it is in use: grow the disk of a running VM by virsh blockresize DOMAIN PATH SIZE,"
-    " or QMP block_resize, and run allocpolicy apply then; or stop the VM"
+    "it is in use: grow a running VM's disk with virsh blockresize DOMAIN PATH SIZE,"
+    " or QMP block_resize, and then run allocpolicy apply; or stop the VM"
 )
 
 
@@ -158,7 +158,7 @@ def _grown_size(change: Change, *, current: Observation, hold: Hold) -> int:
     if wanted < present:
         raise InvalidRequest(
             f"{change.disk}: it has {format_size(present)}, and shrinking it to"
-            f" {format_size(wanted)} would cut off what the guest has there: refused"
+            f" {format_size(wanted)} would cut off the guest's data: refused"
         )
     if wanted != present:
         check_size(wanted)

@@ -39,7 +39,7 @@ class NoneStrategy(Strategy):
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Create thinly; of an existing disk, give storage back only if told to."""
+        """Create thinly; give back an existing disk's storage only on request."""
         current = request.current
         if current is None:
             return _new(request, facts)
@@ -92,7 +92,7 @@ def _new_raw(request: Request, facts: Facts) -> Plan:
 
 
 def _rewritten(current: Observation, facts: Facts) -> Plan:
-    """Copy what was written, and with it nothing that was only reserved."""
+    """Copy the written data, and leave out what was only reserved."""
     file = facts.required_file()
     return Plan(
         mode=Mode.STAGED,
@@ -102,12 +102,12 @@ def _rewritten(current: Observation, facts: Facts) -> Plan:
         ),
         peak_bytes=0 if facts.shares_file else file.data_bytes,
         promised_bytes=current.full_size,
-        reason="what was not written is given back",
+        reason="unwritten storage is given back",
     )
 
 
 def _amended(current: Observation) -> Plan:
-    """Leave the disk alone: more storage than was asked for breaks no promise."""
+    """Leave the disk alone: extra storage breaks no promise."""
     kept = "its storage is kept; --thin gives it back"
     return Plan(
         mode=Mode.NOTHING,
@@ -132,7 +132,7 @@ def _grown(request: Request, current: Observation) -> Plan:
 def _is_reserved(current: Observation) -> bool:
     """Return whether it has storage beyond what was written.
 
-    The extent-size hint leaves some of that in each extent of an xfs file.
+    On xfs the extent-size hint leaves some in each extent of a file.
     """
     if current.allocation is not Allocation.THIN:
         return True

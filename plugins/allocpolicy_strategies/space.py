@@ -1,4 +1,4 @@
-"""space: storage for the whole disk is reserved when it is made."""
+"""space: storage for the whole disk is reserved when the disk is created."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _JUDGEMENTS = {
 
 
 class Space(Strategy):
-    """All that the guest may write has storage of its own, plus headroom."""
+    """Every byte of the disk has storage of its own, and headroom is free."""
 
     summary = "reserved: storage for the whole disk is the disk's own from the start"
     options_schema = {
@@ -77,7 +77,7 @@ class Space(Strategy):
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
     ) -> Verdict:
-        """Expect all of the disk to be reserved or written."""
+        """Expect the whole disk to be reserved or written."""
         allocation = observation.allocation
         reason = f"allocation is {allocation}"
         if observation.exception:
@@ -97,7 +97,7 @@ def _refuse_unsupported(facts: Facts, *, fill: bool) -> None:
     filesystem = facts.host.filesystem
     if not fill and not filesystem.fallocate:
         reason = (
-            f"{filesystem.type} has no fallocate that reserves; set"
+            f"{filesystem.type} can't reserve storage with fallocate; set"
             " allocpolicy:space.reserve = zero-fill, or on_unsupported = fallback"
         )
         raise Unsupported(facts.host.directory, reason)
@@ -121,7 +121,7 @@ def _rewritten(
     """
     if request.operation is Operation.RESIZE:
         raise PlanError(
-            "its storage is not its own, or not kept: run allocpolicy apply first"
+            "its blocks are shared, or move on overwriting: run allocpolicy apply first"
         )
     plan = _staged(
         CreateRaw(virtual_size=current.reserved_size),  # whatever its format
@@ -129,7 +129,7 @@ def _rewritten(
         copied=facts.required_file(),
         fill=fill,
     )
-    reason = "rewritten: its blocks are shared, or not kept on overwriting"
+    reason = "rewritten: its blocks are shared, or move on overwriting"
     return replace(plan, reason=reason)
 
 
@@ -158,7 +158,7 @@ def _staged_steps(
     copied: BaseImage | None,
     fill: bool,
 ) -> Iterator[Step]:
-    """Yield what makes a disk; zeroes go where the copy has left holes."""
+    """Yield the steps that build a disk; zeroes fill the holes that the copy left."""
     if facts.host.filesystem.nocow:
         yield SetNocow()
     yield create
@@ -171,7 +171,7 @@ def _staged_steps(
 
 
 def _amended(current: Observation, *, fill: bool) -> Plan:
-    """Reserve in place what has no storage yet."""
+    """Reserve in place the parts that have no storage yet."""
     length = current.reserved_size
     if current.allocation is Allocation.UNVERIFIABLE:
         return Plan(
@@ -179,7 +179,7 @@ def _amended(current: Observation, *, fill: bool) -> Plan:
             steps=(),
             peak_bytes=0,
             promised_bytes=length,
-            reason="nothing that is done here could be verified",
+            reason="a reservation here could not be verified",
         )
     step = FillHoles(length=length) if fill else Reserve(length=length)
     plan = _in_place(current, (step,), length=length, fill=fill)
@@ -187,7 +187,7 @@ def _amended(current: Observation, *, fill: bool) -> Plan:
 
 
 def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
-    """Grow the disk, and reserve what is new and what has no storage yet."""
+    """Grow the disk; reserve the new part, and old parts without storage."""
     size = request.virtual_size
     length = grown_size(current, virtual_size=size)
     steps = growing_steps(current, virtual_size=size, reserved=0 if fill else length)

@@ -119,7 +119,7 @@ def _refuse_unsupported(request: Request, facts: Facts) -> None:
         reason = f"strategy partial reserves, and {filesystem.type} has no fallocate"
         raise Unsupported(facts.host.directory, reason)
     if filesystem.copy_on_write and not filesystem.nocow:
-        reason = f"{filesystem.type} allocates anew on every write: nothing is reserved"
+        reason = f"{filesystem.type} reallocates on every write: nothing stays reserved"
         raise Unsupported(facts.host.directory, reason)
 
 

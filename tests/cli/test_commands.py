@@ -95,7 +95,7 @@ def test_output_that_fails_does_not_hide_that_the_disk_was_made(
             env=environment(),
         )
     assert finished.returncode == 5
-    assert "was made" in finished.stderr
+    assert "was created" in finished.stderr
     assert images.info(disk, format="qcow2")["virtual-size"] == MIB
 
 

@@ -275,7 +275,7 @@ class TestPrune:
         disk.touch()
         finished = allocpolicy("cache", action, directory)
         assert finished.status == 2
-        assert "no image cache" in finished.stderr
+        assert "not an image cache" in finished.stderr
         assert disk.exists()
         configured = {"OS_ALLOCPOLICY__IMAGE_CACHE_DIR": str(directory)}
         assert prune(directory, **configured) == ["removed"]

@@ -34,7 +34,7 @@ _ALLOCATIONS = {
 
 
 class Performance(Strategy):
-    """A qcow2 whose metadata is all there, so that first writes don't pay for it."""
+    """A qcow2 with all its metadata: first writes don't have to allocate any."""
 
     summary = "fast: all qcow2 metadata preallocated, no backing file"
     options_schema = {
@@ -64,7 +64,7 @@ class Performance(Strategy):
                 "default": "standalone",
                 "description": (
                     "standalone: a full copy, without a backing file. backed: an"
-                    " overlay with subclusters on the base image, nothing is copied;"
+                    " overlay with subclusters on the base image, without copying;"
                     " it needs QEMU 5.2, and some inspectors refuse it."
                 ),
             },

@@ -1,4 +1,4 @@
-"""The options of performance, read; what they mean for a filesystem."""
+"""The options of performance, and what they require of a filesystem."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Wanted:
 
     @property
     def filled(self) -> bool:
-        """Return whether all of it is written when it is made."""
+        """Return whether the whole disk is written at creation."""
         return self.data == "full"
 
     def reserved_by(self, facts: Facts) -> bool:
@@ -51,14 +51,14 @@ class Wanted:
 
 
 def refuse_unsupported(wanted: Wanted, facts: Facts) -> None:
-    """Expect that the filesystem can reserve, where that is wanted.
+    """Expect the filesystem to support reservations, if the options need them.
 
     :raises Unsupported: when it can't.
     """
     filesystem = facts.host.filesystem
     if wanted.data == "falloc" and not filesystem.fallocate:
         reason = (
-            f"{filesystem.type} has no fallocate that reserves; set"
+            f"{filesystem.type} can't reserve storage with fallocate; set"
             " allocpolicy:performance.data = full or sparse"
         )
         raise Unsupported(facts.host.directory, reason)

@@ -42,7 +42,7 @@ def new(request: Request, wanted: Wanted, facts: Facts) -> Plan:
 
 
 def must_be_rewritten(current: Observation, wanted: Wanted, facts: Facts) -> bool:
-    """Return whether what is there can't become what is wanted where it is."""
+    """Return whether the disk can't be brought to the options in place."""
     unmapped = current.mapping is not MappingState.FULL
     has_backing = current.backing_file is not None and not wanted.backed
     return unmapped or has_backing or (not wanted.thin and facts.must_copy(current))
@@ -70,7 +70,7 @@ def rewritten(
 def _kept_data(
     request: Request, current: Observation, wanted: Wanted, facts: Facts
 ) -> str:
-    """Return the data that a rewrite makes: storage that a disk has is not taken."""
+    """Return the data option for a rewrite: a disk keeps the storage that it has."""
     has_storage = current.allocation in (Allocation.RESERVED, Allocation.WRITTEN)
     if not wanted.thin or request.allow_thin or not has_storage:
         return wanted.data
@@ -140,7 +140,7 @@ def _staged_steps(
     *,
     copied: BaseImage | None,
 ) -> Iterator[Step]:
-    """Yield what makes a disk; zeroes go where the copy has left holes."""
+    """Yield the steps that build a disk; zeroes fill the holes that the copy left."""
     if not wanted.thin and facts.host.filesystem.nocow:
         yield SetNocow()
     yield create
@@ -185,7 +185,7 @@ def _why_copied(copied: BaseImage | None, wanted: Wanted, facts: Facts) -> str:
 
 
 def amended(current: Observation, wanted: Wanted, facts: Facts) -> Plan:
-    """Reserve or fill in place what has no storage yet; mapped it is already."""
+    """Reserve or fill in place, in a mapped disk, the parts without storage."""
     length = current.reserved_size
     steps = (Reserve(length=length),) if wanted.reserved_by(facts) else ()
     plan = _in_place(current, steps, wanted, length=length, tables=0)
@@ -193,7 +193,7 @@ def amended(current: Observation, wanted: Wanted, facts: Facts) -> Plan:
 
 
 def grown(request: Request, current: Observation, wanted: Wanted, facts: Facts) -> Plan:
-    """Grow the disk, mapped as it was, and reserve or fill what has no storage yet."""
+    """Grow the disk, mapped as before; reserve or fill the parts without storage."""
     size = request.virtual_size
     length = grown_size(current, virtual_size=size)
     steps = growing_steps(
