@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,30 +17,36 @@ from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import chain, identity, image_file
 from allocpolicy.images.existing import Disk
-from allocpolicy.qcow2.consistency import check_tables
+from allocpolicy.qcow2.consistency import Checked, check_tables, refuse_vm_state
 from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import sparse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    """An open image of the chain."""
+    """An open image of the chain; ``mapped`` if its tables have been checked."""
 
     path: Path
     fd: int
     inode: chain.Inode
     header: Header | None
+    mapped: Mapped | None = None
 
 
 @contextlib.contextmanager
-def opened(disk: Disk, *, header: Header | None) -> Iterator[BaseImage]:
+def opened(disk: Disk, *, checked: Checked | None) -> Iterator[BaseImage]:
     """Yield what the guest reads of an open disk, as an image to copy from.
 
-    :param header: that of the disk, if it is a qcow2.
+    :param checked: the disk's own tables, if it is a qcow2.
     :raises ImageError: when it or a backing file is unsafe, malformed or missing.
     """
+    header = checked.header if checked else None
     top = _layer(disk.fd, path=disk.path, header=header)
+    if checked:
+        refuse_vm_state(checked.mapped, path=disk.path)
+        top = replace(top, mapped=checked.mapped)
     with contextlib.ExitStack() as stack:
         below = chain.walk(top, opened=partial(_open, stack))
         image = None
@@ -77,7 +83,7 @@ def _image(layer: _Layer, *, below: BaseImage | None, leased: bool) -> BaseImage
         format, virtual_size = DiskFormat.RAW, os.fstat(fd).st_size
         data_bytes, plain = sparse.data_bytes(fd), True
     else:
-        mapped = check_tables(fd, header, path=layer.path)
+        mapped = layer.mapped or check_tables(fd, header, path=layer.path)
         format, virtual_size = DiskFormat.QCOW2, header.virtual_size
         data_bytes, plain = mapped.data_bytes, mapped.plain
         if below is not None:

@@ -22,9 +22,8 @@ from allocpolicy.images import chain
 from allocpolicy.observe.allocation import exception, file_storage
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2 import mapping, refcounts
-from allocpolicy.qcow2.consistency import check_tables
-from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.qcow2.mapping import Mapped
+from allocpolicy.qcow2.consistency import Checked, checked
+from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import (
     qemu_lock,
@@ -46,21 +45,13 @@ class _Content:
     hindrances: tuple[str, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """The results of an earlier check of a qcow2's tables."""
-
-    header: Header
-    mapped: Mapped
-
-
 def disk(
     fd: int,
     *,
     path: Path,
     format: DiskFormat,
     surroundings: Surroundings,
-    known: Known | None = None,
+    known: Checked | None = None,
 ) -> Observation:
     """Return what the open disk is; dirty pages are written first, no lock is taken.
 
@@ -108,7 +99,7 @@ def _read_raw(fd: int) -> _Content:
     return _Content(virtual_size=size, full_size=size, mapping=MappingState.FULL)
 
 
-def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
+def _read_qcow2(fd: int, path: Path, known: Checked | None) -> _Content:
     header = known.header if known else read_header(fd, path=path)
     mapped = known.mapped if known else mapping.mapped(fd, header, path=path)
     full_size = refcounts.full_size(
@@ -131,10 +122,10 @@ def _read_qcow2(fd: int, path: Path, known: Known | None) -> _Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The result of a look at a disk: the observation, and the header of a qcow2."""
+    """The result of a look at a disk: the observation, and a qcow2's checked tables."""
 
     observation: Observation
-    header: Header | None
+    checked: Checked | None
 
 
 def look(
@@ -161,14 +152,8 @@ def look(
 def _look(
     fd: int, *, path: Path, format: DiskFormat, surroundings: Surroundings
 ) -> Look:
-    known = _check(fd, path) if format is DiskFormat.QCOW2 else None
+    known = checked(fd, path=path) if format is DiskFormat.QCOW2 else None
     observation = disk(
         fd, path=path, format=format, surroundings=surroundings, known=known
     )
-    return Look(observation=observation, header=known.header if known else None)
-
-
-def _check(fd: int, path: Path) -> Known:
-    header = read_header(fd, path=path)
-    mapped = check_tables(fd, header, path=path, vm_state=True)
-    return Known(header=header, mapped=mapped)
+    return Look(observation=observation, checked=known)

@@ -91,7 +91,7 @@ def facts(
         base = None
         if obstacle is None and not meets:
             try:
-                base = stack.enter_context(content.opened(disk, header=look.header))
+                base = stack.enter_context(content.opened(disk, checked=look.checked))
             except ImageError as error:
                 obstacle = error.reason
         if base is None:

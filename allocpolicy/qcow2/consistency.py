@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, linear, mapping, tables
-from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.linear import Linear
 from allocpolicy.qcow2.mapping import Mapped, Tally, forget_beyond_virtual_size
 from allocpolicy.qcow2.tables import (
@@ -30,6 +31,24 @@ if TYPE_CHECKING:
     from allocpolicy.qcow2.tables import Batch, Entries, Indices, L2Tables, Mask
 
     Runs = tuple[Indices, Indices]  # starts and ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A qcow2 whose tables are consistent, and how they map it."""
+
+    header: Header
+    mapped: Mapped
+
+
+def checked(fd: int, *, path: Path) -> Checked:
+    """Read and check an open qcow2, which may have the state of a virtual machine.
+
+    :raises ImageError: when its header or its tables are malformed.
+    """
+    header = read_header(fd, path=path)
+    mapped = check_tables(fd, header, path=path, vm_state=True)
+    return Checked(header=header, mapped=mapped)
 
 
 def check_tables(

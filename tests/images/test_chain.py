@@ -12,6 +12,7 @@ from allocpolicy import DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import chain, content
 from allocpolicy.images.existing import Disk
+from allocpolicy.qcow2.consistency import checked
 from allocpolicy.qcow2.header import read_header
 from tests.harness import images
 
@@ -92,7 +93,7 @@ def test_what_is_described_is_what_is_opened(
         header = read_header(fd, path=disk)
         described = chain.chain(header, fd=fd, path=disk)
         one = Disk(path=disk, fd=fd, format=DiskFormat.QCOW2, stamp=None)
-        with content.opened(one, header=header) as image:
+        with content.opened(one, checked=checked(fd, path=disk)) as image:
             below = image.layers[-2::-1]
             assert [one.path.resolve() for one in described] == [
                 layer.path for layer in below
@@ -117,7 +118,10 @@ def test_what_cannot_be_followed_is_neither_described_nor_opened(
         problem = chain.chain(header, fd=fd, path=disk)[-1].problem
         assert problem
         one = Disk(path=disk, fd=fd, format=DiskFormat.QCOW2, stamp=None)
-        with pytest.raises(ImageError) as raised, content.opened(one, header=header):
+        with (
+            pytest.raises(ImageError) as raised,
+            content.opened(one, checked=checked(fd, path=disk)),
+        ):
             pass
         assert raised.value.reason == problem
     finally:
