@@ -1,4 +1,4 @@
-"""Carrying a file's attributes over to the one that takes its place."""
+"""Copying a file's attributes to the file that replaces it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from allocpolicy.storage import fsxattr, inode_flags
 from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 
-# Of xfs; those that the other filesystems have are inode flags, too.
+# XFS's own flags; those of other filesystems are inode flags as well.
 _CARRIED_XFLAGS = (
     fsxattr.FS_XFLAG_REALTIME
     | fsxattr.FS_XFLAG_NODEFRAG
@@ -25,15 +25,15 @@ def carry_over(
 ) -> None:
     """Give the empty target the source's owner, inode flags, project, xattrs and mode.
 
-    Flags include xfs's own, but not the extent-size hint, of which a reservation would
-    take more than was planned; ACLs and security labels are xattrs. What the target has
-    from its directory and the source has not (a default ACL, flags) goes. The owner is
-    set first, because quota is charged to it, and the mode last, as chown(2) clears
-    bits of it.
+    Flags include XFS's own, except for the extent-size hint: with it a reservation
+    would take more than planned. ACLs and security labels are xattrs. What the target
+    inherited from its directory and the source lacks (a default ACL, flags) is removed.
+    The owner is set first, because quota is charged to the owner; the mode is set last,
+    because chown(2) clears some of its bits.
 
-    :param directory: that both are in, open.
+    :param directory: an open descriptor of the directory that holds both.
     :param without: names of xattrs that the target must not have.
-    :raises OSError: when one of them cannot be set: nothing may be lost.
+    :raises OSError: when one of them cannot be set: none may be lost.
     """
     status = os.fstat(source)
     os.fchown(target, status.st_uid, status.st_gid)
@@ -51,7 +51,7 @@ def _remove(fd: int, name: str) -> None:
     try:
         os.removexattr(fd, name)
     except OSError as error:
-        if error.errno != errno.ENODATA:  # xfs has an ACL by two names
+        if error.errno != errno.ENODATA:  # XFS shows an ACL under two names
             raise
 
 
@@ -76,7 +76,7 @@ def _carry_fsxattr(source: int, target: int, directory: int) -> None:
             raise
         return
     inherits = around.flags & fsxattr.FS_XFLAG_PROJINHERIT
-    if inherits and wanted.project != made.project:  # nor could it be linked there
+    if inherits and wanted.project != made.project:  # linkat(2) would fail as well
         reason = f"new files get project {around.project}, not {wanted.project}"
         raise OSError(errno.EXDEV, f"the directory's {reason}")
     kept = made.flags & ~_CARRIED_XFLAGS

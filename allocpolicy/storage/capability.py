@@ -1,8 +1,8 @@
-"""What else a directory's filesystem can do, each found by trying.
+"""What else a directory's filesystem can do, found by trying.
 
-The trying is done on unnamed files (temporary names where there are none). Only
-exchanging names takes names: two temporary ones, locked like those of `staging`, so
-that what a kill leaves of them goes with the next sweep.
+The trials use unnamed files (or temporary names, where O_TMPFILE is missing). Only the
+exchange of names needs names: two temporary ones, locked like those of `staging`. If a
+kill leaves them behind, the next sweep removes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ALIGNMENTS = (512, 4096)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """What direct I/O must be aligned to, in bytes: in memory, and in the file."""
+    """The alignment that direct I/O needs, in bytes: in memory, and in the file."""
 
     memory: int
     offset: int
@@ -43,12 +43,12 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a filesystem can do, by the names of the system calls and their flags.
+    """What a filesystem can do, named after system calls and their flags.
 
-    Those that `Filesystem` has are there. ``punch_hole`` means that storage is given
-    back. ``unshare``: FALLOC_FL_UNSHARE_RANGE of a range that is shared. ``lease``:
-    F_SETLEASE with F_WRLCK; ``exchange``: RENAME_EXCHANGE. Both are what it takes to
-    rewrite a disk. ``direct_io`` is None where there is none.
+    `Filesystem` has the others. ``punch_hole``: punching a hole frees storage.
+    ``unshare``: FALLOC_FL_UNSHARE_RANGE on a shared range. ``lease``: F_SETLEASE with
+    F_WRLCK; ``exchange``: RENAME_EXCHANGE; rewriting a disk needs both. ``direct_io``
+    is None where it is unavailable.
     """
 
     filesystem: Filesystem
@@ -65,10 +65,10 @@ class Capabilities:
 
 
 def find(directory: Path) -> Capabilities:
-    """Return what files in the directory can do; nothing is left in it.
+    """Return what files in the directory can do; leave nothing behind.
 
-    :raises DestinationError: when no file can be made in the directory.
-    :raises NotEnoughSpace: when there is not even room for trying.
+    :raises DestinationError: when no file can be created in the directory.
+    :raises NotEnoughSpace: when there is no room even for the trials.
     """
     found = filesystem.probe(directory)
     with staging.create(directory) as staged, staging.create(directory) as clone:
@@ -76,7 +76,7 @@ def find(directory: Path) -> Capabilities:
         with explained(fd=fd, path=directory, needed=_PIECE, action="write a file"):
             os.pwrite(fd, bytes(_PIECE), 0)
             os.fsync(fd)
-        direct_io = _direct_io(fd)  # xfs wants more of a file that was shared
+        direct_io = _direct_io(fd)  # XFS needs more for a file that was shared
         reflink = _works(lambda: _share(fd, clone.fd))
         return Capabilities(
             filesystem=found,
@@ -140,7 +140,7 @@ def _temporary_name(directory: int) -> Iterator[str]:
 
 
 def _direct_io(fd: int) -> Alignment | None:
-    """Return what statx(2) tells, or the first alignment by which a write succeeds."""
+    """Return what statx(2) reports, or the first alignment at which a write works."""
     told = statx.dio_align(fd)
     if told is not None:
         return Alignment(memory=told[0], offset=told[1]) if all(told) else None
@@ -159,7 +159,7 @@ def _direct_io(fd: int) -> Alignment | None:
 
 
 def write_aligned(fd: int, size: int) -> None:
-    """Write with memory and offset aligned to the size, and to no more."""
+    """Write with memory and offset aligned to exactly this size."""
     with (
         mmap.mmap(-1, 4 * size) as pages,
         memoryview(pages) as memory,

@@ -1,7 +1,7 @@
-"""Copying data between files; what is a hole in the source is passed over.
+"""Copying data between files; holes of the source are skipped.
 
-Data is read and written past the page cache: copy_file_range(2) shares blocks where it
-can (xfs and btrfs clone in it), and elsewhere it takes longer.
+Reads and writes bypass the page cache: copy_file_range(2) shares blocks where it can
+(xfs and btrfs clone), and takes longer elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from allocpolicy.progress import Advance
 from allocpolicy.storage import direct_io, extent, sparse
 
 _CHUNK = 4 << 20
-_LARGE = 256 << 10  # smaller writes are better gathered by the page cache
+_LARGE = 256 << 10  # below it the page cache is faster, as it merges writes
 _NO_COPY_FILE_RANGE = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 )
@@ -26,7 +26,7 @@ _NO_COPY_FILE_RANGE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Bytes that go from one offset of the source to another of the target."""
+    """Bytes to copy from an offset of the source to an offset of the target."""
 
     source: int
     target: int
@@ -52,10 +52,10 @@ def copy_runs(
     may_share: bool = False,
     advance: Advance,
 ) -> None:
-    """Copy the data of each run, a chunk at a time; the source's holes are passed over.
+    """Copy the data of each run, a chunk at a time; skip the source's holes.
 
-    :param may_share: leave it to copy_file_range(2), which may share blocks, where it
-        may have an advantage; otherwise what is written is the target's own.
+    :param may_share: use copy_file_range(2), which may share blocks, where it may be
+        faster; otherwise the target gets storage of its own.
     :raises OSError: as pread(2), pwrite(2) and copy_file_range(2).
     """
     pieces = (
@@ -77,7 +77,7 @@ def copy_runs(
 def _shows_extents(source: int) -> bool:
     """Return whether the file's filesystem has FIEMAP.
 
-    Without it there may be a server that copies (NFS 4.2). With it the kernel can only
+    Without FIEMAP, a server may do the copying (NFS 4.2). With it, the kernel can only
     share blocks, which `reflink` does, or copy through the page cache, which takes
     twice as long.
     """
@@ -91,7 +91,7 @@ def _shows_extents(source: int) -> bool:
 
 
 def _copied_by_kernel(source: int, target: int, run: Run) -> bool:
-    """Copy by copy_file_range(2); return False where it can't, for whatever part."""
+    """Copy by copy_file_range(2); return False if it can't copy all of it."""
     done = 0
     while done < run.length:
         try:
@@ -111,7 +111,7 @@ def _copied_by_kernel(source: int, target: int, run: Run) -> bool:
 def _read_and_write(
     source: int, target: int, *, pieces: Iterable[Run], advance: Advance
 ) -> None:
-    """Copy pieces of at most a chunk; one is written while the next is read."""
+    """Copy in pieces of at most a chunk; write one while the next is read."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     buffers = itertools.cycle([memoryview(mmap.mmap(-1, _CHUNK)) for _ in range(2)])
@@ -137,9 +137,9 @@ def _read(source: int, content: memoryview, *, offset: int) -> None:
 
 
 def _write(target: int, content: memoryview, *, offset: int) -> int:
-    """Write the content and return its length; a large one goes past the page cache.
+    """Write the content and return its length; large content bypasses the page cache.
 
-    The page cache would copy it once more, and write it only at fsync(2).
+    The page cache would copy it once more, and delay the write until fsync(2).
     """
     aligned = direct_io.is_aligned(offset) and direct_io.is_aligned(len(content))
     direct = aligned and len(content) >= _LARGE

@@ -1,4 +1,4 @@
-"""Writing past the page cache (O_DIRECT, open(2)), where the filesystem allows that."""
+"""Bypassing the page cache (O_DIRECT, open(2)) where the filesystem allows it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 
-ALIGNMENT = 4096  # of the largest logical blocks there are
+ALIGNMENT = 4096  # the size of the largest logical blocks
 
 
 def is_aligned(count: int) -> bool:
-    """Return whether an offset or a length, in bytes, is one that O_DIRECT takes."""
+    """Return whether O_DIRECT accepts an offset or a length, in bytes."""
     return count % ALIGNMENT == 0
 
 

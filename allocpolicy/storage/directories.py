@@ -1,4 +1,4 @@
-"""Directories by descriptor: what was looked at is what is then worked in."""
+"""Directories by descriptor, so that the directory checked is the one used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[int]:
     """Open a directory while the body runs.
 
-    :param flags: O_PATH where nothing is to be listed or synced.
+    :param flags: O_PATH if the body neither lists nor syncs the directory.
     :raises OSError: as open(2), ENOTDIR for anything else.
     """
     fd = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -24,7 +24,7 @@ def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def sync(path: Path) -> None:
-    """Make the directory's names last, where its filesystem syncs directories.
+    """Sync the directory's names to disk, where its filesystem supports that.
 
     :raises OSError: as open(2) and fsync(2).
     """

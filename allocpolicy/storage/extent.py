@@ -20,12 +20,12 @@ _HEADER = struct.Struct("=QQLLLL")  # start, length, flags, mapped, count, reser
 _EXTENT = struct.Struct("=QQQQQLLLL")  # logical, physical, length, 2 u64, flags, 3 u32
 _BATCH = 2048
 EVERYTHING = (1 << 64) - 1
-# What filesystems without FIEMAP answer (tmpfs, FUSE).
+# The errors of filesystems without FIEMAP (tmpfs, FUSE).
 NO_FIEMAP = frozenset({errno.EOPNOTSUPP, errno.ENOTTY})
 
 
 class ExtentFlag(enum.IntFlag):
-    """The FIEMAP_EXTENT_* bits that say how an extent is allocated."""
+    """The FIEMAP_EXTENT_* bits that tell how an extent is allocated."""
 
     DELALLOC = 0x4
     ENCODED = 0x8
@@ -39,7 +39,7 @@ _UNWRITTEN = int(ExtentFlag.UNWRITTEN)  # an IntFlag's own operators are slow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """A run of a file that has storage: (offset, length, flags), in bytes."""
+    """A run of a file with storage: (offset, length, flags), in bytes."""
 
     offset: int
     length: int
@@ -48,12 +48,12 @@ class Extent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtentSummary:
-    """Bytes of the file in each state, and how many extents they are in.
+    """The bytes of a file in each state, and its number of extents.
 
     The flags combine: a shared unwritten byte counts in both ``shared`` and
-    ``unwritten``. ``written`` counts the bytes that are not unwritten; ``hole`` the
-    bytes below the file's size that have no storage. ``fragments`` are the runs that
-    lie together on the device: extents that follow one another there are one.
+    ``unwritten``. ``written`` counts the bytes with storage that are not unwritten,
+    ``hole`` the bytes below the file's size without storage. ``fragments`` counts the
+    runs that are contiguous on the device: adjacent extents there are one.
     """
 
     count: int
@@ -71,7 +71,8 @@ def extents(
 ) -> Iterator[Extent]:
     """Yield the extents that overlap ``[start, end)`` in order.
 
-    Dirty pages are flushed first if ``sync``; without it "unwritten" may hide them.
+    With ``sync`` dirty pages are flushed first; without it an extent may be "unwritten"
+    although it has dirty pages.
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
@@ -82,9 +83,9 @@ def extents(
 def _mapped(
     fd: int, *, sync: bool, start: int = 0, end: int = EVERYTHING
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (offset, place on the device, length, fe_flags), thousands of them quickly.
+    """Yield (offset, place on the device, length, fe_flags), fast even for thousands.
 
-    In order, as they overlap ``[start, end)``.
+    Those that overlap ``[start, end)``, in order.
     """
     flush = FIEMAP_FLAG_SYNC if sync else 0
     while start < end:
@@ -104,7 +105,7 @@ def _mapped(
 
 
 def written(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the (offset, length) between two offsets that were written: FIEMAP.
+    """Yield (offset, length) of what was written between two offsets, by FIEMAP.
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
@@ -115,10 +116,11 @@ def written(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def unwritten(fd: int, *, length: int) -> Iterator[tuple[int, int]]:
-    """Yield the (offset, length) of ``[0, length)`` that were not written: FIEMAP.
+    """Yield (offset, length) of what was not written in ``[0, length)``, by FIEMAP.
 
-    Holes and unwritten extents. lseek(2) does not tell: it takes clean pages in the
-    cache over an unwritten extent, as reading leaves them, for data (ext4, xfs).
+    That is, holes and unwritten extents. lseek(2) can't tell: on ext4 and xfs it
+    reports an unwritten extent as data when reading has left clean pages of it in the
+    page cache.
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP (tmpfs).
     """
@@ -126,7 +128,7 @@ def unwritten(fd: int, *, length: int) -> Iterator[tuple[int, int]]:
 
 
 def gaps(ranges: Iterable[tuple[int, int]], *, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the (offset, length) of ``[0, end)`` that ordered ranges leave out."""
+    """Yield (offset, length) of the gaps that ordered ranges leave in ``[0, end)``."""
     done = 0
     for offset, length in ranges:
         if done < offset:
@@ -137,7 +139,7 @@ def gaps(ranges: Iterable[tuple[int, int]], *, end: int) -> Iterator[tuple[int, 
 
 
 def shared_places(fd: int) -> Iterator[tuple[int, int]]:
-    """Yield (place on the device, length) of the extents that other files share.
+    """Yield (place on the device, length) of the extents shared with other files.
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP.
     """
@@ -170,21 +172,21 @@ def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tally:
-    """How many extents there are; ``sizes`` are bytes by the flags that they have."""
+    """The number of extents; ``sizes`` maps flags to bytes."""
 
     count: int
     fragments: int
     sizes: Mapping[int, int]
 
     def having(self, flag: ExtentFlag) -> int:
-        """Return the bytes that have the flag, whatever others they have."""
+        """Return the bytes with the flag, whatever their other flags."""
         return sum(size for flags, size in self.sizes.items() if flags & flag)
 
 
 def _tally(mapped: Iterable[tuple[int, int, int, int]], *, end: int) -> _Tally:
-    """Add up what is below ``end``; there may be millions, so none is kept."""
+    """Add up the extents below ``end``; keep none, as there may be millions."""
     count = fragments = 0
-    follows = None  # the offset and the place that would go on with the fragment
+    follows = None  # the offset and the place that would continue the fragment
     sizes: dict[int, int] = defaultdict(int)
     for offset, place, length, flags in mapped:
         if offset >= end:

@@ -1,7 +1,7 @@
-"""XFS's extent-size hint: storage is allocated in pieces of at least that size.
+"""XFS's extent-size hint: it allocates storage in pieces of at least that size.
 
-qemu-img sets 1 MiB on the images it makes; interleaved writes of a guest then leave
-hundreds of extents where there would be millions.
+qemu-img sets 1 MiB on the images it creates: a guest's interleaved writes then leave
+hundreds of extents instead of millions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ HINT = 1 << 20
 
 
 def hint(fd: int) -> None:
-    """Set the hint on a file that has no extent yet; nothing happens elsewhere.
+    """Set the hint on a file without extents; do nothing on other filesystems.
 
-    One that the file has of its directory is replaced: of a large one, a reservation
-    takes more than it says.
+    It replaces a hint inherited from the directory: with a large one, a reservation
+    takes more than was asked for.
 
     :raises OSError: when the filesystem knows the hint and refuses it.
     """
@@ -27,6 +27,6 @@ def hint(fd: int) -> None:
         flags = found.flags | fsxattr.FS_XFLAG_EXTSIZE
         fsxattr.write(fd, found._replace(flags=flags, extent_size=HINT))
     except OSError as error:
-        # EINVAL: ext4 and btrfs have the call, and no such hint.
+        # EINVAL: ext4 and btrfs have the call, but no such hint.
         if error.errno not in UNSUPPORTED | {errno.EINVAL, errno.EPERM}:
             raise

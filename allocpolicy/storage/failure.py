@@ -1,4 +1,4 @@
-"""The kernel's errno as one of our errors, with the numbers that explain it."""
+"""Turning the kernel's errno into one of our errors, with the numbers behind it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from allocpolicy.errors import NotEnoughSpace, StorageFailed, Unsupported
 from allocpolicy.storage.space import free_bytes
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-# EFBIG: the filesystem's largest file is smaller, or RLIMIT_FSIZE is.
+# EFBIG: above the filesystem's maximum file size, or above RLIMIT_FSIZE.
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EFBIG})
-# The device, or the filesystem on it, is in trouble.
+# The device or its filesystem is failing.
 FAULTS = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN})
 
 
 @contextlib.contextmanager
 def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None]:
-    """Turn ENOSPC and EDQUOT, and "cannot do it", of the body into our errors.
+    """Turn the body's ENOSPC, EDQUOT, "unsupported" and I/O errors into our errors.
 
     :param needed: bytes that the body tries to allocate.
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.

@@ -1,7 +1,8 @@
 """fallocate(2): reserving a file's storage, and giving it back.
 
-The system call itself, never posix_fallocate(3): where a filesystem lacks it, glibc
-writes zeroes in silence (seen on ext2), and a reservation must be known for what it is.
+The system call itself, never posix_fallocate(3): where a filesystem lacks the call,
+glibc silently writes zeroes instead (seen on ext2), and the caller must know whether it
+has a reservation.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def allocate(fd: int, *, offset: int, length: int) -> None:
     """Give ``[offset, offset + length)`` storage; the file grows to cover it.
 
     Mode 0 of fallocate(2): data stays, holes become unwritten extents. On ENOSPC ext4
-    leaves what it got (the file long and partly allocated): the caller drops the file.
+    leaves the file extended and partly allocated; the caller drops the file.
 
     :raises OSError: as fallocate(2); EINTR is retried.
     """
@@ -32,7 +33,7 @@ def allocate(fd: int, *, offset: int, length: int) -> None:
 def allocate_past_end(fd: int, *, offset: int, length: int) -> None:
     """Give the range storage as `allocate` does; the file does not grow.
 
-    FALLOC_FL_KEEP_SIZE; truncating the file to the size that it has frees what is past
+    FALLOC_FL_KEEP_SIZE. Truncating the file to its current size frees the storage past
     its end.
 
     :raises OSError: as fallocate(2).
@@ -52,7 +53,7 @@ def punch(fd: int, *, offset: int, length: int) -> None:
 def allocate_written(fd: int, *, offset: int, length: int) -> None:
     """Give the range storage that counts as written and reads as zeroes.
 
-    FALLOC_FL_WRITE_ZEROES: only where the device itself unmaps to zeroes.
+    FALLOC_FL_WRITE_ZEROES: only on devices whose unmapped blocks read as zeroes.
 
     :raises OSError: as fallocate(2); EOPNOTSUPP on most devices and filesystems.
     """
@@ -60,7 +61,7 @@ def allocate_written(fd: int, *, offset: int, length: int) -> None:
 
 
 def zero(fd: int, *, offset: int, length: int) -> None:
-    """Make the range unwritten, whatever it was: it reads as zeroes.
+    """Make the range unwritten, whatever it was; it then reads as zeroes.
 
     FALLOC_FL_ZERO_RANGE: ext4 and xfs, btrfs since Linux 4.16.
 
@@ -70,7 +71,7 @@ def zero(fd: int, *, offset: int, length: int) -> None:
 
 
 def unshare(fd: int, *, offset: int, length: int) -> None:
-    """Give what the range shares with other files storage of its own: xfs.
+    """Give the range storage of its own where it shares it with other files (xfs).
 
     :raises OSError: as fallocate(2).
     """

@@ -1,6 +1,6 @@
-"""What the filesystem of one directory is and can do, found by trying.
+"""What a directory's filesystem is, and what it can do, found by trying.
 
-The trying is done on an unnamed file, so that nothing in the directory changes.
+The trials use an unnamed file and change nothing in the directory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Filesystem:
 
     ``key`` names the filesystem for the reservation lock: the mount's source, which
     bind mounts and btrfs subvolumes share. ``free`` is what ordinary users may take
-    (f_bavail), also for root. ``fallocate`` means that the call succeeds and st_blocks
+    (f_bavail), even for root. ``fallocate`` means that the call succeeds and st_blocks
     shows it (ZFS accepts the call and reserves nothing). ``copy_on_write`` means that
-    overwriting allocates anew unless the file is NOCOW, or that nobody can tell: with
-    ``nocow`` False no reservation can be verified. Of an overlay mount, ``key`` and
-    ``copy_on_write`` are those of the filesystem of its upper directory, if that can be
-    found; ``type`` stays ``overlay``.
+    overwriting allocates new blocks unless the file is NOCOW, or that it is unknown
+    whether it does: if ``nocow`` is False as well, no reservation can be verified. On
+    an overlay mount, ``key`` and ``copy_on_write`` are those of the upper directory's
+    filesystem, if it can be found; ``type`` stays ``overlay``.
     """
 
     type: str
@@ -46,7 +46,7 @@ class Filesystem:
 def probe(directory: Path) -> Filesystem:
     """Return what the directory's filesystem is and can do.
 
-    :raises DestinationError: when no file can be made in the directory.
+    :raises DestinationError: when no file can be created in the directory.
     :raises OSError: when the mount cannot be found.
     """
     with staging.create(directory) as staged:
@@ -56,13 +56,13 @@ def probe(directory: Path) -> Filesystem:
 def probe_file(staged: Staged) -> Filesystem:
     """Return what the filesystem of an empty staged file is and can do.
 
-    The file is changed by it.
+    The trials change the file.
 
     :raises OSError: when the mount cannot be found.
     """
     identity = mount.identify(staged.directory_fd)
     found = space.of(staged.directory_fd)
-    # First, as btrfs takes the flag only while the file is empty.
+    # First, because btrfs accepts the flag only while the file is empty.
     nocow = identity.copy_on_write and _accepts_nocow(staged.fd)
     return Filesystem(
         type=identity.type,
@@ -81,7 +81,7 @@ def _reserves(fd: int) -> bool:
     try:
         fallocate.allocate(fd, offset=0, length=_PROBE)
     except OSError as error:
-        # A full filesystem has fallocate as well; the plan finds the lack of room.
+        # A full filesystem supports fallocate too; the plan detects the lack of space.
         return error.errno in NO_SPACE
     return os.fstat(fd).st_blocks * 512 >= _PROBE
 

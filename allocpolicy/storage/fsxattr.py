@@ -1,7 +1,7 @@
 """Extended inode attributes: FS_IOC_FSGETXATTR and FS_IOC_FSSETXATTR.
 
 Source: ioctl_xfs_fsgetxattr(2) and include/uapi/linux/fs.h; ext4 and btrfs have the
-calls too, with fewer of the fields.
+calls too, with fewer fields.
 """
 
 from __future__ import annotations
@@ -44,6 +44,6 @@ def read(fd: int) -> Fsxattr:
 def write(fd: int, attributes: Fsxattr) -> None:
     """Set the attributes of an open file.
 
-    :raises OSError: EINVAL or EOPNOTSUPP for what the filesystem does not know.
+    :raises OSError: EINVAL or EOPNOTSUPP for what the filesystem does not support.
     """
     fcntl.ioctl(fd, FS_IOC_FSSETXATTR, _FSXATTR.pack(*attributes))

@@ -8,7 +8,7 @@ import struct
 
 FS_IOC_GETFLAGS = 0x80086601
 FS_IOC_SETFLAGS = 0x40086602
-# The kernel reads and writes an int, whatever the macro says.
+# The kernel reads and writes an int, although the macro says long.
 _INT = struct.Struct("=l")
 _LONG_SIZE = 8
 
@@ -16,7 +16,7 @@ _LONG_SIZE = 8
 class InodeFlag(enum.IntFlag):
     """The flags that matter here (include/uapi/linux/fs.h).
 
-    ``CARRIED`` are those that a file keeps when another takes its place.
+    ``CARRIED`` are the flags that a replacement takes over from the file.
     """
 
     COMPR = 0x00000004
@@ -42,15 +42,15 @@ def read(fd: int) -> int:
 
 
 def add(fd: int, flags: InodeFlag) -> None:
-    """Set flags; btrfs takes NOCOW only while the file is empty.
+    """Set flags; btrfs accepts NOCOW only while the file is empty.
 
-    :raises OSError: EOPNOTSUPP or EINVAL where the filesystem does not know it.
+    :raises OSError: EOPNOTSUPP or EINVAL where the filesystem does not support them.
     """
     write(fd, read(fd) | flags)
 
 
 def write(fd: int, flags: int) -> None:
-    """Set the inode's flag bits, those that are not in ``flags`` are cleared.
+    """Set the inode's flag bits, and clear those that are not in ``flags``.
 
     :raises OSError: as `add`.
     """

@@ -1,8 +1,9 @@
-"""Leases on files, fcntl(2): F_SETLEASE ensures that no other process has one open.
+"""Leases on files (fcntl(2), F_SETLEASE): no other process has the file open.
 
-A write lease is refused while anybody else has the file open. A process that opens it
-later waits (/proc/sys/fs/lease-break-time, 45 s) and breaks it, which F_GETLEASE shows.
-Only the file's owner and root can have one. Our descriptor must be the only one.
+The kernel refuses a write lease while another process has the file open. A process that
+opens it later waits (/proc/sys/fs/lease-break-time, 45 s) and breaks the lease, which
+F_GETLEASE shows. Only the file's owner and root can take one. Our descriptor must be
+the only one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from allocpolicy.storage import mount
 
-# The filesystem has no leases (NFS), or the file is neither ours nor are we root.
+# The filesystem has no leases (NFS), or we are neither the file's owner nor root.
 NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK, errno.EACCES, errno.EPERM})
 
 
@@ -25,28 +26,28 @@ NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK, errno.EACCES, errno.EPERM})
 def held(fd: int) -> Iterator[None]:
     """Hold a write lease on the open file while the body runs.
 
-    :raises OSError: EAGAIN while somebody else has the file open, one of `NO_LEASES`
-        where there are none.
+    :raises OSError: EAGAIN while another process has the file open, one of `NO_LEASES`
+        where leases are unavailable.
     """
-    # SIGIO, whose default action kills, would announce the break; that of SIGURG does
-    # nothing, and no other thread's handlers are touched.
+    # A break is announced by SIGIO, which kills by default. SIGURG is ignored by
+    # default, and choosing it leaves the handlers of other threads alone.
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     try:
         yield
     finally:
-        # EAGAIN: there is none any more, as the opener waited long enough.
+        # EAGAIN: the lease is gone, because the opener waited long enough.
         with contextlib.suppress(BlockingIOError):
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def is_whole(fd: int) -> bool:
-    """Return whether the lease on the file is as it was taken: nobody opened it."""
+    """Return whether the lease on the file is intact: nobody has opened it since."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
 
 
 def is_open_elsewhere(fd: int) -> bool:
-    """Return whether somebody else has the file open; False where it can't be told."""
+    """Return whether another process has the file open; False if that is unknown."""
     try:
         with held(fd):
             return False
@@ -59,14 +60,14 @@ def is_open_elsewhere(fd: int) -> bool:
 
 
 def is_leased(path: Path) -> bool:
-    """Return whether somebody has a lease on the file: it may be being rewritten.
+    """Return whether a process holds a lease on the file, as during a rewrite.
 
     :raises OSError: as open(2).
     """
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # which breaks no lease
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # this breaks no lease
     try:
         inode = os.fstat(fd).st_ino
-        # Few inodes are under a lease: most need no look at the mounts.
+        # Few inodes are under a lease, so the mounts are rarely needed.
         if inode not in leased_inodes():
             return False
         return inode in leased_inodes(devices=lock_devices(fd))
@@ -75,9 +76,9 @@ def is_leased(path: Path) -> bool:
 
 
 def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
-    """Return the inode numbers of the files under a lease: opening one breaks it.
+    """Return the inode numbers of files under a lease, which opening would break.
 
-    :param devices: only of these, as `lock_devices` returns them.
+    :param devices: list only files on these, as `lock_devices` returns them.
     """
     return frozenset(
         inode for device, inode in _leases() if devices is None or device in devices
@@ -85,9 +86,9 @@ def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
 
 
 def lock_devices(fd: int) -> frozenset[str]:
-    """Return the devices that /proc/locks may name for the open file: "major:minor".
+    """Return the devices that /proc/locks may show for the open file: "major:minor".
 
-    That of its mount and that of stat(2), which differ on btrfs.
+    The mount's and stat(2)'s, which differ on btrfs.
     """
     return frozenset({mount.of(fd).device, mount.device_number(fd)})
 

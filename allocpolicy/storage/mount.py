@@ -1,4 +1,4 @@
-"""Which filesystem holds an open file: its mount, by proc_pid_mountinfo(5)."""
+"""Finding the filesystem that holds an open file, by proc_pid_mountinfo(5)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ _MAGIC = {
     0xCA451A4E: "bcachefs",
     0x794C7630: "overlay",
 }
-# A block that is overwritten stays where it is. Nothing of the kind is claimed for
-# others: btrfs, ZFS and bcachefs allocate anew, and what lies below FUSE or eCryptfs is
-# unknown.
+# These overwrite blocks in place. For others that is not assumed: btrfs, ZFS and
+# bcachefs allocate new blocks, and what is below FUSE or eCryptfs is unknown.
 _OVERWRITES_IN_PLACE = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
 
 
@@ -38,14 +37,14 @@ class Mount:
 
     @property
     def key(self) -> str:
-        """Return the name of its filesystem, which its bind mounts share."""
+        """Return the name of its filesystem, which bind mounts share."""
         by_device = self.source.startswith("/") or ":" in self.source
         return self.source if by_device else f"{self.source}-{self.device}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Which filesystem an open file is on.
+    """The filesystem that an open file is on.
 
     The fields are those of `filesystem.Filesystem`.
     """
@@ -56,7 +55,7 @@ class Identity:
 
 
 def identify(fd: int) -> Identity:
-    """Return which filesystem holds the open file or directory, without trying it.
+    """Return the filesystem that holds the open file or directory, without trials.
 
     :raises OSError: when the mount cannot be found.
     """
@@ -72,8 +71,8 @@ def identify(fd: int) -> Identity:
 def of(fd: int) -> Mount:
     """Return the mount that holds the open file, by its mount ID (Linux 3.15).
 
-    In a chroot, mountinfo may not list the mount: stat(2) and statfs(2) then tell the
-    device and the type.
+    In a chroot, mountinfo may not list the mount; the device and type then come from
+    stat(2) and statfs(2).
     """
     wanted = _mount_id(fd)
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -112,8 +111,9 @@ def _type_by_magic(fd: int) -> str:
 def _storage_of(mount: Mount, fd: int) -> Mount:
     """Return the mount that stores the open file, or new files of the open directory.
 
-    For an overlay it is that of its upper directory. Where that was named in another
-    mount namespace (as a container's is), or is hidden, return the overlay itself.
+    For an overlay that is the mount of its upper directory. If that path belongs to
+    another mount namespace (as a container's does), or is hidden, return the overlay
+    itself.
     """
     named = _upper_directory(mount)
     if named is None:
@@ -123,7 +123,7 @@ def _storage_of(mount: Mount, fd: int) -> Mount:
     except OSError:
         return mount
     try:
-        # An overlay answers statfs(2) with the figures of its upper directory.
+        # statfs(2) on an overlay returns the figures of its upper directory.
         same = os.fstatvfs(upper).f_blocks == os.fstatvfs(fd).f_blocks
         return of(upper) if same else mount
     finally:
@@ -131,7 +131,7 @@ def _storage_of(mount: Mount, fd: int) -> Mount:
 
 
 def _upper_directory(mount: Mount) -> str | None:
-    """Return the path that an overlay was mounted with as its upper directory."""
+    """Return the upper directory's path, as the overlay was mounted."""
     options = mount.options.split(",") if mount.type == "overlay" else []
     found = [one for one in options if one.startswith("upperdir=/")]
     return _unescape(found[0].removeprefix("upperdir=")) if found else None

@@ -1,7 +1,7 @@
-"""A lock by name between processes: for reservations, for the image cache.
+"""Named locks between processes, for reservations and for the image cache.
 
-It is flock(2) on a file that is opened for reading only: a process that may read the
-file may hold the lock, and the kernel frees it when its holder dies.
+Each is flock(2) on a file that is opened for reading only: a process that may read the
+file may hold the lock, and the kernel releases it when the holder dies.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from allocpolicy.errors import InvalidRequest
 PREFIX = "allocpolicy-"
 _WRITABLE_BY_OTHERS = 0o022
 # O_NOFOLLOW: in a directory that others may write to, a name may be a planted link.
-# O_NONBLOCK: it may be a FIFO as well, on which open(2) would wait; flock(2) waits on.
+# O_NONBLOCK: it may also be a FIFO, on which open(2) would wait; flock(2) still waits.
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _CREATE = _OPEN | os.O_CREAT | os.O_EXCL
 _ADVICE = "remove it, or set lock_path to a directory that you trust"
 _LOCK_PROBLEMS = {
     errno.ELOOP: "it is a symbolic link, which somebody may have planted; remove it",
-    # flock(2) on NFS is a lock of fcntl(2), which takes a file open for writing.
+    # On NFS flock(2) is an fcntl(2) lock, which needs a file that is open for writing.
     errno.EBADF: "locks do not work on NFS; set lock_path to a local directory",
 }
 
 
 def own_directory() -> Path:
-    """Return where locks are when nobody chose: a directory that is the user's alone.
+    """Return the default directory of locks, which belongs to the user alone.
 
-    `hold` trusts it only if nobody else can have made it or can write to it.
+    `hold` trusts it only if no other user can have created it or can write to it.
     """
     if os.geteuid() == 0:
         return Path("/run/allocpolicy")
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime):  # the XDG base directory specification ignores others
+    if os.path.isabs(runtime):  # the XDG specification: ignore relative paths
         return Path(runtime) / "allocpolicy"
     import tempfile
 
@@ -46,15 +46,16 @@ def own_directory() -> Path:
 
 @contextlib.contextmanager
 def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[None]:
-    """Hold the lock ``name`` under ``lock_path``; a killed holder frees it.
+    """Hold the lock ``name`` under ``lock_path``; the kernel releases it after a kill.
 
-    The file of a ``transient`` lock is removed in the end: those who wait make another.
+    The file of a ``transient`` lock is removed at the end; waiting processes create
+    another.
 
-    In `own_directory` only the user and root can hold it. In any other, which
-    somebody chose, everyone can: users of one filesystem share its lock.
+    In `own_directory` only the user and root can hold it. In a configured directory
+    everyone can, because the users of one filesystem share its lock.
 
-    :raises InvalidRequest: when the directory is not to be trusted, or the lock file
-        cannot be made or opened.
+    :raises InvalidRequest: when the directory cannot be trusted, or the lock file
+        cannot be created or opened.
     """
     private = lock_path == own_directory()
     directory = _open_directory(lock_path, private=private)
@@ -70,12 +71,12 @@ def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[Non
 
 
 def _remove(file: str, *, directory: int) -> None:
-    with contextlib.suppress(OSError):  # in a shared directory it may be another's
+    with contextlib.suppress(OSError):  # in a shared directory it may be another user's
         os.unlink(file, dir_fd=directory)
 
 
 def _open_directory(path: Path, *, private: bool) -> int:
-    # O_PATH: only searching it is needed, not listing it.
+    # O_PATH: the directory needs search permission only, not read permission.
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     if private:
         flags |= os.O_NOFOLLOW
@@ -95,7 +96,7 @@ def _open_directory(path: Path, *, private: bool) -> int:
 
 
 def _distrust(directory: int) -> str | None:
-    """Return why others may change the directory, or None."""
+    """Return why other users may change the directory, or None."""
     status = os.fstat(directory)
     if status.st_uid not in (0, os.geteuid()):
         return f"it belongs to user {status.st_uid}"
@@ -105,13 +106,13 @@ def _distrust(directory: int) -> str | None:
 
 
 def _acquire(name: str, *, path: Path, directory: int, mode: int) -> int:
-    """Return the lock file, open and locked; waits while another holds it."""
+    """Return the lock file, open and locked; wait while another process holds it."""
     try:
         while True:
             fd = _open(name, directory=directory, mode=mode)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                if os.fstat(fd).st_nlink:  # else it was removed before we had it
+                if os.fstat(fd).st_nlink:  # otherwise it was removed before the lock
                     return fd
             except BaseException:
                 os.close(fd)
@@ -125,10 +126,10 @@ def _acquire(name: str, *, path: Path, directory: int, mode: int) -> int:
 
 
 def _open(name: str, *, directory: int, mode: int) -> int:
-    """Open the lock file, making it if there is none.
+    """Open the lock file, and create it if it is missing.
 
-    Never O_CREAT without O_EXCL: fs.protected_regular (Linux 4.19) answers EACCES to it
-    for files of others in sticky directories.
+    Never O_CREAT without O_EXCL: with fs.protected_regular (Linux 4.19) that fails with
+    EACCES for other users' files in sticky directories.
     """
     while True:
         with contextlib.suppress(FileNotFoundError):

@@ -1,8 +1,8 @@
 """QEMU's image locks: OFD locks on single bytes (QEMU's block/file-posix.c, 2.10 on).
 
-A process that holds a permission has a shared lock on byte 100 + permission, and one
-that does not share it on byte 200 + permission; the bits are those of BLK_PERM_*: 0x02
-is "write" (byte 101) and 0x08 is "resize" (byte 103).
+A process that holds a permission has a shared lock on byte 100 + its bit number; one
+that doesn't share a permission, on byte 200 + its bit number. The bits are those of
+BLK_PERM_*: 0x02 is "write" (byte 101) and 0x08 is "resize" (byte 103).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Disk quota for new files in a directory: quotactl_fd(2), quotactl(2).
 
-Q_GETQUOTA and struct if_dqblk of include/uapi/linux/quota.h, which ext4 and xfs answer
-alike. quotactl_fd(2) came with Linux 5.14; before, the block device is named.
+ext4 and xfs both answer Q_GETQUOTA with struct if_dqblk of include/uapi/linux/quota.h.
+quotactl_fd(2) came with Linux 5.14; before, quotactl(2) needs the block device's path.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from allocpolicy.storage.failure import UNSUPPORTED
 _SYS_QUOTACTL_FD = 443  # on all architectures but alpha
 _Q_GETQUOTA = 0x800007
 _SUBCMDSHIFT = 8
-# Limits in blocks of 1 KiB, space in bytes, inodes, grace times; which are valid.
+# Limits in blocks of 1 KiB, space in bytes, inodes, grace times; a mask of valid ones.
 _DQBLK = struct.Struct("=8QL4x")
 _BLOCK = 1024
-# No quota of that kind (ESRCH), no record of that id (ENOENT), no quota at all, not
-# ours to read, or no block device.
+# No quota of that kind (ESRCH), no record of that id (ENOENT), no quota at all, no
+# permission to read it, or no block device.
 _NONE = UNSUPPORTED | {
     errno.ESRCH,
     errno.ENOENT,
@@ -32,12 +32,12 @@ _NONE = UNSUPPORTED | {
     errno.EACCES,
     errno.ENODEV,
     errno.ENOTBLK,
-    errno.EROFS,  # to the kernel, asking is writing
+    errno.EROFS,  # the kernel treats a query as a write
 }
 
 
 class QuotaType(enum.IntEnum):
-    """Who a quota is for; the numbers are the kernel's."""
+    """Whom a quota applies to; the numbers are the kernel's."""
 
     USER = 0
     GROUP = 1
@@ -46,10 +46,10 @@ class QuotaType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """Bytes that one id has, and may have; None is no limit.
+    """The bytes that one id uses and may use; None means no limit.
 
-    ``soft_limit`` may be exceeded for a time. Neither binds root (CAP_SYS_RESOURCE),
-    but for a project's.
+    ``soft_limit`` may be exceeded for a time. Root (CAP_SYS_RESOURCE) is bound by a
+    project's limits only.
     """
 
     id: int
@@ -59,10 +59,10 @@ class Quota:
 
 
 def quotas(directory: int) -> dict[QuotaType, Quota]:
-    """Return the quotas that bind our new files in an open directory.
+    """Return the quotas that apply to our new files in an open directory.
 
-    Those of the effective user and group, and of the project that the directory hands
-    down; those that are off, or can't be read, are missing.
+    Those of the effective user and group, and of the project that files inherit from
+    the directory; quotas that are off or unreadable are missing.
     """
     ids = {QuotaType.USER: os.geteuid(), QuotaType.GROUP: os.getegid()}
     project = _inherited_project(directory)
@@ -75,7 +75,7 @@ def quotas(directory: int) -> dict[QuotaType, Quota]:
 def read(fd: int, *, kind: QuotaType, id: int) -> Quota | None:
     """Return the quota of an id on the open file's filesystem, or None.
 
-    :raises OSError: when it is there, and can't be read.
+    :raises OSError: when there is one, but it can't be read.
     """
     buffer = ctypes.create_string_buffer(_DQBLK.size)
     try:
@@ -108,7 +108,7 @@ def _by_descriptor(
 def by_device(
     device: str, kind: QuotaType, id: int, buffer: ctypes.Array[ctypes.c_char]
 ) -> None:
-    """Fill the buffer as kernels before 5.14 do it.
+    """Fill the buffer by the call of kernels before 5.14.
 
     :raises OSError: as quotactl(2).
     """
@@ -117,7 +117,7 @@ def by_device(
 
 
 def _inherited_project(directory: int) -> int:
-    """Return the project of new files in the directory; 0 is none."""
+    """Return the project of new files in the directory; 0 means none."""
     try:
         found = fsxattr.read(directory)
     except OSError:

@@ -17,7 +17,7 @@ _FILE_CLONE_RANGE = struct.Struct(
     "=qQQQ"
 )  # src_fd, src_offset, src_length, dest_offset
 _CHUNK = 1 << 30
-# Not on one filesystem, no reflink there, unaligned, or COW to NOCOW on btrfs.
+# Two filesystems, no reflink support, unaligned, or COW to NOCOW on btrfs.
 _NOT_SHARED = frozenset(
     {errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.EPERM}
 )
@@ -26,7 +26,7 @@ _NOT_SHARED = frozenset(
 def can_share(source: int, target: int) -> bool:
     """Return whether blocks of ``source`` can be shared with the file ``target``.
 
-    Found by sharing the first block, which the target then has.
+    Found by sharing the first block, which stays in the target.
     """
     length = min(os.fstatvfs(source).f_bsize, os.fstat(source).st_size)
     try:
@@ -56,13 +56,13 @@ def share_runs(
     block_size: int,
     advance: Advance,
 ) -> None:
-    """Share the whole blocks of each run, and copy the rest of it.
+    """Share the whole blocks of each run, and copy the rest.
 
     :raises OSError: as `share`, or as `copy.copy_runs`.
     """
     for run in runs:
         whole = _whole_blocks(run, block_size=block_size)
-        if whole == run.length <= _CHUNK:  # as are most of the thousands of a qcow2
+        if whole == run.length <= _CHUNK:  # as most of a qcow2's thousands of runs are
             share(source, target, run=run)
             advance(whole)
             continue
@@ -77,8 +77,8 @@ def share_runs(
 def _whole_blocks(run: Run, *, block_size: int) -> int:
     """Return how many of the run's first bytes are whole blocks of both files.
 
-    None of a run that begins inside a block: qcow2 clusters may be smaller than the
-    filesystem's blocks.
+    That is 0 for a run that begins inside a block: qcow2 clusters may be smaller than
+    the filesystem's blocks.
     """
     aligned = (run.source | run.target) % block_size == 0
     return run.length // block_size * block_size if aligned else 0

@@ -1,4 +1,4 @@
-"""The space of a filesystem, by statvfs(3), and waiting until its figures are true."""
+"""The space of a filesystem, by statvfs(3), and waiting until its figures are exact."""
 
 from __future__ import annotations
 
@@ -45,18 +45,20 @@ def free_bytes(fd: int) -> int:
 
 
 def settle(directory: int) -> None:
-    """Let what was taken and given back reach the filesystem's books: syncfs(2).
+    """Bring the filesystem's accounting up to date with syncfs(2).
 
-    btrfs accounts for it with the transaction. XFS frees the inodes of removed files in
-    the background, a clock tick later (Linux 5.14), and no system call waits for that:
-    `wait_until_still` does.
+    btrfs updates its figures when it commits a transaction. XFS frees the inodes of
+    removed files in the background, a clock tick later (Linux 5.14); no system call
+    waits for that, but `wait_until_still` does.
     """
-    with contextlib.suppress(OSError):  # who wrote the data gets its errors by fsync(2)
+    with contextlib.suppress(
+        OSError
+    ):  # the data's writer gets its errors from fsync(2)
         libc.call("syncfs", directory)
 
 
 def wait_until_still(directory: int) -> None:
-    """Wait until free space stops changing, one second at most."""
+    """Wait until the free space stops changing, for one second at most."""
     deadline = time.monotonic() + 1
     equal, free = 0, free_bytes(directory)
     while equal < 2 and time.monotonic() < deadline:

@@ -22,8 +22,8 @@ def data_bytes(fd: int) -> int:
 def data_between(fd: int, *, start: int, end: int) -> list[tuple[int, int]]:
     """Return (offset, length) of the data between two offsets.
 
-    FIEMAP comes first. lseek(2) takes clean pages in the cache over unwritten extents
-    for data, and on xfs of Linux 6.0 to 6.8 it passes over data of files with active
+    FIEMAP is preferred: lseek(2) reports clean cached pages of unwritten extents as
+    data, and on xfs of Linux 6.0 to 6.8 it skips data in files with active
     copy-on-write extents (fixed by 4b2f459d).
     """
     try:
@@ -50,7 +50,7 @@ def data_by_seek(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def holes(fd: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of what holds no data, by SEEK_DATA and SEEK_HOLE.
+    """Yield (offset, length) of the ranges without data, by SEEK_DATA and SEEK_HOLE.
 
     Unwritten extents count as holes (lseek(2)): sync the file first, so that dirty
     pages count as data on every filesystem.

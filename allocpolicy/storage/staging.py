@@ -1,9 +1,8 @@
 """A file that has no name until it is complete: open(2) O_TMPFILE and linkat(2).
 
 A kill at any moment leaves nothing at all. Where O_TMPFILE is missing (NFS, FUSE), the
-file has a temporary name and is locked with flock(2) for as long as its maker lives;
-`sweep` removes names whose makers are gone. Whatever needs a temporary name gets it
-here.
+file has a temporary name and its creator holds flock(2) on it; `sweep` removes the
+names whose creators are gone. All temporary names come from this module.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from allocpolicy.storage import directories, lease, rename
 from allocpolicy.storage.failure import explained
 
 _PREFIX, _SUFFIX = ".allocpolicy-", ".tmp"
-# O_TMPFILE is missing: EOPNOTSUPP by the filesystem, EISDIR by a kernel before 3.11.
+# No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
 PRIVATE = 0o600
 OPENED_MEANWHILE = (
@@ -43,26 +42,26 @@ _DIRECTORY_PROBLEMS = {
 
 
 def temporary_name() -> str:
-    """Return a name that `sweep` removes once nobody holds a lock on its file."""
+    """Return a name that `sweep` removes once no process holds a lock on its file."""
     return f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether it is such a name."""
+    """Return whether the name is a temporary one."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 def open_named(directory: int) -> tuple[str, int]:
-    """Make a file in the open directory, mode 0600; return its temporary name and it.
+    """Create a file in the open directory, mode 0600; return its temporary name and it.
 
-    It is locked, so that `sweep` leaves it alone until it is closed.
+    It is locked, and `sweep` leaves it alone until it is closed.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
     while True:
         name = temporary_name()
         fd = os.open(name, flags, PRIVATE, dir_fd=directory)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink:  # else a sweep came between open and lock
+        if os.fstat(fd).st_nlink:  # otherwise a sweep came between open and lock
             return name, fd
         os.close(fd)
 
@@ -70,13 +69,13 @@ def open_named(directory: int) -> tuple[str, int]:
 class Staged:
     """An open file without a name of its own.
 
-    It gets one by `publish`, `replace` or `exchange`, and is dropped otherwise.
+    `publish`, `replace` or `exchange` give it one; otherwise it is dropped.
     """
 
     def __init__(self, *, directory: Path, directory_fd: int) -> None:
         self.directory = directory
         self.directory_fd = directory_fd
-        self.adopted = False  # a ready-made file, whose owner and attributes it has
+        self.adopted = False  # from a ready-made file, with its owner and attributes
         self._temporary: str | None = None
         self.fd = self._open()
 
@@ -93,7 +92,7 @@ class Staged:
     def adopt(self, path: Path) -> None:
         """Make the ready-made file at ``path`` the staged one; all or nothing.
 
-        :raises Replan: when somebody else took it first.
+        :raises Replan: when another process took it first.
         :raises Unsupported: when it is on another filesystem.
         """
         fd = _lock_ready_made(path)
@@ -118,7 +117,7 @@ class Staged:
         self.fd, self._temporary, self.adopted = fd, name, True
 
     def publish(self, name: str) -> None:
-        """Give the complete file its name, never over another.
+        """Give the complete file its name; never overwrite another file.
 
         :raises DestinationExists: when the name is taken.
         """
@@ -135,7 +134,7 @@ class Staged:
         os.fsync(self.directory_fd)
 
     def replace(self, name: str) -> None:
-        """Give the complete file its name, in place of whatever file has it.
+        """Give the complete file its name, replacing any file that has it.
 
         :raises OSError: as rename(2), EISDIR for a directory.
         """
@@ -145,15 +144,16 @@ class Staged:
         os.fsync(directory)
 
     def exchange(self, name: str, *, old: int, still_alone: Callable[[], bool]) -> None:
-        """Put the complete file in the place of the one of that name, which is dropped.
+        """Exchange the complete file with the one of that name, and drop the old one.
 
-        A kill may leave one more name, of whichever is not the disk by then: both files
-        are locked, so that `sweep` leaves it alone until we are gone.
+        A kill may leave a second name, for whichever file is not the disk at that
+        moment. Both files are locked, and `sweep` leaves them alone while this process
+        lives.
 
-        :param old: the descriptor of the file that has the name, under a lease.
-        :param still_alone: whether nobody opened that file; asked before and after the
-            names are exchanged, and if not they are as they were.
-        :raises ImageError: when somebody did, or the name is another file's by now.
+        :param old: the descriptor, under a lease, of the file that has the name.
+        :param still_alone: tells whether nobody has opened that file; called before and
+            after the exchange, which is undone if it returns False.
+        :raises ImageError: when somebody has, or the name is another file's by now.
         :raises Unsupported: when the filesystem cannot exchange names.
         """
         disk = self.directory / name
@@ -170,17 +170,17 @@ class Staged:
         self._forget_name()
 
     def _named(self) -> str:
-        """Return the file's temporary name; it gets one, locked, if it has none."""
+        """Return the file's temporary name; give it one, locked, if it has none."""
         if self._temporary is None:
             fcntl.flock(self.fd, fcntl.LOCK_EX)
-            # Noted before it is there: Ctrl-C may come between.
+            # Recorded before it exists: Ctrl-C may come in between.
             self._temporary = temporary_name()
             self._link(f"/proc/self/fd/{self.fd}", self._temporary)
         return self._temporary
 
     def _link(self, source: str, name: str) -> None:
-        # With src_dir_fd Python calls linkat(2) with AT_SYMLINK_FOLLOW; link(2) would
-        # fail with EXDEV on the magic link.
+        # With src_dir_fd Python calls linkat(2) with AT_SYMLINK_FOLLOW; link(2) fails
+        # with EXDEV on the magic link.
         os.link(
             source,
             name,
@@ -235,12 +235,12 @@ def create(directory: Path) -> Iterator[Staged]:
 
 
 def sweep(directory: Path) -> None:
-    """Remove temporary names in the directory whose makers are gone."""
+    """Remove the directory's temporary names whose creators are gone."""
     with os.scandir(directory) as entries:
         found = [entry for entry in entries if is_temporary(entry.name)]
     leased = lease.leased_inodes() if found else frozenset()
     for entry in found:
-        # A disk that is being exchanged: opening it would break its maker's lease.
+        # A disk that is being exchanged: opening it would break the creator's lease.
         if entry.inode() not in leased:
             with contextlib.suppress(OSError):
                 _remove_if_unlocked(entry.path)

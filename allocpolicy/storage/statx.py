@@ -1,4 +1,4 @@
-"""What direct I/O on a file must be aligned to: STATX_DIOALIGN of statx(2) (Linux 6.1).
+"""The alignment that direct I/O needs: STATX_DIOALIGN of statx(2) (Linux 6.1).
 
 Offsets into struct statx are those of include/uapi/linux/stat.h.
 """
@@ -18,7 +18,7 @@ _DIO_ALIGN_OFFSET = 0x98
 
 
 def dio_align(fd: int) -> tuple[int, int] | None:
-    """Return the alignment of (memory, offset) in bytes; None if it isn't told.
+    """Return the alignment of (memory, offset) in bytes; None if it isn't reported.
 
     Both are 0 where the file has no direct I/O.
     """

@@ -1,6 +1,6 @@
-"""What is in directories, and in those below them on the same filesystem.
+"""Listing directories, and those below them on the same filesystem.
 
-Nothing is opened but directories, and no symbolic link is followed.
+Only directories are opened, and no symbolic link is followed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW
 class Listing:
     """A directory: its regular files as lstat(2) shows them, and its directories.
 
-    ``error`` says why it could not be listed. ``unreadable`` are the paths in it that
-    could not be looked at, with the reason.
+    ``error`` says why it could not be listed. ``unreadable`` are its entries that could
+    not be read, with the reason.
     """
 
     directory: str
@@ -32,7 +32,7 @@ class Listing:
 
 
 def listed(directory: str) -> Listing:
-    """Return what is in a directory; what was removed meanwhile is left out."""
+    """Return what is in a directory, except for entries removed meanwhile."""
     listing = Listing(directory=directory)
     try:
         with os.scandir(directory) as entries:
@@ -60,7 +60,7 @@ def _sort(entry: os.DirEntry[str], listing: Listing) -> None:
 
 
 class Tree:
-    """Goes into each directory once; ``unreadable`` are the paths that it could not."""
+    """Visits each directory once; ``unreadable`` are the paths it couldn't read."""
 
     def __init__(self, *, key: str, listed: Callable[[str], Listing] = listed) -> None:
         self._key = key
@@ -69,10 +69,10 @@ class Tree:
         self.unreadable: list[str] = []
 
     def listings(self, directory: Path) -> Iterator[Listing]:
-        """Yield the directory and those below it, each before those in it.
+        """Yield the directory and those below it, parents first.
 
-        Those on filesystems of another key are left out (bind mounts and btrfs
-        subvolumes have that of their filesystem).
+        Directories on filesystems with another key are left out (bind mounts and btrfs
+        subvolumes have their filesystem's key).
         """
         root = os.path.realpath(directory)
         try:
@@ -111,7 +111,7 @@ class Tree:
     def _is_within(
         self, path: str, status: os.stat_result, *, device: int | None
     ) -> bool:
-        """Return whether a directory is on the filesystem, as far as can be told."""
+        """Return whether a directory is on the filesystem, as far as it is known."""
         if status.st_dev == device:
             return True
         try:

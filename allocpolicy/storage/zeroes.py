@@ -1,4 +1,4 @@
-"""Writing zeroes: by the device where it can, else past the page cache."""
+"""Writing zeroes: by the device where possible, otherwise past the page cache."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NO_WRITE_ZEROES = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 def fill(fd: int, *, length: int, advance: Advance) -> None:
-    """Make all of ``[0, length)`` written; what was not becomes zeroes.
+    """Make all of ``[0, length)`` written; holes and unwritten parts become zeroes.
 
-    Where the filesystem does not tell what was written (no FIEMAP: tmpfs, FUSE), all of
-    it is read and written again: on FUSE, SEEK_HOLE finds no hole even if there are.
+    Where the filesystem does not report what was written (no FIEMAP: tmpfs, FUSE), all
+    of it is read and written again: on FUSE, SEEK_HOLE may miss holes.
 
     :raises OSError: as `write`, or as pread(2).
     """
@@ -35,7 +35,7 @@ def fill(fd: int, *, length: int, advance: Advance) -> None:
 
 
 def _rewrite(fd: int, *, length: int, advance: Advance) -> None:
-    """Write what the file's range reads as."""
+    """Write back what the file's range reads as."""
     offset = 0
     while offset < length:
         content = os.pread(fd, min(_CHUNK, length - offset), offset)
@@ -45,7 +45,7 @@ def _rewrite(fd: int, *, length: int, advance: Advance) -> None:
 
 
 def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:
-    """Make ``[offset, offset + length)`` written zeroes, and tell each piece's bytes.
+    """Make ``[offset, offset + length)`` written zeroes, and report each piece's bytes.
 
     :raises OSError: as pwrite(2); what was written stays.
     """
@@ -60,7 +60,7 @@ def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:
 
 
 def _write_by_device(fd: int, *, offset: int, end: int, advance: Advance) -> int:
-    """Let the device write zeroes; return the offset from which on it can't."""
+    """Let the device write zeroes; return the offset at which it stopped."""
     try:
         while offset < end:
             piece = min(_PIECE, end - offset)
