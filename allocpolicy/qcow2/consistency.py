@@ -1,8 +1,8 @@
-"""Judging whether the tables of a qcow2 image are consistent, before QEMU sees them.
+"""Checking that the tables of a qcow2 image are consistent, before QEMU sees them.
 
 Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping". Unlike qemu-img check
-this doesn't count references: what matters is that nothing points outside the file or
-at what something else uses.
+this doesn't count references: it checks that nothing points outside the file, or at
+clusters that something else uses.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ def checked(fd: int, *, path: Path) -> Checked:
 def check_tables(
     fd: int, header: Header, *, path: Path, vm_state: bool = False
 ) -> Mapped:
-    """Check every L1 and L2 entry, and that no two of them share a host cluster.
+    """Check every L1 and L2 entry, and that no two entries share a host cluster.
 
-    Return how much of the virtual size is mapped, which is seen in passing.
+    Return how much of the virtual size is mapped, a by-product of the check.
 
-    Tables must be whole; data must start inside the file, which may end inside its
-    last cluster. Tables are read a few at a time. Beside them memory holds 16 bytes for
-    each contiguous run of host clusters, 8 for each host cluster of compressed data,
-    and copies of the L1: 340 MiB were measured for the largest L1 (32 MiB, with
-    clusters of 512 bytes), 12 MiB for 1 TiB with metadata preallocated.
+    Tables must be whole; data must start inside the file, but the file may end inside
+    its last cluster. Tables are read a few at a time. In addition, memory holds 16
+    bytes per contiguous run of host clusters, 8 per host cluster of compressed data,
+    and copies of the L1: measured 340 MiB for the largest L1 (32 MiB, with clusters of
+    512 bytes), 12 MiB for 1 TiB with metadata preallocated.
 
     L2 tables beyond the virtual size are refused: a base image has no VM state, and a
-    small sparse file could have us read 400,000 tables of 2 MiB. With ``vm_state`` they
-    are left unread: QEMU leaves them behind where it saved a running machine.
+    small sparse file could make us read 400,000 tables of 2 MiB. With ``vm_state`` they
+    are left unread: QEMU leaves them behind after saving a running machine.
 
     :raises ImageError: naming the L1 entry or the guest offset that is wrong.
     """
@@ -107,12 +107,12 @@ def refuse_vm_state(mapped: Mapped, *, path: Path) -> None:
 def _cluster_runs(
     fd: int, header: Header, l2: L2Tables, *, tally: Tally, path: Path
 ) -> Iterator[Runs]:
-    """Yield where the guest's clusters are, each entry checked and entered."""
+    """Check and record each entry; yield where the guest's clusters are."""
     import numpy as np
 
     compressed = []
     for batch in tables.read_batches(fd, header, l2, path=path):
-        file_size = os.fstat(fd).st_size  # by now: a VM's QEMU may append to it
+        file_size = os.fstat(fd).st_size  # its size now: a VM's QEMU may append to it
         used = batch.used()
         _check_entries(used, file_size=file_size, path=path)
         if not header.has_external_data_file:
@@ -127,7 +127,7 @@ def _cluster_runs(
 
 
 def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs:
-    """Return where header, L1, L2 tables, refcount table and its blocks are."""
+    """Return where header, L1, L2 tables, refcount table and refcount blocks are."""
     import numpy as np
 
     size = header.cluster_size
@@ -147,9 +147,9 @@ def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs
 
 
 def _is_linear(fd: int, header: Header, *, path: Path) -> bool:
-    """Return whether all is mapped in one run, by tables in one, and nothing overlaps.
+    """Return whether one run of tables maps one run of clusters, without overlaps.
 
-    So it is where all metadata was preallocated. False means: look closer.
+    That is true of images with preallocated metadata. False means: look closer.
 
     :raises ImageError: naming the refcount table entry that is wrong.
     """
@@ -183,7 +183,7 @@ def _has_overlaps(fd: int, header: Header, runs: Linear, *, path: Path) -> bool:
 
 
 def _check_entries(batch: Batch, *, file_size: int, path: Path) -> None:
-    """Check every entry by itself."""
+    """Check every entry on its own."""
     tables.refuse_entries(
         _faults(batch, file_size=file_size),
         name=lambda position: f"guest offset {batch.guest_offset(position)}",
@@ -247,7 +247,7 @@ def _subcluster_faults(batch: Batch, *, bitmaps: Entries) -> Iterator[tuple[Mask
 def _runs(clusters: Indices) -> Runs:
     """Return the contiguous runs of sorted clusters as (starts, ends).
 
-    A cluster that is there twice begins another run, which overlaps.
+    A cluster that occurs twice begins another run, which overlaps the first.
     """
     import numpy as np
 
@@ -267,7 +267,7 @@ def _distinct(clusters: Indices) -> Indices:
 
 
 def _shared_cluster(runs: Sequence[Runs]) -> int | None:
-    """Return a host cluster that is in more than one run, if there is one."""
+    """Return a host cluster that is in more than one run, or None."""
     import numpy as np
 
     starts = np.concatenate([run[0] for run in runs])
@@ -281,7 +281,7 @@ def _shared_cluster(runs: Sequence[Runs]) -> int | None:
 def _refuse_shared(
     fd: int, header: Header, l2: L2Tables, *, host: int, path: Path
 ) -> NoReturn:
-    """Read the tables again to name who uses the host cluster."""
+    """Read the tables again to tell what uses the host cluster."""
     users: list[int] = []
     for batch in tables.read_batches(fd, header, l2, path=path):
         standard = batch.standard & OFFSET == host * header.cluster_size

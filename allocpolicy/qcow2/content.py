@@ -1,7 +1,7 @@
 """Reading what a guest would read from one qcow2 image, as runs to be copied.
 
 Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping" and "Extended L2
-Entries". What the image doesn't map is its backing file's, and in no run.
+Entries". What the image doesn't map belongs to its backing file and is in no run.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     Kinds = npt.NDArray[np.uint8]
 
 _ZSTD = 1  # compression_type
-_WINDOW_BITS = -12  # raw deflate with a window of 4 KiB, as QEMU makes and reads it
-_SLICE = 4096  # clusters whose subclusters are looked at together
+_WINDOW_BITS = -12  # raw deflate with a window of 4 KiB, as QEMU writes and reads it
+_SLICE = 4096  # clusters whose subclusters are examined together
 
 
 class Kind(enum.IntEnum):
-    """What a run is made of."""
+    """What a run consists of."""
 
     DATA = 1
     ZERO = 2
@@ -45,11 +45,11 @@ _KINDS = dict(zip(map(int, Kind), Kind, strict=True))
 
 
 class Run(NamedTuple):
-    """What the guest reads at ``offset``, up to the virtual size at most.
+    """What the guest reads at ``offset``, at most up to the virtual size.
 
-    DATA is at a host offset, where the file may end inside it: the rest is zeroes.
-    COMPRESSED is one cluster, its data at most ``host_length`` long. ZERO is nowhere.
-    A tuple, because a fragmented image has millions of them.
+    DATA is at a host offset; where the file ends inside it, the rest is zeroes.
+    COMPRESSED is one cluster, whose data is at most ``host_length`` long. ZERO has no
+    host offset. A tuple, because a fragmented image has millions of runs.
     """
 
     offset: int
@@ -60,10 +60,11 @@ class Run(NamedTuple):
 
 
 def runs(fd: int, header: Header, *, path: Path) -> Iterator[Run]:
-    """Yield what an image with consistent tables maps.
+    """Yield the runs that an image with consistent tables maps.
 
-    What is contiguous on both sides is one run. In guest order within 2 MiB of L2
-    tables, which come in host order. The host offsets of external data are of its file.
+    A run is contiguous in the guest and in the file. Runs are in guest order within 2
+    MiB of L2 tables, which are in host order. Host offsets of external data are offsets
+    in its file.
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
@@ -91,14 +92,14 @@ def compressed_run(entry: int, *, offset: int, header: Header) -> Run:
 
 
 def inflate(fd: int, header: Header, run: Run, *, path: Path) -> bytes:
-    """Return what the guest reads from a compressed run; memory is bounded.
+    """Return what the guest reads from a compressed run, in bounded memory.
 
-    :raises ImageError: when the data is cut short or no such data, or zstd's.
+    :raises ImageError: when the data is cut short, malformed, or compressed by zstd.
     """
     if header.compression_type == _ZSTD:
         reason = "it is compressed by zstd; copy it with qemu-img convert first"
         raise ImageError(path, reason)
-    # Whatever follows in the last sector, another cluster's data, is left alone.
+    # Another cluster's data may follow in the last sector; it is ignored.
     data = os.pread(fd, run.host_length, run.host_offset)
     try:
         content = zlib.decompressobj(_WINDOW_BITS).decompress(data, header.cluster_size)
@@ -115,7 +116,7 @@ def inflate(fd: int, header: Header, run: Run, *, path: Path) -> bytes:
 class _Units:
     """Clusters or subclusters of ``size`` bytes, in guest order.
 
-    ``hosts`` are their host offsets; of compressed ones the descriptors.
+    ``hosts`` are their host offsets, or descriptors if they are compressed.
     """
 
     size: int
@@ -133,7 +134,7 @@ def _units(batch: Batch) -> Iterator[_Units]:
         entries = entries.reshape(len(order), -1)[order].reshape(-1)
         if bitmaps is not None:
             bitmaps = bitmaps.reshape(len(order), -1)[order].reshape(-1)
-    # Without subclusters of its own a host cluster reads as the backing file does.
+    # Without allocated subclusters, a host cluster reads as the backing file does.
     mapped = entries != 0
     if bitmaps is not None:
         mapped = (bitmaps != 0) | ((entries & COMPRESSED) != 0)
@@ -153,7 +154,7 @@ def _units(batch: Batch) -> Iterator[_Units]:
 def _whole_clusters(
     offsets: Indices, entries: Entries, zero: tables.Mask, batch: Batch
 ) -> _Units:
-    """Return clusters as units; those without a host cluster and not zero are none."""
+    """Return clusters as units, except for those that are neither mapped nor zero."""
     import numpy as np
 
     compressed = (entries & COMPRESSED) != 0
@@ -175,7 +176,7 @@ def _whole_clusters(
 def _subclusters(
     offsets: Indices, entries: Entries, bitmaps: Entries, batch: Batch
 ) -> _Units:
-    """Return clusters as units, or subclusters if a cluster is of more than one kind.
+    """Return clusters as units, or as subclusters where a cluster mixes kinds.
 
     A compressed cluster is one unit either way.
     """
@@ -197,7 +198,7 @@ def _subclusters(
     hosts = (entries & OFFSET).astype(np.int64)[:, None] + bits * size
     hosts[compressed, 0] = entries[compressed] & (COMPRESSED - 1)
     inner = offsets[:, None] + bits * size
-    # The last cluster's may be beyond the virtual size.
+    # The last cluster's subclusters may be beyond the virtual size.
     kept = (kinds != 0) & (inner < batch.header.virtual_size)
     return _Units(
         size=size,
@@ -208,7 +209,7 @@ def _subclusters(
 
 
 def _bits(bitmaps: npt.NDArray[np.uint32]) -> tables.Mask:
-    """Return the 32 bits of each, the lowest first."""
+    """Return the 32 bits of each, lowest first."""
     import numpy as np
 
     octets = bitmaps.astype("<u4").view(np.uint8).reshape(-1, SUBCLUSTERS // 8)

@@ -1,7 +1,7 @@
-"""How large the parts of a qcow2 image are: numbers only, all sizes in bytes.
+"""The sizes of a qcow2 image's parts: numbers only, all sizes in bytes.
 
 The rules are those of QEMU's docs/interop/qcow2.rst ("Header", "Host cluster
-management", "Cluster mapping"); refcounts are 16 bits wide, as QEMU makes them.
+management", "Cluster mapping"); refcounts are 16 bits wide, QEMU's default.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ DEFAULT_CLUSTER_SIZE = 64 * KiB  # QEMU's
 # 32 subclusters of at least a sector each: cluster_bits must be at least 14.
 MIN_EXTENDED_L2_CLUSTER_SIZE = 16 * KiB
 MAX_VIRTUAL_SIZE = 64 * TiB
-MAX_L1_SIZE = 32 * MiB  # QEMU's limit, named by the specification
+MAX_L1_SIZE = 32 * MiB  # QEMU's limit, given in the specification
 DEFAULT_L2_CACHE_SIZE = 32 * MiB  # QEMU >= 3.1 on Linux
 TABLE_ENTRY_SIZE = 8  # of the L1 and the refcount table
 REFCOUNT_SIZE = 2
 SUBCLUSTERS = 32
-# A request for more clusters than a hole has skips the hole until QEMU is started
-# again. Linux makes requests of 1280 KiB by default, since 6.16 of 4 MiB.
+# A request for more clusters than a hole has skips the hole until QEMU restarts. Linux
+# sends requests of up to 1280 KiB by default, 4 MiB since 6.16.
 LARGEST_REQUEST = 4 * MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """The parts of a fully allocated image, counted in clusters unless named entries.
+    """The parts of a fully allocated image, in clusters unless the name says entries.
 
     ``l1_clusters``, ``refcount_blocks`` and ``refcount_table_clusters`` include what
     the refcount structures need for themselves.
@@ -58,7 +58,7 @@ class Geometry:
 
     @property
     def data_offset(self) -> int:
-        """Return where the data begins when all metadata is before it."""
+        """Return where the data begins if all metadata precedes it."""
         return self.metadata_bytes
 
     @property
@@ -87,10 +87,10 @@ class Geometry:
 def geometry(
     virtual_size: int, *, cluster_size: int, extended_l2: bool = False
 ) -> Geometry:
-    """Return the parts of an image whose every guest cluster is mapped.
+    """Return the parts of an image that maps every guest cluster.
 
-    :raises InvalidRequest: when qcow2 has no such image, or its virtual size is above
-        `MAX_VIRTUAL_SIZE`.
+    :raises InvalidRequest: when qcow2 doesn't allow such an image, or its virtual size
+        is above `MAX_VIRTUAL_SIZE`.
     """
     _check(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
     data_clusters = _divide_up(virtual_size, cluster_size)
@@ -125,7 +125,7 @@ def fully_allocated_size(
     cluster_size: int = DEFAULT_CLUSTER_SIZE,
     extended_l2: bool = False,
 ) -> int:
-    """Return the bytes of a fully allocated image: measure's "fully-allocated".
+    """Return the bytes of a fully allocated image, as qemu-img measure reports them.
 
     :raises InvalidRequest: as `geometry` does.
     """
@@ -142,15 +142,15 @@ def grown_size_bound(
     cluster_size: int,
     extended_l2: bool = False,
 ) -> int:
-    """Return the most bytes of a file once its virtual size has grown where it is.
+    """Return the most bytes that a file takes after its virtual size grows in place.
 
-    All that the new range may come to take, and copies of the L1 and refcount tables,
-    which the old ones stay beside. A longer L1 table goes behind the end of the file;
-    large requests may skip the end of the hole before it, and again where QEMU then
-    makes a longer refcount table.
+    That is all that the new range may take, and new L1 and refcount tables beside the
+    old ones. A longer L1 table goes after the end of the file; large requests may skip
+    the end of the hole before it, and do so again where QEMU then creates a longer
+    refcount table.
 
-    :param size: of the file before; where it maps less than all, the size at which it
-        would.
+    :param size: the file's size before; if it isn't fully mapped, the size that it
+        would have if it were.
     :param grown: the new virtual size.
     :raises InvalidRequest: as `geometry` does.
     """
@@ -167,7 +167,7 @@ def grown_size_bound(
 def unmapped_refcount_blocks(whole: Geometry) -> int:
     """Return the refcount blocks of an image that maps nothing of ``whole``.
 
-    They count the header, the L1 table, ``whole``'s refcount table and themselves.
+    They count the header, the L1 table, the refcount table of ``whole`` and themselves.
     """
     fixed = 1 + whole.l1_clusters + whole.refcount_table_clusters
     blocks = 0
@@ -186,8 +186,8 @@ def thin_size_bound(
 ) -> int:
     """Return the most bytes that an empty image without preallocation takes.
 
-    Header, L1 and refcount structures. The latter are counted twice: when the L1 of
-    an image with tiny clusters outgrows the first refcount table, QEMU makes a new one
+    Header, L1 and refcount structures. The latter count twice: when the L1 of an image
+    with tiny clusters outgrows the first refcount table, QEMU creates a new one
     elsewhere and leaves the old one's clusters behind.
 
     :raises InvalidRequest: as `geometry` does.
@@ -202,7 +202,7 @@ def thin_size_bound(
 def automatic_cluster_size(virtual_size: int, *, extended_l2: bool = False) -> int:
     """Return the smallest cluster size whose L2 tables fit QEMU's default L2 cache.
 
-    At least 64 KiB, QEMU's own default; at most 2 MiB, even if they don't fit then.
+    At least 64 KiB, QEMU's own default; at most 2 MiB, even if the tables don't fit.
 
     :raises InvalidRequest: as `geometry` does.
     """
@@ -218,12 +218,12 @@ def automatic_cluster_size(virtual_size: int, *, extended_l2: bool = False) -> i
 
 
 def l2_entries(cluster_size: int, *, extended_l2: bool) -> int:
-    """Return how many entries an L2 table of one cluster has: 8 or 16 bytes each."""
+    """Return how many entries, of 8 or 16 bytes, an L2 table of one cluster has."""
     return cluster_size // (16 if extended_l2 else 8)
 
 
 def l1_entries(virtual_size: int, *, cluster_size: int, extended_l2: bool) -> int:
-    """Return how many L2 tables, and so L1 entries, a virtual size needs."""
+    """Return how many L2 tables, and thus L1 entries, a virtual size needs."""
     entries = l2_entries(cluster_size, extended_l2=extended_l2)
     return _divide_up(virtual_size, cluster_size * entries)
 
@@ -233,8 +233,8 @@ def refcount_clusters(
 ) -> tuple[int, int]:
     """Return (blocks, table clusters) that count these clusters and themselves.
 
-    The least fixed point: each pass counts what the pass before added, until nothing
-    is added any more.
+    The least fixed point: each pass counts what the previous one added, until nothing
+    more is added.
     """
     blocks = table = 0
     while True:

@@ -1,9 +1,9 @@
-"""Growing the virtual size of a qcow2 image where it is; a crash leaks at most.
+"""Growing the virtual size of a qcow2 image in place; a crash at most leaks clusters.
 
-Specification: QEMU's docs/interop/qcow2.rst. What is new is appended; its refcounts
-become the image's; then entries refer to it that matter only beyond the old virtual
-size, then the header has the new size. Each step is on the disk before the next begins;
-the header changes by writes of its first sector, which disks do whole or not at all.
+Specification: QEMU's docs/interop/qcow2.rst. New parts are appended and counted in the
+image's refcounts; then entries that matter only beyond the old virtual size refer to
+them; then the header gets the new size. Each step is synced before the next begins. The
+header changes by writes of its first sector, which disks write atomically.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ def grow(
     backing_size: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Grow an image whose tables are consistent; the new range reads as zeroes.
+    """Grow an image with consistent tables; the new range reads as zeroes.
 
-    A crash at any moment leaves the old virtual size or the new one, all content, and
-    at most clusters that nothing refers to.
+    A crash at any moment leaves the old or the new virtual size, all content, and at
+    most some leaked clusters.
 
-    :param mapped: give every new guest cluster a host cluster, the data being one run
-        of holes at the end; otherwise the new range is unmapped.
+    :param mapped: give every new guest cluster a host cluster, with the data as one
+        hole at the end; otherwise the new range is unmapped.
     :param backing_size: the virtual size of the backing file; 0 without one.
     :param advance: receives the number of bytes of each write.
-    :raises ImageError: when QEMU or we can't grow it in place, saying what to do.
+    :raises ImageError: when it can't be grown in place, saying what to do.
     :raises InvalidRequest: when qcow2 has no such virtual size.
     """
     refuse(
@@ -97,7 +97,7 @@ def _faults(
     yield from obstacles.faults(header, remedies=_REMEDIES)
     bits = header.refcount_bits
     yield bits != 8 * REFCOUNT_SIZE, f"its refcounts have {bits} bits; {_RESIZE}"
-    # What the backing file has there would come into the guest's sight.
+    # The guest would see what the backing file has there.
     shorter = old < backing_size and virtual_size > old
     yield shorter, f"its backing file is longer than its {old} bytes; {_RESIZE}"
     hidden = mapped and header.backing_file is not None and not header.extended_l2
@@ -105,7 +105,7 @@ def _faults(
 
 
 def _file_size(fd: int, plan: Layout) -> int:
-    # Rounded up: the L1 table, whose slack is used, may be in a last, short cluster.
+    # Rounded up: the L1 table, whose slack is used, may be in a short last cluster.
     clusters = -(-os.fstat(fd).st_size // plan.size)
     if plan.end > plan.start:
         clusters = plan.end
@@ -113,7 +113,7 @@ def _file_size(fd: int, plan: Layout) -> int:
 
 
 def _append(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
-    """Write all that is new, which nothing refers to yet; the rest of it is holes."""
+    """Write all new parts, to which nothing refers yet; leave the rest as holes."""
     os.ftruncate(fd, _file_size(fd, plan))
     if plan.table_clusters:
         end = max(plan.block_offsets) + 1
@@ -124,7 +124,7 @@ def _append(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
         old = _read_l1(fd, plan)
         writer.write_all(fd, [old], offset=plan.l1_offset, advance=advance)
         _write_l1(fd, plan, offset=plan.l1_offset, advance=advance)
-    # A first table that the old range ends in begins with entries of zero.
+    # If the old range ends inside the first table, it begins with entries of zero.
     skipped = plan.old.clusters + plan.kept_entries
     skipped = max(0, skipped - plan.first_l2 * plan.header.l2_entries)
     width = plan.size // plan.header.l2_entries
@@ -135,7 +135,7 @@ def _append(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
 
 
 def _adopt_refcounts(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
-    """Have the image count what is appended: it leaks until something refers to it."""
+    """Count the appended clusters in the image: they leak until something uses them."""
     if plan.table_clusters:
         table = plan.table_offset, plan.table_clusters
         _write_header(fd, plan.header, {_REFCOUNT_TABLE: table})
@@ -147,10 +147,10 @@ def _adopt_refcounts(fd: int, plan: Layout, *, advance: Callable[[int], None]) -
 
 
 def _fill_tables(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
-    """Write what tables that stay say of the new range: the old size doesn't see it.
+    """Write the new range's entries in existing tables, invisible at the old size.
 
-    What was there for clusters beyond the old size (QEMU leaves nothing there, but a
-    crash of ours does) is overwritten whatever it is; its host clusters leak.
+    Entries beyond the old size (QEMU leaves none, but a crash of ours does) are
+    overwritten, and their host clusters leak.
     """
     if not plan.l1_clusters:
         _write_l1(fd, plan, offset=plan.header.l1_offset, advance=advance)
@@ -183,7 +183,7 @@ def _read_l1(fd: int, plan: Layout) -> bytes:
 def _write_l1(
     fd: int, plan: Layout, *, offset: int, advance: Callable[[int], None]
 ) -> None:
-    """Write the new range's L1 entries, whatever is where they go."""
+    """Write the new range's L1 entries, over whatever is there."""
     if plan.l2_tables:
         first = plan.first_l2
         entries = sequence.pointers(
@@ -198,9 +198,9 @@ def _write_l1(
 
 
 def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
-    """Return where the last cluster has bytes beyond the old size that aren't zero.
+    """Return where the last cluster has nonzero bytes beyond the old size.
 
-    As (host offset, length); QEMU leaves none but in an image that was shrunk.
+    As (host offset, length). QEMU leaves such bytes only in an image that was shrunk.
 
     :raises ImageError: when they are compressed.
     """
@@ -224,10 +224,10 @@ def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
 
 
 def _switch(fd: int, plan: Layout, *, virtual_size: int) -> None:
-    """Give the image its new size, and the L1 table that reaches it."""
+    """Give the image its new size, and an L1 table that covers it."""
     header, entries = plan.header, plan.new.l1_entries
     l1 = max(header.l1_entries, entries), header.l1_offset
-    if plan.l1_clusters:  # entries beyond the old size, of VM state, are left behind
+    if plan.l1_clusters:  # drops the entries of VM state beyond the old size
         l1 = entries, plan.l1_offset
     _write_header(fd, header, {_SIZE: (virtual_size,), _L1: l1})
 
@@ -237,7 +237,7 @@ def _write_header(
 ) -> None:
     """Change fields by one write of the first sector."""
     sector = bytearray(os.pread(fd, SECTOR_SIZE, 0))
-    if header.version > 2:  # a writer clears what it doesn't know
+    if header.version > 2:  # a writer must clear the bits that it doesn't know
         fields |= {_AUTOCLEAR: (0,)}
     for (format, offset), values in fields.items():
         struct.pack_into(format, sector, offset, *values)
@@ -268,7 +268,7 @@ def _count_appended(fd: int, plan: Layout, *, advance: Callable[[int], None]) ->
 def _refcount_runs(plan: Layout, first: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield (host offset of the first refcount, clusters) of runs in adjacent blocks.
 
-    What no block counts has the refcount 0 already.
+    Clusters that no block counts have refcount 0 already.
     """
     per_block = refcounts.refcounts_per_block(plan.header)
     run = run_end = counted = 0

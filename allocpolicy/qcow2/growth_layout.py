@@ -1,8 +1,8 @@
-"""Where the parts go that a growing qcow2 image gets: numbers, from what is there.
+"""Where the new parts of a growing qcow2 image go: numbers only.
 
-Specification: QEMU's docs/interop/qcow2.rst. All parts are appended behind the end of
-the file and the last cluster in use, in this order: refcount table, refcount blocks,
-L1 table, L2 tables, data. Free clusters inside the file stay the guest's.
+Specification: QEMU's docs/interop/qcow2.rst. All parts are appended after the end of
+the file and the last cluster in use, in this order: refcount table, refcount blocks, L1
+table, L2 tables, data. Free clusters inside the file stay the guest's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from allocpolicy.qcow2.header import MAX_REFCOUNT_TABLE_SIZE, Header
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A virtual size, counted: guest clusters, and the L2 tables that reach them."""
+    """A virtual size in guest clusters, and the L2 tables that map them."""
 
     clusters: int
     l1_entries: int
@@ -30,8 +30,8 @@ class Span:
 class Layout:
     """The appended parts, in clusters from ``start``; each may be empty.
 
-    ``last_l2`` is the host offset of the L2 table that the old virtual size ends in, 0
-    if it has none. ``blocks`` are the refcount table indices of the new blocks.
+    ``last_l2`` is the host offset of the L2 table in which the old virtual size ends, 0
+    if there is none. ``blocks`` are the refcount table indices of the new blocks.
     """
 
     header: Header
@@ -83,12 +83,12 @@ class Layout:
 
     @property
     def first_l2(self) -> int:
-        """Return the L1 index of the first L2 table that is new."""
+        """Return the L1 index of the first new L2 table."""
         return self.new.l1_entries - self.l2_tables
 
     @property
     def kept_entries(self) -> int:
-        """Return how many new guest clusters the old last L2 table has entries for."""
+        """Return how many new guest clusters the last old L2 table maps."""
         if not self.last_l2:
             return 0
         reach = self.old.l1_entries * self.header.l2_entries
@@ -110,16 +110,16 @@ class Layout:
 def layout(
     fd: int, header: Header, *, virtual_size: int, mapped: bool, path: Path
 ) -> Layout:
-    """Return what is appended to grow to a virtual size; its clusters, if ``mapped``.
+    """Return what growing to a virtual size appends; with data clusters if ``mapped``.
 
-    :raises ImageError: when a table that must be grown is malformed, or would become
-        larger than QEMU takes.
+    :raises ImageError: when a table that must grow is malformed, or would become larger
+        than QEMU accepts.
     """
     size = header.cluster_size
     old, new = _span(header.virtual_size, header), _span(virtual_size, header)
     last_l2 = _last_l2(fd, header, old, path=path)
     data = new.clusters - old.clusters if mapped else 0
-    # Where the old range ends amid a table that isn't there, the new range needs it.
+    # If the old range ends inside a missing table, the new range needs that table.
     amid = old.clusters < old.l1_entries * header.l2_entries
     first_l2 = old.l1_entries - (1 if amid and not last_l2 else 0)
     l2_tables = new.l1_entries - first_l2 if data else 0
@@ -162,7 +162,7 @@ def _span(virtual_size: int, header: Header) -> Span:
 
 
 def _last_l2(fd: int, header: Header, old: Span, *, path: Path) -> int:
-    """Return the host offset of the L2 table that the virtual size ends in, or 0."""
+    """Return the host offset of the L2 table in which the virtual size ends, or 0."""
     if not old.l1_entries:
         return 0
     index = old.l1_entries - 1
@@ -180,9 +180,9 @@ def _refcount_clusters(
 ) -> tuple[int, tuple[int, ...]]:
     """Return the clusters of a new refcount table, and the new blocks' indices.
 
-    The least fixed point: they count themselves. Where nothing is appended, nothing is
-    to be counted: what is reserved behind the last cluster in use stays one hole, which
-    the guest's writes fill.
+    The least fixed point: they count themselves. If nothing is appended, nothing needs
+    counting: the space reserved after the last cluster in use stays one hole, which the
+    guest's writes fill.
     """
     if not clusters:
         return 0, ()

@@ -1,7 +1,7 @@
 """Reading the header of an untrusted qcow2 image.
 
-Specification: QEMU's docs/interop/qcow2.rst, whose words the constants use. All
-reads go through an open descriptor; paths are for messages only.
+Specification: QEMU's docs/interop/qcow2.rst; the constants have its names. All reads go
+through an open descriptor; paths are for messages only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BACKING_FORMAT = 0xE2792ACA
 BITMAPS = 0x23852875
 BITMAPS_LENGTH = 24
 MAX_BACKING_NAME = 1023
-MAX_REFCOUNT_TABLE_SIZE = 8 << 20  # QEMU's limit, named by the specification
+MAX_REFCOUNT_TABLE_SIZE = 8 << 20  # QEMU's limit, given in the specification
 
 
 class EncryptionMethod(enum.IntEnum):
@@ -66,7 +66,7 @@ class Autoclear(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A header whose numbers are sane; offsets and sizes in bytes."""
+    """A header with valid numbers; offsets and sizes in bytes."""
 
     version: int
     cluster_size: int
@@ -99,7 +99,7 @@ class Header:
 
     @property
     def has_external_data_file(self) -> bool:
-        """Return whether the guest's data is in another file."""
+        """Return whether the guest's data is in an external data file."""
         return Incompatible.EXTERNAL_DATA_FILE in self.incompatible
 
     @property
@@ -160,7 +160,7 @@ def read_header(fd: int, *, path: Path) -> Header:
 
 
 class _RawHeader(NamedTuple):
-    """The fields in the specification's order and words."""
+    """The fields, in the specification's order and with its names."""
 
     magic: bytes
     version: int
@@ -229,7 +229,7 @@ def _backing_file(cluster: bytes, *, raw: _RawHeader, path: Path) -> str | None:
 
 
 def _extensions(cluster: bytes, *, raw: _RawHeader, path: Path) -> dict[int, bytes]:
-    """Return the header extensions; they end before the backing file's name."""
+    """Return the header extensions, which end before the backing file's name."""
     extensions: dict[int, bytes] = {}
     position = raw.header_length
     end = raw.backing_file_offset or 1 << raw.cluster_bits
@@ -289,7 +289,7 @@ def _header_faults(header: Header, *, file_size: int) -> Iterator[tuple[bool, st
 
 
 def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:
-    """Raise ImageError for the first fault that is there."""
+    """Raise ImageError for the first fault found."""
     for wrong, reason in faults:
         if wrong:
             raise ImageError(path, reason)

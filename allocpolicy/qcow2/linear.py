@@ -1,7 +1,7 @@
-"""Recognising tables that map one run of clusters, without numpy.
+"""Recognizing tables that map one run of clusters, without numpy.
 
-Images that were made with all metadata have such tables. Comparing them with what
-`sequence` makes takes less time than importing numpy, let alone looking at each entry.
+Images with preallocated metadata have such tables. Comparing them with the output of
+`sequence` takes less time than importing numpy, let alone checking each entry.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _CACHED = 16  # batches, of 1 or 2 MiB each
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """Where the runs begin, as host offsets: that of L2 tables, and that of data."""
+    """The host offsets at which the runs of L2 tables and of data begin."""
 
     l2_offset: int
     data_offset: int
 
 
 def find(fd: int, header: Header) -> Linear | None:
-    """Return the runs if one of L2 tables maps all of the guest to one of clusters.
+    """Return the runs if one run of L2 tables maps the whole guest to one of clusters.
 
-    Tables are inside the file, which may end inside the last cluster of data. No entry
-    is wrong by itself then, but the runs may overlap each other or other metadata.
-    None means: look closer.
+    The tables are then inside the file, which may end inside the last data cluster, and
+    every entry is valid on its own; but the runs may overlap each other or other
+    metadata. None means: look closer.
     """
     count, file_size = header.needed_l1_entries, os.fstat(fd).st_size
     l2_offset = _run(fd, header, header.l1_offset, count=count)
@@ -53,7 +53,7 @@ def find(fd: int, header: Header) -> Linear | None:
 def _run(
     fd: int, header: Header, offset: int, *, count: int, width: int = TABLE_ENTRY_SIZE
 ) -> int | None:
-    """Return where the run of clusters begins that a table maps; None if it is none."""
+    """Return where the run of clusters that a table maps begins; None without one."""
     size = header.cluster_size
     host = tables.read_entry(fd, offset) - tables.COPIED
     if host <= 0 or host % size or not count:
@@ -72,9 +72,9 @@ def _run(
 def _entries(
     host: int, count: int, *, cluster_size: int, width: int
 ) -> Iterable[memoryview]:
-    """Return the table in batches: from memory, where it and an L1 table fit in there.
+    """Return the table in batches, from the cache if it and an L1 table fit there.
 
-    An audit looks at many images of one size.
+    An audit reads many images of the same size.
     """
     if count > (_CACHED - 1) * BATCH:
         return sequence.pointers(

@@ -1,4 +1,4 @@
-"""Counting how the guest's clusters of a qcow2 image are mapped.
+"""Counting how a qcow2 image maps the guest's clusters.
 
 Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping".
 """
@@ -21,12 +21,13 @@ class Mapped:
     """How much of the virtual size is mapped, and what that means for a copy.
 
     ``state`` counts host clusters, even those that read as zeroes; compressed clusters
-    make it partial, as a write to one allocates anew. ``missing`` are the L2 tables and
-    data clusters that the guest's writes still allocate: those that aren't there, are
-    compressed, or are shared with a snapshot; external data has no clusters in the
-    file. ``data_bytes`` is the most that a copy of the image's own data takes; it is
-    ``plain`` if it lies in the file as the guest reads it, in whole clusters.
-    ``beyond`` is the highest L1 index with a table beyond the virtual size, if any.
+    make it partial, because writing to one allocates a new cluster. ``missing`` are the
+    L2 tables and data clusters that the guest's writes will still allocate: those that
+    don't exist, are compressed, or are shared with a snapshot; external data has no
+    clusters in the file. ``data_bytes`` is the most that a copy of the image's own data
+    takes; the data is ``plain`` if it is stored as the guest reads it, in whole
+    clusters. ``beyond`` is the highest L1 index with a table beyond the virtual size,
+    if any.
     """
 
     state: State
@@ -37,9 +38,9 @@ class Mapped:
 
 
 def of_linear(header: Header) -> Mapped:
-    """Return what `linear.find` means: all is mapped, and nothing is missing."""
+    """Return the result for a `linear` image: fully mapped, nothing missing."""
     clusters = -(-header.virtual_size // header.cluster_size)
-    # The entries of a run have no subclusters: the guest reads what is below.
+    # The run's entries have no allocated subclusters: the guest reads what is below.
     data = 0 if header.extended_l2 else clusters * header.cluster_size
     return Mapped(
         state="full", missing=0, data_bytes=data, plain=not header.extended_l2
@@ -60,7 +61,7 @@ class Tally:
             self._beyond = last if last >= needed else None
 
     def add(self, batch: Batch) -> None:
-        """Add tables, of which what is beyond the virtual size was forgotten."""
+        """Add tables whose entries beyond the virtual size are cleared."""
         import numpy as np
 
         standard = batch.standard
@@ -75,7 +76,7 @@ class Tally:
 
     @property
     def mapped(self) -> Mapped:
-        """Return what was added up."""
+        """Return the sum."""
         header = self._header
         total = -(-header.virtual_size // header.cluster_size)
         missing = header.needed_l1_entries - self._own_tables
@@ -104,7 +105,7 @@ def mapped(fd: int, header: Header, *, path: Path) -> Mapped:
 
 
 def counted(fd: int, header: Header, *, path: Path) -> Mapped:
-    """Return the same by looking at every entry.
+    """Return the same by checking every entry.
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
@@ -118,7 +119,7 @@ def counted(fd: int, header: Header, *, path: Path) -> Mapped:
 
 
 def forget_beyond_virtual_size(batch: Batch) -> bool:
-    """Clear what the last table maps beyond the virtual size, and VM state.
+    """Clear VM state and other entries beyond the virtual size in the last table.
 
     Return whether there is such a table.
     """

@@ -1,7 +1,7 @@
-"""What a qcow2 image may have that forbids an operation on it, each thing listed once.
+"""What in a qcow2 image may prevent an operation on it, each thing listed once.
 
-Which of it forbids what, and what to do about that, is up to the operation: a base
-image and a rewrite are judged here, growing in `growth`.
+Each operation decides which obstacles prevent it, and what to do about them: here for
+base images and rewrites, in `growth` for growing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONVERT = "with qemu-img convert first"
 
 
 class Kind(enum.Enum):
-    """The obstacles, the most serious first."""
+    """The obstacles, most serious first."""
 
     CORRUPT = enum.auto()
     DIRTY = enum.auto()
@@ -30,14 +30,14 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obstacle:
-    """One obstacle: ``name`` fits in a list, ``statement`` is a clause of its own."""
+    """An obstacle: ``name`` is for lists, ``statement`` is a clause."""
 
     kind: Kind
     name: str
     statement: str
 
 
-_BASE_REMEDIES: Mapping[Kind, str] = {  # bitmaps do no harm there
+_BASE_REMEDIES: Mapping[Kind, str] = {  # bitmaps are harmless there
     Kind.CORRUPT: REPAIR,
     Kind.DIRTY: REPAIR,
     Kind.EXTERNAL_DATA: f"bring it in {_CONVERT}",
@@ -53,7 +53,7 @@ _REWRITE_REMEDIES: Mapping[Kind, str] = {  # the others have none
 
 
 def found(header: Header) -> Iterator[Obstacle]:
-    """Yield the obstacles that an image has, the most serious first."""
+    """Yield an image's obstacles, most serious first."""
     for kind, present, name, statement in _all(header):
         if present:
             yield Obstacle(kind=kind, name=name, statement=statement)
@@ -79,16 +79,16 @@ def _all(header: Header) -> Iterator[tuple[Kind, bool, str, str]]:
 def faults(
     header: Header, *, remedies: Mapping[Kind, str]
 ) -> Iterator[tuple[bool, str]]:
-    """Yield the obstacles that have a remedy, with it, for `header.refuse`."""
+    """Yield the obstacles with a remedy, each with its remedy, for `header.refuse`."""
     for obstacle in found(header):
         if remedy := remedies.get(obstacle.kind):
             yield True, f"{obstacle.statement}; {remedy}"
 
 
 def check_base(header: Header, *, path: Path) -> None:
-    """Check that an image can be a base image: all of the guest's data, and only that.
+    """Check that an image can be a base image: it has all the guest's data, only that.
 
-    `read_header` has refused unknown incompatible features already.
+    `read_header` has already refused unknown incompatible features.
 
     :raises ImageError: naming the most serious obstacle, and what to do about it.
     """
@@ -99,7 +99,7 @@ def check_base(header: Header, *, path: Path) -> None:
 
 
 def hindrances(header: Header) -> Iterator[str]:
-    """Yield what forbids rewriting an image, each with its remedy.
+    """Yield what prevents rewriting an image, each with its remedy.
 
     A rewrite would lose it (bitmaps, snapshots), miss it (external data), destroy it
     (LUKS ties data to host offsets), or trust what QEMU doesn't (corrupt, dirty).

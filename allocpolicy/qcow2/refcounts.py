@@ -1,8 +1,8 @@
-"""Counting a qcow2 image's host clusters: in use, and needed by the guest's writes.
+"""Counting a qcow2 image's host clusters: those in use, and those writes will need.
 
 Specification: QEMU's docs/interop/qcow2.rst, "Host cluster management". What the guest
-still needs is judged as QEMU's allocator does it, which takes the first free clusters
-of the file that are contiguous and as many as a request wants.
+will need is calculated as QEMU allocates: it takes the file's first contiguous free
+clusters, as many as a request needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from allocpolicy.qcow2.header import Header
 if TYPE_CHECKING:
     from allocpolicy.qcow2.tables import Mask
 
-_BATCH = 128 << 10  # bytes of refcounts at once: a million of them, if of one bit
+_BATCH = 128 << 10  # bytes of refcounts at once: a million of one bit each
 _ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
 _PLAIN_BITS = 8 * REFCOUNT_SIZE
 
@@ -31,15 +31,15 @@ _PLAIN_BITS = 8 * REFCOUNT_SIZE
 def full_size(
     fd: int, header: Header, *, path: Path, file_size: int, missing: int | None = None
 ) -> int:
-    """Return the file size at which every write of the guest finds a cluster inside.
+    """Return the file size at which every write of the guest stays inside the file.
 
     In bytes, a multiple of the cluster size, and never less than ``file_size``. It
     holds for requests of up to `LARGEST_REQUEST`, as long as the guest frees nothing
-    (discard=ignore): free clusters between used ones are counted less what such
-    requests may skip of them. Snapshots' clusters are not the guest's to overwrite. An
-    image that is wholly mapped needs no more; where that is plain, numpy isn't needed.
+    (discard=ignore): of the free clusters between used ones, those that such requests
+    may skip don't count. The guest can't overwrite snapshots' clusters. A fully mapped
+    image needs nothing more; if that is evident, numpy isn't imported.
 
-    :param missing: what `mapping.mapped` says is missing, if that is known.
+    :param missing: what `mapping.mapped` reports as missing, if known.
     :raises ImageError: when a table is malformed or cut short.
     """
     size = header.cluster_size
@@ -57,7 +57,7 @@ def full_size(
 def used_end(
     fd: int, header: Header, table: tuple[int, ...], *, start: int, path: Path
 ) -> int:
-    """Return the first host cluster from ``start`` with no used one behind it.
+    """Return the first host cluster from ``start`` after which none is used.
 
     :raises ImageError: when a refcount block is cut short.
     """
@@ -68,7 +68,7 @@ def used_end(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Usage:
-    """Host clusters: ``end`` is the one after the last that is used.
+    """Host clusters: ``end`` is the one after the last used one.
 
     ``lost`` are the free ones before it that large requests may skip.
     """
@@ -80,17 +80,17 @@ class _Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Allocator:
-    """What QEMU's allocator meets in an image."""
+    """An image as QEMU's allocator finds it."""
 
     header: Header
     table: tuple[int, ...]
     usage: _Usage
 
     def end(self, clusters: int) -> int:
-        """Return the end of the file, in clusters, once this many are allocated.
+        """Return the end of the file, in clusters, after this many are allocated.
 
-        The least fixed point: a longer file needs more refcount blocks, which are
-        clusters of it themselves.
+        The least fixed point: a longer file needs more refcount blocks, which take
+        clusters themselves.
         """
         usage, per_block = self.usage, refcounts_per_block(self.header)
         free, end = usage.end - usage.used - usage.lost, usage.end
@@ -104,10 +104,10 @@ class _Allocator:
             end = more
 
     def end_with_new_tables(self, clusters: int) -> int:
-        """Return the same, with what QEMU does when the refcount table is too small.
+        """Return the same if the refcount table is too small, as QEMU then does it.
 
-        It makes one that is half as large again, behind clusters that it leaves free
-        for now, up to where a refcount block ends. The old one's aren't relied on.
+        QEMU creates one half as large again, after clusters that it leaves free for
+        now, up to a refcount block's end. The old table's clusters aren't counted on.
         """
         size, per_block = self.header.cluster_size, refcounts_per_block(self.header)
         entries = self.header.refcount_table_clusters * size // TABLE_ENTRY_SIZE
@@ -124,7 +124,7 @@ class _Allocator:
 
 
 def _generous_blocks(clusters: int, header: Header) -> int:
-    """Return how many refcount blocks QEMU wants when it makes a new table."""
+    """Return how many refcount blocks QEMU plans for when it creates a new table."""
     size, bits = header.cluster_size, header.refcount_bits
     _, table = geometry.refcount_clusters(
         clusters, cluster_size=size, refcount_bits=bits
@@ -141,14 +141,14 @@ def refcounts_per_block(header: Header) -> int:
 
 
 def _skipped(header: Header) -> int:
-    """Return the most clusters at the end of a hole that the next request skips."""
+    """Return the most clusters that the next request skips at the end of a hole."""
     return -(-LARGEST_REQUEST // header.cluster_size)
 
 
 def _usage(
     fd: int, header: Header, table: tuple[int, ...], *, first: int = 0, path: Path
 ) -> _Usage:
-    """Count the clusters from the first block on; most are counted without numpy."""
+    """Count the clusters from the first block on, most of them without numpy."""
     blocks = [block for block in table if block]
     if len(set(blocks)) < len(blocks):
         raise ImageError(path, "two refcount table entries share a block")
@@ -169,7 +169,7 @@ def _usage(
 
 
 def _add_run(usage: _Usage, *, first: int, count: int, header: Header) -> _Usage:
-    """Add clusters in use that follow one another."""
+    """Add adjacent clusters in use."""
     if not count:
         return usage
     return _Usage(
@@ -202,7 +202,7 @@ def _add_block(
 
 
 def _nonzero(refcounts: memoryview, *, bits: int) -> Mask:
-    """Return which refcounts are above 0; the lowest bits of a byte are the first."""
+    """Return which refcounts are above 0; a byte's lowest bits come first."""
     import numpy as np
 
     if bits >= 8:

@@ -1,9 +1,9 @@
-"""Table entries that are arithmetic sequences, made without numpy.
+"""Table entries that are arithmetic sequences, generated without numpy.
 
-Specification: QEMU's docs/interop/qcow2.rst. The L1 table, the L2 tables and the
-refcount table of an image whose clusters follow one another are sequences of big-endian
-numbers; they are made plane by plane with strided slices, which is as fast as numpy
-would be and needs no import of it (50 ms).
+Specification: QEMU's docs/interop/qcow2.rst. If an image's clusters are contiguous, its
+L1 table, L2 tables and refcount table are sequences of big-endian numbers. They are
+generated plane by plane with strided slices, as fast as with numpy, but without its
+import (50 ms).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 
-BATCH = 128 << 10  # entries at once: they stay in a processor's cache
+BATCH = 128 << 10  # entries at once: they fit in a processor's cache
 _COPIED_BYTE = 0x80  # bit 63: the cluster's refcount is one
 _BYTE_VALUES = 256
 
@@ -25,11 +25,11 @@ def pointers(
     copied: bool,
     width: int = TABLE_ENTRY_SIZE,
 ) -> Iterator[memoryview]:
-    """Yield table entries, for ``count`` clusters one after another from ``offset``.
+    """Yield table entries for ``count`` contiguous clusters from ``offset``.
 
-    Entries of 16 bytes have 8 zero bytes after the pointer: no subcluster allocated.
-    What is yielded is valid until the next: all are made in one buffer, as memory fresh
-    from the kernel would take longer than the work.
+    Entries of 16 bytes have 8 zero bytes after the pointer: no subcluster is allocated.
+    Each batch is valid until the next: they share one buffer, because getting new
+    memory from the kernel would take longer than the work.
     """
     first, end = offset // cluster_size, offset // cluster_size + count
     bits = cluster_size.bit_length() - 1
@@ -45,11 +45,11 @@ def pointers(
 
 
 def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (byte's place in the entry, that byte of each of ``count`` entries).
+    """Yield (a byte's place in the entry, that byte of each of ``count`` entries).
 
     The entries are ``(first + i) << bits``. The lowest byte that is not always zero
-    repeats itself soon; each byte above stays the same for as many entries as the one
-    below has values.
+    soon repeats; each byte above keeps its value for as many entries as the one below
+    has values.
     """
     place, shift = TABLE_ENTRY_SIZE - 1 - bits // 8, bits % 8
     period = _BYTE_VALUES >> shift
@@ -65,7 +65,7 @@ def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]
 
 
 def _runs(first: int, count: int, *, run: int) -> bytes:
-    """Return ``count`` bytes of a plane whose values stay for ``run`` entries each."""
+    """Return ``count`` bytes of a plane in which each value lasts ``run`` entries."""
     cycle_length = run * _BYTE_VALUES
     if cycle_length <= count:  # thousands of short runs: all of them repeat
         cycle = b"".join(bytes((value,)) * run for value in range(_BYTE_VALUES))

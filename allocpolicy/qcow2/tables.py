@@ -1,9 +1,9 @@
 """Reading the L1, L2 and refcount tables of a qcow2 image, many L2 tables at once.
 
 Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping" and "Host cluster
-management", whose words the constants use. Tables must be whole, aligned and inside the
-file; what L2 entries say is taken as it is. numpy is imported only for images that map
-something: a new overlay is judged without it.
+management"; the constants have its names. Tables must be whole, aligned and inside the
+file; L2 entries are not checked here. numpy is imported only for images that map
+something; a new overlay doesn't need it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ L2_RESERVED = 0x3F00_0000_0000_01FE
 REFCOUNT_TABLE_RESERVED = 0x1FF
 ALL_SUBCLUSTERS = (1 << geometry.SUBCLUSTERS) - 1
 
-_BATCH_SIZE = 128 << 10  # bytes of L2 tables at once; above, every step is fresh memory
+_BATCH_SIZE = 128 << 10  # bytes of L2 tables at once; with more, steps get new memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class L2Tables:
     """The L2 tables in host order: L1 indices and host offsets.
 
-    Those that are not ``copied`` are shared with a snapshot, and copied when written.
+    Tables that are not ``copied`` are shared with a snapshot, and copied on write.
     """
 
     indices: Indices
@@ -53,7 +53,7 @@ class L2Tables:
     copied: Mask
 
     def below(self, l1_entries: int) -> L2Tables:
-        """Return those of the first L1 entries only."""
+        """Return only the tables of the first L1 entries."""
         kept = self.indices < l1_entries
         return L2Tables(
             indices=self.indices[kept],
@@ -63,12 +63,12 @@ class L2Tables:
 
 
 def read_entry(fd: int, offset: int) -> int:
-    """Return the table entry at a host offset; 0 behind the file's end."""
+    """Return the table entry at a host offset; 0 past the end of the file."""
     return int.from_bytes(os.pread(fd, geometry.TABLE_ENTRY_SIZE, offset), "big")
 
 
 def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
-    """Return the L2 tables, aligned, inside the file and all different; None if none.
+    """Return the L2 tables: aligned, inside the file and distinct; None without any.
 
     An L1 of zeroes, which every new image has, doesn't need numpy.
 
@@ -113,7 +113,7 @@ def read_refcount_table(fd: int, header: Header, *, path: Path) -> tuple[int, ..
     # The table may be the file's last cluster, which may be short.
     present = memoryview(raw)[: max(0, file_size - offset)]
     read_into(fd, present, offset=offset, what="refcount table", path=path)
-    file_size = os.fstat(fd).st_size  # by now: a VM's QEMU may append to it
+    file_size = os.fstat(fd).st_size  # its size now: a VM's QEMU may append to it
     used = -(-filled(raw) // geometry.TABLE_ENTRY_SIZE)
     entries = struct.unpack_from(f">{used}Q", raw)
     for index, entry in enumerate(entries):
@@ -126,7 +126,7 @@ def read_refcount_table(fd: int, header: Header, *, path: Path) -> tuple[int, ..
 def filled(table: bytes | bytearray) -> int:
     """Return the table's length without the zeroes at its end.
 
-    By halves: bytes.rstrip looks at one byte after the other.
+    Searched by halves: bytes.rstrip checks one byte at a time.
     """
     end, step = len(table), 1 << len(table).bit_length()
     while step := step // 2:
@@ -158,7 +158,7 @@ def _refcount_table_fault(entry: int, *, file_size: int) -> str:
 class Batch:
     """Entries of some whole L2 tables, flat; bitmaps with extended L2 entries only.
 
-    With ``positions`` it has only some of the entries, and where they are.
+    With ``positions`` it has only some of the entries, at these positions.
     """
 
     header: Header
@@ -168,10 +168,10 @@ class Batch:
     positions: Indices | None = None
 
     def used(self) -> Batch:
-        """Return the entries that say something: most tables are mostly empty."""
+        """Return the entries that aren't empty; most of most tables are."""
         import numpy as np
 
-        if self.header.has_external_data_file:  # an offset of 0 is one
+        if self.header.has_external_data_file:  # offset 0 is a mapping there
             return self
         bitmaps = self.bitmaps
         said = self.entries if bitmaps is None else self.entries | bitmaps
@@ -194,7 +194,7 @@ class Batch:
 
     @property
     def standard(self) -> Entries:
-        """Return the entries, and 0 in the place of compressed ones."""
+        """Return the entries, with 0 in place of compressed ones."""
         compressed = self.compressed
         if not compressed.any():
             return self.entries
@@ -202,9 +202,9 @@ class Batch:
 
     @property
     def host_bits(self) -> int:
-        """Return the bits that a standard entry with a host cluster has any of.
+        """Return bits of which a standard entry with a host cluster has at least one.
 
-        Only COPIED tells that external data is at offset 0.
+        Only COPIED shows that external data is at offset 0.
         """
         return OFFSET | (COPIED if self.header.has_external_data_file else 0)
 
@@ -228,7 +228,7 @@ class Batch:
         return clusters
 
     def compressed_clusters(self) -> Indices:
-        """Return the host clusters that compressed data starts in; they may repeat."""
+        """Return the host clusters in which compressed data starts; they may repeat."""
         import numpy as np
 
         offsets = self.entries[self.compressed] & compressed_offset_mask(self.header)
@@ -239,7 +239,7 @@ class Batch:
 def read_batches(
     fd: int, header: Header, l2: L2Tables, *, path: Path
 ) -> Iterator[Batch]:
-    """Yield 128 KiB of L2 tables at a time, or one; adjacent ones are one read.
+    """Yield L2 tables 128 KiB at a time, or one table; one read gets adjacent ones.
 
     :raises ImageError: when a table is cut short.
     """

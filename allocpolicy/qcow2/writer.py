@@ -27,7 +27,7 @@ from allocpolicy.qcow2.sequence import BATCH, pointers
 
 VERSION = 3
 REFCOUNT_ORDER = 4  # 16 bits
-HEADER_LENGTH = 112  # with the compression type, 0, and its padding
+HEADER_LENGTH = 112  # including the compression type, 0, and its padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Backing:
 
 
 def write_unmapped(fd: int, whole: Geometry, *, backing: Backing | None = None) -> None:
-    """Write an image that maps nothing: a thin disk, or an overlay on its backing file.
+    """Write an image that maps nothing: a thin disk, or an overlay on a backing file.
 
     Its refcount table is large enough for the fully allocated image, so that
     `geometry.fully_allocated_size` holds all that QEMU will ever add.
@@ -60,11 +60,11 @@ def write_mapped(
     backing: Backing | None = None,
     advance: Callable[[int], None],
 ) -> None:
-    """Write an image whose every cluster is mapped, the data being one run of holes.
+    """Write an image that maps every cluster, with the data as one hole.
 
     Guest offset N is at host offset ``whole.data_offset + N``. With a backing file the
-    geometry must have extended L2 entries: no subcluster is allocated, so that the
-    guest reads the backing file until it writes.
+    geometry must have extended L2 entries: no subcluster is allocated, and the guest
+    reads the backing file until it writes.
 
     :param advance: receives the number of bytes of each write.
     :raises InvalidRequest: when a backing file needs extended L2 entries, or its name
@@ -92,7 +92,7 @@ def write_mapped(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """Where the parts are; an unmapped image has fewer refcount blocks than a whole."""
+    """Where the parts are; an unmapped image has fewer refcount blocks."""
 
     whole: Geometry
     refcount_blocks: int
@@ -130,7 +130,7 @@ def _write_refcounts(
     clusters: int,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the table, and a count of one for each of the first ``clusters``."""
+    """Write the table, and a refcount of one for each of the first ``clusters``."""
     table = pointers(
         parts.refcount_blocks_offset,
         parts.refcount_blocks,
@@ -143,7 +143,7 @@ def _write_refcounts(
 
 
 def ones(count: int) -> Iterator[bytes]:
-    """Yield ``count`` refcounts of one, in batches."""
+    """Yield ``count`` refcounts of one in batches."""
     one = (1).to_bytes(REFCOUNT_SIZE, "big")
     for done in range(0, count, BATCH):
         yield one * min(BATCH, count - done)
@@ -193,7 +193,7 @@ def write_all(
     offset: int,
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the chunks one after another, whole."""
+    """Write each chunk completely, one after another."""
     for chunk in chunks:
         rest = memoryview(chunk)
         while rest:

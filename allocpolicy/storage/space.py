@@ -51,9 +51,7 @@ def settle(directory: int) -> None:
     removed files in the background, a clock tick later (Linux 5.14); no system call
     waits for that, but `wait_until_still` does.
     """
-    with contextlib.suppress(
-        OSError
-    ):  # the data's writer gets its errors from fsync(2)
+    with contextlib.suppress(OSError):  # fsync(2) reports errors to the writer
         libc.call("syncfs", directory)
 
 
