@@ -1,1 +1,1 @@
-"""Foreign image formats, which are only refused or converted."""
+"""Foreign image formats: images that are only refused or converted."""

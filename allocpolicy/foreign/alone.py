@@ -1,6 +1,6 @@
-"""Whether all of a foreign image is in its one file, told before QEMU opens it.
+"""Checking that a foreign image consists of one file, before QEMU opens it.
 
-QEMU opens what a vmdk names as its parent, and oslo.utils' inspector doesn't look.
+QEMU opens the parent that a vmdk names, and oslo.utils' inspector doesn't check.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CHECKS = {
 
 
 def check_alone(fd: int, *, format: str, path: Path) -> None:
-    """Check that all of the image is in this one file.
+    """Check that the whole image is in this one file.
 
     :raises ImageError: when it has a parent, names other files, or is cut short.
     """

@@ -12,9 +12,9 @@ MERGE = "merge it with its parent with qemu-img convert first"
 
 
 def read(fd: int, size: int, offset: int, *, path: Path) -> bytes:
-    """Return so many bytes from an offset.
+    """Return ``size`` bytes from an offset.
 
-    :raises ImageError: when the file has not all of them.
+    :raises ImageError: when the file doesn't have all of them.
     """
     data = os.pread(fd, size, offset) if offset < os.fstat(fd).st_size else b""
     if len(data) != size:

@@ -19,7 +19,7 @@ HAS_PARENT = 1 << 1
 
 
 def check_alone(fd: int, *, path: Path) -> None:
-    """Check that all of the image is in this one file.
+    """Check that the whole image is in this one file.
 
     :raises ImageError: when it has a parent, names other files, or is cut short.
     """
@@ -44,7 +44,7 @@ def _table(
 ) -> list[tuple[bytes, bytes]]:
     """Return (GUID, rest of the entry) of a region table or a metadata table.
 
-    The header of the one is 16 bytes long, of the other 32; so are all entries.
+    Their headers are 16 and 32 bytes long; entries are 32 bytes long in both.
     """
     data = read(fd, TABLE_SIZE, offset, path=path)
     first, width = (16, 4) if signature == b"regi" else (32, 2)

@@ -64,7 +64,7 @@ def is_compressed(fd: int) -> bool:
 
 
 def check_alone(fd: int, *, path: Path) -> None:
-    """Check that all of the image is in this one file.
+    """Check that the whole image is in this one file.
 
     :raises ImageError: when it has a parent, names other files, or is cut short.
     """
@@ -72,25 +72,25 @@ def check_alone(fd: int, *, path: Path) -> None:
     if header.magic != MAGIC:
         reason = "it is a vmdk that names other files; convert it with qemu-img first"
         raise ImageError(path, reason)
-    # With a capacity of 0 QEMU takes the descriptor's word for where the data is.
+    # With a capacity of 0 QEMU believes the descriptor about where the data is.
     if not header.capacity or not header.grain_size:
         raise ImageError(path, "it is malformed: its capacity or grain size is 0")
     if header.directory == GD_AT_END:
         _check_footer(fd, header, path=path)
-    if header.descriptor_offset != 1:  # QEMU reads it there, whatever the header says
+    if header.descriptor_offset != 1:  # QEMU ignores the header and reads it there
         raise ImageError(path, "it is malformed: its descriptor is not at sector 1")
     if not 0 < header.descriptor_size <= MAX_DESCRIPTOR:
         raise ImageError(path, "it is malformed: its descriptor's size is absurd")
     text, end, _ = os.pread(fd, header.descriptor_size * SECTOR, SECTOR).partition(
         b"\0"
     )
-    if not end:  # QEMU would read on
+    if not end:  # QEMU would read past the end
         raise ImageError(path, "it is malformed: its descriptor does not end in NUL")
     _check_descriptor(text.decode("ascii", errors="replace"), path=path)
 
 
 def _check_footer(fd: int, header: _Header, *, path: Path) -> None:
-    """Compare the footer, which QEMU prefers, in the last sector but one."""
+    """Compare the footer, which QEMU prefers, in the second to last sector."""
     size = os.fstat(fd).st_size
     footer = _header(fd, max(0, size - 2 * SECTOR))
     same = footer._replace(

@@ -28,7 +28,7 @@ def _footer(fd: int) -> bytes:
 
 
 def check_alone(fd: int, *, path: Path) -> None:
-    """Check that all of the image is in this one file.
+    """Check that the whole image is in this one file.
 
     :raises ImageError: when it has a parent, names other files, or is cut short.
     """
@@ -51,7 +51,7 @@ def _disk_type(footer: bytes) -> int:
 
 
 def _check_blocks(fd: int, *, offset: int, path: Path) -> None:
-    """Every block must end before the footer; qemu-img check doesn't know vpc."""
+    """Check that every block ends before the footer, as qemu-img check can't."""
     end = os.fstat(fd).st_size - SECTOR
     raw = read(fd, DYNAMIC_HEADER.size, offset, path=path)
     cookie, _, table, _, entries, block_size = DYNAMIC_HEADER.unpack(raw)

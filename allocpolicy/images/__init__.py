@@ -1,1 +1,1 @@
-"""Opening the images that exist, once, and checking them."""
+"""Opening existing images, once, and checking them."""

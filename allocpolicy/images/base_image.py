@@ -1,7 +1,7 @@
-"""Opening the base image once, and refusing what is unsafe before QEMU sees it.
+"""Opening the base image once, and refusing unsafe ones before QEMU sees them.
 
-What the inspector of oslo.utils doesn't check (encryption, internal snapshots, absurd
-sizes, malformed tables), our own qcow2 reader does.
+Our own qcow2 reader checks what the inspector of oslo.utils does not: encryption,
+internal snapshots, absurd sizes, malformed tables.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from allocpolicy.storage import sparse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceImage:
-    """The file that the user named, open and checked, in whatever format it is."""
+    """The file that the user named, open and checked, in any supported format."""
 
     path: Path
     fd: int
@@ -38,18 +38,18 @@ class SourceImage:
 
 @contextlib.contextmanager
 def open_source(path: Path, *, declared: str | None) -> Iterator[SourceImage]:
-    """Open an image, find and check its format, and refuse it unless it is safe.
+    """Open an image, determine and check its format, and refuse it if it is unsafe.
 
-    :param declared: one of `inspector.FORMATS`, or None to let the inspector find it.
-    :raises ImageError: when it is missing, unsafe, malformed, busy or something else
-        than declared.
+    :param declared: one of `inspector.FORMATS`, or None to let the inspector decide.
+    :raises ImageError: when it is missing, unsafe, malformed, busy or not of the
+        declared format.
     """
     with image_file.opened(path) as (resolved, fd):
         yield _check(fd, path=resolved, declared=declared)
 
 
 def as_base(source: SourceImage) -> BaseImage:
-    """Return a raw or qcow2 source as the base image that it is."""
+    """Return a raw or qcow2 source as a base image."""
     refuse_long_path(source.path, what="its path", remedy="move it")
     return BaseImage(
         path=source.path,
@@ -77,7 +77,7 @@ def refuse_long_path(path: Path, *, what: str, remedy: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
-    """What the image's format says of its content."""
+    """What the image's format tells about its content."""
 
     virtual_size: int
     data_bytes: int

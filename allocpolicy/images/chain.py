@@ -1,7 +1,7 @@
-"""Walking a qcow2's backing files, by name and format as its headers record them.
+"""Walking a qcow2's backing chain, by the names and formats that headers record.
 
-One walk decides how a chain is followed, whether the images are only described or
-opened to copy from. Read-only, and without any lock.
+There is one walk, whether the images are only described or opened to copy from. It is
+read-only and takes no lock.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from allocpolicy.errors import ImageError
 from allocpolicy.images import image_file
 from allocpolicy.qcow2.header import Header, read_header
 
-MAX_DEPTH = 200  # QEMU itself slows down long before
+MAX_DEPTH = 200  # QEMU itself slows down long before that
 Inode = tuple[int, int]
 
 
 class Layer(Protocol):
-    """One image of a chain, as far as the walk needs it; raw ones have no header.
+    """An image of a chain, as the walk needs it; raw images have no header.
 
-    ``path`` has no symbolic links in it: a relative name in the header begins there.
+    ``path`` has no symbolic links: relative names in the header start from it.
     """
 
     @property
@@ -50,12 +50,13 @@ def inode(fd: int) -> Inode:
 def walk(
     top: Layer, *, opened: Callable[[Path, DiskFormat], AnyLayer]
 ) -> Iterator[AnyLayer]:
-    """Yield the images below the top one, nearest first.
+    """Yield the images below the top image, nearest first.
 
-    :param opened: opens the image at a path that an image above names, of the format
-        that it records.
-    :raises ImageError: where the chain can't be followed: it names no file, or records
-        no format that we read; it is a loop; or as ``opened`` does.
+    :param opened: opens the image at a path, in the format that the image above
+        records.
+    :raises ImageError: where the chain can't be followed: a backing file isn't a file,
+        its recorded format is missing or unsupported, or the chain is a loop; and as
+        ``opened`` does.
     """
     seen, above = {top.inode}, top
     while (named := _named_by(above)) is not None:
@@ -69,7 +70,7 @@ def walk(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Named:
-    """A backing file as the header above names it; ``path`` is where that leads."""
+    """A backing file as the header above records it; ``path`` is where it is."""
 
     name: str
     path: Path
@@ -86,7 +87,7 @@ def _named_by(layer: Layer) -> _Named | None:
 
 
 def _readable(named: _Named) -> DiskFormat:
-    """Return the format of what may be opened as the backing file."""
+    """Return the recorded format, if the backing file may be opened."""
     if image_file.NETWORK_DISK.match(named.name):
         raise ImageError(named.path, "it is not a file")
     if named.format in tuple(DiskFormat):
@@ -111,8 +112,8 @@ class _Described:
 def chain(header: Header, *, fd: int, path: Path) -> tuple[BackingFile, ...]:
     """Return the images below an open one, nearest first.
 
-    The last is one that the chain can't be followed through (missing, no file, of
-    unknown format, malformed, a loop), with its problem.
+    If the chain can't be followed to its end, the last one says why: it is missing, not
+    a file, of unknown format, malformed or part of a loop.
     """
     layers = [_Described(path=path, inode=inode(fd), header=header)]
     problem = None
@@ -130,7 +131,7 @@ def chain(header: Header, *, fd: int, path: Path) -> tuple[BackingFile, ...]:
 
 
 def _described(path: Path, format: DiskFormat) -> _Described:
-    """Return the image, read once in each state.
+    """Return the image; read it again only after a change.
 
     :raises ImageError: when it can't be opened, or is malformed.
     """
@@ -142,12 +143,12 @@ def _described(path: Path, format: DiskFormat) -> _Described:
     return _read(path, format, (status.st_dev, status.st_ino, *state))
 
 
-# Thousands of disks stand on a few base images.
+# Thousands of disks share a few base images.
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, format: DiskFormat, state: tuple[int, ...]) -> _Described:
     with image_file.opened(path) as (resolved, fd):
         header = None
-        size = -(-os.fstat(fd).st_size // 512) * 512  # of raw, as QEMU rounds it
+        size = -(-os.fstat(fd).st_size // 512) * 512  # raw, rounded as QEMU does
         if format is DiskFormat.QCOW2:
             header = read_header(fd, path=path)
             size = header.virtual_size

@@ -1,7 +1,7 @@
-"""What the guest reads of an existing disk: it and its backing files, opened, checked.
+"""What the guest reads from an existing disk: the disk and its backing files, checked.
 
-We read a disk ourselves to rewrite it: nobody else may open it under its lease, not
-even qemu-img.
+To rewrite a disk, we read it ourselves: under its lease no other process may open it,
+not even qemu-img.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Layer:
 
 @contextlib.contextmanager
 def opened(disk: Disk, *, checked: Checked | None) -> Iterator[BaseImage]:
-    """Yield what the guest reads of an open disk, as an image to copy from.
+    """Yield what the guest reads from an open disk, as an image to copy from.
 
     :param checked: the disk's own tables, if it is a qcow2.
     :raises ImageError: when it or a backing file is unsafe, malformed or missing.
@@ -57,7 +57,7 @@ def opened(disk: Disk, *, checked: Checked | None) -> Iterator[BaseImage]:
 
 
 def as_file(disk: Disk) -> BaseImage:
-    """Return the file of an open disk as it is: its bytes, whatever they mean."""
+    """Return the file of an open disk byte for byte, whatever its format."""
     file = _layer(disk.fd, path=disk.path, header=None)
     return _image(file, below=None, leased=True)
 

@@ -10,10 +10,10 @@ from allocpolicy.images import image_file
 
 
 def resolve(path: Path) -> Path:
-    """Return the absolute destination, the links of its directory resolved.
+    """Return the absolute destination, with its directory's symbolic links resolved.
 
-    :raises DestinationExists: when there is something of that name.
-    :raises DestinationError: when a regular file can't be made there.
+    :raises DestinationExists: when the name is taken.
+    :raises DestinationError: when a regular file can't be created there.
     """
     if image_file.NETWORK_DISK.match(str(path)):
         reason = "disks are regular files, not network disks; write an absolute path"

@@ -1,7 +1,7 @@
-"""An existing disk: opened once; its policy by its stamp, its format never by content.
+"""An existing disk, opened once; its policy is in its stamp, its format never probed.
 
-The guest writes what a raw disk contains, a qcow2 header among it: the format comes
-from the stamp, or from the caller.
+The guest can write anything into a raw disk, even a qcow2 header. The format comes from
+the stamp or from the caller.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BEING_REWRITTEN = "it is being rewritten; try again when that is done"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """An open disk; ``path`` has no symbolic links in it."""
+    """An open disk; ``path`` has no symbolic links."""
 
     path: Path
     fd: int
@@ -36,12 +36,12 @@ class Disk:
 def opened(
     path: Path, *, declared: DiskFormat | None = None, flags: int = os.O_RDONLY
 ) -> Iterator[Disk]:
-    """Open a disk; no lock is taken, and a running QEMU doesn't notice.
+    """Open a disk without a lock; a running QEMU doesn't notice.
 
-    :param declared: its format, where it has no stamp.
-    :raises ImageError: when it can't be opened, isn't a regular file, or its format is
-        not known, or not what its stamp says; also while it is being rewritten,
-        which opening it would stop.
+    :param declared: its format, if it has no stamp.
+    :raises ImageError: when it can't be opened or isn't a regular file, or its format
+        is unknown or contradicts its stamp; also while it is being rewritten, because
+        opening it would stop that.
     """
     if lease.is_leased(image_file.resolve(path)):
         raise ImageError(path, BEING_REWRITTEN)

@@ -1,4 +1,4 @@
-"""Whether an open image is what it was when it was opened, and nobody writes to it."""
+"""Whether an open image is unchanged since it was opened, and nobody writes to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from allocpolicy.storage import qemu_lock
 
 
 class Opened(Protocol):
-    """An open image: its path, descriptor, and identity when it was opened."""
+    """An open image: its path, its descriptor, and its identity when it was opened."""
 
     @property
     def path(self) -> Path: ...  # noqa: D102
@@ -33,7 +33,7 @@ def refuse_if_changed(image: Opened) -> None:
     """Check that nobody wrote to the image or replaced it since it was opened.
 
     :raises ImageError: when it changed, its path leads elsewhere now (an overlay would
-        name what nobody checked), or somebody has it open for writing.
+        refer to an unchecked file), or somebody has it open for writing.
     """
     if of(image.fd) != image.identity:
         raise ImageError(image.path, "it changed while it was read; try again")

@@ -1,4 +1,4 @@
-"""Opening an image once: links resolved, regular files only, without waiting."""
+"""Opening an image once: symbolic links resolved, regular files only, never waiting."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from allocpolicy.errors import ImageError
 
-# How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…}; a
-# pathlib.Path has one slash of them.
+# How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…};
+# pathlib.Path merges double slashes.
 NETWORK_DISK = re.compile(
     r"(nbd|rbd|ssh|nfs|vxhs|iscsi|gluster|https?|ftps?|json)(\+[a-z]+)?:"
 )
 _REASONS = {
     errno.ETXTBSY: "it is being executed, or is a swap file in use",
-    # open(2) with O_NONBLOCK of a file under another's lease
+    # open(2) with O_NONBLOCK on a file under another process's lease
     errno.EWOULDBLOCK: "somebody holds a lease on it; try again later",
 }
 
@@ -28,7 +28,7 @@ _REASONS = {
 def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[tuple[Path, int]]:
     """Open an image; yield its path without symbolic links, and its descriptor.
 
-    :raises ImageError: when it is missing, not to be opened or not a regular file.
+    :raises ImageError: when it is missing, can't be opened or isn't a regular file.
     """
     resolved = resolve(path)
     with opened_resolved(resolved, named=path, flags=flags) as fd:
@@ -41,10 +41,10 @@ def opened_resolved(
 ) -> Iterator[int]:
     """Open an image by a path that has no symbolic links; yield its descriptor.
 
-    A link that has taken its place is not followed.
+    If a symbolic link has replaced it meanwhile, the link is not followed.
 
     :param named: the path for messages, if the user knows it by another.
-    :raises ImageError: when it is missing, not to be opened or not a regular file.
+    :raises ImageError: when it is missing, can't be opened or isn't a regular file.
     """
     named = named or path
     # O_NONBLOCK: opening a FIFO would wait for a writer.
@@ -66,7 +66,7 @@ def opened_resolved(
 def resolve(path: Path) -> Path:
     """Return the absolute path, symbolic links resolved.
 
-    :raises ImageError: when there is nothing.
+    :raises ImageError: when the path doesn't exist.
     """
     try:
         return path.resolve(strict=True)
@@ -76,7 +76,7 @@ def resolve(path: Path) -> Path:
 
 
 def kind(mode: int) -> str:
-    """Return in words what a file that is not regular is."""
+    """Return what kind of file this is, in words."""
     if stat.S_ISDIR(mode):
         return "a directory"
     return "a block device" if stat.S_ISBLK(mode) else "a special file"

@@ -1,7 +1,7 @@
-"""Which format an image's content has, by the inspector of oslo.utils.
+"""Determining the format of an image's content with the inspector of oslo.utils.
 
-A format that the user declares must be that of the content; without one the content
-decides, where it is not ambiguous.
+A declared format must match the content. Without one, the content decides unless it is
+ambiguous.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INSPECTORS = {
     "vhdx": "vhdx",
 }
 FORMATS = tuple(INSPECTORS)
-# What the inspector may find in a disk whose bytes are the guest's own.
+# What the inspector may find in a raw disk, which holds the guest's bytes.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
 _CHUNK = 1 << 20
 _VPC_COOKIE, _VPC_FOOTER_SIZE = b"conectix", 512
@@ -38,7 +38,7 @@ _STRUTILS = "oslo_utils.strutils"
 
 
 def inspect(fd: int, *, path: Path) -> FileInspector | None:
-    """Return the inspector that matches the content; None for a guest's own bytes.
+    """Return the inspector that matches the content; None if the content is raw.
 
     :raises ImageError: when several match.
     """
@@ -63,7 +63,7 @@ def inspect(fd: int, *, path: Path) -> FileInspector | None:
 def agreed_format(
     fd: int, inspector: FileInspector | None, *, path: Path, declared: str | None
 ) -> str:
-    """Return QEMU's name of the format, which declaration and content agree on.
+    """Return QEMU's name of the format, on which declaration and content agree.
 
     :raises ImageError: when they don't, or the format is ambiguous or not supported.
     """
@@ -108,16 +108,16 @@ def virtual_size(inspector: FileInspector | None, *, fd: int, path: Path) -> int
     except _imported().SafetyCheckFailed as error:
         failed = ", ".join(f"{name}: {why}" for name, why in error.failures.items())
         raise ImageError(path, f"it is not safe: {failed}") from error
-    except Exception as error:  # the inspector's parsers raise whatever struct does
+    except Exception as error:  # the inspector's parsers also raise what struct raises
         raise ImageError(path, f"it is malformed: {error}") from error
     return size
 
 
 def _imported() -> ModuleType:
-    """Import the inspector, and what stands beside it as late as it is used.
+    """Import the inspector, and delay the other imports of its package.
 
-    Its package imports a parser of qemu-img's output, too, and that `strutils`, whose
-    regular expressions take 40 ms to compile: five times the inspector itself.
+    Its package also imports a parser of qemu-img's output, which imports `strutils`,
+    whose regular expressions take 40 ms to compile: five times the inspector itself.
     """
     if _STRUTILS not in sys.modules:
         _import_lazily(_STRUTILS)
@@ -127,10 +127,10 @@ def _imported() -> ModuleType:
 
 
 def _import_lazily(name: str) -> None:
-    """Import a module of oslo.utils that is executed when something of it is used.
+    """Import a module of oslo.utils that runs only when it is first used.
 
-    As importlib's documentation does it ("Implementing lazy imports"). Anybody else
-    who imports it gets the same module, whole.
+    As in importlib's documentation ("Implementing lazy imports"). Other importers get
+    the same, complete module.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.loader is None:
@@ -139,5 +139,5 @@ def _import_lazily(name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    # As any import does; without it `from oslo_utils import …` would execute it.
+    # As every import does; otherwise `from oslo_utils import …` would run the module.
     setattr(oslo_utils, name.rpartition(".")[2], module)

@@ -1,4 +1,4 @@
-"""What a copy reads of an open image: runs of data, and compressed clusters."""
+"""What a copy reads from an open image: runs of data, and compressed clusters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from allocpolicy.storage import sparse
 
 
 def runs(image: BaseImage, *, virtual_size: int) -> Iterator[Run]:
-    """Yield what an image maps of the first ``virtual_size`` bytes, itself alone.
+    """Yield what the image itself maps of the first ``virtual_size`` bytes.
 
-    For raw that is all of it, its holes included; of a disk that is to be rewritten
-    (its lease is held) the data alone. Where an image above others maps clusters that
-    its file has no data for, they hide what is below: such runs are ZERO.
+    For raw that is everything, including holes, or the data alone if the disk is to be
+    rewritten (its lease is held). Clusters that an image maps without data in its file
+    hide the images below: such runs are ZERO.
 
     :raises ImageError: when a table is malformed or cut short.
     """
@@ -41,7 +41,7 @@ def runs(image: BaseImage, *, virtual_size: int) -> Iterator[Run]:
 
 
 def _parts(run: Run, *, written: list[tuple[int, int]]) -> Iterator[Run]:
-    """Yield a run of data in parts: DATA where the file was written, ZERO elsewhere."""
+    """Split a run of data: DATA where the file was written, ZERO elsewhere."""
     place, end = run.host_offset, run.host_offset + run.length
     shift = run.offset - run.host_offset
 
@@ -79,7 +79,7 @@ def _all_runs(image: BaseImage, *, file_size: int) -> Iterator[Run]:
 
 
 def inflater(image: BaseImage) -> Callable[[Run], bytes]:
-    """Return what gives the guest's bytes of a compressed run of a qcow2 image.
+    """Return a function that decompresses a run of a qcow2 image.
 
     It raises ImageError when the data is cut short or malformed.
     """
@@ -87,5 +87,5 @@ def inflater(image: BaseImage) -> Callable[[Run], bytes]:
 
 
 def _header(image: BaseImage) -> Header:
-    """Return the header that was read on opening; a plugin's image may have none."""
+    """Return the header that was read when opening; a plugin's image may have none."""
     return image.header or read_header(image.fd, path=image.path)

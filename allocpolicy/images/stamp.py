@@ -1,4 +1,4 @@
-"""The stamp: which policy a disk was made under, recorded on the disk itself.
+"""The stamp: the policy under which a disk was created, recorded on the disk itself.
 
 It is the xattr ``user.allocpolicy``, a JSON object valid against schemas/stamp.json.
 Audit judges the effective selection, apply aims at the requested one.
@@ -49,9 +49,9 @@ def write(fd: int, stamp: Stamp) -> Stamp | None:
 
 
 def read(fd: int, *, path: Path) -> Stamp | None:
-    """Return the stamp of the open disk; None when there is none.
+    """Return the stamp of the open disk, or None.
 
-    :raises ImageError: when it is not one of ours.
+    :raises ImageError: when it isn't a valid stamp.
     """
     try:
         content = os.getxattr(fd, XATTR)
@@ -66,9 +66,9 @@ def read(fd: int, *, path: Path) -> Stamp | None:
         raise ImageError(path, reason) from error
 
 
-@functools.lru_cache(maxsize=256)  # thousands of disks have few different ones
+@functools.lru_cache(maxsize=256)  # thousands of disks have few different stamps
 def _parse(content: bytes) -> Stamp:
-    """Return the stamp; jsonschema's import would be most of an audit's time."""
+    """Parse the stamp by hand: importing jsonschema would dominate an audit's time."""
     document: Mapping[str, object] = json.loads(content)
     if document["version"] != VERSION or document.keys() != _FIELDS:
         raise ValueError(document)
