@@ -1,12 +1,12 @@
 """Decide, per flavor, how a VM disk's storage is allocated: the public API.
 
 `provision` creates a disk, `apply` brings an existing one to its policy, `resize` grows
-it; `inspect` and `audit` look at disks. Everything that a strategy may use is here, for
-bundled strategies and all others alike. Anything that is not listed may change.
+it; `inspect` and `audit` examine disks. Everything that a strategy may use is here, for
+bundled and third-party strategies alike. Anything that is not listed may change.
 
 The list is the stub beside this file, ``__init__.pyi``: type checkers read it, and so
-does this module. A name is imported when it is first used (PEP 562), so that a command
-pays only for what it needs.
+does this module. Each name is imported on first use (PEP 562): a command pays only for
+what it needs.
 """
 
 import re
@@ -23,7 +23,7 @@ __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  (they are strings)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from where it is defined."""
+    """Import a public name from the module that defines it."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_MODULE_OF[name]), name)

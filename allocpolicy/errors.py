@@ -1,4 +1,4 @@
-"""Everything that can go wrong, each with the exit status it leaves the shell.
+"""Everything that can go wrong, each error with its exit status.
 
 Error                          5
 ├── InvalidRequest             2  the request itself: sizes, names, owners
@@ -21,8 +21,8 @@ Error                          5
 ├── WorkerLost                 5  a worker process was killed
 └── Replan                     5  what the plan relied on is gone; plan again
 
-An error's arguments are positional and reach ``Exception.__init__`` unchanged, so
-that errors pickle; the message is made from ``template`` and the attributes.
+An error's arguments are positional and reach ``Exception.__init__`` unchanged, which
+keeps errors picklable; the message comes from ``template`` and the attributes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from allocpolicy.wording import format_size
 
 
 class Error(Exception):
-    """The root: anything that allocpolicy raises on purpose."""
+    """The root of all errors that allocpolicy raises on purpose."""
 
     template: ClassVar[str] = "{reason}"
     exit_status: ClassVar[int] = 5
@@ -54,13 +54,13 @@ class InvalidRequest(Error):
 
 
 class ConfigError(InvalidRequest):
-    """The configuration is wrong: ``(reason)``."""
+    """The configuration is invalid: ``(reason)``."""
 
     template = "configuration: {reason}"
 
 
 class ExtraSpecError(InvalidRequest):
-    """An extra spec is wrong: ``(key, value, reason)``."""
+    """An extra spec is invalid: ``(key, value, reason)``."""
 
     template = "extra spec {key} = {value!r}: {reason}"
 
@@ -71,7 +71,7 @@ class ExtraSpecError(InvalidRequest):
 
 
 class FlavorError(InvalidRequest):
-    """A flavors file is wrong, or lacks the flavor: ``(path, reason)``."""
+    """A flavors file is invalid, or lacks the flavor: ``(path, reason)``."""
 
     template = "flavors file {path}: {reason}"
 
@@ -128,7 +128,7 @@ class DestinationExists(InvalidRequest):
 
 
 class NotEnoughSpace(Error):
-    """There is no room: ``(path, needed, free, reason)``, sizes in bytes."""
+    """There is not enough space: ``(path, needed, free, reason)``, sizes in bytes."""
 
     template = (
         "{path}: not enough space: {needed_text} needed, {free_text} free{because};"
@@ -149,7 +149,7 @@ class NotEnoughSpace(Error):
 class Overcommitted(NotEnoughSpace):
     """Too much would be promised: ``(path, promise, left, free, ratio, limit)``.
 
-    ``promise`` is what the disk may grow to, ``left`` what the limit still allows.
+    ``promise`` is what the disk may take, ``left`` what the limit still allows.
     """
 
     template = (
@@ -258,7 +258,7 @@ class CommandError(Error):
 
 
 class WorkerLost(Error):
-    """A worker process ended too early, for example by the OOM killer: ``(reason)``."""
+    """A worker process died early, for example by the OOM killer: ``(reason)``."""
 
 
 class Replan(Error):

@@ -1,4 +1,4 @@
-"""``override`` for type checkers (PEP 698), which `typing` has since Python 3.12."""
+"""``override`` for type checkers (PEP 698); `typing` has it since Python 3.12."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
 
     def override(method):
-        """Return the method as it is: at run time nothing is to be checked."""
+        """Return the method unchanged: nothing is checked at run time."""
         return method
 
 

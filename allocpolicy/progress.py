@@ -1,4 +1,4 @@
-"""Progress of long work, and who receives it."""
+"""Progress of long work, and its receivers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Where a step reports how far it has come."""
+    """Where a step reports its progress."""
 
     def __call__(self, *, done: int, total: int) -> None:
-        """Report that ``done`` of ``total`` bytes are finished; may raise to cancel."""
+        """Report that ``done`` of ``total`` bytes are done; may raise to cancel."""
 
 
 Advance = Callable[[int], None]  # receives the number of bytes that were just finished
@@ -20,7 +20,7 @@ class Watcher(Protocol):
     """Receives the progress of the work."""
 
     def __call__(self, description: str, /) -> Progress:
-        """Report that the described work begins; return where its progress goes."""
+        """Report the start of the described work; return where its progress goes."""
 
 
 def unwatched(description: str, /) -> Progress:

@@ -1,8 +1,8 @@
-"""qemu-img, one function a subcommand, on open descriptors and under limits.
+"""qemu-img, one function per subcommand, on open descriptors and under limits.
 
-Images reach it as ``/proc/self/fd/N`` of inherited descriptors, so that it opens the
-very files that were checked, and always with their format stated. It runs under
-prlimit(1) (CPU time, memory, size of the output) and setpriv(1) (killed when we end).
+It gets images as ``/proc/self/fd/N`` of inherited descriptors, and opens the very files
+that were checked, always with an explicit format. It runs under prlimit(1) (CPU time,
+memory, output size) and setpriv(1) (killed when this process ends).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An open image file, its stated format, and its path for messages."""
+    """An open image file, its explicit format, and its path for messages."""
 
     fd: int
     format: str
@@ -55,8 +55,8 @@ class Image:
 def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
     """Copy the guest-visible bytes of the source into an existing, all-zero target.
 
-    ``-n --target-is-zero`` (QEMU 5.0): zero regions are skipped, so that what the
-    target has reserved or mapped stays so.
+    ``-n --target-is-zero`` (QEMU 5.0) skips zero regions: what the target has reserved
+    or mapped stays reserved or mapped.
 
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
     :raises ImageError: when the source can't be read, as where its data is malformed.
@@ -79,7 +79,7 @@ def check(image: Image, *, virtual_size: int) -> None:
 
 
 def measure(image: Image, *, format: str, virtual_size: int) -> int:
-    """Return the file size in bytes that the image's data need in another format.
+    """Return the file size, in bytes, that the image's data needs in another format.
 
     :param virtual_size: of the image; bounds the time.
     :raises CommandError: when qemu-img fails.
@@ -173,7 +173,7 @@ def _limits(*, work: int, output: int) -> list[str]:
 
 
 def _at_most(limit: int, *, inherited: int) -> int:
-    """Return the limit, or our own hard one if lower: only root may raise that."""
+    """Return the limit, or our own hard limit if lower: only root may raise that."""
     _, hard = resource.getrlimit(inherited)
     return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
@@ -210,7 +210,7 @@ def damage(image: Image, *, reason: str) -> ImageError:
 def _explain(
     failed: CommandError, *, source: Image, target: Image, work: int
 ) -> NoReturn:
-    """Raise what the failure means, going by the words of strerror(3)."""
+    """Raise the error that the failure means, judging by strerror(3)'s texts."""
     if failed.status == 127:
         raise CommandError(failed.command, 127, NOT_INSTALLED) from failed
     if _NO_SPACE.search(failed.reason):
@@ -225,7 +225,7 @@ def _explain(
 
 
 def _read_through(image: Image) -> None:
-    """Read the file itself, to tell the storage's fault from the image's.
+    """Read the file ourselves, to tell a fault of the storage from one of the image.
 
     :raises StorageFailed: when it can't be read.
     """

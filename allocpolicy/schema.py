@@ -1,6 +1,6 @@
-"""JSON Schemas (draft 2020-12): the packaged ones, and what is wrong with data.
+"""JSON Schemas (draft 2020-12): the packaged ones, and checking data against them.
 
-jsonschema is imported only when something has to be validated.
+jsonschema is imported only when something must be validated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MESSAGE_LIMIT = 200
 
 
 class Invalid(ValueError):
-    """Data does not keep to its schema: one line, which the caller gives a context."""
+    """Data violates its schema: one line, to which the caller adds context."""
 
 
 def load(name: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def errors(instance: object, *, schema: Mapping[str, object]) -> Iterable[Any]:
     import jsonschema
     import referencing
 
-    # An empty registry: a $ref never makes jsonschema fetch something.
+    # An empty registry: a $ref never makes jsonschema fetch anything.
     validator = jsonschema.Draft202012Validator(
         dict(schema), registry=referencing.Registry()
     )
@@ -59,7 +59,7 @@ def place(path: Iterable[str | int]) -> str:
 
 
 def message(error: Any) -> str:
-    """Return one of jsonschema's errors in one short line."""
+    """Return an error of jsonschema's as one short line."""
     text: str = error.message
     if error.validator == "type" and error.validator_value == "string":
         value = json.dumps(error.instance, default=str)
@@ -68,6 +68,6 @@ def message(error: Any) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return the text in one line, cut where it is long."""
+    """Return the text in one line, shortened if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _MESSAGE_LIMIT else f"{line[:_MESSAGE_LIMIT]} …"

@@ -1,4 +1,4 @@
-"""Sizes and choices as messages spell them."""
+"""Sizes and choices, as messages show them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def format_size(size: int) -> str:
-    """Return a byte count for people: exact bytes, and binary units above 1 KiB."""
+    """Return a readable byte count: exact bytes, with binary units above 1 KiB."""
     if size < 1024:
         return f"{size} bytes"
     value = float(size)
@@ -26,7 +26,7 @@ def choices(words: Iterable[str], *, nearest_to: str) -> str:
 
 
 def hint(words: Iterable[str], *, nearest_to: str) -> str:
-    """Return ``; did you mean 'b'?`` for the word that is near, or else nothing."""
+    """Return ``; did you mean 'b'?`` for a similar word, or nothing."""
     listed = tuple(words)
     near = difflib.get_close_matches(nearest_to, listed, n=1)
     near = near or [

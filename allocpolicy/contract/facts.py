@@ -1,4 +1,4 @@
-"""What is true of the host's storage, of a base image and of a disk: records only.
+"""Facts about the host's storage, a base image and a disk: records only.
 
 All sizes are int bytes. `observe` fills these records; strategies read them.
 """
@@ -27,10 +27,11 @@ class DiskFormat(enum.StrEnum):
 class Allocation(enum.StrEnum):
     """How a disk is allocated, as observed.
 
-    ``thin``: some of what the guest may write has no storage of its own (shared
-    extents are not the disk's own). ``reserved``: all has storage, some of it
-    unwritten. ``written``: all has storage and all was written. ``unverifiable``:
-    the filesystem does not show it, or does not keep to it.
+    ``thin``: some of what the guest may write has no storage of its own (shared extents
+    are not the disk's own). ``reserved``: all of it has storage, some of which is
+    unwritten. ``written``: all of it has storage that was written. ``unverifiable``:
+    the filesystem does not report its storage, or does not keep it when blocks are
+    overwritten.
     """
 
     THIN = "thin"
@@ -40,7 +41,7 @@ class Allocation(enum.StrEnum):
 
 
 class MappingState(enum.StrEnum):
-    """Observed share of a qcow2's clusters that L2 tables map; raw is always full."""
+    """The share of a qcow2's clusters that L2 tables map; raw is always full."""
 
     NONE = "none"
     PARTIAL = "partial"
@@ -49,27 +50,27 @@ class MappingState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
-    """How much is kept free beside reserved bytes that are not written yet.
+    """How much space to keep free beside reserved bytes that are not written yet.
 
-    Turning unwritten extents into written ones takes tree blocks: on xfs at most
-    0.79 %, on ext4 about as much for any order of writes but adverse ones; and QEMU's
-    write-zeroes frees and allocates again. docs/headroom.md has the measurements.
+    Converting unwritten extents into written ones takes tree blocks: at most 0.79 % on
+    xfs, and about as much on ext4 except for adverse orders of writes. QEMU's
+    write-zeroes also frees and reallocates. docs/headroom.md has the measurements.
     """
 
     ratio: float
     minimum: int
 
     def bytes_for(self, reserved_unwritten: int) -> int:
-        """Return the bytes to keep free for so many reserved-unwritten bytes."""
+        """Return the bytes to keep free for a number of reserved-unwritten bytes."""
         return max(self.minimum, int(reserved_unwritten * self.ratio))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is kept free for the host, and how much may be promised; 0 is no limit.
+    """What to keep free for the host, and how much may be promised; 0 means no limit.
 
-    ``max_overcommit_ratio`` is how many times what a filesystem has may be taken and
-    promised together; ``reserved_host_disk`` is bytes of every filesystem.
+    ``max_overcommit_ratio`` limits what is used and promised together, as a multiple of
+    a filesystem's size; ``reserved_host_disk`` is in bytes, for every filesystem.
     """
 
     max_overcommit_ratio: float = 0.0
@@ -78,9 +79,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The directory that a disk is made in, its filesystem, and the host's policy.
+    """The directory in which a disk is created, its filesystem, and the host's policy.
 
-    ``disk_directories`` are those whose disks are accounted together with it.
+    The disks in ``disk_directories`` are counted together with the directory's own.
     """
 
     directory: Path
@@ -94,16 +95,16 @@ class Host:
 class BaseImage:
     """What a disk starts from, opened once; ``fd`` stays open for the whole job.
 
-    ``data_bytes`` is the most that a copy of its data takes; ``plain`` says that its
-    data stands in the file as the guest reads it (not compressed, no subclusters).
-    ``identity`` is what changes when somebody writes to the file. ``source`` is the
-    file that the user named; it differs from ``path`` when a foreign format was
-    converted into the image cache, and ``pending`` then says what is
-    yet to be done to get there (a dry run, and the plan before a conversion).
+    ``data_bytes`` is the most that a copy of its data takes; ``plain`` means that the
+    file stores its data as the guest reads it (not compressed, no subclusters).
+    ``identity`` changes when somebody writes to the file. ``source`` is the file that
+    the user named; it differs from ``path`` when a foreign format is converted into the
+    image cache. In a dry run, and in a plan before the conversion, ``pending`` says
+    what is still to be done.
 
-    An existing disk that is to be rewritten is such an image, too: ``below`` is then
-    its backing file, read where it maps nothing, and ``plain`` is said of all of them.
-    ``leased``: nobody else may open it, qemu-img included.
+    An existing disk to be rewritten is such an image as well: ``below`` is then its
+    backing file, read where the disk maps nothing, and ``plain`` applies to the whole
+    chain. ``leased``: no other process may open it, not even qemu-img.
     """
 
     path: Path
@@ -122,14 +123,14 @@ class BaseImage:
 
     @property
     def layers(self) -> tuple[BaseImage, ...]:
-        """Return the image and those below it, the lowest first."""
+        """Return the image and those below it, lowest first."""
         return (*(self.below.layers if self.below else ()), self)
 
     @property
     def seen_sizes(self) -> tuple[int, ...]:
-        """Return how many bytes of each layer are seen through the shorter above it.
+        """Return how many bytes of each layer are visible from the top.
 
-        What is beyond the end of an image reads as zeroes, whatever is below it.
+        Beyond the end of an image all reads as zeroes, whatever is below it.
         """
         sizes = [one.virtual_size for one in reversed(self.layers)]
         return tuple(reversed(list(itertools.accumulate(sizes, min))))
@@ -137,13 +138,13 @@ class BaseImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that a plan may rest on: observed once, before planning.
+    """Everything that a plan may depend on, observed once, before planning.
 
-    ``shares_base`` says that the base image is plain, and that files in the directory
+    ``shares_base`` means that the base image is plain, and that files in the directory
     can share its blocks (reflink). ``observed`` is what the strategy's own ``observe``
-    returned. Of a disk that exists, ``base`` is what its guest reads, and ``file`` the
-    file as it is, byte for byte, in whatever format; where it can't be rewritten both
-    are None, and ``obstacle`` says why.
+    returned. For an existing disk, ``base`` is what its guest reads, and ``file`` its
+    file, byte for byte, in any format; if it can't be rewritten both are None, and
+    ``obstacle`` says why.
     """
 
     host: Host
@@ -155,14 +156,14 @@ class Facts:
     observed: Mapping[str, object] = field(default_factory=dict)
 
     def required_base(self) -> BaseImage:
-        """Return what the guest of an existing disk reads, to rewrite the disk from.
+        """Return what the guest of an existing disk reads, the source of a rewrite.
 
         :raises PlanError: when the disk can't be rewritten, saying why.
         """
         return self._required(self.base)
 
     def required_file(self) -> BaseImage:
-        """Return the file of an existing disk, to rewrite it as it is.
+        """Return the file of an existing disk, to be rewritten byte for byte.
 
         :raises PlanError: when the disk can't be rewritten, saying why.
         """
@@ -171,8 +172,8 @@ class Facts:
     def must_copy(self, current: Observation) -> bool:
         """Return whether reserving an existing disk takes a copy of it.
 
-        What is shared with other files has to be copied; what the filesystem may move
-        on overwriting too, where a NOCOW file would stay.
+        Extents shared with other files must be copied. So must a file whose blocks the
+        filesystem moves when they are overwritten, if a NOCOW file would keep them.
         """
         shared = current.extents is not None and current.extents.shared > 0
         moved = not current.overwrites_in_place and self.host.filesystem.nocow
@@ -187,7 +188,7 @@ class Facts:
 
 
 class Use(enum.StrEnum):
-    """What QEMU's lock bytes say of an image; none of them proves it free."""
+    """What QEMU's lock bytes say about an image; no value proves it unused."""
 
     NONE = "none"
     READING = "reading"
@@ -196,10 +197,10 @@ class Use(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackingFile:
-    """One image of a backing chain, as the image above it names it.
+    """An image of a backing chain, as the image above records it.
 
-    ``problem`` says why the chain can't be followed through it; ``virtual_size`` is
-    then None, as may be the format.
+    ``problem`` says why the chain can't be followed further; ``virtual_size`` is then
+    None, and the format may be.
     """
 
     path: Path
@@ -212,12 +213,12 @@ class BackingFile:
 class Observation:
     """What a disk is, measured: st_blocks, FIEMAP and the qcow2 tables.
 
-    ``exception`` names what keeps the disk from being ``guaranteed`` (that no write of
-    its guest meets ENOSPC); it is None when it is. ``full_size`` is the file size at
-    which every write of the guest falls inside the file: what a reservation
-    must cover. ``overwrites_in_place``: the filesystem does not allocate anew for a
-    block that has storage of its own. ``hindrances`` say what prevents a rewrite of the
-    disk. ``backing_chain`` begins with the disk's own backing file.
+    A disk is ``guaranteed`` if no write of its guest meets ENOSPC; otherwise
+    ``exception`` says why not. ``full_size`` is the file size at which every write of
+    the guest stays inside the file: what a reservation must cover.
+    ``overwrites_in_place``: overwriting a block that has storage of its own allocates
+    nothing. ``hindrances`` say what prevents a rewrite of the disk. ``backing_chain``
+    begins with the disk's own backing file.
     """
 
     format: DiskFormat
@@ -242,12 +243,12 @@ class Observation:
 
     @property
     def reserved_size(self) -> int:
-        """Return the file size that a reservation of this disk must cover, in bytes."""
+        """Return the file size in bytes that a reservation of the disk must cover."""
         return max(self.full_size, self.file_size)
 
     @property
     def broken_chain(self) -> str | None:
-        """Return in words that the chain of backing files ends too early, or None."""
+        """Return why the backing chain ends too early, or None."""
         for one in self.backing_chain:
             if one.problem:
                 return f"its backing file {one.path}: {one.problem}"

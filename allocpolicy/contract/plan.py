@@ -1,4 +1,4 @@
-"""What will be done to a disk, in order, printable before it is run."""
+"""What will be done to a disk, in order; printable before it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from allocpolicy.progress import Progress
 
 
 class Mode(enum.StrEnum):
-    """How the executor carries a plan out."""
+    """How the executor carries out a plan."""
 
     STAGED = "staged"  # build under no name, publish when complete
     IN_PLACE = "in_place"  # change the disk itself, never backwards
@@ -36,39 +36,39 @@ class Target(Protocol):
         The file must be on the target's filesystem. Afterwards ``fd`` is that file
         and ``path`` names nothing.
 
-        :raises Replan: when somebody else took the file first.
+        :raises Replan: when another process took the file first.
         """
 
 
 @runtime_checkable
 class Step(Protocol):
-    """One thing to do; a third party's step is as good as a bundled one."""
+    """One thing to do; third-party steps are treated like bundled ones."""
 
     __slots__ = ()
 
     def describe(self) -> str:
-        """Return one line for people: what is true after the step."""
+        """Return one line for the user: what is true after the step."""
 
     def run(self, target: Target, progress: Progress) -> None:
-        """Do it.
+        """Carry out the step.
 
         :raises Unsupported: when the storage cannot do it.
         :raises NotEnoughSpace: on ENOSPC or EDQUOT.
-        :raises Replan: when what the plan relied on was lost to another.
+        :raises Replan: when another process took what the plan relied on.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The steps to a disk, and what they cost.
+    """The steps that create or change a disk, and what they cost.
 
-    Sizes are bytes on the destination's filesystem. ``peak_bytes`` is the most that
-    the steps allocate while they run; ``promised_bytes`` is what the disk may come to
-    take when the guest has written all of it; ``reserved_bytes`` is how much of that
-    the steps reserve at once: the executor serialises such plans on a filesystem, and
-    keeps headroom free for them, less of it where all of it is ``written`` in the end.
-    ``online`` says of a plan in place that it is safe while a VM writes to the disk:
-    fallocate(2) of mode 0 in bounded chunks, and nothing else.
+    Sizes are bytes on the destination's filesystem. ``peak_bytes`` is the most that the
+    steps allocate while they run; ``promised_bytes`` is what the disk may take once the
+    guest has written all of it; ``reserved_bytes`` is how much of that the steps
+    reserve at once. The executor serializes such plans on a filesystem and keeps
+    headroom free for them, less if the result is fully ``written``. ``online`` means
+    that an in-place plan is safe while a VM writes to the disk: fallocate(2) of mode 0
+    in bounded chunks, and nothing else.
     """
 
     mode: Mode

@@ -1,4 +1,4 @@
-"""What the operator decided: `config` reads it; these are the defaults."""
+"""The operator's decisions: `config` reads them; these are the defaults."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from allocpolicy.contract.facts import Headroom, Limits
 from allocpolicy.storage import named_lock
 
-DEFAULT = "default"  # the origin of what nobody set
+DEFAULT = "default"  # the origin of unset values
 
 _MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the operator decided; the fields' defaults are the options'.
+    """The operator's decisions; the fields have the options' defaults.
 
-    An origin says where a value was set. ``overridden_defaults`` are (value, origin) of
-    what `default_strategy` won over, nearest first.
+    An origin says where a value was set. ``overridden_defaults`` are the (value,
+    origin) that `default_strategy` overrode, nearest first.
     """
 
     default_strategy: str = "none"

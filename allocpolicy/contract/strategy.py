@@ -1,4 +1,4 @@
-"""The contract of a strategy: what a plugin is given, and what it answers.
+"""The contract of a strategy: what a plugin receives, and what it returns.
 
 The contract is versioned by `API_VERSION`; everything in it is importable from
 ``allocpolicy``. A strategy is an entry point in the group ``allocpolicy.strategies``
@@ -35,7 +35,7 @@ class Operation(enum.StrEnum):
 
 
 class DiskRole(enum.StrEnum):
-    """Which disk of the instance it is."""
+    """Which of the instance's disks it is."""
 
     ROOT = "root"
     EPHEMERAL = "ephemeral"
@@ -52,7 +52,7 @@ class Judgement(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for. ``virtual_size`` is bytes, a multiple of 512."""
+    """What is requested. ``virtual_size`` is in bytes, a multiple of 512."""
 
     operation: Operation
     destination: Path
@@ -74,10 +74,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """How a VM must attach the disk so that the promise is kept.
+    """How a VM must attach the disk to keep the promise.
 
-    The names are those of QEMU's blockdev options; ``l2_cache_size`` is bytes, None
-    where QEMU's default does.
+    The names are those of QEMU's blockdev options; ``l2_cache_size`` is in bytes, None
+    if QEMU's default is enough.
     """
 
     discard: str
@@ -90,7 +90,7 @@ class Attachment:
 class Strategy(abc.ABC):
     """Decides how a disk is allocated.
 
-    ``options`` is always the validated mapping of every option in ``options_schema``,
+    ``options`` always maps every option in ``options_schema`` to a valid value,
     defaults included.
     """
 
@@ -101,7 +101,7 @@ class Strategy(abc.ABC):
     def observe(
         self, *, request: Request, options: Mapping[str, object], host: Host
     ) -> Mapping[str, object]:
-        """Return what the plan needs to know besides; read-only, the only I/O."""
+        """Return further facts that the plan needs: read-only, the only I/O."""
         return {}
 
     @abc.abstractmethod
@@ -110,15 +110,15 @@ class Strategy(abc.ABC):
     ) -> Plan:
         """Return what to do: pure, without I/O, configuration or clock.
 
-        :raises PlanError: when no storage could serve the request.
-        :raises Unsupported: when this storage cannot; a fallback may be taken.
+        :raises PlanError: when no storage could fulfil the request.
+        :raises Unsupported: when this storage cannot; a fallback may be used.
         """
 
     @abc.abstractmethod
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
     ) -> Verdict:
-        """Judge whether the disk keeps the promise; audit has no request to give."""
+        """Judge whether the disk keeps the promise; an audit has no request."""
 
     @abc.abstractmethod
     def attach(

@@ -1,1 +1,1 @@
-"""Which strategies there are, and calling them."""
+"""Finding, loading and calling strategies."""

@@ -1,4 +1,4 @@
-"""Calling a strategy's code, so that its failures name the plugin and its target."""
+"""Calling a strategy's code; errors name the plugin and its target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = TypeVar("Answer")
 
 @contextlib.contextmanager
 def blaming(found: Found) -> Iterator[None]:
-    """Turn what the body raises, other than our errors, into StrategyFailed.
+    """Turn the body's exceptions, except for our errors, into StrategyFailed.
 
     :raises StrategyFailed: from the original, naming the plugin and its target.
     """
@@ -34,15 +34,15 @@ def blaming(found: Found) -> Iterator[None]:
 def observe(
     loaded: Loaded, *, request: Request, options: Options, host: Host
 ) -> Mapping[str, object]:
-    """Return what the strategy itself wants to know before planning."""
+    """Return the facts that the strategy observes before planning."""
     with blaming(loaded.found):
         return loaded.strategy.observe(request=request, options=options, host=host)
 
 
 def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) -> Plan:
-    """Return the strategy's plan, its numbers and steps being what they should be.
+    """Return the strategy's plan, with the types of its numbers and steps checked.
 
-    :raises PlanError: also for sizes that no image has.
+    :raises PlanError: also for sizes that no image can have.
     """
     with blaming(loaded.found):
         try:
@@ -53,7 +53,7 @@ def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) ->
             raise PlanError(error.reason) from error
         made = _expect(answer, Plan, loaded.found, "plan")
         sizes = (made.peak_bytes, made.promised_bytes, made.reserved_bytes)
-        if min(sizes) < 0:  # TypeError where one is no number
+        if min(sizes) < 0:  # TypeError if one is not a number
             raise ValueError(f"the plan's sizes are {sizes}, not byte counts")
         if not all(isinstance(step, Step) for step in made.steps):
             raise TypeError("the plan's steps are not all steps")

@@ -2,7 +2,7 @@
 
 Discovery reads the installed distributions itself: stevedore's cache under
 ~/.cache/python-entrypoints outlives a reinstallation and loses the distribution, and
-its check for duplicates sees only neighbours. stevedore does the loading.
+its check for duplicates compares only neighbours. stevedore does the loading.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from allocpolicy.registry import option_schema
 GROUP = "allocpolicy.strategies"
 
 _NAME = re.compile(r"[a-z0-9_-]+")
-_RESERVED = "strategy"  # allocpolicy:strategy.root is no option of a strategy
+_RESERVED = "strategy"  # allocpolicy:strategy.root is not a strategy's option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +41,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A strategy that fulfils the contract, and where it was found."""
+    """A strategy that fulfils the contract, and its entry point."""
 
     found: Found
     strategy: Strategy
 
 
 def find_all() -> tuple[Found, ...]:
-    """Return every claim to a strategy's name, sorted, duplicates included.
+    """Return all claims to strategies' names, sorted, duplicates included.
 
-    The answer is kept until a directory in sys.path changes, as on an installation.
+    The result is cached until a directory in sys.path changes, as an installation does.
     """
     return _find_all(tuple((place, _changed(place)) for place in sys.path))
 
@@ -90,7 +90,7 @@ def find(name: str) -> Found:
 
 
 def load(name: str) -> Loaded:
-    """Import the strategy ``name``, and no other, and check that it can be used.
+    """Import the strategy ``name``, and no other, and check that it is usable.
 
     :raises StrategyNotFound: when no distribution has it.
     :raises DuplicateStrategy: when more than one has.
@@ -126,7 +126,7 @@ def _order(found: Found) -> tuple[str, str, str, str]:
 
 
 def _instance(found: Found) -> Strategy:
-    """Import the target and call it, by stevedore."""
+    """Import the target and call it, through stevedore."""
     from stevedore.extension import ExtensionManager
     from stevedore.named import NamedExtensionManager
 

@@ -1,7 +1,7 @@
-"""Judging existing disks: each strategy loaded once, each set of options checked once.
+"""Judging existing disks: load each strategy once, check each set of options once.
 
-A disk outlives what made it: its strategy may be gone, broken, or have other options by
-now. That is said of the disk; others are judged all the same.
+A disk outlives what created it: its strategy may by now be gone, broken, or have other
+options. The disk's verdict says so, and other disks are still judged.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Judge:
         self._options: dict[tuple[str, str], Mapping[str, object] | str] = {}
 
     def prepare(self, choice: Choice) -> None:
-        """Load what the choice needs; done while others work, it takes no time."""
+        """Load what the choice needs; done while workers run, it costs no time."""
         self._ready(choice)
 
     def verdict(self, choice: Choice, observation: Observation) -> Verdict:
         """Return whether the disk keeps what the choice promises.
 
-        A backing file that is missing is a drift whatever the strategy: the guest can't
-        even read the disk. A strategy that can't be asked makes it unverifiable.
+        A missing backing file is drift, whatever the strategy: the guest can't even
+        read the disk. If the strategy is unavailable, the disk is unverifiable.
         """
         if (reason := observation.broken_chain) is not None:
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
@@ -45,7 +45,7 @@ class Judge:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=str(error))
 
     def attachment(self, choice: Choice, observation: Observation) -> Attachment | None:
-        """Return how a VM must attach the disk; None if the strategy can't be asked."""
+        """Return how a VM must attach the disk; None if the strategy is unavailable."""
         ready = self._ready(choice)
         if isinstance(ready, str):
             return None
@@ -56,7 +56,7 @@ class Judge:
             return None
 
     def _ready(self, choice: Choice) -> tuple[Loaded, Mapping[str, object]] | str:
-        """Return the strategy and every option of it, or why there is none."""
+        """Return the strategy and all its options, or why it is unavailable."""
         name = choice.strategy
         if name not in self._loaded:
             self._loaded[name] = _load(name)
@@ -78,7 +78,7 @@ def _load(name: str) -> Loaded | str:
 
 
 def _complete(choice: Choice, loaded: Loaded) -> Mapping[str, object] | str:
-    """Return the options, defaults for those newer than the stamp; or what is wrong."""
+    """Return the options, with defaults for newer ones, or what is wrong."""
     try:
         return option_values.complete(
             choice.options, options_schema=loaded.strategy.options_schema

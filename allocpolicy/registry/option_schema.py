@@ -1,7 +1,7 @@
-"""A strategy's options schema: what it may be, and whether it is.
+"""A strategy's options schema: its rules, and checking them.
 
-It is an object schema whose properties each have a ``default`` and one of the types in
-`TYPES`. jsonschema is imported only for schemas beyond enumerations of strings.
+It is an object schema; each property has a ``default`` and one of the types in `TYPES`.
+jsonschema is imported only for more than enumerations of strings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OPTION_NAME = re.compile(r"[a-z0-9_-]+")
 
 
 def check(options_schema: object) -> None:
-    """Check that options can be converted by a strategy's options schema.
+    """Check that a strategy's options schema can convert options.
 
     :raises Invalid: saying in one line what is wrong.
     """
@@ -61,7 +61,7 @@ def _check_option(name: object, option: object) -> None:
 
 
 def _is_plain(options_schema: Mapping[str, Any]) -> bool:
-    """Whether it is certainly valid: only enumerations, as in bundled strategies."""
+    """Return whether it is certainly valid: enumerations only, as bundled ones are."""
     return (
         options_schema.keys() <= {"type", "properties", "additionalProperties"}
         and isinstance(options_schema.get("additionalProperties", False), bool)

@@ -1,7 +1,7 @@
 """The values of a strategy's options: strings converted, defaults filled in.
 
-Extra specs give strings, which are converted to the type that the option has in the
-strategy's schema. jsonschema is imported only when something has to be validated.
+The strings of extra specs are converted to the option's type in the strategy's schema.
+jsonschema is imported only when something must be validated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from allocpolicy.registry import option_schema
 from allocpolicy.schema import Invalid
 from allocpolicy.wording import choices
 
-# As oslo.utils' strutils.bool_from_string(strict=True), but for single letters.
+# As in oslo.utils' strutils.bool_from_string(strict=True), except single letters.
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -25,7 +25,7 @@ _FALSE = ("false", "no", "off", "0")
 class OptionError(ValueError):
     """An option is unknown or has a bad value: ``(option, value, reason)``.
 
-    `resolve` turns it into an ExtraSpecError, which knows the key.
+    `resolve` turns it into an ExtraSpecError, which has the key.
     """
 
     def __init__(self, option: str, value: str, reason: str) -> None:
@@ -41,7 +41,7 @@ class OptionError(ValueError):
 def convert(
     raw: Mapping[str, str], *, options_schema: Mapping[str, Any]
 ) -> dict[str, object]:
-    """Return every option's value: ``raw`` converted by its type, else the default.
+    """Return every option's value: ``raw`` converted to its type, or else the default.
 
     :raises OptionError: for an unknown option or a bad value, with what is allowed.
     """
@@ -64,7 +64,7 @@ def convert(
 def complete(
     options: Mapping[str, object], *, options_schema: Mapping[str, Any]
 ) -> dict[str, object]:
-    """Return every option's value: that of ``options``, else the default.
+    """Return every option's value: from ``options``, or else the default.
 
     :raises Invalid: when they do not match the schema.
     """
@@ -83,7 +83,7 @@ def complete(
 def _is_plainly_valid(
     options: Mapping[str, object], properties: Mapping[str, Any]
 ) -> bool:
-    """Whether options are certainly valid: each is one of an enumeration."""
+    """Return whether options are certainly valid: each is in an enumeration."""
     return options.keys() <= properties.keys() and all(
         option_schema.is_plain_option(properties[name])
         and value in properties[name].get("enum", ())
@@ -112,7 +112,7 @@ def _check_options(
 
 
 def _described(option: Mapping[str, Any]) -> str:
-    """Return in words which values an option takes, as an extra spec writes them."""
+    """Describe the values that an option accepts, as extra specs write them."""
     if "enum" in option:
         return f"one of {', '.join(map(_as_written, option['enum']))}"
     words = {

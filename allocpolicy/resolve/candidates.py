@@ -1,4 +1,4 @@
-"""The values that might decide a selection, and what became of each."""
+"""The values considered for a selection, and what became of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WON = "won"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A value that might have decided its subject, and what became of it.
+    """A value considered for its subject, and what became of it.
 
     The subject is ``strategy`` or ``<strategy>.<option>``.
     """
@@ -36,7 +36,7 @@ class Candidate:
 def of_strategy(
     specs: Iterable[Spec], *, policy: Policy, disk_role: DiskRole
 ) -> tuple[Candidate, ...]:
-    """Return what might choose the strategy: the winner, those that it beat, others."""
+    """Return the candidates for the strategy: the winner, those overridden, others."""
     choices = [spec for spec in specs if isinstance(spec, StrategySpec)]
     of_disk = [spec for spec in choices if spec.disk_role is disk_role]
     of_all = [spec for spec in choices if spec.disk_role is None]
@@ -57,7 +57,7 @@ def of_strategy(
 
 
 def of_options(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> Iterator[Candidate]:
-    """Yield what might set the strategy's options, then what is for others."""
+    """Yield the candidates for the strategy's options, then other strategies'."""
     strategy = loaded.found.name
     properties: Mapping[str, Any] = loaded.strategy.options_schema["properties"]  # type: ignore[assignment]
     for option, described in properties.items():
@@ -73,7 +73,7 @@ def of_options(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> Iterator[Candi
 def _ranked(
     subject: str, values: Sequence[tuple[object, str, str]]
 ) -> Iterator[Candidate]:
-    """Yield candidates of (value, key, source), of which the first wins."""
+    """Yield candidates of (value, key, source); the first wins."""
     _, winner, where = values[0]
     for index, (value, key, source) in enumerate(values):
         yield Candidate(
@@ -96,7 +96,7 @@ def _lost(spec: Spec, *, outcome: str) -> Candidate:
 
 
 def ignored(flavor: Flavor | None, *, policy: Policy) -> Iterator[Candidate]:
-    """Yield the flavor's keys, valid or not, where the operator lets none count."""
+    """Yield the flavor's keys, valid or not, if the operator ignores them all."""
     for key, value in flavor.extra_specs.items() if flavor else ():
         if key.startswith(extra_specs.NAMESPACE):
             name = key.removeprefix(extra_specs.NAMESPACE)
@@ -110,5 +110,5 @@ def ignored(flavor: Flavor | None, *, policy: Policy) -> Iterator[Candidate]:
 
 
 def closed(policy: Policy) -> str:
-    """Return in words that the operator lets no flavor choose."""
+    """Return the setting by which the operator ignores flavors."""
     return f"flavor_override = false ({policy.flavor_override_origin})"

@@ -1,4 +1,4 @@
-"""What the operator does not let extra specs choose."""
+"""Refusing extra specs that the operator does not allow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_choices(specs: Iterable[Spec], *, policy: Policy) -> None:
-    """Check what strategies the extra specs choose, for other disks too.
+    """Check the strategies that the extra specs choose, for other disks too.
 
     :raises ExtraSpecError: when one is not allowed, or not installed.
     """
@@ -38,7 +38,7 @@ def check_choices(specs: Iterable[Spec], *, policy: Policy) -> None:
 
 
 def refuse_overrides(specs: Iterable[Spec], *, policy: Policy) -> None:
-    """Refuse the command line's extra specs where the operator allows none.
+    """Refuse the command line's extra specs if the operator allows none.
 
     :raises ExtraSpecError: naming the first.
     """

@@ -1,4 +1,4 @@
-"""The configuration, read by oslo.config, and the policy that results from it."""
+"""Reading the configuration with oslo.config, and the policy that results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(
 
 
 def policy(conf: cfg.ConfigOpts) -> Policy:
-    """Return the policy in ``conf``, which may be that of a program such as Nova.
+    """Return the policy in ``conf``, which may belong to a program such as Nova.
 
     :raises ConfigError: naming the option and where it was set, for a bad value.
     """
@@ -125,7 +125,7 @@ def _get(conf: cfg.ConfigOpts, name: str, *, group: str | None = GROUP) -> Any:
 
 
 def _place_of_bad_value(message: str, *, name: str, group: str | None) -> str:
-    # With the value its location is unavailable, too, except in the message.
+    # If the value is unavailable, so is its location, except in the message.
     variable = f"OS_{(group or 'DEFAULT').upper()}__{name.upper()}"
     if variable in os.environ:
         return f"in environment {variable}"
@@ -136,7 +136,7 @@ def _place_of_bad_value(message: str, *, name: str, group: str | None) -> str:
 def _location(
     conf: cfg.ConfigOpts, name: str, group: str | None
 ) -> cfg.LocationInfo | None:
-    """Return where the option is set; None if it has a default."""
+    """Return where the option is set; None if it has its default."""
     found = conf.get_location(name, group=group)
     defaults = (cfg.Locations.opt_default, cfg.Locations.set_default)
     return None if found is None or found.location in defaults else found

@@ -1,7 +1,7 @@
 """The operator's options, declared to oslo.config.
 
 They are in the group ``[allocpolicy]``; ``[DEFAULT] preallocate_images``, known from
-nova.conf, applies where ``[allocpolicy] preallocate_images`` is not set.
+nova.conf, applies if ``[allocpolicy] preallocate_images`` is not set.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
 
 
 def register(conf: cfg.ConfigOpts) -> None:
-    """Add the options to ``conf``; those that it already has stay as they are."""
+    """Add the options to ``conf``; keep those that it already has."""
     for options, group in ((_DEFAULT_OPTIONS, None), (_OPTIONS, GROUP)):
         for option in options:
             try:

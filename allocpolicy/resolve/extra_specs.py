@@ -7,8 +7,8 @@
 ``allocpolicy:<strategy>.<option>``       an option of that strategy
 ========================================  =======================================
 
-Keys in other namespaces are ignored. `selection` knows which strategies and options
-there are.
+Keys in other namespaces are ignored. `selection` checks that strategies and options
+exist.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def option_key(*, strategy: str, option: str) -> str:
 
 
 def parse(extra_specs: Mapping[str, str], *, source: str) -> tuple[Spec, ...]:
-    """Return what the ``allocpolicy:`` keys set, in the mapping's order.
+    """Return the settings of the ``allocpolicy:`` keys, in the mapping's order.
 
     :raises ExtraSpecError: for a key outside the grammar.
     """

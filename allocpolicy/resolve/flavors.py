@@ -17,8 +17,8 @@ from allocpolicy.errors import FlavorError
 from allocpolicy.resolve import strict_file
 from allocpolicy.schema import Invalid
 
-# k1='v1', k2='v2': python-openstackclient before 5.0. A quote inside a value is not
-# escaped, so a value ends where the next key or nothing follows.
+# k1='v1', k2='v2': python-openstackclient before 5.0. Quotes inside a value are not
+# escaped: a value ends before the next key or at the end of the text.
 _PROPERTY = re.compile(
     r"([^=', ][^=',]*)='(.*?)'(?:, (?=[^=', ][^=',]*=')|$)", re.DOTALL
 )
@@ -26,7 +26,7 @@ _PROPERTY = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavor:
-    """A flavor; ``source`` is the file that it was read from."""
+    """A flavor; ``source`` is the file from which it was read."""
 
     name: str
     extra_specs: Mapping[str, str]
@@ -53,7 +53,7 @@ def load_flavors(path: Path) -> dict[str, Flavor]:
 
 
 def flavor(path: Path, *, name: str) -> Flavor:
-    """Return the flavor with that name, or else that ID, from a file.
+    """Return the flavor with a name, or else an ID, from a file.
 
     :raises FlavorError: when there is none, or the file is not valid.
     """

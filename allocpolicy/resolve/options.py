@@ -1,4 +1,4 @@
-"""What extra specs say of strategies' options: converted, or refused."""
+"""Converting and checking the options of strategies in extra specs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from allocpolicy.resolve.extra_specs import OptionSpec, Spec
 
 
 def convert(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> dict[str, object]:
-    """Return the strategy's options, of which the first spec of each key decides.
+    """Return the strategy's options; the first spec of each key decides.
 
     :raises ExtraSpecError: for an unknown option or a bad value.
     """
@@ -37,7 +37,7 @@ def convert(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> dict[str, object]
 
 
 def check_others(specs: Iterable[Spec], *, selected: str) -> None:
-    """Check options of strategies that are not selected; broken ones do no harm.
+    """Check options of strategies that are not selected; ignore broken strategies.
 
     :raises ExtraSpecError: for an unknown strategy or option, or a bad value.
     """
@@ -54,7 +54,7 @@ def check_others(specs: Iterable[Spec], *, selected: str) -> None:
 
 
 def _unknown_strategy(spec: OptionSpec) -> ExtraSpecError:
-    # With the option as it was written, so that the strategy's name alone decides.
+    # The option stays as written: only the strategy's name is compared.
     known = (
         extra_specs.option_key(strategy=name, option=spec.option)
         for name in installed.names()

@@ -1,4 +1,4 @@
-"""The host's policy, as its configuration says or by default."""
+"""The host's policy, from its configuration or by default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_policy(
     :raises ConfigError: when a file cannot be read, or a value is wrong.
     """
     if not (config_files or config_dirs or config_places.any_used()):
-        return Policy()  # importing oslo.config takes long, and nothing is configured
+        return Policy()  # nothing is configured, and importing oslo.config is slow
     from allocpolicy.resolve import config
 
     conf = config.load(config_files=config_files, config_dirs=config_dirs)

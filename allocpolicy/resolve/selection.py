@@ -1,9 +1,9 @@
-"""From extra specs and configuration to a selection: what won, and over what.
+"""Resolving extra specs and configuration into a selection, with what it overrode.
 
 Precedence: per-disk key > flavor key > ``[allocpolicy] preallocate_images`` >
 ``[DEFAULT] preallocate_images`` > none. The command line's extra specs add to the
-flavor's and replace those of the same key, no others: the flavor's per-disk key wins
-over the command line's general one.
+flavor's and replace only those with the same key: the flavor's per-disk key wins over
+the command line's general one.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The strategy, loaded, and every option of it, each with its origin.
+    """The loaded strategy and all its options, each with its origin.
 
-    ``candidates`` is every value that was considered, nearest first. ``option_specs``
-    are the extra specs in force for options of whatever strategy.
+    ``candidates`` are all values considered, nearest first. ``option_specs`` are the
+    extra specs in force for options of any strategy.
     """
 
     loaded: Loaded = field(repr=False)
@@ -61,7 +61,7 @@ class Selection:
 
     @property
     def choice(self) -> Choice:
-        """Return what a stamp records of it."""
+        """Return what a stamp records of the selection."""
         return Choice(strategy=self.strategy, options=dict(self.options))
 
 
@@ -90,7 +90,7 @@ def resolve(
 
 
 def resolve_fallback(selection: Selection, *, name: str, reason: str) -> Selection:
-    """Return the selection of the fallback ``name``, with its options' extra specs.
+    """Return the selection of the fallback ``name``, with its options from extra specs.
 
     ``reason`` says why the strategy of ``selection`` is unavailable.
 
@@ -123,9 +123,9 @@ def resolve_fallback(selection: Selection, *, name: str, reason: str) -> Selecti
 
 
 def resolve_stamp(choice: Choice, *, path: Path) -> Selection:
-    """Return the selection that a disk's stamp records, newer options at their default.
+    """Return the selection that a disk's stamp records; newer options have defaults.
 
-    :raises ImageError: when the strategy does not take the options.
+    :raises ImageError: when the strategy does not accept the options.
     :raises StrategyNotFound: when it is not installed.
     :raises DuplicateStrategy: when two distributions claim it.
     :raises StrategyFailed: when it cannot be loaded.

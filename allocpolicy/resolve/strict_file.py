@@ -1,7 +1,7 @@
-"""Reading a JSON or YAML file strictly: plain data, and each key once.
+"""Reading a JSON or YAML file strictly: plain data, unique keys.
 
-Duplicate keys, YAML's aliases (bombs) and keys that are not strings are refused rather
-than interpreted; what is wrong is reported with its line and column.
+Duplicate keys, YAML aliases (bombs) and keys that are not strings are refused rather
+than interpreted; errors are reported with line and column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read(path: Path) -> object:
 
 
 def _text(path: Path) -> str:
-    """Return the file's text; it may be a pipe."""
+    """Return the text of the file, which may be a pipe."""
     try:
         with path.open("rb") as file:
             content = file.read(SIZE_LIMIT + 1)
@@ -49,7 +49,7 @@ def _text(path: Path) -> str:
 
 
 def _parse(text: str, *, is_yaml: bool) -> object:
-    """Parse what looks like JSON as JSON, for better messages, and the rest as YAML."""
+    """Parse what looks like JSON as JSON, for better messages, and all else as YAML."""
     if text.lstrip()[0] in "[{" and not is_yaml:
         return _parse_json(text)
     return _parse_yaml(text)
@@ -78,7 +78,7 @@ def _parse_yaml(text: str) -> object:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Takes plain data only: no aliases, no duplicate keys, string keys only."""
+        """Accepts plain data only: no aliases, no duplicate keys, string keys only."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
@@ -100,7 +100,7 @@ def _parse_yaml(text: str) -> object:
         problem = error.problem or error.context
         raise Invalid(f"{place}not valid YAML: {problem}") from error
     except (yaml.YAMLError, ValueError, KeyError, OverflowError) as error:
-        # PyYAML lets errors of int(), date() and its own tables through.
+        # PyYAML passes on the errors of int(), date() and its own tables.
         raise Invalid(
             f"not valid YAML: a value does not match its type: {error}"
         ) from error
