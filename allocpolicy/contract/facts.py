@@ -130,7 +130,7 @@ class BaseImage:
     def seen_sizes(self) -> tuple[int, ...]:
         """Return how many bytes of each layer are visible from the top.
 
-        Beyond the end of an image all reads as zeroes, whatever is below it.
+        Beyond its end an image reads as zeroes, whatever is below.
         """
         sizes = [one.virtual_size for one in reversed(self.layers)]
         return tuple(reversed(list(itertools.accumulate(sizes, min))))

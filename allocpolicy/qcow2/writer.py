@@ -41,8 +41,8 @@ class Backing:
 def write_unmapped(fd: int, whole: Geometry, *, backing: Backing | None = None) -> None:
     """Write an image that maps nothing: a thin disk, or an overlay on a backing file.
 
-    Its refcount table is large enough for the fully allocated image, so that
-    `geometry.fully_allocated_size` holds all that QEMU will ever add.
+    Its refcount table is large enough for the fully allocated image:
+    `geometry.fully_allocated_size` covers everything that QEMU will ever add.
 
     :raises InvalidRequest: when the backing file's name does not fit.
     """
