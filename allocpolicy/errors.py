@@ -153,7 +153,7 @@ class Overcommitted(NotEnoughSpace):
     """
 
     template = (
-        "{path}: not enough space: the disk may come to take {needed_text}, and"
+        "{path}: not enough space: the disk may take up to {needed_text}, and"
         " {left_text} may still be promised, {free_text} are free: the over-commit"
         " ratio would be {ratio:.6g}, and max_overcommit_ratio allows {limit:.6g};"
         " free some space, or choose a smaller disk"

@@ -108,8 +108,8 @@ def _check_descriptor(text: str, *, path: Path) -> None:
     others = [line for line in lines if line and not FIELD.fullmatch(line)]
     extents = [line for line in others if EXTENT.fullmatch(line)]
     if unknown := [line for line in others if line not in extents]:
-        reason = f"its vmdk descriptor has a line that is not known: {unknown[0]!r:.80}"
+        reason = f"its vmdk descriptor has an unknown line: {unknown[0]!r:.80}"
         raise ImageError(path, reason)
     if len(extents) != 1:
-        reason = f"its vmdk descriptor names {len(extents)} extents: it must be one"
+        reason = f"its vmdk descriptor names {len(extents)} extents: it must have one"
         raise ImageError(path, reason)

@@ -62,7 +62,7 @@ def walk(
     while (named := _named_by(above)) is not None:
         layer = opened(named.path, _readable(named))
         if layer.inode in seen or len(seen) > MAX_DEPTH:
-            raise ImageError(named.path, "the chain of backing files is a loop")
+            raise ImageError(named.path, "the backing chain is a loop")
         seen.add(layer.inode)
         yield layer
         above = layer

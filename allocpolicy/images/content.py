@@ -72,7 +72,7 @@ def _open(stack: contextlib.ExitStack, path: Path, format: DiskFormat) -> _Layer
 
 def _layer(fd: int, *, path: Path, header: Header | None) -> _Layer:
     if header and (found := ", ".join(hindrances(header))):
-        raise ImageError(path, f"it can't be copied as it is: {found}")
+        raise ImageError(path, f"it can't be copied byte for byte: {found}")
     return _Layer(path=path, fd=fd, inode=chain.inode(fd), header=header)
 
 

@@ -60,10 +60,10 @@ def _format(
 ) -> DiskFormat:
     if stamp is None:
         if declared is None:
-            reason = "its format is not known, as it has no stamp; say it with --format"
+            reason = "its format is unknown, as it has no stamp; state it with --format"
             raise ImageError(path, reason)
         return declared
     if declared not in (None, stamp.format):
-        reason = f"its stamp says that it is {stamp.format}, not {declared}"
+        reason = f"its stamp says {stamp.format}, not {declared}"
         raise ImageError(path, reason)
     return stamp.format

@@ -40,7 +40,7 @@ def refuse_if_changed(image: Opened) -> None:
     try:
         named = os.stat(image.path)
     except OSError as error:
-        reason = f"it went away while it was read: {error.strerror}"
+        reason = f"it disappeared while it was read: {error.strerror}"
         raise ImageError(image.path, reason) from error
     if not os.path.samestat(named, os.fstat(image.fd)):
         raise ImageError(image.path, "it was replaced while it was read; try again")

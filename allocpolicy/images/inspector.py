@@ -82,7 +82,7 @@ def agreed_format(
         return declared
     if found == "raw" and _is_fixed_vpc(fd):
         reason = "it may be raw or a fixed vpc: its last sector is a vpc footer"
-        raise ImageError(path, f"{reason}; say which with --base-format raw or vpc")
+        raise ImageError(path, f"{reason}; state which with --base-format raw or vpc")
     if found not in qemu_name:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"its format {found} is not supported: use {choices}")

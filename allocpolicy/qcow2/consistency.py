@@ -206,7 +206,7 @@ def _faults(batch: Batch, *, file_size: int) -> Iterator[tuple[Mask, str]]:
     else:
         yield offsets >= file_size, "is mapped to an offset outside the file"
         nowhere = (standard & (OFFSET | COPIED)) == COPIED
-        yield nowhere, "is marked as in use, but is mapped nowhere"
+        yield nowhere, "is marked as in use, but is not mapped"
     yield from _compressed_faults(batch, file_size=file_size)
     if batch.bitmaps is not None:
         yield from _subcluster_faults(batch, bitmaps=batch.bitmaps)
@@ -231,7 +231,7 @@ def _compressed_faults(batch: Batch, *, file_size: int) -> Iterator[tuple[Mask, 
     outside = compressed & (starts >= file_size)
     yield outside, "has compressed data that starts outside the file"
     copied = compressed & ((batch.entries & COPIED) != 0)
-    yield copied, "is compressed, and marked as not"
+    yield copied, "is compressed, but marked as not compressed"
     if batch.bitmaps is not None:
         yield compressed & (batch.bitmaps != 0), "is compressed, with subclusters"
 
@@ -241,7 +241,7 @@ def _subcluster_faults(batch: Batch, *, bitmaps: Entries) -> Iterator[tuple[Mask
     yield both != 0, "has a subcluster that is both allocated and zero"
     allocated = (bitmaps & ALL_SUBCLUSTERS) != 0
     nowhere = allocated & ((batch.entries & batch.host_bits) == 0)
-    yield nowhere, "has an allocated subcluster, but is mapped nowhere"
+    yield nowhere, "has an allocated subcluster, but is not mapped"
 
 
 def _runs(clusters: Indices) -> Runs:

@@ -216,7 +216,7 @@ def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
         run = content.compressed_run(entry, offset=offset, header=header)
         whole = content.inflate(fd, header, run._replace(length=plan.size), path=path)
         stale = whole[inside:].strip(b"\0") != b""
-        refuse([(stale, f"it was shrunk amid compressed data; {_RESIZE}")], path=path)
+        refuse([(stale, f"it was shrunk inside compressed data; {_RESIZE}")], path=path)
         return 0, 0
     if not host or not os.pread(fd, length, host + inside).strip(b"\0"):
         return 0, 0

@@ -241,7 +241,7 @@ def _extensions(cluster: bytes, *, raw: _RawHeader, path: Path) -> dict[int, byt
         faults = (
             (position + length > end, f"its header extension {kind:#x} is too long"),
             (position + length > len(cluster), "the file ends inside its header"),
-            (kind in extensions, f"its header extension {kind:#x} is there twice"),
+            (kind in extensions, f"its header extension {kind:#x} occurs twice"),
         )
         refuse(faults, path=path)
         extensions[kind] = cluster[position : position + length]
@@ -277,13 +277,13 @@ def _header_faults(header: Header, *, file_size: int) -> Iterator[tuple[bool, st
     yield short, f"its L1 table is too small for {virtual_size} bytes of virtual size"
     table_size = header.refcount_table_clusters * size
     wrong = not 0 < table_size <= MAX_REFCOUNT_TABLE_SIZE
-    yield wrong, f"its refcount table cannot have {table_size} bytes"
+    yield wrong, f"its refcount table's size of {table_size} bytes is invalid"
     table, l1 = header.refcount_table_offset, header.l1_offset
     # The file may end inside its last cluster.
     wrong = not size <= table <= -(-file_size // size) * size - table_size
-    yield wrong or table % size != 0, f"its refcount table cannot be at offset {table}"
+    yield wrong or table % size != 0, f"its refcount table's offset {table} is invalid"
     wrong = not size <= l1 <= file_size - l1_size or l1 % size != 0
-    yield l1_size > 0 and wrong, f"its L1 table cannot be at offset {l1}"
+    yield l1_size > 0 and wrong, f"its L1 table's offset {l1} is invalid"
     overlap = l1 < table + table_size and table < l1 + l1_size
     yield overlap, "its L1 table and its refcount table overlap"
 

@@ -56,7 +56,7 @@ def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) ->
         if min(sizes) < 0:  # TypeError if one is not a number
             raise ValueError(f"the plan's sizes are {sizes}, not byte counts")
         if not all(isinstance(step, Step) for step in made.steps):
-            raise TypeError("the plan's steps are not all steps")
+            raise TypeError("not all of the plan's steps are steps")
     return made
 
 

@@ -98,7 +98,7 @@ def load(name: str) -> Loaded:
     """
     found = find(name)
     if name == _RESERVED or not _NAME.fullmatch(name):
-        reason = "a name is made of a-z, 0-9, _ and -, and is not 'strategy'"
+        reason = "a name consists of a-z, 0-9, _ and -, and is not 'strategy'"
         raise StrategyFailed(name, found.target, reason)
     strategy = _instance(found)
     try:

@@ -50,7 +50,7 @@ def is_plain_option(option: Mapping[str, Any]) -> bool:
 
 def _check_option(name: object, option: object) -> None:
     if not isinstance(name, str) or not _OPTION_NAME.fullmatch(name):
-        raise Invalid(f"options_schema: {name!r} is not made of a-z, 0-9, _ and -")
+        raise Invalid(f"options_schema: {name!r} does not consist of a-z, 0-9, _ and -")
     if not isinstance(option, Mapping):
         raise Invalid(f"options_schema: option {name!r} is not a mapping")
     if option.get("type") not in TYPES:

@@ -28,7 +28,7 @@ def check_choices(specs: Iterable[Spec], *, policy: Policy) -> None:
         allowed = policy.allowed_strategies
         if allowed and spec.value not in allowed:
             listed = wording.choices(allowed, nearest_to=spec.value)
-            reason = f"the operator's allowed_strategies does not have it; {listed}"
+            reason = f"the operator's allowed_strategies does not include it; {listed}"
             raise ExtraSpecError(spec.key, spec.value, reason)
         names = installed.names()
         if spec.value not in names:

@@ -89,7 +89,7 @@ def _limits(conf: cfg.ConfigOpts) -> Limits:
     ratio = _get(conf, "max_overcommit_ratio")
     if not math.isfinite(ratio):  # oslo.config lets nan pass
         origin = _origin(conf, "max_overcommit_ratio")
-        _refuse(origin, "it is not a number of at least 0")
+        _refuse(origin, "it is not a finite number")
     reserved = _get(conf, "reserved_host_disk")
     return Limits(max_overcommit_ratio=ratio, reserved_host_disk=reserved)
 

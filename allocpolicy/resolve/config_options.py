@@ -89,7 +89,7 @@ _OPTIONS = [
         " If not set: /run/allocpolicy for root, and for other users allocpolicy under"
         " $XDG_RUNTIME_DIR, or allocpolicy-UID under the directory of temporary files;"
         " these are refused if another user may write to them. A directory that is set"
-        " here is used as it is: whoever may read its lock files may hold the locks.",
+        " here is used as it is: users who can read its lock files can hold the locks.",
     ),
     cfg.FloatOpt(
         "max_overcommit_ratio",

@@ -30,7 +30,8 @@ _PREFIX, _SUFFIX = ".allocpolicy-", ".tmp"
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
 PRIVATE = 0o600
 OPENED_MEANWHILE = (
-    "somebody opened it meanwhile; it is as it was: stop who uses it, and try again"
+    "another process opened it meanwhile; it is unchanged: stop that process, and"
+    " try again"
 )
 _DIRECTORY_PROBLEMS = {
     errno.ENOENT: "the directory does not exist; create it first",
@@ -104,7 +105,7 @@ class Staged:
                 raise Replan(f"{path} was replaced while it was taken")
         except FileNotFoundError as error:
             os.close(fd)
-            raise Replan(f"{path} was taken by another") from error
+            raise Replan(f"{path} was taken by another process") from error
         except OSError as error:
             os.close(fd)
             if error.errno != errno.EXDEV:
@@ -266,7 +267,7 @@ def _lock_ready_made(path: Path) -> int:
             raise Unsupported(path, "it is not a regular file")
     except BlockingIOError as error:
         os.close(fd)
-        raise Replan(f"{path} is being taken by another") from error
+        raise Replan(f"{path} is being taken by another process") from error
     except Unsupported:
         os.close(fd)
         raise

@@ -89,10 +89,10 @@ class TestNothingOutsideTheFile:
             ('parentFileNameHint="/etc/x.vmdk"', "parent"),
             ('# parentFileNameHint="/etc/x.vmdk"', "parent"),
             ('ddb.x = "parentFileNameHint="', "parent"),
-            ('RW 2048 FLAT "secret" 0', "not known"),
+            ('RW 2048 FLAT "secret" 0', "unknown line"),
             ('RW 2048 SPARSE "another.vmdk"', "2 extents"),
-            ('changeTrackPath="secret"', "not known"),
-            ("nonsense=1", "not known"),
+            ('changeTrackPath="secret"', "unknown line"),
+            ("nonsense=1", "unknown line"),
         ],
     )
     def test_a_line_in_a_vmdk_descriptor(
@@ -480,7 +480,7 @@ def test_a_base_image_whose_path_leads_elsewhere_now(
         with pytest.raises(ImageError, match="replaced"):
             identity.refuse_if_changed(source)
         raw.unlink()
-        with pytest.raises(ImageError, match="went away"):
+        with pytest.raises(ImageError, match="disappeared"):
             identity.refuse_if_changed(source)
 
 

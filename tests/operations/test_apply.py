@@ -488,7 +488,7 @@ def test_a_rewrite_gives_way_to_whoever_opens_the_disk(
     before, inode = disk.read_bytes(), disk.stat().st_ino
     opener = Opener(disk)
     change = Change(disk=disk, extra_specs={"allocpolicy:strategy": "performance"})
-    with pytest.raises(ImageError, match="somebody opened it"):
+    with pytest.raises(ImageError, match="another process opened it"):
         apply(change, policy=Policy(), watch=opener)
     assert opener.process is not None
     out, _ = opener.process.communicate()
@@ -534,7 +534,7 @@ def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
         "allocpolicy:strategy": "performance",
         "allocpolicy:performance.data": "full",
     }
-    with pytest.raises(ImageError, match="somebody opened it"):
+    with pytest.raises(ImageError, match="another process opened it"):
         apply(Change(disk=disk, extra_specs=specs), policy=Policy(), watch=opener)
     assert opener.process is not None
     opener.process.communicate()

@@ -106,7 +106,7 @@ def test_l2_tables_beyond_the_virtual_size_are_refused(tmp_path: Path) -> None:
         (lambda _: 3 * CLUSTER, "guest offset 131072 is mapped onto metadata"),
         (lambda _: 4 * CLUSTER, "guest offset 131072 is mapped onto metadata"),
         (lambda _: COMPRESSED | 1 << 40, "starts outside the file"),
-        (lambda _: COMPRESSED | COPIED | 5 * CLUSTER, "is compressed, and marked"),
+        (lambda _: COMPRESSED | COPIED | 5 * CLUSTER, "is compressed, but marked"),
         (lambda _: COMPRESSED | 4 * CLUSTER + 9, "is mapped onto metadata"),
         (lambda host: COMPRESSED | host + 9, "share a host cluster"),
     ],

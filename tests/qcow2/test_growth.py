@@ -436,7 +436,7 @@ def test_compressed_bytes_beyond_the_old_size_are_refused(tmp_path: Path) -> Non
     write(disk, "write -c -P 9 0 64k")
     patch(disk, 24, entry(512))
     before = disk.read_bytes()
-    with pytest.raises(ImageError, match="shrunk amid compressed data; grow it with"):
+    with pytest.raises(ImageError, match="shrunk inside compressed data; grow it with"):
         grown(disk, to=2 * MiB)
     assert disk.read_bytes() == before
     disk = create(tmp_path / "other.qcow2", 512)

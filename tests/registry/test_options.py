@@ -132,7 +132,7 @@ def options_schema(option: object, **more: object) -> object:
         (None, "not a mapping"),
         ({"type": "array"}, "object"),
         ({"type": "object"}, "properties"),
-        ({"type": "object", "properties": {"X.y": {}}}, "not made of"),
+        ({"type": "object", "properties": {"X.y": {}}}, "does not consist of"),
         (options_schema("string"), "not a mapping"),
         (options_schema({"default": 1}), "type"),
         (options_schema({"type": "null", "default": None}), "type"),
