@@ -18,7 +18,7 @@ from allocpolicy.progress import Advance
 from allocpolicy.storage import direct_io, extent, sparse
 
 _CHUNK = 4 << 20
-_LARGE = 256 << 10  # below it the page cache is faster, as it merges writes
+_LARGE = 256 << 10  # the page cache is better at merging smaller writes
 _NO_COPY_FILE_RANGE = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 )

@@ -19,7 +19,8 @@ def fill(fd: int, *, length: int, advance: Advance) -> None:
     """Make all of ``[0, length)`` written; holes and unwritten parts become zeroes.
 
     Where the filesystem does not report what was written (no FIEMAP: tmpfs, FUSE), all
-    of it is read and written again: on FUSE, SEEK_HOLE may miss holes.
+    of it is read and written again: on FUSE, SEEK_HOLE finds no holes even if there are
+    some.
 
     :raises OSError: as `write`, or as pread(2).
     """
