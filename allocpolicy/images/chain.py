@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,9 @@ def walk(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Named:
-    """A backing file as the header above records it; ``path`` is where it is."""
+    """A backing file as the header of the image ``by`` names it, and its path."""
 
+    by: Path
     name: str
     path: Path
     format: str | None
@@ -83,7 +85,8 @@ def _named_by(layer: Layer) -> _Named | None:
         return None
     name = header.backing_file
     path = layer.path.parent / name
-    return _Named(name=name, path=path, format=header.backing_format)
+    format = header.backing_format
+    return _Named(by=layer.path, name=name, path=path, format=format)
 
 
 def _readable(named: _Named) -> DiskFormat:
@@ -92,11 +95,23 @@ def _readable(named: _Named) -> DiskFormat:
         raise ImageError(named.path, "it is not a file")
     if named.format in tuple(DiskFormat):
         return DiskFormat(named.format)
-    recorded = "not recorded"
+    image_file.resolve(named.path)  # a missing one needs another remedy
     if named.format:
-        recorded = f"{named.format!r}, not raw or qcow2"
-    remedy = "record it with qemu-img rebase -u -F in the image above"
-    raise ImageError(named.path, f"its format is {recorded}; {remedy}")
+        reason = f"its format is {named.format!r}, not raw or qcow2"
+        raise ImageError(named.path, reason)
+    # Without -b, rebase would drop the backing file.
+    command = (
+        "qemu-img",
+        "rebase",
+        "-u",
+        "-b",
+        named.name,
+        "-F",
+        "FORMAT",
+        str(named.by),
+    )
+    reason = f"its format is not recorded; record it with {shlex.join(command)}"
+    raise ImageError(named.path, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +133,8 @@ def chain(header: Header, *, fd: int, path: Path) -> tuple[BackingFile, ...]:
     layers = [_Described(path=path, inode=inode(fd), header=header)]
     problem = None
     try:
-        layers.extend(walk(layers[0], opened=_described))
+        for layer in walk(layers[0], opened=_described):
+            layers.append(layer)  # noqa: PERF402  (those before an error are kept)
     except ImageError as error:
         problem = error.reason
     found = tuple(one.backing_file for one in layers if one.backing_file)

@@ -67,12 +67,12 @@ def _open(stack: contextlib.ExitStack, path: Path, format: DiskFormat) -> _Layer
     identity.refuse_if_busy(fd, path=resolved)
     qcow2 = format is DiskFormat.QCOW2
     header = read_header(fd, path=resolved) if qcow2 else None
+    if header and (found := ", ".join(hindrances(header))):
+        raise ImageError(resolved, f"it can't be copied as it is: {found}")
     return _layer(fd, path=resolved, header=header)
 
 
 def _layer(fd: int, *, path: Path, header: Header | None) -> _Layer:
-    if header and (found := ", ".join(hindrances(header))):
-        raise ImageError(path, f"it can't be copied byte for byte: {found}")
     return _Layer(path=path, fd=fd, inode=chain.inode(fd), header=header)
 
 

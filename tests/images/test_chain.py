@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.images import chain, content
 from allocpolicy.images.existing import Disk
 from allocpolicy.qcow2.consistency import checked
-from allocpolicy.qcow2.header import read_header
+from allocpolicy.qcow2.header import BACKING_FORMAT, read_header
 from tests.harness import images
 
 pytestmark = pytest.mark.qemu
@@ -69,6 +70,24 @@ def foreign(directory: Path) -> Path:
     return overlay(directory / "disk", backing="base", format="vmdk")
 
 
+def unrecorded(directory: Path) -> Path:
+    whole(directory / "base")
+    return forget_format(overlay(directory / "disk", backing="base"))
+
+
+def missing_and_unrecorded(directory: Path) -> Path:
+    return forget_format(overlay(directory / "disk", backing="gone"))
+
+
+def forget_format(disk: Path) -> Path:
+    """Make the header extension that names the format one that nobody knows."""
+    content = disk.read_bytes()
+    tag = BACKING_FORMAT.to_bytes(4, "big")
+    assert content.count(tag) == 1
+    disk.write_bytes(content.replace(tag, b"none"))
+    return disk
+
+
 def network(directory: Path) -> Path:
     return overlay(directory / "disk", backing="nbd:localhost:10809", format="raw")
 
@@ -105,7 +124,7 @@ def test_what_is_described_is_what_is_opened(
 
 
 @pytest.mark.parametrize(
-    "make", [missing, loop, itself, foreign, network, misdeclared, no_file]
+    "make", [missing, loop, itself, foreign, unrecorded, network, misdeclared, no_file]
 )
 def test_what_cannot_be_followed_is_neither_described_nor_opened(
     tmp_path: Path, make: Callable[[Path], Path]
@@ -124,5 +143,32 @@ def test_what_cannot_be_followed_is_neither_described_nor_opened(
         ):
             pass
         assert raised.value.reason == problem
+    finally:
+        os.close(fd)
+
+
+def test_what_is_missing_is_missing_whatever_its_format(tmp_path: Path) -> None:
+    disk = missing_and_unrecorded(tmp_path)
+    assert "No such file" in (problem_of(disk) or "")
+
+
+def test_the_remedy_for_an_unrecorded_format_keeps_the_backing_file(
+    tmp_path: Path,
+) -> None:
+    disk = unrecorded(tmp_path)
+    _, _, command = (problem_of(disk) or "").partition("record it with ")
+    words = shlex.split(command.replace("FORMAT", "qcow2"))
+    assert words[0] == "qemu-img"
+    images.qemu_img(*words[1:])
+    assert problem_of(disk) is None
+    assert images.info(disk, format="qcow2")["backing-filename"] == "base"
+
+
+def problem_of(disk: Path) -> str | None:
+    """Return what keeps the chain from being followed, None if nothing does."""
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        header = read_header(fd, path=disk)
+        return chain.chain(header, fd=fd, path=disk)[-1].problem
     finally:
         os.close(fd)
