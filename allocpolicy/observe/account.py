@@ -7,13 +7,13 @@ flushed, and no lease is broken: a file under a lease counts as unreadable.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from allocpolicy.contract.policy import Policy
-from allocpolicy.observe.holding import Holding
+from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.ledger import Inode, Ledger
 from allocpolicy.storage import directories, lease, mount, space, tree
 from allocpolicy.storage.space import Space
@@ -73,6 +73,7 @@ def take(
     other_than: int | None = None,
     listed: Callable[[str], Listing] = tree.listed,
     measured: Mapping[Inode, Holding] = MappingProxyType({}),
+    shared: Iterable[Place] = (),
 ) -> Account:
     """Return the account of the directory's filesystem.
 
@@ -82,6 +83,7 @@ def take(
     :param other_than: a descriptor whose file does not count, and is not opened.
     :param listed: lists a directory, or returns a known listing.
     :param measured: the holdings of files just measured, which are not opened again.
+    :param shared: where the storage is that those share with other files.
     :raises OSError: when the directory cannot be opened.
     """
     with directories.opened(directory) as fd:
@@ -89,6 +91,7 @@ def take(
             other_than=other_than,
             leased=lease.leased_inodes(devices=lease.lock_devices(fd)),
             measured=measured,
+            shared=shared,
             image_cache_dir=policy.image_cache_dir,
         )
         found = Tree(key=mount.identify(fd).key, listed=listed)

@@ -18,6 +18,8 @@ from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.storage import extent
 from allocpolicy.storage.extent import ExtentSummary
 
+Place = tuple[int, int]  # (on the device, length)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
@@ -27,7 +29,7 @@ class Holding:
     reading a qcow2's tables: its fully allocated size, or the file's own if that is
     larger. ``own`` is storage that is neither shared nor compressed and can be
     overwritten. ``shared`` is storage that other files have, too, and
-    ``shared_places`` its (place on the device, length). ``malformed``: it has a stamp,
+    ``shared_places`` where it is. ``malformed``: it has a stamp,
     but the stamp or its header is invalid.
     """
 
@@ -36,7 +38,7 @@ class Holding:
     actual_size: int
     own: int
     shared: int = 0
-    shared_places: tuple[tuple[int, int], ...] = ()
+    shared_places: tuple[Place, ...] = ()
     unwritten: int = 0
     stamped: bool = False
     malformed: bool = False

@@ -35,8 +35,7 @@ def storage(
     """
     fds = {layer.fd for image in images for layer in image.layers}
     with staging.create(directory) as staged:
-        shareable = frozenset(fd for fd in fds if reflink.can_share(fd, staged.fd))
-        os.ftruncate(staged.fd, 0)  # btrfs makes only empty files NOCOW
+        shareable = frozenset(fd for fd in fds if _can_share(fd, staged.fd))
         found = filesystem.probe_file(staged)
     return Storage(
         host=Host(
@@ -48,3 +47,11 @@ def storage(
         ),
         shareable=shareable,
     )
+
+
+def _can_share(source: int, target: int) -> bool:
+    """Return whether the empty target can share the source's blocks; it stays empty."""
+    try:
+        return reflink.can_share(source, target)
+    finally:
+        os.ftruncate(target, 0)

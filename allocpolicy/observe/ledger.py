@@ -15,7 +15,7 @@ from pathlib import Path
 from allocpolicy.image_cache import location
 from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import holding as holdings
-from allocpolicy.observe.holding import Holding
+from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.storage.tree import Listing
 
 Inode = tuple[int, int]  # (device, number)
@@ -39,6 +39,7 @@ class Ledger:
         other_than: int | None,
         leased: frozenset[int],
         measured: Mapping[Inode, Holding],
+        shared: Iterable[Place],
         image_cache_dir: Path | None,
     ) -> None:
         self._left_out = None if other_than is None else inode(os.fstat(other_than))
@@ -46,7 +47,7 @@ class Ledger:
         self._measured = measured
         self._image_cache_dir = image_cache_dir
         self._linked: set[Inode] = set()
-        self._shared: set[tuple[int, int]] = set()
+        self._shared = set(shared)
         self._kinds = dict.fromkeys(_Kind, 0)
         self._unshared = 0
         self.malformed = self.unreadable = 0
@@ -93,7 +94,7 @@ class Ledger:
 
     def _enter(self, path: str, status: os.stat_result, *, cached: bool) -> None:
         try:
-            holding = self._measured.get(inode(status)) or self._read(path, status)
+            holding = self._known(path, status) or self._read(path, status)
         except FileNotFoundError:  # it was removed meanwhile
             return
         kind = _kind(status, stamped=holding.stamped, cached=cached)
@@ -105,6 +106,18 @@ class Ledger:
             self.virtual_size += holding.virtual_size
             self.unwritten += holding.unwritten
             self.promised += holding.promised
+
+    def _known(self, path: str, status: os.stat_result) -> Holding | None:
+        """Return what was measured of the file, if it still takes as much.
+
+        :raises FileNotFoundError: when it is gone.
+        """
+        holding = self._measured.get(inode(status))
+        if holding is None:
+            return None
+        now = os.lstat(path)
+        same = inode(now) == inode(status)
+        return holding if same and now.st_blocks * 512 == holding.actual_size else None
 
     def _read(self, path: str, status: os.stat_result) -> Holding:
         """Return what the file holds; a file under a lease is not opened.

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.observe import account
 from allocpolicy.observe.account import Account
+from allocpolicy.observe.holding import Place
 from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.surroundings import lack_of_headroom
 from allocpolicy.observe.walk import Found, walk
@@ -66,8 +67,12 @@ def audit(
     listed = functools.cache(tree.listed)
     cache = policy.image_cache_dir
     walked = walk(paths, listed=listed, image_cache_dir=cache)
-    seen = list(_look(walked.files, given=given, jobs=jobs, watch=watch))
-    books = _Books(seen, policy=policy, listed=listed)
+    shared: dict[int, set[Place]] = defaultdict(set)
+    seen = [
+        _with_places_apart(one, shared)
+        for one in _look(walked.files, given=given, jobs=jobs, watch=watch)
+    ]
+    books = _Books(seen, shared=shared, policy=policy, listed=listed)
     rows = list(_judged(seen, given=given, lack=books.lack))
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
@@ -90,6 +95,15 @@ def _look(
         progress(done=done, total=len(files))
         if sighting is not None:
             yield sighting
+
+
+def _with_places_apart(seen: Sighting, shared: dict[int, set[Place]]) -> Sighting:
+    """Keep where shared storage is once a device: thousands of clones name the same."""
+    if seen.inode is None or seen.holding is None or not seen.holding.shared_places:
+        return seen
+    shared[seen.inode[0]].update(seen.holding.shared_places)
+    holding = dataclasses.replace(seen.holding, shared_places=())
+    return dataclasses.replace(seen, holding=holding)
 
 
 def _judged(
@@ -134,6 +148,7 @@ class _Books:
         self,
         seen: Sequence[Sighting],
         *,
+        shared: Mapping[int, set[Place]],
         policy: Policy,
         listed: Callable[[str], Listing],
     ) -> None:
@@ -149,8 +164,16 @@ class _Books:
         for key, found in parents.items():
             with suppress(OSError):  # it is gone by now, or may not be read
                 self._accounts[key] = account.take(
-                    *sorted(found), policy=policy, listed=listed, measured=measured
+                    *sorted(found),
+                    policy=policy,
+                    listed=listed,
+                    measured=measured,
+                    shared=self._places(key, shared),
                 )
+
+    def _places(self, key: str, shared: Mapping[int, set[Place]]) -> set[Place]:
+        devices = (one for one, found in self._identities.items() if found.key == key)
+        return set().union(*(shared.get(device, ()) for device in devices))
 
     def lack(self, seen: Sighting) -> str | None:
         """Return the headroom that is missing on a disk's filesystem, or None."""

@@ -21,7 +21,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import host
 from allocpolicy.observe.surroundings import surroundings
-from allocpolicy.storage import named_lock, staging
+from allocpolicy.storage import named_lock
 
 
 @contextlib.contextmanager
@@ -57,9 +57,6 @@ def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold
     """Try to get exclusive use of the disk; a dry run doesn't try."""
     if dry_run:
         return contextlib.nullcontext(Hold(disk=disk))
-    # What a killed rewrite left goes, also where nothing else is to be done.
-    with contextlib.suppress(PermissionError):  # the directory can't be listed
-        staging.sweep(disk.path.parent)
     return held(disk)
 
 
