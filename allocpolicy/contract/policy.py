@@ -1,4 +1,4 @@
-"""The operator's decisions: `config` reads them; these are the defaults."""
+"""The operator's decisions: `resolve.config` reads them; these are the defaults."""
 
 from __future__ import annotations
 

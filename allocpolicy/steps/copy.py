@@ -33,8 +33,8 @@ class CopyBase(Step):
     """Afterwards the disk's first bytes are those of the base image.
 
     The disk must read as zeroes, and a qcow2 must be mapped in one run that begins at
-    ``data_offset`` (`mapped_data_offset`; 0 for raw); its reservation and its mapping
-    stay.
+    ``data_offset`` (`CreateQcow2.data_offset`; 0 for raw); its reservation and its
+    mapping stay.
     """
 
     base: BaseImage
