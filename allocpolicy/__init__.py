@@ -16,7 +16,8 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 _LINE = re.compile(r"^from (\S+) import (\w+) as \2$", re.MULTILINE)
-_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+# By the loader, as the package may be in a zip file.
+_STUB = __loader__.get_data(str(Path(__file__).with_suffix(".pyi"))).decode()
 _MODULE_OF = {name: module for module, name in _LINE.findall(_STUB)}
 
 __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  (they are strings)

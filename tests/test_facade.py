@@ -6,6 +6,9 @@ import ast
 import inspect
 import pickle
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,3 +78,37 @@ def test_every_error_is_public() -> None:
         return {error.__name__}.union(*map(below, error.__subclasses__()))
 
     assert below(allocpolicy.Error) <= {*NAMES}
+
+
+def test_the_package_can_be_imported_from_a_zip_file(tmp_path: Path) -> None:
+    archive = tmp_path / "packages.zip"
+    package = Path(allocpolicy.__file__).parent
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*.py*"):
+            file.write(path, path.relative_to(package.parent))
+    program = (
+        f"import sys; sys.path.insert(0, {str(archive)!r}); import allocpolicy;"
+        "print(allocpolicy.__file__, allocpolicy.Error.__name__)"
+    )
+    command = [sys.executable, "-I", "-c", program]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout.split() == [f"{archive}/allocpolicy/__init__.py", "Error"]
+
+
+def test_reports_are_values(tmp_path: Path) -> None:
+    """Equal selections are equal, also after pickling; their strategy is shown."""
+    order = allocpolicy.Order(
+        destination=tmp_path / "disk", virtual_size=1 << 20, dry_run=True
+    )
+    first, second = (
+        allocpolicy.provision(order, policy=allocpolicy.Policy()) for _ in range(2)
+    )
+    assert first.requested == second.requested
+    assert pickle.loads(pickle.dumps(first)) == first
+    assert "strategy='none'" in repr(first.requested)
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_an_audit_needs_a_process(tmp_path: Path, jobs: int) -> None:
+    with pytest.raises(allocpolicy.InvalidRequest, match="at least one"):
+        allocpolicy.audit([tmp_path], policy=allocpolicy.Policy(), jobs=jobs)

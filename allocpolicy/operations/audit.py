@@ -19,6 +19,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat, Headroom
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
+from allocpolicy.errors import InvalidRequest
 from allocpolicy.observe import account
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Place
@@ -62,8 +63,11 @@ def audit(
     :param jobs: the number of processes; by default one per core, and only one for a
         few disks.
     :raises ImageError: when a path does not exist.
+    :raises InvalidRequest: when jobs is less than 1.
     :raises WorkerLost: when one of the processes was killed.
     """
+    if jobs is not None and jobs < 1:
+        raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
     listed = functools.cache(tree.listed)
     cache = policy.image_cache_dir
     walked = walk(paths, listed=listed, image_cache_dir=cache)

@@ -47,17 +47,13 @@ class Selection:
     extra specs in force for options of any strategy.
     """
 
-    loaded: Loaded = field(repr=False)
+    strategy: str
+    loaded: Loaded = field(repr=False, compare=False)
     options: Mapping[str, object]
     origin: Origin
     option_origins: Mapping[str, Origin]
     candidates: tuple[Candidate, ...] = field(default=(), repr=False)
     option_specs: tuple[OptionSpec, ...] = field(default=(), repr=False)
-
-    @property
-    def strategy(self) -> str:
-        """Return the strategy's name."""
-        return self.loaded.found.name
 
     @property
     def choice(self) -> Choice:
@@ -140,6 +136,7 @@ def resolve_stamp(choice: Choice, *, path: Path) -> Selection:
         raise ImageError(path, reason) from error
     origin = Origin(key=XATTR, source="stamp")
     return Selection(
+        strategy=loaded.found.name,
         loaded=loaded,
         options=complete,
         origin=origin,
@@ -190,6 +187,7 @@ def _with_options(
     converted = options.convert(loaded, specs=specs)
     own = tuple(candidates.of_options(loaded, specs=specs))
     return Selection(
+        strategy=loaded.found.name,
         loaded=loaded,
         options=converted,
         origin=origin,

@@ -37,6 +37,7 @@ def job(
 ) -> Job:
     """Return the job of a raw disk: a new one, or the one that is held."""
     selection = Selection(
+        strategy=FOUND.name,
         loaded=Loaded(found=FOUND, strategy=strategy),
         options={},
         origin=Origin(key="strategy", source="test"),
