@@ -18,9 +18,9 @@ from allocpolicy.contract.facts import BackingFile, DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import image_file
 from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.storage.inode import Inode, inode
 
 MAX_DEPTH = 200  # QEMU itself slows down long before that
-Inode = tuple[int, int]
 
 
 class Layer(Protocol):
@@ -40,12 +40,6 @@ class Layer(Protocol):
 
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
-
-
-def inode(fd: int) -> Inode:
-    """Return (device, inode number) of the open file."""
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
 
 
 def walk(
@@ -130,7 +124,7 @@ def chain(header: Header, *, fd: int, path: Path) -> tuple[BackingFile, ...]:
     If the chain can't be followed to its end, the last one says why: it is missing, not
     a file, of unknown format, malformed or part of a loop.
     """
-    layers = [_Described(path=path, inode=inode(fd), header=header)]
+    layers = [_Described(path=path, inode=inode(os.fstat(fd)), header=header)]
     problem = None
     try:
         for layer in walk(layers[0], opened=_described):
@@ -156,7 +150,7 @@ def _described(path: Path, format: DiskFormat) -> _Described:
     except OSError as error:
         raise ImageError(path, f"cannot open it: {error.strerror}") from error
     state = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return _read(path, format, (status.st_dev, status.st_ino, *state))
+    return _read(path, format, (*inode(status), *state))
 
 
 # Thousands of disks share a few base images.
@@ -170,7 +164,7 @@ def _read(path: Path, format: DiskFormat, state: tuple[int, ...]) -> _Described:
             size = header.virtual_size
         return _Described(
             path=resolved,
-            inode=inode(fd),
+            inode=inode(os.fstat(fd)),
             header=header,
             backing_file=BackingFile(path=path, format=format, virtual_size=size),
         )

@@ -22,6 +22,7 @@ from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import sparse
+from allocpolicy.storage.inode import Inode, inode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class _Layer:
 
     path: Path
     fd: int
-    inode: chain.Inode
+    inode: Inode
     header: Header | None
     mapped: Mapped | None = None
 
@@ -73,7 +74,7 @@ def _open(stack: contextlib.ExitStack, path: Path, format: DiskFormat) -> _Layer
 
 
 def _layer(fd: int, *, path: Path, header: Header | None) -> _Layer:
-    return _Layer(path=path, fd=fd, inode=chain.inode(fd), header=header)
+    return _Layer(path=path, fd=fd, inode=inode(os.fstat(fd)), header=header)
 
 
 def _image(layer: _Layer, *, below: BaseImage | None, leased: bool) -> BaseImage:

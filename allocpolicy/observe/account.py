@@ -14,8 +14,9 @@ from types import MappingProxyType
 
 from allocpolicy.contract.policy import Policy
 from allocpolicy.observe.holding import Holding, Place
-from allocpolicy.observe.ledger import Inode, Ledger
+from allocpolicy.observe.ledger import Ledger
 from allocpolicy.storage import directories, lease, mount, space, tree
+from allocpolicy.storage.inode import Inode
 from allocpolicy.storage.space import Space
 from allocpolicy.storage.tree import Listing, Tree
 

@@ -16,9 +16,8 @@ from allocpolicy.image_cache import location
 from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.holding import Holding, Place
+from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.tree import Listing
-
-Inode = tuple[int, int]  # (device, number)
 
 _WRITABLE = 0o222
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -131,11 +130,6 @@ class Ledger:
             self.unreadable += 1
             return holdings.unread(status, stamped=_has_stamp(path))
         return found
-
-
-def inode(status: os.stat_result) -> Inode:
-    """Return which file it is."""
-    return status.st_dev, status.st_ino
 
 
 def _read(path: str, status: os.stat_result) -> Holding | None:

@@ -27,6 +27,7 @@ from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.failure import UNSUPPORTED
+from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.mount import Identity
 
 _WRITABLE = 0o222
@@ -47,7 +48,7 @@ class Sighting:
     """
 
     path: Path
-    inode: tuple[int, int] | None = None
+    inode: Inode | None = None
     stamp: Stamp | None = None
     observed: Observation | None = None
     fault: Verdict | None = None
@@ -119,7 +120,7 @@ class Observer:
             observed, fault = self._observed(fd, path=path, stamp=stamp, named=named)
         return Sighting(
             path=path,
-            inode=(status.st_dev, status.st_ino),
+            inode=inode(status),
             stamp=stamp,
             observed=observed,
             fault=fault,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.storage import directories, mount
+from allocpolicy.storage.inode import Inode, inode
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW
 
@@ -65,7 +66,7 @@ class Tree:
     def __init__(self, *, key: str, listed: Callable[[str], Listing] = listed) -> None:
         self._key = key
         self._listed = listed
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: set[Inode] = set()
         self.unreadable: list[str] = []
 
     def listings(self, directory: Path) -> Iterator[Listing]:
@@ -96,12 +97,12 @@ class Tree:
             ]
 
     def _list(self, path: str, status: os.stat_result) -> Listing | None:
-        inode = (status.st_dev, status.st_ino)
-        if inode in self._seen:
+        found = inode(status)
+        if found in self._seen:
             return None
-        self._seen.add(inode)
+        self._seen.add(found)
         listing = self._listed(path)
-        self.unreadable += (found for found, _ in listing.unreadable)
+        self.unreadable += (entry for entry, _ in listing.unreadable)
         if listing.error is None:
             return listing
         if not isinstance(listing.error, FileNotFoundError):
