@@ -19,7 +19,6 @@ from allocpolicy import (
     ExtentSummary,
     Facts,
     Filesystem,
-    FillHoles,
     GrowQcow2,
     Headroom,
     Host,
@@ -31,7 +30,6 @@ from allocpolicy import (
     PlanError,
     Request,
     Reserve,
-    Sharing,
     Step,
     Strategy,
     Unsupported,
@@ -45,20 +43,17 @@ from tests.contract.test_every_strategy import (
     NOWHERE,
     Case,
     Watch,
+    assert_shares_nothing_reserved,
     every_strategy,
     is_one_line,
     observations,
     option_sets,
+    served,
 )
 
 SIZE = 10 * GIB + 512
 GROWN = 16 * GIB
 OBSTACLE = "the test says so"
-
-
-@pytest.fixture
-def strategy(name: str) -> Strategy:
-    return installed.load(name).strategy
 
 
 @pytest.fixture(scope="session")
@@ -158,10 +153,7 @@ def cases(strategy: Strategy) -> Iterator[Case]:
 
 def plans(strategy: Strategy) -> Iterator[tuple[Case, Plan]]:
     """Yield every case that the strategy serves, with its plan."""
-    for case in cases(strategy):
-        answer = case.ask(strategy)
-        if isinstance(answer, Plan):
-            yield case, answer
+    return served(cases(strategy), strategy)
 
 
 @every_strategy
@@ -270,10 +262,7 @@ def test_a_rewrite_copies_what_is_there(strategy: Strategy) -> None:
 def test_storage_of_its_own_is_never_shared(strategy: Strategy) -> None:
     """Reserved before or filled after, no step may give the disk another's blocks."""
     for case, plan in plans(strategy):
-        if any(isinstance(step, Reserve | FillHoles) for step in plan.steps):
-            for step in plan.steps:
-                if isinstance(step, CopyBase):
-                    assert step.sharing is Sharing.NEVER, case
+        assert_shares_nothing_reserved(plan, case)
 
 
 @every_strategy

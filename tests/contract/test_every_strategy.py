@@ -11,7 +11,7 @@ import itertools
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -143,11 +143,6 @@ class Case:
             return refusal
 
 
-@pytest.fixture
-def strategy(name: str) -> Strategy:
-    return installed.load(name).strategy
-
-
 def option_sets(strategy: Strategy) -> Iterator[Options]:
     """Yield the defaults, then each option at each value worth trying."""
     declared = strategy.options_schema
@@ -197,12 +192,17 @@ def cases(strategy: Strategy) -> Iterator[Case]:
             yield Case(options=options, request=request, facts=facts)
 
 
-def plans(strategy: Strategy) -> Iterator[tuple[Case, Plan]]:
-    """Yield every case that the strategy serves, with its plan."""
-    for case in cases(strategy):
+def served(asked: Iterable[Case], strategy: Strategy) -> Iterator[tuple[Case, Plan]]:
+    """Yield the cases that the strategy serves, with its plans."""
+    for case in asked:
         answer = case.ask(strategy)
         if isinstance(answer, Plan):
             yield case, answer
+
+
+def plans(strategy: Strategy) -> Iterator[tuple[Case, Plan]]:
+    """Yield every case that the strategy serves, with its plan."""
+    return served(cases(strategy), strategy)
 
 
 def observations() -> Iterator[Observation]:
@@ -385,14 +385,18 @@ def test_what_is_not_shared_is_counted(strategy: Strategy) -> None:
             assert plan.peak_bytes >= base.data_bytes, case
 
 
+def assert_shares_nothing_reserved(plan: Plan, case: Case) -> None:
+    if any(isinstance(step, Reserve | FillHoles) for step in plan.steps):
+        for step in plan.steps:
+            if isinstance(step, CopyBase):
+                assert step.sharing is Sharing.NEVER, case
+
+
 @every_strategy
 def test_storage_of_its_own_is_never_shared(strategy: Strategy) -> None:
     """Reserved before or filled after, no step may give the disk another's blocks."""
     for case, plan in plans(strategy):
-        if any(isinstance(step, Reserve | FillHoles) for step in plan.steps):
-            for step in plan.steps:
-                if isinstance(step, CopyBase):
-                    assert step.sharing is Sharing.NEVER, case
+        assert_shares_nothing_reserved(plan, case)
 
 
 @every_strategy
