@@ -53,17 +53,35 @@ def read(fd: int, *, path: Path) -> Stamp | None:
 
     :raises ImageError: when it isn't a valid stamp.
     """
-    try:
-        content = os.getxattr(fd, XATTR)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED | {errno.ENODATA}:
-            raise
+    content = _recorded(fd)
+    if content is None:
         return None
     try:
         return _parse(content)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = f"its stamp (xattr {XATTR}) is malformed: remove it with setfattr -x"
         raise ImageError(path, reason) from error
+
+
+def is_visible(path: str) -> bool:
+    """Return whether the file has a stamp, valid or not; it is not opened.
+
+    :raises OSError: when the file is gone, or may not be read.
+    """
+    return _recorded(path) is not None
+
+
+def _recorded(file: int | str) -> bytes | None:
+    """Return what is recorded on an open file, or at a path but not behind a link.
+
+    :raises OSError: as getxattr(2), other than for lack of support or of a stamp.
+    """
+    try:
+        return os.getxattr(file, XATTR, follow_symlinks=isinstance(file, int))
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.ENODATA}:
+            raise
+        return None
 
 
 @functools.lru_cache(maxsize=256)  # thousands of disks have few different stamps

@@ -25,9 +25,7 @@ from allocpolicy.qcow2 import mapping, refcounts
 from allocpolicy.qcow2.consistency import Checked, checked
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.obstacles import hindrances
-from allocpolicy.storage import (
-    qemu_lock,
-)
+from allocpolicy.storage import qemu_lock
 
 LOOKS = 3  # at a disk that is being written to
 

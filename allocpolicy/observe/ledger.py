@@ -158,12 +158,11 @@ def _has_stamp(path: str) -> bool:
     :raises FileNotFoundError: when it is gone.
     """
     try:
-        os.getxattr(path, stamps.XATTR, follow_symlinks=False)
+        return stamps.is_visible(path)
     except FileNotFoundError:
         raise
-    except OSError:  # it has none, or we may not read it
+    except OSError:  # we may not read it
         return False
-    return True
 
 
 def _kind(status: os.stat_result, *, stamped: bool, cached: bool) -> _Kind:

@@ -6,7 +6,6 @@ A problem with a disk is never raised: it is recorded as the disk's fault.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import time
@@ -26,7 +25,6 @@ from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
 from allocpolicy.storage import lease, mount
-from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.mount import Identity
 
@@ -89,13 +87,9 @@ class Observer:
             return Sighting(path=path, fault=_unverifiable(_reason(error)))
 
     def _may_be_disk(self, found: Found) -> bool:
-        try:
-            os.getxattr(found.path, stamps.XATTR, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in UNSUPPORTED | {errno.ENODATA}:
-                raise
-            return self._unstamped is not None and not found.cached
-        return True
+        if stamps.is_visible(found.path):
+            return True
+        return self._unstamped is not None and not found.cached
 
     def _refuse_leased(self, path: Path) -> None:
         """Refuse a disk that is being rewritten: opening it would stop the rewrite.

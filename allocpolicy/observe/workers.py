@@ -86,9 +86,8 @@ def _worker(
                 # Nothing of the parent's may run at the end: no atexit, no flush.
                 try:
                     os.close(answers)
-                    signal.signal(
-                        signal.SIGINT, signal.SIG_IGN
-                    )  # the parent handles it
+                    # The parent handles it.
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
                     _serve(chunks, work, source, sink)
                 finally:
                     os._exit(0)
