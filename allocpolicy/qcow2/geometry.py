@@ -188,14 +188,16 @@ def thin_size_bound(
 
     Header, L1 and refcount structures. The latter count twice: when the L1 of an image
     with tiny clusters outgrows the first refcount table, QEMU creates a new one
-    elsewhere and leaves the old one's clusters behind.
+    elsewhere and leaves the old one's clusters behind. The new one begins where a
+    refcount block's 16-bit entries do, up to a block's worth of clusters further on.
 
     :raises InvalidRequest: as `geometry` does.
     """
     whole = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
     blocks, table = refcount_clusters(1 + whole.l1_clusters, cluster_size=cluster_size)
-    grown = blocks > 1
-    clusters = 1 + whole.l1_clusters + (blocks + table) * (2 if grown else 1)
+    clusters = 1 + whole.l1_clusters + blocks + table
+    if blocks > 1:
+        clusters += blocks + table + cluster_size // 2
     return clusters * cluster_size
 
 

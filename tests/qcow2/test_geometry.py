@@ -179,6 +179,7 @@ def test_automatic_clusters_know_extended_entries() -> None:
 @settings(max_examples=40)
 @given(virtual_size=virtual_sizes, cluster_size=cluster_sizes)
 @example(virtual_size=128 * GiB, cluster_size=512)
+@example(virtual_size=35422994944, cluster_size=512)
 @example(virtual_size=64 * TiB, cluster_size=64 * KiB)
 @example(virtual_size=512, cluster_size=2 * MiB)
 def test_an_empty_image_is_within_the_bound(
