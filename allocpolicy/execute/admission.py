@@ -44,8 +44,8 @@ def early_turn(directory: Path, *, policy: Policy) -> Iterator[bool]:
     if not policy.limits.max_overcommit_ratio:
         yield False
         return
-    with directories.opened(directory) as fd:
-        key = mount.identify(fd).key
+    with directories.opened(directory) as found:
+        key = mount.identify(found.fd).key
     with named_lock.hold(key, lock_path=policy.lock_path):
         yield True
 

@@ -40,12 +40,11 @@ def built(
     :raises PromiseBroken: when the finished disk is not what was promised.
     :raises StrategyFailed: when a strategy's code fails in any other way.
     """
-    directory = job.host.directory
     with (
-        staging.create(directory) as staged,
+        staging.create(job.directory) as staged,
         admission.turn(plan, job) as has_taken,
     ):
-        staging.sweep(directory)
+        staging.sweep(job.directory)
         prepare(staged)
         run_steps(
             plan,
@@ -58,7 +57,7 @@ def built(
             prepare(staged)
         with explained(
             fd=staged.directory_fd,
-            path=directory,
+            path=job.directory.path,
             needed=plan.peak_bytes,
             action="finish the disk",
         ):

@@ -29,5 +29,5 @@ def _rehearse(plan: Plan, job: Job) -> None:
         new.check_mode(plan, job)
     elif plan.mode is Mode.STAGED:
         existing.check_rewritable(job, job.disk)
-    with directories.opened(job.host.directory) as directory:
+    with directories.readable(job.directory) as directory:
         admission.admit(plan, job, directory=directory)

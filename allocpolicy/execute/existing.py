@@ -77,7 +77,7 @@ def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
         job = _guarded(job, hold)
     target = _InPlace(fd=hold.disk.fd, directory=job.host.directory)
     with (
-        directories.opened(target.directory) as directory,
+        directories.readable(job.directory) as directory,
         admission.turn(plan, job) as has_taken,
     ):
         run_steps(plan, job, target=target, directory=directory, has_taken=has_taken)

@@ -61,7 +61,7 @@ class Hold:
 def held(disk: Disk) -> Iterator[Hold]:
     """Try to have the disk alone while the body runs: a write lease, no QEMU lock."""
     with contextlib.suppress(PermissionError):  # the directory can't be listed
-        staging.sweep(disk.path.parent)
+        staging.sweep(disk.directory)
     with contextlib.ExitStack() as stack:
         problem = _lease(disk, stack)
         telling = problem in (None, IN_USE)
@@ -112,7 +112,7 @@ def rewrite_obstacle(hold: Hold, current: Observation) -> str | None:
 
 def is_append_only(disk: Disk) -> bool:
     """Return whether the disk's directory forbids replacing its files."""
-    with directories.opened(disk.path.parent) as directory:
+    with directories.readable(disk.directory) as directory:
         return inode_flags.has(directory, InodeFlag.APPEND)
 
 

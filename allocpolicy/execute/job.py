@@ -14,6 +14,7 @@ from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage import staging
+from allocpolicy.storage.directories import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +34,15 @@ class Access:
 class Job:
     """What is asked for, what is known, and under which selection the work is done.
 
-    ``selection`` is ``requested``, or the fallback that is tried instead. ``disk`` is
-    the existing disk, None for a new one. With ``dry_run`` nothing is done; the file of
-    a ``trial`` never gets a name. ``has_turn``: we already hold the filesystem's lock.
+    ``directory`` is the disk's, open. ``selection`` is ``requested``, or the fallback
+    that is tried instead. ``disk`` is the existing disk, None for a new one. With
+    ``dry_run`` nothing is done; the file of a ``trial`` never gets a name.
+    ``has_turn``: we already hold the filesystem's lock.
     """
 
     request: Request
     facts: Facts
+    directory: Directory
     requested: Selection
     selection: Selection
     policy: Policy

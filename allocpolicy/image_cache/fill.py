@@ -40,8 +40,8 @@ def fill(path: Path, *, source: SourceImage, beside: int, progress: Progress) ->
     from allocpolicy.image_cache import conversion
 
     where = home(path)
-    with staging.create(where) as staged:
-        staging.sweep(where)
+    with directories.opened(where) as directory, staging.create(directory) as staged:
+        staging.sweep(directory)
         conversion.convert(
             _image(source),
             Image(fd=staged.fd, format=DiskFormat.RAW, path=path.parent),
@@ -77,7 +77,8 @@ def _publish(staged: Staged, path: Path, *, source: SourceImage) -> None:
         path.parent.mkdir(exist_ok=True)
         with contextlib.suppress(DestinationExists):  # made under another lock_path
             staged.publish(str(path.relative_to(staged.directory)))
-        directories.sync(path.parent)
+        with directories.opened(path.parent) as cache:
+            directories.sync(cache)
 
 
 def _image(source: SourceImage) -> Image:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from allocpolicy.image_cache import location
 from allocpolicy.progress import Progress
-from allocpolicy.storage import staging
+from allocpolicy.storage import directories, staging
 
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 _CHUNK = 4 << 20
@@ -31,7 +31,10 @@ def remember(directory: Path, fd: int, *, digest: str) -> None:
     if _read(path) == digest:
         return
     path.parent.mkdir(exist_ok=True)
-    with staging.create(path.parent) as staged:
+    with (
+        directories.opened(path.parent) as memo,
+        staging.create(memo) as staged,
+    ):
         os.write(staged.fd, digest.encode())
         os.fsync(staged.fd)  # a power cut must not leave a name without content
         staged.replace(path.name)

@@ -20,7 +20,8 @@ from allocpolicy.storage.tree import Tree
 
 # Readable by root only on ext filesystems, and never holds disks.
 _LOST_AND_FOUND = "lost+found"
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOUND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opening a device can act
+_OPENED = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,8 @@ def _enter(disk: Path, seen: Overlays) -> None:
 
 def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
     """Yield the regular files on the root's filesystem; none is opened."""
-    with directories.opened(root, flags=os.O_PATH) as fd:
-        tree = Tree(key=mount.identify(fd).key)
+    with directories.opened(root) as directory:
+        tree = Tree(key=mount.identify(directory.fd).key)
     for listing in tree.listings(root):
         yield from (Path(path) for path, _ in listing.files)
     found = map(Path, tree.unreadable)
@@ -109,20 +110,21 @@ def _backing_names(disk: Path) -> tuple[str, ...] | None:
 
 
 def _read_backing_names(disk: Path) -> tuple[str, ...] | None:
-    status = os.lstat(disk)
-    if not stat.S_ISREG(status.st_mode):  # opening a device has side effects
-        return ()
-    if status.st_ino in lease.leased_inodes() and lease.is_leased(disk):
-        return None
-    fd = os.open(disk, _FLAGS)
+    found = os.open(disk, _FOUND)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG(os.fstat(found).st_mode):
             return ()
-        name = read_header(fd, path=disk).backing_file
+        if lease.is_leased(found):
+            return None
+        fd = os.open(f"/proc/self/fd/{found}", _OPENED)
+        try:
+            name = read_header(fd, path=disk).backing_file
+        finally:
+            os.close(fd)
     except ImageError:  # it is no qcow2
         return ()
     finally:
-        os.close(fd)
+        os.close(found)
     return () if name is None else (name,)
 
 

@@ -44,8 +44,8 @@ def open_source(path: Path, *, declared: str | None) -> Iterator[SourceImage]:
     :raises ImageError: when it is missing, unsafe, malformed, busy or not of the
         declared format.
     """
-    with image_file.opened(path) as (resolved, fd):
-        yield _check(fd, path=resolved, declared=declared)
+    with image_file.opened(path) as image:
+        yield _check(image.fd, path=image.path, declared=declared)
 
 
 def as_base(source: SourceImage) -> BaseImage:

@@ -156,14 +156,15 @@ def _described(path: Path, format: DiskFormat) -> _Described:
 # Thousands of disks share a few base images.
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, format: DiskFormat, state: tuple[int, ...]) -> _Described:
-    with image_file.opened(path) as (resolved, fd):
+    with image_file.opened(path) as image:
+        fd = image.fd
         header = None
         size = -(-os.fstat(fd).st_size // 512) * 512  # raw, rounded as QEMU does
         if format is DiskFormat.QCOW2:
             header = read_header(fd, path=path)
             size = header.virtual_size
         return _Described(
-            path=resolved,
+            path=image.path,
             inode=inode(os.fstat(fd)),
             header=header,
             backing_file=BackingFile(path=path, format=format, virtual_size=size),

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import DestinationError, DestinationExists
 from allocpolicy.images import image_file
+from allocpolicy.storage import directories
+from allocpolicy.storage.directories import Directory
+
+_NO_NAME = "it is a directory; give the disk a file name"
+_REASONS = {errno.ELOOP: "its symbolic links form a loop"}
 
 
-def resolve(path: Path) -> Path:
-    """Return the absolute destination, with its directory's symbolic links resolved.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """An unused name in an open directory; ``path`` has no symbolic links."""
+
+    path: Path
+    directory: Directory
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Destination]:
+    """Open the directory of a new disk.
 
     :raises DestinationExists: when the name is taken.
     :raises DestinationError: when a regular file can't be created there.
@@ -18,23 +37,29 @@ def resolve(path: Path) -> Path:
     if image_file.NETWORK_DISK.match(str(path)):
         reason = "disks are regular files, not network disks; write an absolute path"
         raise DestinationError(path, reason)
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(directories.opened(path.parent))
+        except OSError as error:
+            why = _REASONS.get(error.errno or 0, str(error.strerror))
+            reason = f"its directory {path.parent}: {why}"
+            raise DestinationError(path, reason) from error
+        if path.name in ("", ".", ".."):
+            raise DestinationError(path, _NO_NAME)
+        destination = Destination(path=directory.path / path.name, directory=directory)
+        _refuse_if_taken(destination, named=path)
+        yield destination
+
+
+def _refuse_if_taken(destination: Destination, *, named: Path) -> None:
     try:
-        directory = path.parent.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or "its symbolic links form a loop"
-        reason = f"its directory {path.parent}: {why}"
-        raise DestinationError(path, reason) from error
-    if path.name in ("", ".", ".."):
-        raise DestinationError(path, "it is a directory; give the disk a file name")
-    destination = directory / path.name
-    try:
-        mode = destination.lstat().st_mode
+        mode = os.lstat(named.name, dir_fd=destination.directory.fd).st_mode
     except FileNotFoundError:
-        return destination
+        return
     except OSError as error:
-        raise DestinationError(path, str(error.strerror)) from error
+        raise DestinationError(named, str(error.strerror)) from error
     if stat.S_ISDIR(mode):
-        raise DestinationError(path, "it is a directory; give the disk a file name")
+        raise DestinationError(named, _NO_NAME)
     if stat.S_ISBLK(mode):
-        raise DestinationError(path, "it is a block device; disks are regular files")
-    raise DestinationExists(destination)
+        raise DestinationError(named, "it is a block device; disks are regular files")
+    raise DestinationExists(destination.path)

@@ -18,16 +18,18 @@ from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.storage import lease
+from allocpolicy.storage.directories import Directory
 
 BEING_REWRITTEN = "it is being rewritten; try again when that is done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """An open disk; ``path`` has no symbolic links."""
+    """An open disk and its open directory; ``path`` has no symbolic links."""
 
     path: Path
     fd: int
+    directory: Directory
     format: DiskFormat
     stamp: Stamp | None
 
@@ -43,16 +45,18 @@ def opened(
         is unknown or contradicts its stamp; also while it is being rewritten, because
         opening it would stop that.
     """
-    if lease.is_leased(image_file.resolve(path)):
-        raise ImageError(path, BEING_REWRITTEN)
-    with image_file.opened(path, flags=flags) as (resolved, fd):
-        stamp = stamps.read(fd, path=resolved)
-        yield Disk(
-            path=resolved,
-            fd=fd,
-            format=_format(stamp, declared=declared, path=resolved),
-            stamp=stamp,
-        )
+    with image_file.found(path) as found:
+        if lease.is_leased(found.fd):
+            raise ImageError(path, BEING_REWRITTEN)
+        with image_file.reopened(found, flags=flags) as image:
+            stamp = stamps.read(image.fd, path=image.path)
+            yield Disk(
+                path=image.path,
+                fd=image.fd,
+                directory=image.directory,
+                format=_format(stamp, declared=declared, path=image.path),
+                stamp=stamp,
+            )
 
 
 def _format(

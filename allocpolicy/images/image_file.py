@@ -1,4 +1,8 @@
-"""Opening an image once: symbolic links resolved, regular files only, never waiting."""
+"""Opening an image once: symbolic links resolved, regular files only, never waiting.
+
+A file is found first (O_PATH), looked at, and only then opened: opening a device can
+act, opening a FIFO waits, and opening a file breaks another process's lease on it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
+from allocpolicy.storage import directories
+from allocpolicy.storage.directories import Directory
 
 # How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…};
 # pathlib.Path merges double slashes.
@@ -21,44 +28,78 @@ _REASONS = {
     errno.ETXTBSY: "it is being executed, or is a swap file in use",
     # open(2) with O_NONBLOCK on a file under another process's lease
     errno.EWOULDBLOCK: "somebody holds a lease on it; try again later",
+    errno.ELOOP: "its symbolic links form a loop",
 }
+_FOUND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """An open regular file and its open directory.
+
+    ``path`` has no symbolic links; ``named`` is what the user calls it, for messages.
+    """
+
+    path: Path
+    named: Path
+    fd: int
+    directory: Directory
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[tuple[Path, int]]:
-    """Open an image; yield its path without symbolic links, and its descriptor.
+def opened(path: Path, *, flags: int = os.O_RDONLY) -> Iterator[ImageFile]:
+    """Open an image; its path's symbolic links are resolved.
 
     :raises ImageError: when it is missing, can't be opened or isn't a regular file.
     """
-    resolved = resolve(path)
-    with opened_resolved(resolved, named=path, flags=flags) as fd:
-        yield resolved, fd
+    with found(path) as file, reopened(file, flags=flags) as image:
+        yield image
 
 
 @contextlib.contextmanager
-def opened_resolved(
-    path: Path, *, named: Path | None = None, flags: int = os.O_RDONLY
-) -> Iterator[int]:
-    """Open an image by a path that has no symbolic links; yield its descriptor.
+def found(path: Path) -> Iterator[ImageFile]:
+    """Find an image; its path's symbolic links are resolved.
 
-    If a symbolic link has replaced it meanwhile, the link is not followed.
+    :raises ImageError: when it is missing, or isn't a regular file.
+    """
+    with found_resolved(resolve(path), named=path) as file:
+        yield file
 
-    :param named: the path for messages, if the user knows it by another.
-    :raises ImageError: when it is missing, can't be opened or isn't a regular file.
+
+@contextlib.contextmanager
+def found_resolved(path: Path, *, named: Path | None = None) -> Iterator[ImageFile]:
+    """Find an image by a path without symbolic links; none is followed.
+
+    :raises ImageError: when it is missing, or isn't a regular file.
     """
     named = named or path
-    # O_NONBLOCK: opening a FIFO would wait for a writer.
-    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        fd = os.open(path, flags)
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0, str(error.strerror))
-        raise ImageError(named, f"cannot open it: {reason}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(directories.opened_resolved(path.parent))
+            fd = os.open(path.name or ".", _FOUND, dir_fd=directory.fd)
+        except OSError as error:
+            raise _refusal(error, named) from error
+        stack.callback(os.close, fd)
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise ImageError(named, f"it is {kind(mode)}, not a regular file")
-        yield fd
+        yield ImageFile(path=path, named=named, fd=fd, directory=directory)
+
+
+@contextlib.contextmanager
+def reopened(file: ImageFile, *, flags: int = os.O_RDONLY) -> Iterator[ImageFile]:
+    """Open the file that was found, whatever has its name by now.
+
+    :raises ImageError: when it can't be opened.
+    """
+    # O_NONBLOCK: don't wait for the holder of a lease.
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(f"/proc/self/fd/{file.fd}", flags)
+    except OSError as error:
+        raise _refusal(error, file.named) from error
+    try:
+        yield replace(file, fd=fd)
     finally:
         os.close(fd)
 
@@ -69,14 +110,20 @@ def resolve(path: Path) -> Path:
     :raises ImageError: when the path doesn't exist.
     """
     try:
-        return path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "its symbolic links form a loop"
-        raise ImageError(path, f"cannot open it: {reason}") from error
+        return directories.resolve(path)
+    except OSError as error:
+        raise _refusal(error, path) from error
 
 
 def kind(mode: int) -> str:
     """Return what kind of file this is, in words."""
     if stat.S_ISDIR(mode):
         return "a directory"
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
     return "a block device" if stat.S_ISBLK(mode) else "a special file"
+
+
+def _refusal(error: OSError, path: Path) -> ImageError:
+    reason = _REASONS.get(error.errno or 0, str(error.strerror))
+    return ImageError(path, f"cannot open it: {reason}")

@@ -87,7 +87,8 @@ def take(
     :param shared: where the storage is that those share with other files.
     :raises OSError: when the directory cannot be opened.
     """
-    with directories.opened(directory) as fd:
+    with directories.opened(directory) as found:
+        fd = found.fd
         ledger = Ledger(
             other_than=other_than,
             leased=lease.leased_inodes(devices=lease.lock_devices(fd)),
@@ -95,12 +96,12 @@ def take(
             shared=shared,
             image_cache_dir=policy.image_cache_dir,
         )
-        found = Tree(key=mount.identify(fd).key, listed=listed)
+        tree_of = Tree(key=mount.identify(fd).key, listed=listed)
         for one in itertools.chain((directory, *others), policy.disk_directories):
-            for listing in found.listings(one):
+            for listing in tree_of.listings(one):
                 ledger.enter(listing)
         there = space.of(fd)
-    return _closed(ledger, there, unreadable=len(found.unreadable))
+    return _closed(ledger, there, unreadable=len(tree_of.unreadable))
 
 
 def _closed(ledger: Ledger, there: Space, *, unreadable: int) -> Account:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, Host
 from allocpolicy.contract.policy import Policy
 from allocpolicy.storage import filesystem, reflink, staging
+from allocpolicy.storage.directories import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Storage:
 
 
 def storage(
-    directory: Path, *, policy: Policy, images: Iterable[BaseImage] = ()
+    directory: Directory, *, policy: Policy, images: Iterable[BaseImage] = ()
 ) -> Storage:
     """Return what the directory's filesystem is, can do, and can share.
 
@@ -39,7 +39,7 @@ def storage(
         found = filesystem.probe_file(staged)
     return Storage(
         host=Host(
-            directory=directory,
+            directory=directory.path,
             filesystem=found,
             headroom=policy.headroom,
             disk_directories=policy.disk_directories,

@@ -17,6 +17,7 @@ from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import existing, image_file
 from allocpolicy.images import stamp as stamps
+from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import holding as holdings
@@ -77,9 +78,10 @@ class Observer:
         try:
             if not found.named and not self._may_be_disk(found):
                 return None
-            self._refuse_leased(path)
-            with image_file.opened_resolved(path) as fd:
-                return self._look(fd, path=path, named=found.named)
+            with image_file.found_resolved(path) as file:
+                self._refuse_leased(file)
+                with image_file.reopened(file) as image:
+                    return self._look(image.fd, path=path, named=found.named)
         except (ImageError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, FileNotFoundError) and not found.named:
@@ -91,7 +93,7 @@ class Observer:
             return True
         return self._unstamped is not None and not found.cached
 
-    def _refuse_leased(self, path: Path) -> None:
+    def _refuse_leased(self, file: ImageFile) -> None:
         """Refuse a disk that is being rewritten: opening it would stop the rewrite.
 
         :raises ImageError: when another process has a lease on it.
@@ -100,8 +102,9 @@ class Observer:
         if now - self._leases_read > _LEASES_LAST:
             self._leased, self._leases_read = lease.leased_inodes(), now
         # Other filesystems have the same inode numbers.
-        if os.stat(path).st_ino in self._leased and lease.is_leased(path):
-            raise ImageError(path, existing.BEING_REWRITTEN)
+        suspect = os.fstat(file.fd).st_ino in self._leased
+        if suspect and lease.is_leased(file.fd):
+            raise ImageError(file.path, existing.BEING_REWRITTEN)
 
     def _look(self, fd: int, *, path: Path, named: bool) -> Sighting:
         status = os.fstat(fd)

@@ -207,6 +207,5 @@ class _Books:
 
 
 def _identify(directory: Path) -> Identity:
-    # O_PATH: it may not be readable.
-    with directories.opened(directory, flags=os.O_PATH) as fd:
-        return mount.identify(fd)
+    with directories.opened(directory) as found:
+        return mount.identify(found.fd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from allocpolicy.contract.policy import Policy
@@ -20,13 +19,14 @@ def capacity(directory: Path, *, policy: Policy) -> Capacity:
     """
     with contextlib.ExitStack() as stack:
         try:
-            fd = stack.enter_context(directories.opened(directory))
+            found = stack.enter_context(directories.opened(directory))
+            fd = stack.enter_context(directories.readable(found))
         except OSError as error:
             raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
         return Capacity(
-            directory=Path(os.path.realpath(directory)),
+            directory=found.path,
             filesystem=mount.identify(fd),
             quotas=quota.quotas(fd),
-            account=account.take(directory, policy=policy),
+            account=account.take(found.path, policy=policy),
             limits=policy.limits,
         )

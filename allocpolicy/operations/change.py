@@ -96,6 +96,7 @@ def _change(
         job = Job(
             request=request,
             facts=facts,
+            directory=disk.directory,
             requested=requested,
             selection=requested,
             policy=policy,

@@ -82,7 +82,7 @@ def facts(
 
     They aren't opened when there is nothing to do, or when a rewrite is impossible.
     """
-    disk, directory = hold.disk, hold.disk.path.parent
+    disk, directory = hold.disk, hold.disk.directory
     obstacle = rewrite_obstacle(hold, look.observation)
     with contextlib.ExitStack() as stack:
         base = None

@@ -16,6 +16,7 @@ from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import Error, StrategyFailed
 from allocpolicy.execute.job import Access, Job, Outcome
 from allocpolicy.images import destination
+from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
 from allocpolicy.operations.data_path import carry_out
 from allocpolicy.progress import unwatched
@@ -32,18 +33,18 @@ def probe(directory: Path, *, policy: Policy) -> Probe:
 
     :raises DestinationError: when no file can be created there.
     """
-    disk = destination.resolve(directory / "disk")
-    found = host.storage(disk.parent, policy=policy)
-    alone = replace(policy, on_unsupported="fail")
-    facts = Facts(host=found.host, base=None)
-    return Probe(
-        directory=disk.parent,
-        capabilities=capability.find(disk.parent),
-        trials=tuple(_trials(disk, facts=facts, policy=alone)),
-    )
+    with destination.opened(directory / "disk") as place:
+        found = host.storage(place.directory, policy=policy)
+        alone = replace(policy, on_unsupported="fail")
+        facts = Facts(host=found.host, base=None)
+        return Probe(
+            directory=place.directory.path,
+            capabilities=capability.find(place.directory),
+            trials=tuple(_trials(place, facts=facts, policy=alone)),
+        )
 
 
-def _trials(disk: Path, *, facts: Facts, policy: Policy) -> Iterator[Trial]:
+def _trials(disk: Destination, *, facts: Facts, policy: Policy) -> Iterator[Trial]:
     for name in installed.names():
         of_strategy = replace(policy, default_strategy=name)
         for format in DiskFormat:
@@ -58,18 +59,19 @@ def _trials(disk: Path, *, facts: Facts, policy: Policy) -> Iterator[Trial]:
 
 
 def _try(
-    disk: Path, *, format: DiskFormat, facts: Facts, policy: Policy
+    disk: Destination, *, format: DiskFormat, facts: Facts, policy: Policy
 ) -> Outcome | None:
     selection = resolve(policy=policy, disk_role=DiskRole.ROOT)
     job = Job(
         request=Request(
             operation=Operation.PROVISION,
-            destination=disk,
+            destination=disk.path,
             virtual_size=VIRTUAL_SIZE,
             format=format,
             disk_role=DiskRole.ROOT,
         ),
         facts=facts,
+        directory=disk.directory,
         requested=selection,
         selection=selection,
         policy=policy,

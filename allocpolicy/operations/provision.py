@@ -21,6 +21,7 @@ from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import resolve
+from allocpolicy.storage.directories import Directory
 from allocpolicy.wording import format_size
 
 
@@ -61,12 +62,15 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     )
     if order.virtual_size is not None:
         check_size(order.virtual_size)
-    disk = destination.resolve(order.destination)
-    with _opened_base(order, disk=disk, policy=policy, watch=watch) as opened:
+    with (
+        destination.opened(order.destination) as place,
+        _opened_base(order, disk=place.path, policy=policy, watch=watch) as opened,
+    ):
         base = opened.base if opened else None
         job = Job(
-            request=_request(order, disk=disk, base=base),
-            facts=_facts(disk, base=base, policy=policy),
+            request=_request(order, disk=place.path, base=base),
+            facts=_facts(place.directory, base=base, policy=policy),
+            directory=place.directory,
             requested=requested,
             selection=requested,
             policy=policy,
@@ -123,9 +127,9 @@ def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
     )
 
 
-def _facts(disk: Path, *, base: BaseImage | None, policy: Policy) -> Facts:
+def _facts(directory: Directory, *, base: BaseImage | None, policy: Policy) -> Facts:
     sources = (base,) if base and base.plain else ()
-    found = host.storage(disk.parent, policy=policy, images=sources)
+    found = host.storage(directory, policy=policy, images=sources)
     return Facts(
         host=found.host,
         base=base,
@@ -150,5 +154,5 @@ def _with_base_ready(job: Job, order: Order, opened: OpenedBase) -> Job:
     return replace(
         job,
         request=_request(order, disk=disk, base=base),
-        facts=_facts(disk, base=base, policy=job.policy),
+        facts=_facts(job.directory, base=base, policy=job.policy),
     )

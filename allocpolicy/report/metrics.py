@@ -59,7 +59,6 @@ def write(path: Path, audit: Audit) -> None:
     :raises NotEnoughSpace: when there is no space for it; the old file stays.
     """
     try:
-        staging.sweep(path.parent)
         _replace(path, text(audit).encode())
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -124,8 +123,10 @@ def _escape(value: str) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     with contextlib.ExitStack() as stack:
-        directory_fd = stack.enter_context(directories.opened(path.parent))
-        staged = Staged(directory=path.parent, directory_fd=directory_fd)
+        directory = stack.enter_context(directories.opened(path.parent))
+        staging.sweep(directory)
+        directory_fd = stack.enter_context(directories.readable(directory))
+        staged = Staged(directory=directory.path, directory_fd=directory_fd)
         stack.callback(staged.discard)
         os.fchmod(staged.fd, MODE)  # whatever the umask
         with open(staged.fd, "wb", closefd=False) as stream:
@@ -135,5 +136,5 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _free(directory: Path) -> int:
-    with directories.opened(directory, flags=os.O_PATH) as fd:
-        return free_bytes(fd)
+    with directories.opened(directory) as found:
+        return free_bytes(found.fd)

@@ -13,7 +13,6 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from allocpolicy.storage import (
     copy,
@@ -26,6 +25,7 @@ from allocpolicy.storage import (
     staging,
     statx,
 )
+from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.filesystem import Filesystem
 
@@ -64,7 +64,7 @@ class Capabilities:
     direct_io: Alignment | None
 
 
-def find(directory: Path) -> Capabilities:
+def find(directory: Directory) -> Capabilities:
     """Return what files in the directory can do; leave nothing behind.
 
     :raises DestinationError: when no file can be created in the directory.
@@ -73,7 +73,9 @@ def find(directory: Path) -> Capabilities:
     found = filesystem.probe(directory)
     with staging.create(directory) as staged, staging.create(directory) as clone:
         fd = staged.fd
-        with explained(fd=fd, path=directory, needed=_PIECE, action="write a file"):
+        with explained(
+            fd=fd, path=directory.path, needed=_PIECE, action="write a file"
+        ):
             os.pwrite(fd, bytes(_PIECE), 0)
             os.fsync(fd)
         direct_io = _direct_io(fd)  # XFS needs more for a file that was shared
@@ -118,7 +120,7 @@ def _open_unnamed(directory: int) -> None:
     os.close(os.open(".", flags, staging.PRIVATE, dir_fd=directory))
 
 
-def _lease(directory: Path) -> None:
+def _lease(directory: Directory) -> None:
     with staging.create(directory) as staged, lease.held(staged.fd):
         pass
 

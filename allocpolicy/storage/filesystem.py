@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from allocpolicy.storage import fallocate, inode_flags, mount, space, staging
+from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import NO_SPACE, UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import Staged
@@ -43,7 +43,7 @@ class Filesystem:
     user_xattr: bool
 
 
-def probe(directory: Path) -> Filesystem:
+def probe(directory: Directory) -> Filesystem:
     """Return what the directory's filesystem is and can do.
 
     :raises DestinationError: when no file can be created in the directory.

@@ -59,20 +59,16 @@ def is_open_elsewhere(fd: int) -> bool:
         return True
 
 
-def is_leased(path: Path) -> bool:
+def is_leased(fd: int) -> bool:
     """Return whether a process holds a lease on the file, as during a rewrite.
 
-    :raises OSError: as open(2).
+    :param fd: opened with O_PATH, which breaks no lease.
     """
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # this breaks no lease
-    try:
-        inode = os.fstat(fd).st_ino
-        # Few inodes are under a lease, so the mounts are rarely needed.
-        if inode not in leased_inodes():
-            return False
-        return inode in leased_inodes(devices=lock_devices(fd))
-    finally:
-        os.close(fd)
+    inode = os.fstat(fd).st_ino
+    # Few inodes are under a lease, so the mounts are rarely needed.
+    if inode not in leased_inodes():
+        return False
+    return inode in leased_inodes(devices=lock_devices(fd))
 
 
 def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:

@@ -23,11 +23,14 @@ from allocpolicy.errors import (
     Unsupported,
 )
 from allocpolicy.storage import directories, lease, rename
+from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 
 _PREFIX, _SUFFIX = ".allocpolicy-", ".tmp"
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
+# O_NONBLOCK: the name may be that of a FIFO.
+_SWEPT = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 PRIVATE = 0o600
 OPENED_MEANWHILE = (
     "another process opened it meanwhile; it is unchanged: stop that process, and"
@@ -212,46 +215,48 @@ class Staged:
 
 
 @contextlib.contextmanager
-def create(directory: Path) -> Iterator[Staged]:
+def create(directory: Directory) -> Iterator[Staged]:
     """Open a staged file, mode 0600, in the directory; drop it if not published.
 
-    :raises DestinationError: when the directory is missing or not writable.
+    :raises DestinationError: when the directory is gone or not writable.
     :raises NotEnoughSpace: when not even an empty file can be made.
     """
+    path = directory.path
     with contextlib.ExitStack() as stack:
         try:
-            directory_fd = stack.enter_context(directories.opened(directory))
+            fd = stack.enter_context(directories.readable(directory))
             # ENOSPC here is a lack of inodes.
-            with explained(
-                fd=directory_fd, path=directory, needed=0, action="make a file"
-            ):
-                staged = Staged(directory=directory, directory_fd=directory_fd)
+            with explained(fd=fd, path=path, needed=0, action="make a file"):
+                staged = Staged(directory=path, directory_fd=fd)
         except OSError as error:
             if error.errno not in _DIRECTORY_PROBLEMS:
                 raise
             reason = _DIRECTORY_PROBLEMS[error.errno]
-            raise DestinationError(directory, reason) from error
+            raise DestinationError(path, reason) from error
         stack.callback(staged.discard)
         yield staged
 
 
-def sweep(directory: Path) -> None:
-    """Remove the directory's temporary names whose creators are gone."""
-    with os.scandir(directory) as entries:
+def sweep(directory: Directory) -> None:
+    """Remove the directory's temporary names whose creators are gone.
+
+    :raises PermissionError: when the directory can't be listed.
+    """
+    with directories.readable(directory) as fd, os.scandir(fd) as entries:
         found = [entry for entry in entries if is_temporary(entry.name)]
     leased = lease.leased_inodes() if found else frozenset()
     for entry in found:
         # A disk that is being exchanged: opening it would break the creator's lease.
         if entry.inode() not in leased:
             with contextlib.suppress(OSError):
-                _remove_if_unlocked(entry.path)
+                _remove_if_unlocked(entry.name, directory=directory.fd)
 
 
-def _remove_if_unlocked(path: str) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _remove_if_unlocked(name: str, *, directory: int) -> None:
+    fd = os.open(name, _SWEPT, dir_fd=directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        os.unlink(name, dir_fd=directory)
     finally:
         os.close(fd)
 

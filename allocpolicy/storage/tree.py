@@ -14,8 +14,6 @@ from pathlib import Path
 from allocpolicy.storage import directories, mount
 from allocpolicy.storage.inode import Inode, inode
 
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
@@ -116,8 +114,8 @@ class Tree:
         if status.st_dev == device:
             return True
         try:
-            with directories.opened(Path(path), flags=_FLAGS) as fd:
-                return mount.identify(fd).key == self._key
+            with directories.opened_resolved(Path(path)) as directory:
+                return mount.identify(directory.fd).key == self._key
         except OSError:
             self.unreadable.append(path)
             return False

@@ -53,6 +53,7 @@ from allocpolicy import (
 from allocpolicy.cli import libvirt_xml
 from allocpolicy.observe.host import storage
 from allocpolicy.registry import installed, option_schema, option_values
+from tests.harness.directory import open_directory
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -419,7 +420,7 @@ def test_plans_pickle(strategy: Strategy) -> None:
 @every_strategy
 def test_observe_changes_nothing(strategy: Strategy, tmp_path: Path) -> None:
     """It runs in a dry run, too; what it returns can be recorded."""
-    host = storage(tmp_path, policy=Policy()).host
+    host = storage(open_directory(tmp_path), policy=Policy()).host
     for case in cases(strategy):
         request = dataclasses.replace(case.request, destination=tmp_path / "disk")
         observed = strategy.observe(request=request, options=case.options, host=host)

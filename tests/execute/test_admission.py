@@ -37,6 +37,7 @@ from allocpolicy.storage import lease, space
 from tests.execute.test_new import Theirs
 from tests.harness import jobs
 from tests.harness.cli import allocpolicy, command, environment
+from tests.harness.directory import open_directory
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
 
@@ -211,7 +212,15 @@ def job_at(directory: Path, *, fd: int | None = None, **limits: float) -> Job:
     hold = None
     if fd is not None:
         path = directory / "disk"
-        hold = Hold(disk=Disk(path=path, fd=fd, format=DiskFormat.RAW, stamp=None))
+        hold = Hold(
+            disk=Disk(
+                path=path,
+                fd=fd,
+                directory=open_directory(directory),
+                format=DiskFormat.RAW,
+                stamp=None,
+            )
+        )
     return jobs.job(
         directory / "disk",
         strategy=Theirs(),

@@ -21,6 +21,7 @@ from allocpolicy.observe import host
 from allocpolicy.progress import unwatched
 from allocpolicy.registry.installed import Found, Loaded
 from allocpolicy.resolve.selection import Origin, Selection
+from tests.harness.directory import open_directory
 
 FOUND = Found(name="theirs", target="theirs:Theirs", distribution="d", version="1")
 
@@ -43,6 +44,7 @@ def job(
         origin=Origin(key="strategy", source="test"),
         option_origins={},
     )
+    directory = open_directory(destination.parent)
     return Job(
         request=Request(
             operation=Operation.APPLY if disk else Operation.PROVISION,
@@ -52,9 +54,8 @@ def job(
             disk_role=DiskRole.ROOT,
             current=current,
         ),
-        facts=Facts(
-            host=host.storage(destination.parent, policy=policy).host, base=None
-        ),
+        facts=Facts(host=host.storage(directory, policy=policy).host, base=None),
+        directory=directory,
         requested=selection,
         selection=selection,
         policy=policy,

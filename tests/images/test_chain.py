@@ -16,6 +16,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.qcow2.consistency import checked
 from allocpolicy.qcow2.header import BACKING_FORMAT, read_header
 from tests.harness import images
+from tests.harness.directory import open_directory
 
 pytestmark = pytest.mark.qemu
 
@@ -111,7 +112,13 @@ def test_what_is_described_is_what_is_opened(
     try:
         header = read_header(fd, path=disk)
         described = chain.chain(header, fd=fd, path=disk)
-        one = Disk(path=disk, fd=fd, format=DiskFormat.QCOW2, stamp=None)
+        one = Disk(
+            path=disk,
+            fd=fd,
+            directory=open_directory(disk.parent),
+            format=DiskFormat.QCOW2,
+            stamp=None,
+        )
         with content.opened(one, checked=checked(fd, path=disk)) as image:
             below = image.layers[-2::-1]
             assert [one.path.resolve() for one in described] == [
@@ -136,7 +143,13 @@ def test_what_cannot_be_followed_is_neither_described_nor_opened(
         header = read_header(fd, path=disk)
         problem = chain.chain(header, fd=fd, path=disk)[-1].problem
         assert problem
-        one = Disk(path=disk, fd=fd, format=DiskFormat.QCOW2, stamp=None)
+        one = Disk(
+            path=disk,
+            fd=fd,
+            directory=open_directory(disk.parent),
+            format=DiskFormat.QCOW2,
+            stamp=None,
+        )
         with (
             pytest.raises(ImageError) as raised,
             content.opened(one, checked=checked(fd, path=disk)),

@@ -10,6 +10,7 @@ import pytest
 
 from allocpolicy import BaseImage, DiskFormat, Policy
 from allocpolicy.observe import host
+from tests.harness.directory import open_directory
 
 
 def image(path: Path, *, size: int) -> BaseImage:
@@ -38,7 +39,9 @@ def test_sharing_does_not_depend_on_what_was_tried_before(
     ]
     try:
         for images in itertools.permutations(found):
-            storage = host.storage(directory, policy=Policy(), images=images)
+            storage = host.storage(
+                open_directory(directory), policy=Policy(), images=images
+            )
             shared = [storage.shares(one) for one in found]
             assert shared == [filesystem_kind != "ext4"] * len(found)
     finally:

@@ -467,11 +467,19 @@ class Opener:
         return progress
 
 
+def is_leased(disk: Path) -> bool:
+    fd = os.open(disk, os.O_PATH)
+    try:
+        return lease.is_leased(fd)
+    finally:
+        os.close(fd)
+
+
 def wait_for_breaker(disk: Path) -> None:
     """Wait until somebody waits in open(2) for the lease on a disk; proc_locks(5)."""
     file = f":{disk.stat().st_ino} "
     deadline = time.monotonic() + PATIENCE
-    while not lease.is_leased(disk) or not any(
+    while not is_leased(disk) or not any(
         "LEASE" in line and "BREAKING" in line and file in line
         for line in Path("/proc/locks").read_text().splitlines()
     ):

@@ -16,6 +16,7 @@ from allocpolicy.storage import capability
 from tests.conftest import FreshFilesystem
 from tests.harness import filesystems
 from tests.harness.cli import allocpolicy, environment
+from tests.harness.directory import open_directory
 from tests.harness.filesystems import assert_clean, available
 from tests.harness.images import GIB, MIB
 
@@ -150,7 +151,7 @@ class TestProbe:
     @ALL
     def test_direct_io_works_as_it_says(self, directory: Path) -> None:
         """With that alignment it does, with half of it it does not."""
-        aligned = capability.find(directory).direct_io
+        aligned = capability.find(open_directory(directory)).direct_io
         assert aligned is not None
         fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_DIRECT)
         try:

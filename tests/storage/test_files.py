@@ -27,6 +27,7 @@ from allocpolicy.storage import (
 from allocpolicy.storage.inode_flags import InodeFlag
 from tests.harness import filesystems
 from tests.harness.cli import provision
+from tests.harness.directory import open_directory
 from tests.harness.filesystems import mount, unmount
 from tests.harness.images import MIB
 
@@ -152,7 +153,7 @@ def test_what_a_filesystem_can_do_is_found_by_trying(
 ) -> None:
     filesystems.available(directory)
     before = directory.stat().st_mtime_ns
-    found = filesystem.probe(directory)
+    found = filesystem.probe(open_directory(directory))
     status = os.statvfs(directory)
     assert found.type == filesystem_kind
     assert found.size == status.f_blocks * status.f_frsize
@@ -186,7 +187,10 @@ def test_bind_mounts_of_a_filesystem_have_its_key(directory: Path) -> None:
     other.mkdir()
     subprocess.run(["mount", "--bind", directory.parent, other], check=True)
     try:
-        assert filesystem.probe(other).key == filesystem.probe(directory).key
+        assert (
+            filesystem.probe(open_directory(other)).key
+            == filesystem.probe(open_directory(directory)).key
+        )
     finally:
         subprocess.run(["umount", other], check=True)
 
@@ -196,7 +200,10 @@ def test_subvolumes_of_a_filesystem_have_its_key(directory: Path) -> None:
     volume = directory / "volume"
     subprocess.run(["btrfs", "-q", "subvolume", "create", volume], check=True)
     try:
-        assert filesystem.probe(volume).key == filesystem.probe(directory).key
+        assert (
+            filesystem.probe(open_directory(volume)).key
+            == filesystem.probe(open_directory(directory)).key
+        )
     finally:
         subprocess.run(["btrfs", "-q", "subvolume", "delete", volume], check=True)
 
@@ -221,7 +228,10 @@ def overlay(directory: Path) -> Iterator[Path]:
 def test_an_overlay_is_what_its_upper_directory_is(
     directory: Path, overlay: Path
 ) -> None:
-    below, found = filesystem.probe(directory), filesystem.probe(overlay)
+    below, found = (
+        filesystem.probe(open_directory(directory)),
+        filesystem.probe(open_directory(overlay)),
+    )
     assert found.type == "overlay"
     assert found.key == below.key
     assert found.copy_on_write is below.copy_on_write
@@ -254,7 +264,7 @@ def test_nothing_is_claimed_where_the_storage_of_an_overlay_is_not_to_be_seen(
     try:
         if instead != "nothing":
             (layers / "upper").mkdir()
-        found = filesystem.probe(bound)
+        found = filesystem.probe(open_directory(bound))
         assert (found.copy_on_write, found.nocow) == (True, False)
         report = provision(bound / "disk", "--size", "32M", "--strategy", "space")
     finally:

@@ -20,9 +20,11 @@ from allocpolicy.errors import (
     Replan,
     Unsupported,
 )
+from allocpolicy.images import destination
 from allocpolicy.storage import staging
 from tests.harness import filesystems, images
 from tests.harness.cli import allocpolicy, command, environment, provision
+from tests.harness.directory import open_directory
 from tests.harness.images import MIB
 from tests.harness.patience import PATIENCE
 
@@ -48,20 +50,23 @@ class TestUnnamed:
     """Where O_TMPFILE is there, as on every local filesystem."""
 
     def test_nothing_is_seen_until_it_is_published(self, directory: Path) -> None:
-        with staging.create(directory) as staged:
+        with staging.create(open_directory(directory)) as staged:
             os.write(staged.fd, b"whole")
             assert os.listdir(directory) == []
             staged.publish("disk")
         assert (directory / "disk").read_bytes() == b"whole"
 
     def test_nothing_is_left_when_it_is_not_published(self, directory: Path) -> None:
-        with staging.create(directory) as staged:
+        with staging.create(open_directory(directory)) as staged:
             os.write(staged.fd, b"half")
         assert os.listdir(directory) == []
 
     def test_publication_never_overwrites(self, directory: Path) -> None:
         (directory / "disk").write_text("precious")
-        with staging.create(directory) as staged, pytest.raises(DestinationExists):
+        with (
+            staging.create(open_directory(directory)) as staged,
+            pytest.raises(DestinationExists),
+        ):
             staged.publish("disk")
         assert (directory / "disk").read_text() == "precious"
 
@@ -69,7 +74,7 @@ class TestUnnamed:
         pool = directory / "pool"
         pool.mkdir()
         (pool / "ready").write_text("made before")
-        with staging.create(directory) as staged:
+        with staging.create(open_directory(directory)) as staged:
             staged.adopt(pool / "ready")
             assert os.pread(staged.fd, 100, 0) == b"made before"
             staged.publish("disk")
@@ -81,7 +86,7 @@ class TestUnnamed:
     ) -> None:
         ready = directory / "ready"
         ready.touch()
-        with staging.create(directory) as staged:
+        with staging.create(open_directory(directory)) as staged:
             with ready.open() as other:
                 fcntl.flock(other, fcntl.LOCK_EX)
                 with pytest.raises(Replan):
@@ -95,7 +100,7 @@ class TestUnnamed:
 def test_a_ready_made_file_elsewhere_cannot_be_adopted(xfs: Path, ext4: Path) -> None:
     ready = ext4 / "ready"
     ready.touch()
-    with staging.create(xfs) as staged, pytest.raises(Unsupported):
+    with staging.create(open_directory(xfs)) as staged, pytest.raises(Unsupported):
         staged.adopt(ready)
     ready.unlink()
 
@@ -103,7 +108,7 @@ def test_a_ready_made_file_elsewhere_cannot_be_adopted(xfs: Path, ext4: Path) ->
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "no", tmp_path / "file"):
-        with pytest.raises(DestinationError), staging.create(path):
+        with pytest.raises(DestinationError), destination.opened(path / "disk"):
             pass
 
 
@@ -129,7 +134,10 @@ class TestNamed:
 
     def test_publication_never_overwrites(self, fuse: Path) -> None:
         (fuse / "disk").write_text("precious")
-        with staging.create(fuse) as staged, pytest.raises(DestinationExists):
+        with (
+            staging.create(open_directory(fuse)) as staged,
+            pytest.raises(DestinationExists),
+        ):
             staged.publish("disk")
         assert set(os.listdir(fuse)) == {"disk", "lost+found"}
 
@@ -193,7 +201,7 @@ class TestExchange:
         left = list(answers)
         old = os.open(disk, os.O_RDWR)
         try:
-            with staging.create(disk.parent) as staged:
+            with staging.create(open_directory(disk.parent)) as staged:
                 os.write(staged.fd, b"new")
                 staged.exchange("disk", old=old, still_alone=lambda: left.pop(0))
         finally:
@@ -221,7 +229,7 @@ class TestExchange:
         """Somebody else renamed his own over the disk."""
         old = os.open(disk, os.O_RDWR)
         try:
-            with staging.create(disk.parent) as staged:
+            with staging.create(open_directory(disk.parent)) as staged:
                 (disk.parent / "theirs").write_text("theirs")
                 os.rename(disk.parent / "theirs", disk)
                 with pytest.raises(ImageError, match="replaced meanwhile"):

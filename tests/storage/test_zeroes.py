@@ -17,6 +17,7 @@ from allocpolicy.storage import extent, fallocate, inode_flags, staging, zeroes
 from allocpolicy.storage.extent import ExtentFlag
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import Staged
+from tests.harness.directory import open_directory
 from tests.harness.images import MIB
 
 EVERYWHERE = pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs", "ext2")
@@ -32,7 +33,7 @@ offsets = st.one_of(
 
 @pytest.fixture
 def staged(directory: Path) -> Iterator[Staged]:
-    with staging.create(directory) as made:
+    with staging.create(open_directory(directory)) as made:
         yield made
 
 
