@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness import filesystems
+from tests.harness.directory import close_directories
 
 GIB = 1 << 30
 
@@ -119,6 +120,11 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     with unavailable_reported(item.config):
         yield
+
+
+@pytest.hookimpl(tryfirst=True)  # before the filesystems are unmounted
+def pytest_runtest_teardown() -> None:
+    close_directories()
 
 
 @contextmanager

@@ -2,25 +2,27 @@
 
 In place, storage is never given back: the disk keeps what a failed reservation got. A
 rewrite is built like a new disk and takes the disk's name in one step. Both need
-exclusive use of the disk, by a lease that is checked between chunks; only a plan that
-is safe while a VM runs does without.
+exclusive use of the disk, by a lease: in place, the kernel ends the work when somebody
+opens the disk; a rewrite asks between chunks. Only a plan that is safe while a VM runs
+does without.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from allocpolicy.contract.plan import Mode, Plan
+from allocpolicy.contract.plan import Mode, Plan, Target
 from allocpolicy.errors import ImageError, Unsupported
-from allocpolicy.execute import admission
+from allocpolicy.execute import admission, under_lease
 from allocpolicy.execute.build import built, run_steps, verified
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
-from allocpolicy.images import identity
+from allocpolicy.images import existing, identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.progress import Progress, Watcher
@@ -72,18 +74,43 @@ class _InPlace:
 
 def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
     """Change the disk itself; an online plan may run while a VM has it."""
+    run = run_steps
     if not plan.online:
         hold.require()
-        job = _guarded(job, hold)
-    target = _InPlace(fd=hold.disk.fd, directory=job.host.directory)
+        run = partial(_run_alone, path=hold.disk.path)
     with (
+        existing.writable(hold.disk) as fd,
         directories.readable(job.directory) as directory,
         admission.turn(plan, job) as has_taken,
     ):
-        run_steps(plan, job, target=target, directory=directory, has_taken=has_taken)
-        with _finishing(job, target.fd):
-            os.fsync(target.fd)
-    return _recorded(verified(job, target.fd), job, hold.disk)
+        target = _InPlace(fd=fd, directory=job.host.directory)
+        run(plan, job, target=target, directory=directory, has_taken=has_taken)
+        with _finishing(job, fd):
+            os.fsync(fd)
+    return _recorded(verified(job, hold.disk.fd), job, hold.disk)
+
+
+def _run_alone(
+    plan: Plan,
+    job: Job,
+    *,
+    target: Target,
+    directory: int,
+    has_taken: Callable[[int], None],
+    path: Path,
+) -> None:
+    """Run the steps in a process that ends when another one opens the disk."""
+
+    def work(watch: Watcher, has_taken: under_lease.Taken) -> None:
+        run_steps(
+            plan,
+            replace(job, watch=watch),
+            target=target,
+            directory=directory,
+            has_taken=has_taken,
+        )
+
+    under_lease.run(work, fd=target.fd, path=path, watch=job.watch, has_taken=has_taken)
 
 
 def _rewrite(plan: Plan, job: Job, hold: Hold) -> Outcome:
@@ -98,7 +125,7 @@ def _rewrite(plan: Plan, job: Job, hold: Hold) -> Outcome:
         hold.require()
         if is_linked(disk):
             raise ImageError(disk.path, LINKED)
-        staged.exchange(disk.path.name, old=disk.fd, still_alone=hold.is_whole)
+        staged.exchange(disk.path.name, old=disk.fd)
     return outcome
 
 
@@ -135,9 +162,9 @@ def _recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
     """Stamp the disk if its stamp differs."""
     if disk.stamp == job.stamp:
         return replace(outcome, stamp=job.stamp)
-    with _finishing(job, disk.fd):
-        recorded = stamps.write(disk.fd, job.stamp)
-        os.fsync(disk.fd)
+    with existing.writable(disk) as fd, _finishing(job, fd):
+        recorded = stamps.write(fd, job.stamp)
+        os.fsync(fd)
     return replace(outcome, stamp=recorded)
 
 

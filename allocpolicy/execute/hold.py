@@ -13,7 +13,7 @@ from allocpolicy.contract.facts import Observation, Use
 from allocpolicy.errors import ImageError, Unsupported
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe.disk import use
-from allocpolicy.storage import directories, inode_flags, lease, staging
+from allocpolicy.storage import directories, inode_flags, lease, mount, staging
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import OPENED_MEANWHILE
 
@@ -22,6 +22,10 @@ APPEND_ONLY = (
     "its directory is append-only, so it can't be replaced; first run chattr -a there"
 )
 LINKED = "it has more than one hard link, and a rewrite would separate them"
+NO_WHOLE_LEASES = (
+    "can't determine whether it is in use: a lease on {} doesn't show who opens the"
+    " file below it or elsewhere; change the disk on the local filesystem that has it"
+)
 _PATIENCE = 5.0  # seconds; a mere look at a disk keeps it open for less
 
 
@@ -72,6 +76,8 @@ def held(disk: Disk) -> Iterator[Hold]:
 
 def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
     """Take the lease for the stack's lifetime; return why that failed, or None."""
+    if not lease.are_whole(disk.fd):
+        return NO_WHOLE_LEASES.format(mount.of(disk.fd).type)
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:

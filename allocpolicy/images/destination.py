@@ -37,6 +37,20 @@ def opened(path: Path) -> Iterator[Destination]:
     if image_file.NETWORK_DISK.match(str(path)):
         reason = "disks are regular files, not network disks; write an absolute path"
         raise DestinationError(path, reason)
+    with directory_of(path) as directory:
+        if path.name in ("", ".", ".."):
+            raise DestinationError(path, _NO_NAME)
+        destination = Destination(path=directory.path / path.name, directory=directory)
+        _refuse_if_taken(destination, named=path)
+        yield destination
+
+
+@contextlib.contextmanager
+def directory_of(path: Path) -> Iterator[Directory]:
+    """Open the directory of a new disk, whether or not its name is taken.
+
+    :raises DestinationError: when there is no such directory.
+    """
     with contextlib.ExitStack() as stack:
         try:
             directory = stack.enter_context(directories.opened(path.parent))
@@ -44,11 +58,7 @@ def opened(path: Path) -> Iterator[Destination]:
             why = _REASONS.get(error.errno or 0, str(error.strerror))
             reason = f"its directory {path.parent}: {why}"
             raise DestinationError(path, reason) from error
-        if path.name in ("", ".", ".."):
-            raise DestinationError(path, _NO_NAME)
-        destination = Destination(path=directory.path / path.name, directory=directory)
-        _refuse_if_taken(destination, named=path)
-        yield destination
+        yield directory
 
 
 def _refuse_if_taken(destination: Destination, *, named: Path) -> None:

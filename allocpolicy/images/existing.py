@@ -7,19 +7,25 @@ the stamp or from the caller.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.errors import ImageError
+from allocpolicy.errors import ImageError, Unsupported
 from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
-from allocpolicy.storage import lease
+from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.found import reopen
 
+_OVERLAY = (
+    "overlayfs may copy it when it is changed, and whoever has it open keeps the old"
+    " one; change the disk on the filesystem that has it"
+)
 BEING_REWRITTEN = "it is being rewritten; try again when that is done"
 
 
@@ -36,11 +42,12 @@ class Disk:
 
 @contextlib.contextmanager
 def opened(
-    path: Path, *, declared: DiskFormat | None = None, flags: int = os.O_RDONLY
+    path: Path, *, declared: DiskFormat | None = None, changing: bool = False
 ) -> Iterator[Disk]:
     """Open a disk without a lock; a running QEMU doesn't notice.
 
     :param declared: its format, if it has no stamp.
+    :param changing: for writing, too, if a lease can tell whether it is in use.
     :raises ImageError: when it can't be opened or isn't a regular file, or its format
         is unknown or contradicts its stamp; also while it is being rewritten, because
         opening it would stop that.
@@ -48,6 +55,9 @@ def opened(
     with image_file.found(path) as found:
         if lease.is_leased(found.fd):
             raise ImageError(path, BEING_REWRITTEN)
+        # Elsewhere, opening it for writing may copy it (from overlayfs's lower layer).
+        writing = changing and lease.are_whole(found.fd)
+        flags = os.O_RDWR if writing else os.O_RDONLY
         with image_file.reopened(found, flags=flags) as image:
             stamp = stamps.read(image.fd, path=image.path)
             yield Disk(
@@ -57,6 +67,29 @@ def opened(
                 format=_format(stamp, declared=declared, path=image.path),
                 stamp=stamp,
             )
+
+
+@contextlib.contextmanager
+def writable(disk: Disk) -> Iterator[int]:
+    """Yield a descriptor with which the disk can be changed in place.
+
+    :raises ImageError: when there is no permission to write.
+    :raises Unsupported: on overlayfs, which copies a disk of a lower layer when it is
+        opened for writing: a VM that has it open would go on with the other one.
+    """
+    if fcntl.fcntl(disk.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+        yield disk.fd
+        return
+    if mount.type_by_magic(disk.fd) == "overlay":
+        raise Unsupported(disk.path, _OVERLAY)
+    try:
+        fd = reopen(disk.fd, flags=os.O_RDWR)
+    except OSError as error:
+        raise ImageError(disk.path, f"cannot write to it: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _format(

@@ -1,8 +1,4 @@
-"""Opening an image once: symbolic links resolved, regular files only, never waiting.
-
-A file is found first (O_PATH), looked at, and only then opened: opening a device can
-act, opening a FIFO waits, and opening a file breaks another process's lease on it.
-"""
+"""Opening an image once: symbolic links resolved, regular files only, never waiting."""
 
 from __future__ import annotations
 
@@ -17,6 +13,7 @@ from pathlib import Path
 
 from allocpolicy.errors import ImageError
 from allocpolicy.storage import directories
+from allocpolicy.storage import found as storage
 from allocpolicy.storage.directories import Directory
 
 # How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…};
@@ -30,7 +27,6 @@ _REASONS = {
     errno.EWOULDBLOCK: "somebody holds a lease on it; try again later",
     errno.ELOOP: "its symbolic links form a loop",
 }
-_FOUND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +72,11 @@ def found_resolved(path: Path, *, named: Path | None = None) -> Iterator[ImageFi
     with contextlib.ExitStack() as stack:
         try:
             directory = stack.enter_context(directories.opened_resolved(path.parent))
-            fd = os.open(path.name or ".", _FOUND, dir_fd=directory.fd)
+            fd = stack.enter_context(
+                storage.found(path.name or ".", directory=directory.fd)
+            )
         except OSError as error:
             raise _refusal(error, named) from error
-        stack.callback(os.close, fd)
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise ImageError(named, f"it is {kind(mode)}, not a regular file")
@@ -92,10 +89,8 @@ def reopened(file: ImageFile, *, flags: int = os.O_RDONLY) -> Iterator[ImageFile
 
     :raises ImageError: when it can't be opened.
     """
-    # O_NONBLOCK: don't wait for the holder of a lease.
-    flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        fd = os.open(f"/proc/self/fd/{file.fd}", flags)
+        fd = storage.reopen(file.fd, flags=flags)
     except OSError as error:
         raise _refusal(error, file.named) from error
     try:

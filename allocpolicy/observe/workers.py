@@ -13,12 +13,12 @@ import pickle
 import selectors
 import signal
 import struct
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from allocpolicy.errors import WorkerLost
+from allocpolicy.storage.signals import interrupts_postponed
 
 Thing = TypeVar("Thing")
 Answer = TypeVar("Answer")
@@ -80,7 +80,9 @@ def _worker(
     answers, sink = os.pipe2(os.O_CLOEXEC)
     pid = 0
     try:
-        with _interrupts_kept():
+        # After a fork Python runs hooks of its own modules, and prints and ignores
+        # exceptions raised in them (os.register_at_fork).
+        with interrupts_postponed():
             pid = os.fork()
             if pid == 0:
                 # Nothing of the parent's may run at the end: no atexit, no flush.
@@ -100,28 +102,6 @@ def _worker(
             os.waitpid(pid, 0)
         else:
             os.close(sink)
-
-
-@contextlib.contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Postpone a Ctrl-C until after the body.
-
-    After a fork Python runs hooks of its own modules, and prints and ignores exceptions
-    raised in them (os.register_at_fork).
-    """
-    before = signal.getsignal(signal.SIGINT)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or before is None:  # it is not raised here, or not by Python
-        yield
-        return
-    kept: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: kept.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if kept:
-            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(

@@ -49,8 +49,7 @@ def opened(
 
     :raises ImageError: when it can't be opened, or its format is unknown.
     """
-    flags = os.O_RDONLY if dry_run else os.O_RDWR
-    return existing.opened(path, declared=format, flags=flags)
+    return existing.opened(path, declared=format, changing=not dry_run)
 
 
 def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold]:

@@ -33,13 +33,14 @@ def probe(directory: Path, *, policy: Policy) -> Probe:
 
     :raises DestinationError: when no file can be created there.
     """
-    with destination.opened(directory / "disk") as place:
-        found = host.storage(place.directory, policy=policy)
+    with destination.directory_of(directory / "disk") as opened:
+        place = Destination(path=opened.path / "disk", directory=opened)
+        found = host.storage(opened, policy=policy)
         alone = replace(policy, on_unsupported="fail")
         facts = Facts(host=found.host, base=None)
         return Probe(
-            directory=place.directory.path,
-            capabilities=capability.find(place.directory),
+            directory=opened.path,
+            capabilities=capability.find(opened),
             trials=tuple(_trials(place, facts=facts, policy=alone)),
         )
 

@@ -47,8 +47,8 @@ class Capabilities:
 
     `Filesystem` has the others. ``punch_hole``: punching a hole frees storage.
     ``unshare``: FALLOC_FL_UNSHARE_RANGE on a shared range. ``lease``: F_SETLEASE with
-    F_WRLCK; ``exchange``: RENAME_EXCHANGE; rewriting a disk needs both. ``direct_io``
-    is None where it is unavailable.
+    F_WRLCK that excludes everybody; ``exchange``: RENAME_EXCHANGE; rewriting a disk
+    needs both. ``direct_io`` is None where it is unavailable.
     """
 
     filesystem: Filesystem
@@ -87,7 +87,7 @@ def find(directory: Directory) -> Capabilities:
             unshare=reflink and _works(lambda: _call(fallocate.unshare, clone.fd)),
             direct_io=direct_io,
             fiemap=extent.summarise(fd, file_size=_PIECE) is not None,
-            lease=_works(lambda: _lease(directory)),
+            lease=lease.are_whole(fd) and _works(lambda: _lease(directory)),
             exchange=_works(lambda: _exchange(staged.directory_fd)),
             zero_range=_works(lambda: _call(fallocate.zero, fd)),
             write_zeroes=_works(lambda: _call(fallocate.allocate_written, fd)),

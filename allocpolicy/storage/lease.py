@@ -1,9 +1,13 @@
 """Leases on files (fcntl(2), F_SETLEASE): no other process has the file open.
 
 The kernel refuses a write lease while another process has the file open. A process that
-opens it later waits (/proc/sys/fs/lease-break-time, 45 s) and breaks the lease, which
-F_GETLEASE shows. Only the file's owner and root can take one. Our descriptor must be
-the only one.
+opens it later breaks the lease, which F_GETLEASE shows, and waits until we give it up,
+but no longer than /proc/sys/fs/lease-break-time (45 s): then the kernel takes it away.
+Only the file's owner and root can take one. Our descriptor must be the only one.
+
+A lease is on an inode. Where the filesystem passes files of another one on (FUSE,
+overlayfs) or shares them between hosts (NFS), who opens the file below it or elsewhere
+is not seen: `are_whole`.
 """
 
 from __future__ import annotations
@@ -15,9 +19,13 @@ import os
 import signal
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from allocpolicy.storage import mount
 
+# The VFS breaks leases when it opens an inode. These have one inode for each file, and
+# are on one host.
+_WHOLE = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs", "zfs"})
 # The filesystem has no leases (NFS), or we are neither the file's owner nor root.
 NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK, errno.EACCES, errno.EPERM})
 
@@ -29,9 +37,7 @@ def held(fd: int) -> Iterator[None]:
     :raises OSError: EAGAIN while another process has the file open, one of `NO_LEASES`
         where leases are unavailable.
     """
-    # A break is announced by SIGIO, which kills by default. SIGURG is ignored by
-    # default, and choosing it leaves the handlers of other threads alone.
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    tell(fd)
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     try:
         yield
@@ -39,6 +45,43 @@ def held(fd: int) -> Iterator[None]:
         # EAGAIN: the lease is gone, because the opener waited long enough.
         with contextlib.suppress(BlockingIOError):
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def are_whole(fd: int) -> bool:
+    """Return whether a lease on the open file excludes everybody."""
+    return mount.type_by_magic(fd) in _WHOLE
+
+
+def kill_when_broken(fd: int) -> None:
+    """Let the kernel kill this process, instead of telling it, when the lease breaks.
+
+    The signal comes while the opener waits, also to a stopped process. Nothing that
+    this process does afterwards reaches the file: only a system call that has begun
+    ends. `tell` undoes it.
+
+    :raises OSError: as fcntl(2).
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+
+
+def tell(fd: int) -> None:
+    """Let the kernel tell this process, by a signal that is ignored by default.
+
+    SIGIO, which it would send, kills by default. Choosing SIGURG leaves the handlers of
+    other threads alone.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+
+
+def is_breaking(fd: int) -> bool:
+    """Return whether whoever broke the lease on our file still waits in open(2)."""
+    status = os.fstat(fd)
+    return any(
+        one.inode == status.st_ino and one.breaking and one.device in lock_devices(fd)
+        for one in _leases()
+    )
 
 
 def is_whole(fd: int) -> bool:
@@ -77,7 +120,7 @@ def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
     :param devices: list only files on these, as `lock_devices` returns them.
     """
     return frozenset(
-        inode for device, inode in _leases() if devices is None or device in devices
+        one.inode for one in _leases() if devices is None or one.device in devices
     )
 
 
@@ -89,12 +132,22 @@ def lock_devices(fd: int) -> frozenset[str]:
     return frozenset({mount.of(fd).device, mount.device_number(fd)})
 
 
-def _leases() -> Iterator[tuple[str, int]]:
-    """Yield (device, inode) of each lease that /proc/locks lists (proc_locks(5))."""
+class _Lease(NamedTuple):
+    device: str
+    inode: int
+    breaking: bool
+
+
+def _leases() -> Iterator[_Lease]:
+    """Yield each lease that /proc/locks lists (proc_locks(5))."""
     for line in Path("/proc/locks").read_text().splitlines():
         if " LEASE " not in line:
             continue
         for field in line.split():
             if field.count(":") == 2:
                 major, minor, inode = field.split(":")
-                yield f"{int(major, 16)}:{int(minor, 16)}", int(inode)
+                yield _Lease(
+                    device=f"{int(major, 16)}:{int(minor, 16)}",
+                    inode=int(inode),
+                    breaking=" BREAKING " in line,
+                )

@@ -19,6 +19,7 @@ _MAGIC = {
     0x01021994: "tmpfs",
     0x2FC12FC1: "zfs",
     0xCA451A4E: "bcachefs",
+    0xF2F52010: "f2fs",
     0x794C7630: "overlay",
 }
 # These overwrite blocks in place. For others that is not assumed: btrfs, ZFS and
@@ -78,7 +79,7 @@ def of(fd: int) -> Mount:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         if line.split(" ", 1)[0] == wanted:
             return _parse(line)
-    return Mount(type=_type_by_magic(fd), source="device", device=device_number(fd))
+    return Mount(type=type_by_magic(fd), source="device", device=device_number(fd))
 
 
 def device_number(fd: int) -> str:
@@ -102,7 +103,11 @@ def _parse(line: str) -> Mount:
     return Mount(type=kind, source=_unescape(source), device=device, options=options)
 
 
-def _type_by_magic(fd: int) -> str:
+def type_by_magic(fd: int) -> str:
+    """Return the type of the open file's own filesystem (fstatfs(2)); cheap.
+
+    ext2, ext3 and ext4 have one number.
+    """
     buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes, f_type its first
     libc.call("fstatfs", fd, buffer)
     return _MAGIC.get(buffer[0], f"filesystem {buffer[0]:#x}")

@@ -12,25 +12,25 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.errors import (
     DestinationError,
     DestinationExists,
+    Error,
     ImageError,
     Replan,
     Unsupported,
 )
-from allocpolicy.storage import directories, lease, rename
+from allocpolicy.storage import directories, lease, qemu_lock, rename, signals
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
+from allocpolicy.storage.found import found, reopen
 
 _PREFIX, _SUFFIX = ".allocpolicy-", ".tmp"
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
-# O_NONBLOCK: the name may be that of a FIFO.
-_SWEPT = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 PRIVATE = 0o600
 OPENED_MEANWHILE = (
     "another process opened it meanwhile; it is unchanged: stop that process, and"
@@ -45,9 +45,32 @@ _DIRECTORY_PROBLEMS = {
 }
 
 
-def temporary_name() -> str:
-    """Return a name that `sweep` removes once no process holds a lock on its file."""
-    return f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
+def temporary_name(*, replacing: int | None = None) -> str:
+    """Return a name that `sweep` removes once no process holds a lock on its file.
+
+    :param replacing: the open file that is to get the name by an exchange: `sweep` then
+        leaves it alone if it was written to after this.
+    """
+    unique = os.urandom(8).hex()
+    if replacing is not None:
+        unique += f"-{_state(os.fstat(replacing))}"
+    return f"{_PREFIX}{unique}{_SUFFIX}"
+
+
+def _state(status: os.stat_result) -> str:
+    """Return which file it is, and in which state, for a name."""
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}"
+
+
+def _was_written_to(name: str, status: os.stat_result) -> bool:
+    """Return whether the file got its temporary name by an exchange, and changed since.
+
+    A process that had opened the disk just before a kill wrote to it: the name is all
+    that its content has.
+    """
+    inode, _, _ = _state(status).partition("-")
+    unique = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    return f"-{inode}-" in unique and not unique.endswith(f"-{_state(status)}")
 
 
 def is_temporary(name: str) -> bool:
@@ -147,39 +170,102 @@ class Staged:
         self._temporary = None
         os.fsync(directory)
 
-    def exchange(self, name: str, *, old: int, still_alone: Callable[[], bool]) -> None:
+    def exchange(self, name: str, *, old: int) -> None:
         """Exchange the complete file with the one of that name, and drop the old one.
 
-        A kill may leave a second name, for whichever file is not the disk at that
-        moment. Both files are locked, and `sweep` leaves them alone while this process
-        lives.
+        The old file's lease is asked before and after; if it broke, the names are
+        exchanged back. Meanwhile the new file is leased, too, so that nobody uses a
+        name that it may lose. A Ctrl-C waits. A kill may leave a second name, for
+        whichever file is not the disk at that moment; no `sweep` removes an old file
+        that somebody opened and wrote to.
 
         :param old: the descriptor, under a lease, of the file that has the name.
-        :param still_alone: tells whether nobody has opened that file; called before and
-            after the exchange, which is undone if it returns False.
-        :raises ImageError: when somebody has, or the name is another file's by now.
+        :raises ImageError: when somebody has opened it, or the name is another file's
+            by now; nothing was changed.
         :raises Unsupported: when the filesystem cannot exchange names.
+        :raises Error: when the names could not be exchanged back.
         """
-        disk = self.directory / name
         fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        temporary = self._named()
-        self._exchange(temporary, name, disk=disk)
-        if not _same_file(old, temporary, self.directory_fd):
-            self._exchange(temporary, name, disk=disk)
-            raise ImageError(disk, "it was replaced meanwhile; nothing was changed")
-        if not still_alone():
-            self._exchange(temporary, name, disk=disk)
-            raise ImageError(disk, OPENED_MEANWHILE)
-        os.fsync(self.directory_fd)
-        self._forget_name()
+        temporary = self._named(replacing=old)
+        with signals.interrupts_postponed():
+            with self._leased():
+                self._refuse_if_lost(name, disk=name, old=old)
+                self._exchange(temporary, name)
+                self._temporary = None  # it names the old file, which may be needed
+                self._settle(name, temporary, old=old)
+            os.unlink(temporary, dir_fd=self.directory_fd)
 
-    def _named(self) -> str:
-        """Return the file's temporary name; give it one, locked, if it has none."""
-        if self._temporary is None:
+    def _settle(self, name: str, temporary: str, *, old: int) -> None:
+        """Make the exchange last, or exchange back."""
+        try:
+            self._refuse_if_lost(temporary, disk=name, old=old)
+        except ImageError as error:
+            self._exchange_back(temporary, name, reason=error.reason)
+            raise
+        os.fsync(self.directory_fd)
+
+    def _exchange_back(self, temporary: str, name: str, *, reason: str) -> None:
+        both = (
+            f"{self.directory / name}: {reason}; what was the disk is now"
+            f" {self.directory / temporary}, and both are whole: keep the right one"
+        )
+        if not lease.is_whole(self.fd):
+            raise Error(f"{both}, as another process opened the new one, too")
+        try:
+            self._exchange(temporary, name)
+        except (OSError, Unsupported) as error:
+            raise Error(
+                f"{both}: the names can't be exchanged back: {error}"
+            ) from error
+        self._temporary = temporary
+
+    def _refuse_if_lost(self, name: str, *, disk: str, old: int) -> None:
+        """Check that the old file has the name, and that nobody has opened it.
+
+        :raises ImageError: when that is not so.
+        """
+        if not self._has(name, old):
+            reason = "it was replaced meanwhile; nothing was changed"
+            raise ImageError(self.directory / disk, reason)
+        if not lease.is_whole(old):
+            raise ImageError(self.directory / disk, OPENED_MEANWHILE)
+
+    def _has(self, name: str, fd: int) -> bool:
+        try:
+            return _same_file(fd, name, self.directory_fd)
+        except FileNotFoundError:
+            return False
+
+    @contextlib.contextmanager
+    def _leased(self) -> Iterator[None]:
+        """Let those who open the new file wait.
+
+        :raises Error: when somebody has it open already.
+        """
+        try:
+            with lease.held(self.fd):
+                yield
+        except BlockingIOError as error:
+            raise Error(
+                f"{self.directory}: another process has the new file open that was to"
+                " replace the disk; nothing was changed: stop it, and try again"
+            ) from error
+
+    def _named(self, *, replacing: int | None = None) -> str:
+        """Return the file's temporary name; give it one, locked, if it has none.
+
+        :param replacing: the file that gets the name by an exchange.
+        """
+        before = self._temporary
+        if before is None:
             fcntl.flock(self.fd, fcntl.LOCK_EX)
+        if before is None or replacing is not None:
             # Recorded before it exists: Ctrl-C may come in between.
-            self._temporary = temporary_name()
-            self._link(f"/proc/self/fd/{self.fd}", self._temporary)
+            self._temporary = temporary_name(replacing=replacing)
+            self._link(before or f"/proc/self/fd/{self.fd}", self._temporary)
+        if before is not None and before != self._temporary:
+            os.unlink(before, dir_fd=self.directory_fd)
+        assert self._temporary is not None
         return self._temporary
 
     def _link(self, source: str, name: str) -> None:
@@ -193,14 +279,14 @@ class Staged:
             follow_symlinks=True,
         )
 
-    def _exchange(self, first: str, second: str, *, disk: Path) -> None:
+    def _exchange(self, temporary: str, name: str) -> None:
         try:
-            rename.exchange(first, second, directory=self.directory_fd)
+            rename.exchange(temporary, name, directory=self.directory_fd)
         except OSError as error:
             if error.errno not in rename.NO_EXCHANGE:
                 raise
             reason = "it cannot exchange names, so a disk can't be replaced atomically"
-            raise Unsupported(disk, reason) from error
+            raise Unsupported(self.directory / name, reason) from error
 
     def discard(self) -> None:
         """Drop the file unless it was published."""
@@ -240,23 +326,35 @@ def create(directory: Directory) -> Iterator[Staged]:
 def sweep(directory: Directory) -> None:
     """Remove the directory's temporary names whose creators are gone.
 
+    Nothing is removed that a process has open, as far as leases and QEMU's locks show
+    it, or that was the disk and was written to since.
+
     :raises PermissionError: when the directory can't be listed.
     """
     with directories.readable(directory) as fd, os.scandir(fd) as entries:
-        found = [entry for entry in entries if is_temporary(entry.name)]
-    leased = lease.leased_inodes() if found else frozenset()
-    for entry in found:
-        # A disk that is being exchanged: opening it would break the creator's lease.
-        if entry.inode() not in leased:
+        names = [entry.name for entry in entries if is_temporary(entry.name)]
+        for name in names:
             with contextlib.suppress(OSError):
-                _remove_if_unlocked(entry.name, directory=directory.fd)
+                _remove_if_abandoned(name, directory=fd)
 
 
-def _remove_if_unlocked(name: str, *, directory: int) -> None:
-    fd = os.open(name, _SWEPT, dir_fd=directory)
+def _remove_if_abandoned(name: str, *, directory: int) -> None:
+    """Remove a temporary name.
+
+    :raises OSError: EAGAIN or EACCES when its file is, or may be, in use.
+    """
+    with found(name, directory=directory) as file:
+        # Opening a file that is being exchanged would break the lease on it.
+        if not stat.S_ISREG(os.fstat(file).st_mode) or lease.is_leased(file):
+            return
+        fd = reopen(file)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=directory)
+        # Where no lease tells who has it open, nothing is exchanged.
+        with lease.held(fd) if lease.are_whole(fd) else contextlib.nullcontext():
+            unused = not qemu_lock.held(fd) and not _was_written_to(name, os.fstat(fd))
+            if unused and _same_file(fd, name, directory):
+                os.unlink(name, dir_fd=directory)
     finally:
         os.close(fd)
 

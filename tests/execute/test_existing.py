@@ -35,7 +35,7 @@ def amend(disk: Path, step: Do, *, mode: Mode) -> None:
     plan = Plan(mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE)
     policy = Policy(headroom=HEADROOM, lock_path=disk.parent.parent / "locks")
     with (
-        opened(disk, declared=DiskFormat.RAW, flags=os.O_RDWR) as one,
+        opened(disk, declared=DiskFormat.RAW, changing=True) as one,
         held(one) as hold,
     ):
         around = surroundings(one.fd, directory=disk.parent, policy=policy)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from allocpolicy.storage.directories import Directory
 
-
-class _Owned(Directory):
-    """Closed when nobody refers to it any more, so that it can be unmounted."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        os.close(self.fd)
+_opened: list[int] = []
 
 
 def open_directory(path: Path) -> Directory:
-    """Return the directory, open as long as the record lives."""
+    """Return the directory, open until the test's end."""
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return _Owned(path=path, fd=fd)
+    _opened.append(fd)
+    return Directory(path=path, fd=fd)
+
+
+def close_directories() -> None:
+    """Close those that the test opened, so that they can be unmounted."""
+    while _opened:
+        os.close(_opened.pop())

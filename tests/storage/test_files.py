@@ -14,6 +14,7 @@ import pytest
 
 from allocpolicy.images import stamp
 from allocpolicy.storage import (
+    directories,
     extent,
     fallocate,
     filesystem,
@@ -24,10 +25,10 @@ from allocpolicy.storage import (
     sparse,
     zeroes,
 )
+from allocpolicy.storage.filesystem import Filesystem
 from allocpolicy.storage.inode_flags import InodeFlag
 from tests.harness import filesystems
 from tests.harness.cli import provision
-from tests.harness.directory import open_directory
 from tests.harness.filesystems import mount, unmount
 from tests.harness.images import MIB
 
@@ -46,6 +47,11 @@ os.chroot(sys.argv[1])
 found = mount.of(os.open("/", os.O_RDONLY))
 print(found.type, found.source, found.device)
 """
+
+
+def probe(path: Path) -> Filesystem:
+    with directories.opened(path) as directory:
+        return filesystem.probe(directory)
 
 
 @pytest.fixture
@@ -153,7 +159,7 @@ def test_what_a_filesystem_can_do_is_found_by_trying(
 ) -> None:
     filesystems.available(directory)
     before = directory.stat().st_mtime_ns
-    found = filesystem.probe(open_directory(directory))
+    found = probe(directory)
     status = os.statvfs(directory)
     assert found.type == filesystem_kind
     assert found.size == status.f_blocks * status.f_frsize
@@ -187,10 +193,7 @@ def test_bind_mounts_of_a_filesystem_have_its_key(directory: Path) -> None:
     other.mkdir()
     subprocess.run(["mount", "--bind", directory.parent, other], check=True)
     try:
-        assert (
-            filesystem.probe(open_directory(other)).key
-            == filesystem.probe(open_directory(directory)).key
-        )
+        assert probe(other).key == probe(directory).key
     finally:
         subprocess.run(["umount", other], check=True)
 
@@ -200,10 +203,7 @@ def test_subvolumes_of_a_filesystem_have_its_key(directory: Path) -> None:
     volume = directory / "volume"
     subprocess.run(["btrfs", "-q", "subvolume", "create", volume], check=True)
     try:
-        assert (
-            filesystem.probe(open_directory(volume)).key
-            == filesystem.probe(open_directory(directory)).key
-        )
+        assert probe(volume).key == probe(directory).key
     finally:
         subprocess.run(["btrfs", "-q", "subvolume", "delete", volume], check=True)
 
@@ -229,8 +229,8 @@ def test_an_overlay_is_what_its_upper_directory_is(
     directory: Path, overlay: Path
 ) -> None:
     below, found = (
-        filesystem.probe(open_directory(directory)),
-        filesystem.probe(open_directory(overlay)),
+        probe(directory),
+        probe(overlay),
     )
     assert found.type == "overlay"
     assert found.key == below.key
@@ -264,7 +264,7 @@ def test_nothing_is_claimed_where_the_storage_of_an_overlay_is_not_to_be_seen(
     try:
         if instead != "nothing":
             (layers / "upper").mkdir()
-        found = filesystem.probe(open_directory(bound))
+        found = probe(bound)
         assert (found.copy_on_write, found.nocow) == (True, False)
         report = provision(bound / "disk", "--size", "32M", "--strategy", "space")
     finally:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,17 +15,18 @@ import pytest
 from allocpolicy.errors import (
     DestinationError,
     DestinationExists,
+    Error,
     ImageError,
     Replan,
     Unsupported,
 )
 from allocpolicy.images import destination
-from allocpolicy.storage import staging
+from allocpolicy.storage import lease, rename, staging
 from tests.harness import filesystems, images
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.directory import open_directory
 from tests.harness.images import MIB
-from tests.harness.patience import PATIENCE
+from tests.harness.opener import Opener, wait_until
 
 UNNAMED = pytest.mark.filesystems("ext4", "xfs", "btrfs", "ext2", "tmpfs")
 
@@ -177,12 +177,7 @@ def half_made(directory: Path) -> bool:
     return False
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+Meanwhile = Callable[[Callable[[], None]], None]
 
 
 @pytest.mark.filesystems("ext4", "xfs", "btrfs")
@@ -196,48 +191,163 @@ class TestExchange:
         return disk
 
     @staticmethod
-    def exchange(disk: Path, *answers: bool) -> None:
-        """Exchange; ``answers`` are whether the old file is ours alone, then."""
-        left = list(answers)
+    def exchange(disk: Path) -> None:
         old = os.open(disk, os.O_RDWR)
         try:
-            with staging.create(open_directory(disk.parent)) as staged:
+            with (
+                lease.held(old),
+                staging.create(open_directory(disk.parent)) as staged,
+            ):
                 os.write(staged.fd, b"new")
-                staged.exchange("disk", old=old, still_alone=lambda: left.pop(0))
+                staged.exchange("disk", old=old)
         finally:
             os.close(old)
-        assert not left
+
+    @pytest.fixture
+    def meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
+        """What happens right after the names were exchanged for the first time."""
+        todo: list[Callable[[], None]] = []
+        exchange = rename.exchange
+
+        def exchange_and_more(first: str, second: str, *, directory: int) -> None:
+            exchange(first, second, directory=directory)
+            while todo:
+                todo.pop()()
+
+        monkeypatch.setattr(rename, "exchange", exchange_and_more)
+        return todo.append
 
     def test_the_new_file_has_the_name_and_the_old_one_is_gone(
         self, disk: Path
     ) -> None:
-        self.exchange(disk, True)
+        self.exchange(disk)
         assert disk.read_text() == "new"
         assert os.listdir(disk.parent) == ["disk"]
 
     def test_it_is_taken_back_when_the_old_one_was_opened_meanwhile(
-        self, disk: Path
+        self, disk: Path, meanwhile: Meanwhile
     ) -> None:
         """The last moment is after the exchange: whoever came late has the disk."""
         inode = disk.stat().st_ino
-        with pytest.raises(ImageError, match="opened it meanwhile"):
-            self.exchange(disk, False)
-        assert (disk.read_text(), disk.stat().st_ino) == ("old", inode)
+        with Opener(disk) as opener:
+            meanwhile(opener.open)
+            with pytest.raises(ImageError, match="opened it meanwhile"):
+                self.exchange(disk)
+            opener.write("theirs")
+        assert (disk.read_text(), disk.stat().st_ino) == ("theirs", inode)
+        assert os.listdir(disk.parent) == ["disk"]
+
+    def test_an_interrupt_waits_until_one_of_them_is_the_disk(
+        self, disk: Path, meanwhile: Meanwhile
+    ) -> None:
+        meanwhile(lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            self.exchange(disk)
+        assert disk.read_text() == "new"
+        assert os.listdir(disk.parent) == ["disk"]
+
+    def test_an_interrupt_drops_no_file_that_somebody_opened(
+        self, disk: Path, meanwhile: Meanwhile
+    ) -> None:
+        with Opener(disk) as opener:
+            meanwhile(lambda: signal.raise_signal(signal.SIGINT))
+            meanwhile(opener.open)
+            with pytest.raises(KeyboardInterrupt):
+                self.exchange(disk)
+            opener.write("theirs")
+        assert disk.read_text() == "theirs"
+        assert os.listdir(disk.parent) == ["disk"]
+
+    @pytest.mark.parametrize("written", [False, True])
+    def test_what_a_kill_left_is_swept_unless_somebody_uses_or_changed_it(
+        self, disk: Path, meanwhile: Meanwhile, written: bool
+    ) -> None:
+        """Whoever opened the disk just before has the file that lost its name."""
+        directory = open_directory(disk.parent)
+        exchanged, exchanging = os.pipe()
+
+        def tell_and_wait() -> None:
+            os.write(exchanging, b".")
+            signal.pause()
+
+        meanwhile(tell_and_wait)
+        with Opener(disk) as opener:
+            if not (pid := os.fork()):
+                with suppress(BaseException):
+                    self.exchange(disk)
+                os._exit(1)
+            os.read(exchanged, 1)
+            opener.open()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            opener.write("theirs" if written else "")
+            staging.sweep(directory)
+            assert len(os.listdir(disk.parent)) == 2
+        staging.sweep(directory)
+        os.close(exchanged)
+        os.close(exchanging)
+        left = {path.read_text() for path in disk.parent.iterdir()}
+        assert left == ({"new", "theirs"} if written else {"new"})
+
+    def test_nobody_may_have_the_new_file_open(self, disk: Path) -> None:
+        """A step may have left it to a process; the disk is as it was."""
+        old = os.open(disk, os.O_RDWR)
+        try:
+            with (
+                lease.held(old),
+                staging.create(open_directory(disk.parent)) as staged,
+            ):
+                other = os.open(f"/proc/self/fd/{staged.fd}", os.O_RDONLY)
+                with pytest.raises(Error, match="open"):
+                    staged.exchange("disk", old=old)
+                os.close(other)
+        finally:
+            os.close(old)
+        assert disk.read_text() == "old"
         assert os.listdir(disk.parent) == ["disk"]
 
     def test_a_file_that_has_the_name_by_now_is_not_replaced(self, disk: Path) -> None:
         """Somebody else renamed his own over the disk."""
         old = os.open(disk, os.O_RDWR)
         try:
-            with staging.create(open_directory(disk.parent)) as staged:
+            with (
+                lease.held(old),
+                staging.create(open_directory(disk.parent)) as staged,
+            ):
                 (disk.parent / "theirs").write_text("theirs")
                 os.rename(disk.parent / "theirs", disk)
                 with pytest.raises(ImageError, match="replaced meanwhile"):
-                    staged.exchange("disk", old=old, still_alone=lambda: True)
+                    staged.exchange("disk", old=old)
         finally:
             os.close(old)
         assert disk.read_text() == "theirs"
         assert os.listdir(disk.parent) == ["disk"]
+
+    def test_a_file_that_gets_the_name_at_the_last_moment_has_it_afterwards(
+        self, disk: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        exchange = rename.exchange
+
+        def rename_and_exchange(first: str, second: str, *, directory: int) -> None:
+            monkeypatch.setattr(rename, "exchange", exchange)
+            (disk.parent / "theirs").write_text("theirs")
+            os.rename(disk.parent / "theirs", disk)
+            exchange(first, second, directory=directory)
+
+        monkeypatch.setattr(rename, "exchange", rename_and_exchange)
+        with pytest.raises(ImageError, match="replaced meanwhile"):
+            self.exchange(disk)
+        assert disk.read_text() == "theirs"
+        assert os.listdir(disk.parent) == ["disk"]
+
+
+@pytest.mark.filesystems("ext4")
+def test_what_only_looks_like_a_temporary_file_is_not_opened(directory: Path) -> None:
+    """Opening a FIFO would wait, opening a device could act."""
+    os.mkfifo(directory / ".allocpolicy-0.tmp")
+    (directory / ".allocpolicy-1.tmp").symlink_to("/dev/null")
+    staging.sweep(open_directory(directory))
+    assert len(os.listdir(directory)) == 2
 
 
 def test_where_names_cannot_be_exchanged_no_disk_is_rewritten(fuse: Path) -> None:
