@@ -1,8 +1,12 @@
 """qemu-img, one function per subcommand, on open descriptors and under limits.
 
 It gets images as ``/proc/self/fd/N`` of inherited descriptors, and opens the very files
-that were checked, always with an explicit format. It runs under prlimit(1) (CPU time,
-memory, output size) and setpriv(1) (killed when this process ends).
+that were checked. Each image is given as explicit block nodes (QEMU's
+qapi/block-core.json, BlockdevOptions): the driver of the format, on the driver of
+files, with no backing file whatever the header says. An external data file can't be
+excluded so (QEMU 7.2 opens it although ``data-file`` is null): nobody may write to a
+qcow2 while QEMU opens it. It runs under prlimit(1) (CPU time, memory, output size) and
+setpriv(1) (killed when this process ends).
 """
 
 from __future__ import annotations
@@ -47,24 +51,37 @@ class Image:
     path: Path
 
     @property
-    def reference(self) -> str:
-        """Return the path that qemu-img opens."""
-        return f"/proc/self/fd/{self.fd}"
+    def source(self) -> str:
+        """Return the block nodes through which qemu-img reads it, as a file name."""
+        return self._nodes({"read-only": True})
+
+    @property
+    def target(self) -> str:
+        """Return the block nodes through which qemu-img writes, as a file name."""
+        return self._nodes({})
+
+    def _nodes(self, common: dict[str, object]) -> str:
+        """Return the nodes; only in JSON is there a null, for no backing file."""
+        name = f"/proc/self/fd/{self.fd}"
+        file = {"driver": "file", "filename": name, **common}
+        nodes = {"driver": self.format, "file": file, **common}
+        return "json:" + json.dumps({**nodes, "backing": None})
 
 
 def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
     """Copy the guest-visible bytes of the source into an existing, all-zero target.
 
     ``-n --target-is-zero`` (QEMU 5.0) skips zero regions: what the target has reserved
-    or mapped stays reserved or mapped.
+    or mapped stays reserved or mapped; a raw target stays sparse.
 
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
     :raises ImageError: when the source can't be read, as where its data is malformed.
     :raises CommandError: when qemu-img fails otherwise.
     """
+    # -O: without it, qemu-img would take the target's format to be raw.
+    arguments = ["convert", "-p", "-n", "--target-is-zero", "-O", target.format]
+    arguments += [source.source, target.target]
     size = os.fstat(target.fd).st_size
-    arguments = ["convert", "-p", "-n", "--target-is-zero", "-f", source.format]
-    arguments += ["-O", target.format, source.reference, target.reference]
     _run(arguments, images=[source, target], work=size, output=size, progress=progress)
 
 
@@ -74,7 +91,7 @@ def check(image: Image, *, virtual_size: int) -> None:
     :param virtual_size: of the image; bounds the time.
     :raises CommandError: when they are not, or qemu-img can't check the format.
     """
-    arguments = ["check", "-q", "-f", image.format, image.reference]
+    arguments = ["check", "-q", image.source]
     _run(arguments, images=[image], work=virtual_size, output=0)
 
 
@@ -84,8 +101,8 @@ def measure(image: Image, *, format: str, virtual_size: int) -> int:
     :param virtual_size: of the image; bounds the time.
     :raises CommandError: when qemu-img fails.
     """
-    arguments = ["measure", "--output=json", "-f", image.format, "-O", format]
-    command = [PROGRAM, *arguments, image.reference]
+    arguments = ["measure", "--output=json", "-O", format]
+    command = [PROGRAM, *arguments, image.source]
     try:
         finished = subprocess.run(
             [*_limits(work=virtual_size, output=0), *command],
@@ -104,27 +121,6 @@ def measure(image: Image, *, format: str, virtual_size: int) -> int:
         reason = NOT_INSTALLED if error.returncode == 127 else error.stderr
         raise CommandError(tuple(command), error.returncode, reason) from error
     return required
-
-
-def convert(
-    source: Image, target: Image, *, virtual_size: int, progress: Progress
-) -> None:
-    """Write the source's guest-visible bytes over the open target, sparsely.
-
-    :param virtual_size: of the source; bounds what qemu-img may write.
-    :raises NotEnoughSpace: on ENOSPC or EDQUOT.
-    :raises ImageError: when the source can't be read, as where its data is malformed.
-    :raises CommandError: when qemu-img fails otherwise.
-    """
-    arguments = ["convert", "-p", "-f", source.format, "-O", target.format]
-    arguments += [source.reference, target.reference]
-    _run(
-        arguments,
-        images=[source, target],
-        work=virtual_size,
-        output=2 * virtual_size,
-        progress=progress,
-    )
 
 
 def _run(

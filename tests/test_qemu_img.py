@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from allocpolicy import qemu_img
+from allocpolicy.progress import unwatched
 from tests.harness import cli, filesystems, images, ordinary_user
 from tests.harness.images import MIB
 
@@ -55,3 +57,67 @@ def test_a_lower_limit_that_we_were_given_is_kept(
     )
     assert finished.returncode == 0, finished.stderr
     assert images.same_content(disk, base, formats=("qcow2", "qcow2"))
+
+
+@pytest.fixture
+def decoy(tmp_path: Path) -> Path:
+    """A file that only a header names; nothing but QEMU's nodes keeps it unread."""
+    decoy = tmp_path / "decoy"
+    decoy.write_bytes(b"secret" * MIB)
+    return decoy
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("format", ["qcow2", "vmdk"])
+def test_a_backing_file_in_a_header_is_not_opened(
+    tmp_path: Path, decoy: Path, format: str
+) -> None:
+    """Whatever was checked before, and however the header came to name it."""
+    below = decoy
+    if format == "vmdk":
+        below = images.convert(decoy, format="vmdk")
+    image = tmp_path / "image"
+    below_format = "raw" if format == "qcow2" else format
+    arguments = ("-q", "-f", format, "-F", below_format, "-b", below, image)
+    images.qemu_img("create", *arguments)
+    copied = tmp_path / "copied"
+    with image.open("rb") as source, copied.open("wb") as target:
+        target.truncate(decoy.stat().st_size)
+        qemu_img.copy_into(
+            qemu_img.Image(fd=source.fileno(), format=format, path=image),
+            qemu_img.Image(fd=target.fileno(), format="raw", path=copied),
+            progress=unwatched(""),
+        )
+    assert copied.read_bytes() == bytes(decoy.stat().st_size)
+
+
+@pytest.mark.qemu
+def test_a_backing_file_that_is_missing_is_not_missed(tmp_path: Path) -> None:
+    """No subcommand looks for it."""
+    image = tmp_path / "image"
+    arguments = ("-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "/no/such", image, MIB)
+    images.qemu_img("create", *arguments)
+    with image.open("rb") as file:
+        opened = qemu_img.Image(fd=file.fileno(), format="qcow2", path=image)
+        qemu_img.check(opened, virtual_size=MIB)
+        assert qemu_img.measure(opened, format="raw", virtual_size=MIB) == MIB
+
+
+@pytest.mark.qemu
+def test_a_backing_file_in_a_targets_header_is_not_opened(
+    tmp_path: Path, decoy: Path
+) -> None:
+    """A target with a name may be its owner's before it is finished."""
+    size = decoy.stat().st_size
+    source, target = tmp_path / "source", tmp_path / "target"
+    images.qemu_img("create", "-q", "-f", "qcow2", source, size)
+    options = ("-q", "-f", "qcow2", "-F", "raw", "-b", decoy)
+    images.qemu_img("create", *options, target)
+    images.qemu_io(source, "write -P 7 4k 4k", format="qcow2")
+    with source.open("rb") as reading, target.open("r+b") as writing:
+        qemu_img.copy_into(
+            qemu_img.Image(fd=reading.fileno(), format="qcow2", path=source),
+            qemu_img.Image(fd=writing.fileno(), format="qcow2", path=target),
+            progress=unwatched(""),
+        )
+    assert b"secret" not in target.read_bytes()

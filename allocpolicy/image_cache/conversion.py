@@ -12,6 +12,7 @@ from allocpolicy.progress import Progress
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qemu_img import Image
 from allocpolicy.storage import sparse
+from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
 from allocpolicy.wording import format_size
 
@@ -52,7 +53,7 @@ def convert(
     beside: int,
     progress: Progress,
 ) -> None:
-    """Write the source's guest-visible bytes over the open target, sparsely.
+    """Write the source's guest-visible bytes to the open, empty target, sparsely.
 
     :param data_bytes: the most that the copy takes, as `measure` returned it.
     :param beside: the bytes that must stay free, for the disk and for the host.
@@ -66,7 +67,9 @@ def convert(
     if free < data_bytes + beside:
         raise NotEnoughSpace(target.path, data_bytes + beside, free, parts)
     try:
-        qemu_img.convert(source, target, virtual_size=virtual_size, progress=progress)
+        with explained(fd=target.fd, path=target.path, needed=0, action="convert"):
+            os.ftruncate(target.fd, virtual_size)
+        qemu_img.copy_into(source, target, progress=progress)
     except NotEnoughSpace as error:  # its own numbers are those of a full disk
         raise NotEnoughSpace(target.path, data_bytes, free, parts) from error
     except CommandError as error:
