@@ -86,7 +86,7 @@ class _Content:
 
 
 def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
-    identity.refuse_if_busy(fd, path=path)
+    identity.hold(fd, path=path)
     opened = identity.of(fd)
     match = inspector.inspect(fd, path=path)
     format = inspector.agreed_format(fd, match, path=path, declared=declared)

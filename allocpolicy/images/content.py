@@ -66,7 +66,7 @@ def as_file(disk: Disk) -> BaseImage:
 def _open(stack: contextlib.ExitStack, path: Path, format: DiskFormat) -> _Layer:
     image = stack.enter_context(image_file.opened(path))
     resolved, fd = image.path, image.fd
-    identity.refuse_if_busy(fd, path=resolved)
+    identity.hold(fd, path=resolved)
     qcow2 = format is DiskFormat.QCOW2
     header = read_header(fd, path=resolved) if qcow2 else None
     if header and (found := ", ".join(hindrances(header))):

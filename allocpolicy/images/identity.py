@@ -1,13 +1,25 @@
-"""Whether an open image is unchanged since it was opened, and nobody writes to it."""
+"""Whether an open image is unchanged since it was opened, and nobody writes to it.
+
+A read lease shows it for certain, while the image is open. Where there is none (another
+user's file, NFS, FUSE, overlay mounts), the file's ctime does, which no owner can put
+back, and QEMU's lock bytes. That leaves a gap, because the kernel sets ctime when a
+write begins: a shared mapping that was written to before may be written to again, on
+tmpfs always, elsewhere until the page is written back; before Linux 6.13, ctime is also
+as coarse as a tick (1 to 10 ms).
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Protocol
 
 from allocpolicy.errors import ImageError
-from allocpolicy.storage import qemu_lock
+from allocpolicy.storage import qemu_lock, read_lease
+from allocpolicy.storage.inode import inode
+
+_PATIENCE = 5.0  # seconds; who has just written a file closes it within less
 
 
 class Opened(Protocol):
@@ -23,10 +35,34 @@ class Opened(Protocol):
     def identity(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
+def hold(fd: int, *, path: Path) -> bool:
+    """Hold the open image against writers until it is closed, where that is possible.
+
+    :raises ImageError: when somebody has it open for writing.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        refuse_if_busy(fd, path=path)
+        try:
+            return read_lease.take(fd)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                reason = "a process has it open for writing; stop it first"
+                raise ImageError(path, reason) from error
+            time.sleep(0.05)
+
+
 def of(fd: int) -> tuple[int, ...]:
-    """Return what changes when somebody writes to the file (statx)."""
+    """Return what changes when somebody writes to the file.
+
+    Under a read lease that is which file it is, as long as the lease is intact: others
+    may change its owner and dates meanwhile, as libvirt and Nova do.
+    """
     status = os.fstat(fd)
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if read_lease.is_held(fd):
+        return inode(status)
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return (*inode(status), status.st_size, *times)
 
 
 def refuse_if_changed(image: Opened) -> None:
@@ -35,8 +71,7 @@ def refuse_if_changed(image: Opened) -> None:
     :raises ImageError: when it changed, its path leads elsewhere now (an overlay would
         refer to an unchecked file), or somebody has it open for writing.
     """
-    if of(image.fd) != image.identity:
-        raise ImageError(image.path, "it changed while it was read; try again")
+    refuse_if_written(image)
     try:
         named = os.stat(image.path)
     except OSError as error:
@@ -45,6 +80,19 @@ def refuse_if_changed(image: Opened) -> None:
     if not os.path.samestat(named, os.fstat(image.fd)):
         raise ImageError(image.path, "it was replaced while it was read; try again")
     refuse_if_busy(image.fd, path=image.path)
+
+
+def refuse_if_written(image: Opened) -> None:
+    """Check that nobody wrote to the image since it was opened, whatever has its name.
+
+    :raises ImageError: when somebody did, or opened it for writing under our lease.
+    """
+    if of(image.fd) != image.identity:
+        raise ImageError(
+            image.path,
+            "it changed while it was read, or a process opened it for writing; stop"
+            " that process, and try again",
+        )
 
 
 def refuse_if_busy(fd: int, *, path: Path) -> None:

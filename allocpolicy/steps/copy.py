@@ -14,7 +14,7 @@ from allocpolicy.images import reading
 from allocpolicy.overriding import override
 from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2.content import Kind
-from allocpolicy.storage import copy, reflink, zeroes
+from allocpolicy.storage import copy, read_lease, reflink, zeroes
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.failure import explained
 from allocpolicy.wording import format_size
@@ -54,7 +54,7 @@ class CopyBase(Step):
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
-        if self.base.plain or self.base.leased:
+        if self.base.plain or self.base.leased or not _is_held(self.base):
             self._copy_layers(target, progress)
         else:  # compressed, or with subclusters
             self._convert(target, progress)
@@ -128,3 +128,11 @@ class CopyBase(Step):
             elif run.kind is Kind.ZERO and layer.below is not None:
                 kept = self.sharing is Sharing.NEVER
                 zeroes.clear(target, offset=place, length=run.length, kept=kept)
+
+
+def _is_held(base: BaseImage) -> bool:
+    """Return whether the image stays as it was checked while qemu-img opens it.
+
+    A header that changed could name any file as the external one of its data.
+    """
+    return read_lease.is_held(base.fd)

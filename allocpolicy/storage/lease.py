@@ -139,11 +139,15 @@ class _Lease(NamedTuple):
 
 
 def _leases() -> Iterator[_Lease]:
-    """Yield each lease that /proc/locks lists (proc_locks(5))."""
+    """Yield each lease that /proc/locks lists (proc_locks(5)).
+
+    Read leases (`read_lease`) are left out: looking at a file doesn't break them.
+    """
     for line in Path("/proc/locks").read_text().splitlines():
-        if " LEASE " not in line:
+        fields = line.split()
+        if "LEASE" not in fields or fields[2:4] == ["ACTIVE", "READ"]:
             continue
-        for field in line.split():
+        for field in fields:
             if field.count(":") == 2:
                 major, minor, inode = field.split(":")
                 yield _Lease(
