@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.storage import trust
 
 PREFIX = "allocpolicy-"
-_WRITABLE_BY_OTHERS = 0o022
 # O_NOFOLLOW: in a directory that others may write to, a name may be a planted link.
 # O_NONBLOCK: it may also be a FIFO, on which open(2) would wait; flock(2) still waits.
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -88,21 +88,11 @@ def _open_directory(path: Path, *, private: bool) -> int:
         if private and path.is_symlink():
             reason = f"it is a symbolic link; {_ADVICE}"
         raise InvalidRequest(f"lock directory {path}: {reason}") from error
-    problem = _distrust(fd) if private else None
+    problem = trust.distrust(os.fstat(fd)) if private else None
     if problem is not None:
         os.close(fd)
         raise InvalidRequest(f"lock directory {path}: {problem}; {_ADVICE}")
     return fd
-
-
-def _distrust(directory: int) -> str | None:
-    """Return why other users may change the directory, or None."""
-    status = os.fstat(directory)
-    if status.st_uid not in (0, os.geteuid()):
-        return f"it belongs to user {status.st_uid}"
-    if status.st_mode & _WRITABLE_BY_OTHERS:
-        return f"others may write to it (mode {status.st_mode & 0o7777:04o})"
-    return None
 
 
 def _acquire(name: str, *, path: Path, directory: int, mode: int) -> int:

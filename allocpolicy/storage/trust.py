@@ -1,0 +1,19 @@
+"""Which files and directories other users can't have made or changed."""
+
+from __future__ import annotations
+
+import os
+
+_WRITABLE_BY_OTHERS = 0o022
+
+
+def distrust(status: os.stat_result) -> str | None:
+    """Return why users other than us and root may change it, or None.
+
+    For a directory, that means what its names lead to.
+    """
+    if status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to user {status.st_uid}"
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        return f"others may write to it (mode {status.st_mode & 0o7777:04o})"
+    return None
