@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from allocpolicy.cli.cells import lines
@@ -79,7 +80,7 @@ def _directory(arguments: argparse.Namespace, *, policy: Policy) -> Path:
         reason = "no cache directory: name one, or configure image_cache_dir"
         raise InvalidRequest(reason)
     beside = chosen / DEFAULT_NAME
-    return beside if beside.is_dir() else chosen
+    return beside if os.path.lexists(beside) else chosen
 
 
 def _row(entry: Entry) -> Row:

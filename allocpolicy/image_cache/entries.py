@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.image_cache import hashes, location, overlays, users
-from allocpolicy.image_cache.entry import held_alone
+from allocpolicy.image_cache import (
+    entry,
+    hashes,
+    home,
+    location,
+    overlays,
+    records,
+    users,
+)
+from allocpolicy.image_cache.entry import Held
+from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays
-from allocpolicy.storage import tree
+from allocpolicy.storage import directories
+
+_AT_ONCE = 200  # entries held at a time, each with two descriptors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +43,16 @@ def entries(directory: Path, *, configured: Path | None = None) -> list[Entry]:
     :param configured: the operator's image_cache_dir.
     :raises InvalidRequest: when the directory cannot be read, or is no image cache.
     """
-    paths = _paths(directory, configured=configured)
-    seen = overlays.look(_roots(directory) if paths else ())
-    found = []
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
-            with held_alone(path) as alone:
-                busy = not alone
-            found.append(_entry(path, seen, busy=busy, forget_moved=False))
-    return found
+    with _opened(directory, configured=configured) as cache:
+        names = _names(cache)
+        seen = overlays.look(_roots(directory) if names else ())
+        found = []
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                with entry.held_alone(cache, name) as held:
+                    pass
+                found.append(_entry(cache, name, seen, held=held))
+        return found
 
 
 def prune(
@@ -53,38 +66,77 @@ def prune(
     :param forget_moved: recorded disks that are gone no longer count.
     :raises InvalidRequest: when the directory cannot be read, or is no image cache.
     """
-    removed, kept = [], []
-    with contextlib.ExitStack() as stack:
-        alone = {
-            path: stack.enter_context(held_alone(path))
-            for path in _paths(directory, configured=configured)
-        }
-        seen = overlays.look(_roots(directory) if any(alone.values()) else ())
-        for path, held in alone.items():
-            entry = _entry(path, seen, busy=not held, forget_moved=forget_moved)
-            if entry.used_by:
-                kept.append(entry)
-                continue
-            path.unlink()
-            users.forget_all(path)
-            removed.append(entry)
-    digests = {entry.path.name.partition(".")[0] for entry in kept}
-    hashes.forget(directory, kept=digests)
+    removed: list[Entry] = []
+    kept: list[Entry] = []
+    with _opened(directory, configured=configured) as cache:
+        for kind in (location.HASHES, location.USERS):
+            with contextlib.suppress(FileNotFoundError), records.directory(cache, kind):
+                pass  # refused, if ever, before anything is removed
+        names = _names(cache)
+        for first in range(0, len(names), _AT_ONCE):
+            _prune(
+                cache,
+                names[first : first + _AT_ONCE],
+                roots=_roots(directory),
+                forget_moved=forget_moved,
+                outcomes=(removed, kept),
+            )
+        digests = {entry.path.name.partition(".")[0] for entry in kept}
+        hashes.forget(cache, kept=digests)
     return removed, kept
 
 
-def _paths(directory: Path, *, configured: Path | None) -> list[Path]:
-    listing = tree.listed(str(directory))
-    if (error := listing.error) is not None:
-        raise InvalidRequest(f"image cache {directory}: {error.strerror}") from error
-    if not location.is_cache(directory, configured=configured):
-        raise InvalidRequest(
-            f"{directory} is not an image cache: its name is not"
-            f" {location.DEFAULT_NAME}, it is not image_cache_dir, and it has no"
-            f" {location.HASHES}"
-        )
-    names = sorted(os.path.basename(path) for path, _ in listing.files)
-    return [directory / name for name in names if location.is_entry_name(name)]
+def _prune(
+    cache: Cache,
+    names: Sequence[str],
+    *,
+    roots: tuple[Path, ...],
+    forget_moved: bool,
+    outcomes: tuple[list[Entry], list[Entry]],
+) -> None:
+    """Remove those of the entries that nobody uses; add each to (removed, kept)."""
+    removed, kept = outcomes
+    with contextlib.ExitStack() as stack:
+        holds = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                holds[name] = stack.enter_context(entry.held_alone(cache, name))
+        unused = any(held.alone for held in holds.values())
+        seen = overlays.look(roots if unused else ())
+        for name, held in holds.items():
+            found = _entry(cache, name, seen, held=held, forget_moved=forget_moved)
+            if found.used_by:
+                kept.append(found)
+            elif entry.remove(cache, name, held=held):
+                users.forget_all(cache, name)
+                removed.append(found)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path, *, configured: Path | None) -> Iterator[Cache]:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(home.at(directory))
+        cache = stack.enter_context(home.opened(place))
+        if cache is None:
+            raise InvalidRequest(f"image cache {directory}: it does not exist")
+        if not location.is_cache(directory, configured=configured):
+            raise InvalidRequest(
+                f"{directory} is not an image cache: its name is not"
+                f" {location.DEFAULT_NAME}, it is not image_cache_dir, and it has no"
+                f" {location.HASHES}"
+            )
+        yield cache
+
+
+def _names(cache: Cache) -> list[str]:
+    """Return the names that entries may have; what they lead to is not looked at."""
+    try:
+        with directories.readable(cache.directory) as fd:
+            return sorted(
+                name for name in os.listdir(fd) if location.is_entry_name(name)
+            )
+    except OSError as error:
+        raise InvalidRequest(f"image cache {cache.path}: {error.strerror}") from error
 
 
 def _roots(directory: Path) -> tuple[Path, ...]:
@@ -98,15 +150,17 @@ def _roots(directory: Path) -> tuple[Path, ...]:
     return tuple(sorted(parents))
 
 
-def _entry(path: Path, seen: Overlays, *, busy: bool, forget_moved: bool) -> Entry:
-    status = path.stat()
-    found = users.users(path, seen, forget_moved=forget_moved)
-    if busy:
+def _entry(
+    cache: Cache, name: str, seen: Overlays, *, held: Held, forget_moved: bool = False
+) -> Entry:
+    path = cache.path / name
+    found = users.users(cache, name, seen, forget_moved=forget_moved)
+    if not held.alone:
         found.add("a running process")
     return Entry(
         path=path,
         source_format=path.suffixes[-2].removeprefix("."),
-        virtual_size=status.st_size,
-        actual_size=status.st_blocks * 512,
+        virtual_size=held.status.st_size,
+        actual_size=held.status.st_blocks * 512,
         used_by=tuple(sorted(found)),
     )

@@ -2,6 +2,10 @@
 
 A job holds a shared lock on its entry from the moment that it is chosen until the disk
 is published; `prune` needs an exclusive lock.
+
+An entry is used only if it is a regular file of ours or root's that nobody else may
+write to. It records its own name (xattr ``user.allocpolicy.entry``), which counts where
+somebody else can rename what is in the cache.
 """
 
 from __future__ import annotations
@@ -9,22 +13,34 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 from allocpolicy.errors import ImageError, InvalidRequest
-from allocpolicy.storage import lease
+from allocpolicy.image_cache.home import Cache, refusal
+from allocpolicy.images import image_file
+from allocpolicy.storage import found, lease, trust
+from allocpolicy.storage.failure import UNSUPPORTED
 
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+XATTR = "user.allocpolicy.entry"
+_PATIENCE = 5.0  # seconds; a prune's own lease lasts for a moment
 
 
-def open_shared(path: Path) -> int | None:
-    """Return the entry, open and held against `prune`; None when it does not exist."""
+def open_shared(cache: Cache, name: str) -> int | None:
+    """Return the entry, open and held against `prune`; None when it does not exist.
+
+    :raises InvalidRequest: when somebody else may have made or changed it.
+    """
     try:
-        fd = os.open(path, _FLAGS)
-    except (FileNotFoundError, NotADirectoryError):
+        with found.found(name, directory=cache.directory.fd) as file:
+            _refuse_foreign(file, cache=cache, name=name)
+            fd = _reopened(file)
+    except FileNotFoundError:
         return None
     except OSError as error:
+        path = cache.path / name
         raise InvalidRequest(f"image cache {path}: {error.strerror}") from error
     fcntl.flock(fd, fcntl.LOCK_SH)
     if os.fstat(fd).st_nlink:
@@ -33,27 +49,99 @@ def open_shared(path: Path) -> int | None:
     return None
 
 
-def hold(fd: int, *, path: Path) -> None:
+def hold(fd: int, *, cache: Cache, name: str) -> None:
     """Hold an entry that the user named as the base image itself.
 
     :raises ImageError: when it was pruned meanwhile.
     """
     fcntl.flock(fd, fcntl.LOCK_SH)
     if not os.fstat(fd).st_nlink:
-        raise ImageError(path, "it was pruned from the image cache meanwhile")
+        reason = "it was pruned from the image cache meanwhile"
+        raise ImageError(cache.path / name, reason)
+
+
+def mark(fd: int, *, cache: Cache | None, name: str) -> None:
+    """Record the entry's name on the file that will be the entry.
+
+    :param cache: where it goes; None when that is still to be made.
+    :raises InvalidRequest: when it would not be believed there without that record.
+    :raises OSError: as fsetxattr(2), other than for lack of support.
+    """
+    try:
+        os.setxattr(fd, XATTR, name.encode())
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        if cache is not None and not cache.private:
+            problem = "other users may rename its files, and it has no user xattrs"
+            raise refusal(cache.path, problem) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What has an entry's name; ``alone``: no job uses it."""
+
+    status: os.stat_result
+    alone: bool
 
 
 @contextlib.contextmanager
-def held_alone(path: Path) -> Iterator[bool]:
-    """Hold the entry against jobs; yield False when a process uses it.
+def held_alone(cache: Cache, name: str) -> Iterator[Held]:
+    """Hold the entry against jobs, whoever made it.
 
-    :raises FileNotFoundError: when it is gone.
+    :raises FileNotFoundError: when it is gone, or is no regular file.
     """
-    fd = os.open(path, _FLAGS)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(found.found(name, directory=cache.directory.fd))
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(name)
+        try:
+            fd = found.reopen(file)
+        except OSError:  # somebody's lease, or no permission
+            yield Held(status=status, alone=False)
+            return
+        stack.callback(os.close, fd)
+        yield Held(status=status, alone=_lock_alone(fd))
+
+
+def remove(cache: Cache, name: str, *, held: Held) -> bool:
+    """Remove the entry; return False if its name is another file's by now."""
+    directory = cache.directory.fd
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(held.status, os.lstat(name, dir_fd=directory)):
+            os.unlink(name, dir_fd=directory)
+            return True
+    return False
+
+
+def _refuse_foreign(file: int, *, cache: Cache, name: str) -> None:
+    status = os.fstat(file)
+    problem = trust.distrust(status)
+    if not stat.S_ISREG(status.st_mode):
+        problem = f"it is {image_file.kind(status.st_mode)}, not a regular file"
+    elif problem is None and not cache.private and not _is_marked(file, name):
+        problem = "it doesn't record this name, and other users may have renamed it"
+    if problem:
+        raise refusal(cache.path / name, problem)
+
+
+def _is_marked(file: int, name: str) -> bool:
     try:
-        yield _lock_alone(fd)
-    finally:
-        os.close(fd)
+        return os.getxattr(f"/proc/self/fd/{file}", XATTR) == name.encode()
+    except OSError:
+        return False
+
+
+def _reopened(file: int) -> int:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return found.reopen(file)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _lock_alone(fd: int) -> bool:

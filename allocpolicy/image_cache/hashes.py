@@ -1,7 +1,8 @@
 """The hashes of foreign base images, remembered so that each is read through once.
 
 Each is a file in ``.memo``, named by device, inode, size, mtime_ns and ctime_ns of the
-source; its content is the SHA-256 in hexadecimal, and nothing else.
+source; its content is the SHA-256 in hexadecimal, and nothing else. A remembered hash
+leads to an entry; it never names a new one.
 """
 
 from __future__ import annotations
@@ -10,41 +11,68 @@ import contextlib
 import os
 import re
 from collections.abc import Container
-from pathlib import Path
 
-from allocpolicy.image_cache import location
+from allocpolicy.image_cache import location, records
+from allocpolicy.image_cache.home import Cache
 from allocpolicy.progress import Progress
-from allocpolicy.storage import directories, staging
+from allocpolicy.storage import directories, mount, staging
+from allocpolicy.storage.directories import Directory
 
+_NAME = re.compile(r"[0-9]+(-[0-9]+){4}")
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
+_DIGEST_SIZE = 64
 _CHUNK = 4 << 20
 
 
-def recall(directory: Path, fd: int) -> str | None:
-    """Return the hash of the open source; None if it is not known."""
-    return _read(_path(directory, fd))
+def recall(cache: Cache | None, fd: int) -> str | None:
+    """Return the hash of the open source; None if it is not known.
 
-
-def remember(directory: Path, fd: int, *, digest: str) -> None:
-    """Record the hash of the open source, replacing any other."""
-    path = _path(directory, fd)
-    if _read(path) == digest:
-        return
-    path.parent.mkdir(exist_ok=True)
+    :raises InvalidRequest: when somebody else may have recorded it.
+    """
+    if cache is None or not _is_dated(fd):
+        return None
     with (
-        directories.opened(path.parent) as memo,
-        staging.create(memo) as staged,
+        contextlib.suppress(FileNotFoundError),
+        records.directory(cache, location.HASHES) as memo,
     ):
-        os.write(staged.fd, digest.encode())
-        os.fsync(staged.fd)  # a power cut must not leave a name without content
-        staged.replace(path.name)
+        return _read(memo, _name(fd))
+    return None
 
 
-def forget(directory: Path, *, kept: Container[str | None]) -> None:
-    """Drop all hashes except those in ``kept``."""
-    for path in directory.glob(f"{location.HASHES}/*"):
-        if _read(path) not in kept:
-            path.unlink(missing_ok=True)
+def remember(cache: Cache, fd: int, *, digest: str) -> None:
+    """Record the hash of the open source, replacing any other.
+
+    :raises InvalidRequest: when somebody else can change what is recorded.
+    """
+    if not _is_dated(fd):
+        return
+    name = _name(fd)
+    with records.directory(cache, location.HASHES, made=True) as memo:
+        if _read(memo, name) == digest:
+            return
+        with staging.create(memo) as staged:
+            os.write(staged.fd, digest.encode())
+            os.fchmod(staged.fd, 0o644)
+            os.fsync(staged.fd)  # a power cut must not leave a name without content
+            staged.replace(name)
+
+
+def forget(cache: Cache, *, kept: Container[str | None]) -> None:
+    """Drop all hashes except those in ``kept``.
+
+    :raises InvalidRequest: when the hashes may be somebody else's files.
+    """
+    with (
+        contextlib.suppress(FileNotFoundError),
+        records.directory(cache, location.HASHES) as memo,
+    ):
+        staging.sweep(memo)
+        with directories.readable(memo) as fd:
+            names = [name for name in os.listdir(fd) if _NAME.fullmatch(name)]
+        for name in names:
+            if _read(memo, name) not in kept:
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(name, dir_fd=memo.fd)
 
 
 def compute(fd: int, progress: Progress) -> str:
@@ -61,16 +89,24 @@ def compute(fd: int, progress: Progress) -> str:
     return hasher.hexdigest()
 
 
-def _read(path: Path) -> str | None:
+def _is_dated(fd: int) -> bool:
+    """Return whether the kernel keeps the file's dates, and not a user's program."""
+    return not mount.of(fd).type.startswith("fuse")
+
+
+def _read(memo: Directory, name: str) -> str | None:
     """Return the hash that a file holds; None if there is none, or only a part."""
-    with contextlib.suppress(OSError):
-        text = path.read_bytes()
+    with (
+        contextlib.suppress(OSError),
+        records.opened(memo, name, flags=os.O_RDONLY) as fd,
+    ):
+        text = os.pread(fd, _DIGEST_SIZE + 1, 0)
         if _DIGEST.fullmatch(text):
             return text.decode()
     return None
 
 
-def _path(directory: Path, fd: int) -> Path:
+def _name(fd: int) -> str:
     status = os.fstat(fd)
     parts = (
         status.st_dev,
@@ -79,4 +115,4 @@ def _path(directory: Path, fd: int) -> Path:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
-    return directory / location.HASHES / "-".join(map(str, parts))
+    return "-".join(map(str, parts))

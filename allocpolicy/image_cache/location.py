@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 DEFAULT_NAME = "_base"  # of the cache beside the disks
@@ -28,9 +29,17 @@ def is_cache(directory: str | Path, *, configured: Path | None) -> bool:
     names = (os.path.basename(os.path.abspath(directory)), os.path.basename(real))
     return (
         DEFAULT_NAME in names
-        or os.path.isdir(os.path.join(directory, HASHES))
+        or _is_directory(os.path.join(directory, HASHES))
         or (configured is not None and real == os.path.realpath(configured))
     )
+
+
+def _is_directory(path: str) -> bool:
+    """Return whether it is one itself, and no symbolic link."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def is_inside(directory: str | Path, *, configured: Path | None) -> bool:

@@ -15,10 +15,14 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.policy import Policy
-from allocpolicy.image_cache import entry, fill, hashes, location, users
+from allocpolicy.errors import Error
+from allocpolicy.image_cache import entry, fill, hashes, home, location, users
+from allocpolicy.image_cache.frozen import Frozen, frozen
+from allocpolicy.image_cache.home import Cache, Home
 from allocpolicy.images import base_image, identity
 from allocpolicy.images.base_image import SourceImage
-from allocpolicy.progress import Progress, Watcher
+from allocpolicy.images.destination import Destination
+from allocpolicy.progress import Watcher
 from allocpolicy.storage import named_lock, sparse
 
 
@@ -29,14 +33,22 @@ class OpenedBase:
     """
 
     def __init__(
-        self, source: SourceImage, *, disk: Path, policy: Policy, watch: Watcher
+        self,
+        source: SourceImage,
+        *,
+        disk: Destination,
+        policy: Policy,
+        watch: Watcher,
+        stack: contextlib.ExitStack,
     ) -> None:
         self._source, self._disk = source, disk
-        self._policy, self._watch = policy, watch
+        self._policy, self._watch, self._stack = policy, watch, stack
         self._digest: str | None = None
         self._recorded = False
-        self._fd: int | None = None
-        self._entry: Path | None = None
+        self._home: Home | None = None
+        self._cache: Cache | None = None
+        self._name: str | None = None
+        self._frozen: Frozen | None = None
         self.base = self._find()
 
     def ready(self, *, beside: int) -> BaseImage:
@@ -44,90 +56,158 @@ class OpenedBase:
 
         :param beside: the bytes that a conversion must leave free for the disk.
         :raises ImageError: when the source is damaged, or changed meanwhile.
+        :raises InvalidRequest: when somebody else may have changed the cache.
         :raises NotEnoughSpace: when the converted copy does not fit.
         """
-        if self._entry is None:
+        if self._name is None:
             return self.base
         if self.base.pending:
-            self._fd = self._obtain(self._entry, beside=beside)
-            self.base = _converted(self._fd, path=self._entry, source=self._source)
+            self.base = self._obtained(self._name, beside=beside)
+        assert self._cache is not None
         with users.where_writable():
-            users.record(self._entry, self._disk)
+            users.record(self._cache, self._name, self._disk.path)
             self._recorded = True
-            if self._digest:
-                directory, fd = self._entry.parent, self._source.fd
-                hashes.remember(directory, fd, digest=self._digest)
+            if self._digest and identity.of(self._source.fd) == self._source.identity:
+                hashes.remember(self._cache, self._source.fd, digest=self._digest)
         return self.base
 
-    def close(self) -> None:
-        """Release the entry; a disk that does not need it is not counted as a user."""
-        try:
-            if self._entry is not None and self._recorded:
-                users.settle(self._entry, self._disk)
-        finally:
-            if self._fd is not None:
-                os.close(self._fd)
+    def settle(self) -> None:
+        """Make sure that a disk that does not need the entry is not its user."""
+        if self._recorded:
+            assert self._cache is not None and self._name is not None
+            users.settle(self._cache, self._name, self._disk.path)
 
     def _find(self) -> BaseImage:
         source, configured = self._source, self._policy.image_cache_dir
         if source.format in list(DiskFormat):
             if location.is_entry(source.path, configured=configured):
-                self._entry = source.path
-                entry.hold(source.fd, path=source.path)
+                self._cache = home.of(source.file.directory)
+                self._name = source.path.name
+                entry.hold(source.fd, cache=self._cache, name=self._name)
             return base_image.as_base(source)
-        directory = configured or self._disk.parent / location.DEFAULT_NAME
-        self._entry = self._entry_in(Path(os.path.realpath(directory)))
-        self._fd = entry.open_shared(self._entry)
-        if self._fd is None:
-            return _pending(source, self._entry)
-        return _converted(self._fd, path=self._entry, source=source)
+        at = home.named(configured) if configured else home.beside(self._disk.directory)
+        self._home = self._stack.enter_context(at)
+        self._cache = self._stack.enter_context(home.opened(self._home))
+        return self._known() or self._unknown(self._home)
 
-    def _entry_in(self, directory: Path) -> Path:
-        """Return the path of the source's copy in the cache, existing or not."""
-        source = self._source
-        progress = self._watch(f"find {source.path} in the image cache {directory}")
-        self._digest = _digest(source, directory=directory, progress=progress)
-        path = directory / f"{self._digest}.{source.format}.raw"
+    def _known(self) -> BaseImage | None:
+        """Return the source's copy in the cache, if there is one."""
+        digest = hashes.recall(self._cache, self._source.fd)
+        if digest is None:
+            digest = self._hashed(self._source)
+            identity.refuse_if_changed(self._source)
+            self._digest = digest
+        return self._in_cache(digest)
+
+    def _unknown(self, place: Home) -> BaseImage:
+        """Return what a conversion will make, named by the hash of what it reads."""
+        directory = fill.workplace(place, self._cache)
+        self._frozen = self._stack.enter_context(
+            frozen(self._source, directory=directory, watch=self._watch)
+        )
+        if self._frozen.copied or self._digest is None:
+            self._digest = self._hashed(self._frozen.source)
+            if (base := self._in_cache(self._digest)) is not None:
+                return base
+        self._frozen.refuse_if_changed()
+        assert self._name is not None
+        return _pending(self._frozen.source, place=place, name=self._name)
+
+    def _hashed(self, source: SourceImage) -> str:
+        """Return the SHA-256 of the source's bytes."""
+        assert self._home is not None
+        what = f"find {source.path} in the image cache {self._home.path}"
+        return hashes.compute(source.fd, self._watch(what))
+
+    def _in_cache(self, digest: str) -> BaseImage | None:
+        """Return the copy of the image with this hash, open and held; None if missing.
+
+        :raises InvalidRequest: when somebody else may have made it.
+        """
+        assert self._home is not None
+        self._name = f"{digest}.{self._source.format}.raw"
         base_image.refuse_long_path(
-            path,
+            self._home.path / self._name,
             what="its path in the image cache",
             remedy="set image_cache_dir to a shorter one",
         )
-        return path
+        if self._cache is None:
+            return None
+        fd = entry.open_shared(self._cache, self._name)
+        if fd is None:
+            return None
+        self._stack.callback(os.close, fd)
+        path = self._cache.path / self._name
+        identity.hold(fd, path=path)
+        return _converted(fd, path=path, source=self._source)
 
-    def _obtain(self, path: Path, *, beside: int) -> int:
+    def _obtained(self, name: str, *, beside: int) -> BaseImage:
         """Return the entry, open and held against `prune`; fill it if it is missing."""
-        source, policy = self._source, self._policy
-        with named_lock.hold(f"image-{path.name}", lock_path=policy.lock_path):
-            if (fd := entry.open_shared(path)) is not None:
-                return fd
-            progress = self._watch(f"convert {source.path} ({source.format}) to {path}")
-            return fill.fill(
-                path,
+        digest, place = name.partition(".")[0], self._home
+        assert place is not None
+        with named_lock.hold(f"image-{name}", lock_path=self._policy.lock_path):
+            if (base := self._in_cache(digest)) is not None:
+                return base
+            self._fill(name, place=place, beside=beside)
+            if self._cache is None:
+                self._cache = self._stack.enter_context(home.opened(place))
+            if (base := self._in_cache(digest)) is not None:
+                return base
+        path = place.path / name
+        raise Error(f"image cache: {path} vanished while it was made; try again")
+
+    def _fill(self, name: str, *, place: Home, beside: int) -> None:
+        assert self._frozen is not None
+        source = self._frozen.source
+        limits, path = self._policy.limits, place.path / name
+        fill.fill(
+            name,
+            place=place,
+            cache=self._cache,
+            frozen=replace(
+                self._frozen,
                 source=replace(
                     source,
                     virtual_size=self.base.virtual_size,
                     data_bytes=self.base.data_bytes,
                 ),
-                beside=policy.limits.reserved_host_disk
-                + (beside if _is_beside(path, self._disk) else 0),
-                progress=progress,
-            )
+            ),
+            beside=limits.reserved_host_disk
+            + (beside if self._is_beside(place) else 0),
+            progress=self._watch(f"convert {source.path} ({source.format}) to {path}"),
+        )
+
+    def _is_beside(self, place: Home) -> bool:
+        """Return whether the entry takes storage of the disk's filesystem."""
+        directory = fill.workplace(place, self._cache)
+        disks = self._disk.directory
+        return os.fstat(directory.fd).st_dev == os.fstat(disks.fd).st_dev
 
 
 @contextlib.contextmanager
 def opened_base(
-    path: Path, *, declared: str | None, disk: Path, policy: Policy, watch: Watcher
+    path: Path,
+    *,
+    declared: str | None,
+    disk: Destination,
+    policy: Policy,
+    watch: Watcher,
 ) -> Iterator[OpenedBase]:
     """Yield the base image, open; nothing is changed until it is made ready.
 
     :param disk: the disk to create from it; its directory holds the default cache.
     :raises ImageError: when it is unsafe, malformed, busy, or changed meanwhile.
+    :raises InvalidRequest: when somebody else may have changed the cache.
     """
-    with base_image.open_source(path, declared=declared) as source:
-        opened = OpenedBase(source, disk=disk, policy=policy, watch=watch)
-        with contextlib.closing(opened):
+    with (
+        base_image.open_source(path, declared=declared) as source,
+        contextlib.ExitStack() as stack,
+    ):
+        opened = OpenedBase(source, disk=disk, policy=policy, watch=watch, stack=stack)
+        try:
             yield opened
+        finally:
+            opened.settle()
 
 
 def _converted(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
@@ -144,8 +224,9 @@ def _converted(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
     )
 
 
-def _pending(source: SourceImage, path: Path) -> BaseImage:
+def _pending(source: SourceImage, *, place: Home, name: str) -> BaseImage:
     size, data_bytes = fill.measure(source)
+    path = place.path / name
     return BaseImage(
         path=path,
         fd=source.fd,
@@ -158,18 +239,3 @@ def _pending(source: SourceImage, path: Path) -> BaseImage:
         source_format=source.format,
         pending=f"convert {source.path} ({source.format}) to {path}",
     )
-
-
-def _is_beside(entry: Path, disk: Path) -> bool:
-    """Return whether the entry takes storage of the disk's filesystem."""
-    return fill.home(entry).stat().st_dev == disk.parent.stat().st_dev
-
-
-def _digest(source: SourceImage, *, directory: Path, progress: Progress) -> str:
-    """Return the SHA-256 of the source's bytes, remembered or computed."""
-    known = hashes.recall(directory, source.fd)
-    if known is not None:
-        return known
-    digest = hashes.compute(source.fd, progress)
-    identity.refuse_if_changed(source)
-    return digest

@@ -1,6 +1,7 @@
 """Who needs an entry of the image cache: recorded disks and discovered overlays.
 
-Records are lines of JSON, one for each disk, in a file that flock(2) guards.
+Records are lines of JSON, one for each disk, in a file that flock(2) guards; the files
+are in ``.users``, each under its entry's name.
 """
 
 from __future__ import annotations
@@ -13,23 +14,29 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.errors import DestinationError
-from allocpolicy.image_cache import location
+from allocpolicy.errors import DestinationError, InvalidRequest
+from allocpolicy.image_cache import location, records
+from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays, backs
+from allocpolicy.storage.directories import Directory
 
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MAX_SIZE = 64 << 20  # a quarter of a million disks with long paths
 _PERHAPS = "{} (perhaps: it is not readable)"
 
 
-def users(entry: Path, seen: Overlays, *, forget_moved: bool) -> set[str]:
+def users(cache: Cache, name: str, seen: Overlays, *, forget_moved: bool) -> set[str]:
     """Return who needs the entry, or may need it, in words.
 
     A recorded disk that is gone may have been deleted, or moved out of sight: it counts
     unless ``seen`` covers its old place or ``forget_moved`` is set.
+
+    :raises InvalidRequest: when the records may be somebody else's.
     """
+    entry = cache.path / name
     found = {str(disk) for disk in seen.on(entry)}
     found |= {_PERHAPS.format(path) for path in seen.unreadable}
-    for disk in _recorded(_records(entry)):
+    for disk in _recorded(cache, name):
         if disk is None:
             if not seen.roots and not forget_moved:
                 found.add("a disk whose record is damaged")
@@ -55,42 +62,49 @@ def where_writable() -> Iterator[None]:
             raise
 
 
-def record(entry: Path, disk: Path) -> None:
-    """Add the disk to the entry's users, and sync the record."""
-    _records(entry).parent.mkdir(exist_ok=True)
-    with _held(_records(entry)) as fd:
-        text = _read(fd)
-        # A line that a power cut left unfinished stays a separate line.
-        separator = b"\n" if text and not text.endswith(b"\n") else b""
-        os.pwrite(fd, separator + _line(disk), len(text))
-        os.fsync(fd)
+def record(cache: Cache, name: str, disk: Path) -> None:
+    """Add the disk to the entry's users, and sync the record.
+
+    :raises InvalidRequest: when somebody else can change the records.
+    """
+    with records.directory(cache, location.USERS, made=True) as directory:
+        records.create(directory, name)
+        with _held(directory, name) as fd:
+            size = os.fstat(fd).st_size
+            # A line that a power cut left unfinished stays a separate line.
+            finished = os.pread(fd, 1, max(0, size - 1)) in (b"", b"\n")
+            os.pwrite(fd, (b"" if finished else b"\n") + _line(disk), size)
+            os.fsync(fd)
 
 
-def settle(entry: Path, disk: Path) -> None:
+def settle(cache: Cache, name: str, disk: Path) -> None:
     """Remove a record if the disk was not created, or does not need the entry.
 
     The record stays if that is unknown, or if it can't be changed.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, InvalidRequest):
         try:
-            needed = backs(entry, disk)
+            needed = backs(cache.path / name, disk)
         except FileNotFoundError:
             needed = False
         if needed is False:
-            _forget(_records(entry), disk)
+            _forget(cache, name, disk)
 
 
-def forget_all(entry: Path) -> None:
+def forget_all(cache: Cache, name: str) -> None:
     """Drop the records of an entry that is gone."""
-    _records(entry).unlink(missing_ok=True)
+    with (
+        contextlib.suppress(FileNotFoundError),
+        records.directory(cache, location.USERS) as directory,
+    ):
+        os.unlink(name, dir_fd=directory.fd)
 
 
-def _records(entry: Path) -> Path:
-    return entry.parent / location.USERS / entry.name
-
-
-def _forget(records: Path, disk: Path) -> None:
-    with _held(records) as fd:
+def _forget(cache: Cache, name: str, disk: Path) -> None:
+    with (
+        records.directory(cache, location.USERS) as directory,
+        _held(directory, name) as fd,
+    ):
         kept = _read(fd).replace(_line(disk), b"", 1)
         os.pwrite(fd, kept, 0)
         os.ftruncate(fd, len(kept))
@@ -110,30 +124,41 @@ def _line(disk: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _held(records: Path) -> Iterator[int]:
-    fd = os.open(records, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
+def _held(directory: Directory, name: str) -> Iterator[int]:
+    with records.opened(directory, name, flags=os.O_RDWR) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
-    finally:
-        os.close(fd)
 
 
 def _read(fd: int) -> bytes:
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+    """Return a record file's content.
+
+    :raises OSError: EFBIG for one that no number of disks explains.
+    """
+    size = os.fstat(fd).st_size
+    if size > _MAX_SIZE:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return os.pread(fd, size, 0)
 
 
-def _recorded(records: Path) -> Iterator[Path | None]:
+def _recorded(cache: Cache, name: str) -> Iterator[Path | None]:
     """Yield the recorded disks; None for a damaged line."""
-    try:
-        lines = records.read_bytes().splitlines()
-    except FileNotFoundError:
-        return
-    except OSError:
-        lines = [b"?"]
-    for line in {line.strip() for line in lines} - {b""}:
+    for line in {line.strip() for line in _lines(cache, name)} - {b""}:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         yield Path(value) if isinstance(value, str) and "\0" not in value else None
+
+
+def _lines(cache: Cache, name: str) -> list[bytes]:
+    try:
+        with (
+            records.directory(cache, location.USERS) as directory,
+            records.opened(directory, name, flags=os.O_RDONLY) as fd,
+        ):
+            return _read(fd).splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError:
+        return [b"?"]

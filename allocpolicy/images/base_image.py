@@ -15,6 +15,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import identity, image_file, inspector
+from allocpolicy.images.image_file import ImageFile
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import MAX_BACKING_NAME, Header, read_header
@@ -26,14 +27,23 @@ from allocpolicy.storage import sparse
 class SourceImage:
     """The file that the user named, open and checked, in any supported format."""
 
-    path: Path
-    fd: int
+    file: ImageFile
     format: str
     virtual_size: int
     data_bytes: int
     plain: bool
     identity: tuple[int, ...]
     header: Header | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """Return its path, without symbolic links."""
+        return self.file.path
+
+    @property
+    def fd(self) -> int:
+        """Return its descriptor."""
+        return self.file.fd
 
 
 @contextlib.contextmanager
@@ -45,7 +55,8 @@ def open_source(path: Path, *, declared: str | None) -> Iterator[SourceImage]:
         declared format.
     """
     with image_file.opened(path) as image:
-        yield _check(image.fd, path=image.path, declared=declared)
+        identity.hold(image.fd, path=image.path)
+        yield checked(image, declared=declared)
 
 
 def as_base(source: SourceImage) -> BaseImage:
@@ -85,8 +96,12 @@ class _Content:
     header: Header | None = None
 
 
-def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
-    identity.hold(fd, path=path)
+def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
+    """Return an open image, checked.
+
+    :raises ImageError: when it is unsafe, malformed or not of the declared format.
+    """
+    fd, path = file.fd, file.path
     opened = identity.of(fd)
     match = inspector.inspect(fd, path=path)
     format = inspector.agreed_format(fd, match, path=path, declared=declared)
@@ -102,8 +117,7 @@ def _check(fd: int, *, path: Path, declared: str | None) -> SourceImage:
         content = _Content(virtual_size=size, data_bytes=size, plain=False)
     _check_size(content.virtual_size, path=path)
     return SourceImage(
-        path=path,
-        fd=fd,
+        file=file,
         format=format,
         virtual_size=content.virtual_size,
         data_bytes=content.data_bytes,

@@ -15,6 +15,7 @@ from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
 from allocpolicy.images import destination
+from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
 from allocpolicy.operations.data_path import carry_out, check_size, report
 from allocpolicy.progress import Watcher, unwatched
@@ -64,7 +65,7 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
         check_size(order.virtual_size)
     with (
         destination.opened(order.destination) as place,
-        _opened_base(order, disk=place.path, policy=policy, watch=watch) as opened,
+        _opened_base(order, disk=place, policy=policy, watch=watch) as opened,
     ):
         base = opened.base if opened else None
         job = Job(
@@ -84,7 +85,7 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
 
 
 def _opened_base(
-    order: Order, *, disk: Path, policy: Policy, watch: Watcher
+    order: Order, *, disk: Destination, policy: Policy, watch: Watcher
 ) -> AbstractContextManager[OpenedBase | None]:
     if order.base is None:
         return nullcontext()

@@ -143,15 +143,20 @@ class Staged:
         self.discard()
         self.fd, self._temporary, self.adopted = fd, name, True
 
-    def publish(self, name: str) -> None:
+    def publish(self, name: str, *, into: Directory | None = None) -> None:
         """Give the complete file its name; never overwrite another file.
 
+        :param into: the open directory of the name, if it isn't the file's own.
         :raises DestinationExists: when the name is taken.
         """
+        directory = into.path if into else self.directory
+        directory_fd = into.fd if into else self.directory_fd
         try:
-            self._link(self._temporary or f"/proc/self/fd/{self.fd}", name)
+            self._link(
+                self._temporary or f"/proc/self/fd/{self.fd}", name, directory_fd
+            )
         except FileExistsError as error:
-            raise DestinationExists(self.directory / name) from error
+            raise DestinationExists(directory / name) from error
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise
@@ -268,14 +273,14 @@ class Staged:
         assert self._temporary is not None
         return self._temporary
 
-    def _link(self, source: str, name: str) -> None:
+    def _link(self, source: str, name: str, directory_fd: int | None = None) -> None:
         # With src_dir_fd Python calls linkat(2) with AT_SYMLINK_FOLLOW; link(2) fails
         # with EXDEV on the magic link.
         os.link(
             source,
             name,
             src_dir_fd=self.directory_fd,
-            dst_dir_fd=self.directory_fd,
+            dst_dir_fd=self.directory_fd if directory_fd is None else directory_fd,
             follow_symlinks=True,
         )
 

@@ -49,10 +49,15 @@ def refuse(directory: Path, base: Path, *arguments: object, says: str) -> None:
 
 
 LIST_WHAT_IS_OPENED = """
-import sys
+import os, sys
 from pathlib import Path
 from allocpolicy.image_cache import entries
-sys.addaudithook(lambda event, what: event == "open" and print(what[0]))
+
+def opened(event, what):
+    if event == "open" and not what[2] & os.O_PATH:
+        print(os.path.realpath(what[0]))
+
+sys.addaudithook(opened)
 entries.entries(Path(sys.argv[1]))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.storage import mount
-from tests.harness import images, ordinary_user
+from tests.harness import images, owner_at_work
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.filesystems import mount as mount_filesystem
 from tests.harness.filesystems import unmount
@@ -23,18 +24,8 @@ pytestmark = pytest.mark.filesystems("ext4")
 
 @pytest.fixture
 def owner(directory: Path) -> Iterator[Owner]:
-    """A user without rights, who reaches the test's directory by another way."""
-    directory.chmod(0o755)
-    with ordinary_user.public_directory() as public:
-        reached = public / "reached"
-        reached.mkdir()
-        mount_filesystem(
-            "none", source=directory, mount_point=reached, options=["bind"]
-        )
-        try:
-            yield Owner(directory=public, inside=directory, reached=reached)
-        finally:
-            unmount(reached)
+    with owner_at_work.owner(directory) as owner:
+        yield owner
 
 
 @pytest.fixture
@@ -127,6 +118,79 @@ class TestHeaderThatChanges:
         provision(disk, *arguments, PATH=path)
         assert not owner.acted.exists()
         assert images.same_content(disk, base, formats=("qcow2", "qcow2"))
+
+
+class TestConversion:
+    """An entry that a hash names holds what has that hash, whoever owns the image."""
+
+    @pytest.fixture
+    def vmdk(self, directory: Path) -> Path:
+        return images.convert(raw(directory), format="vmdk")
+
+    def flip(self, owner: Owner, vmdk: Path, directory: Path) -> str:
+        """Change a sector of data for the conversion, then restore it and its date."""
+        place = 1 * MIB
+        genuine, forged, dates = (directory / name for name in ("was", "is", "dates"))
+        genuine.write_bytes(vmdk.read_bytes()[place : place + 512])
+        forged.write_bytes(b"forged".ljust(512))
+        dates.touch()
+        shutil.copystat(vmdk, dates)
+        for path in (genuine, forged):
+            path.chmod(0o644)
+        return owner.around(
+            "convert",
+            before=owner.overwrites(vmdk, forged, offset=place),
+            after="; ".join(
+                (
+                    owner.overwrites(vmdk, genuine, offset=place),
+                    owner.redates(vmdk, dates),
+                )
+            ),
+        )
+
+    def test_a_lease_shows_who_writes(
+        self, directory: Path, vmdk: Path, owner: Owner
+    ) -> None:
+        before = sorted(directory.iterdir())
+        path = self.flip(owner, vmdk, directory)
+        finished = allocpolicy(
+            "provision", directory / "disk", "--base", vmdk, PATH=path
+        )
+        assert owner.acted.exists()
+        assert finished.status == 2, finished.stderr
+        assert "opened it for writing" in finished.stderr
+        assert not (directory / "_base").exists()
+        assert not (directory / "disk").exists()
+        assert set(before) <= set(directory.iterdir())
+
+    def test_without_a_lease_a_private_copy_is_hashed_and_converted(
+        self,
+        directory: Path,
+        vmdk: Path,
+        owner: Owner,
+        overlay: tuple[Path, Path],
+    ) -> None:
+        merged, upper = overlay
+        shutil.copy(vmdk, upper / "image")
+        path = self.flip(owner, upper / "image", directory)
+        disk = directory / "disk"
+        report = provision(disk, "--base", merged / "image", PATH=path)
+        assert owner.acted.exists()
+        entry = Path(report["observed"]["backing_file"])
+        digest = hashlib.sha256(vmdk.read_bytes()).hexdigest()
+        assert entry.name.partition(".")[0] == digest
+        assert images.same_content(entry, vmdk, formats=("raw", "vmdk"))
+
+    def test_a_remembered_hash_never_names_a_new_entry(
+        self, directory: Path, vmdk: Path
+    ) -> None:
+        """It may be that of bytes which the image no longer has."""
+        provision(directory / "one", "--base", vmdk)
+        (entry,) = (directory / "_base").glob("*.raw")
+        (remembered,) = (directory / "_base" / ".memo").iterdir()
+        remembered.write_text("1" * 64)
+        report = provision(directory / "two", "--base", vmdk)
+        assert report["observed"]["backing_file"] == str(entry)
 
 
 def test_the_overlay_is_where_leases_prove_nothing(overlay: tuple[Path, Path]) -> None:
