@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.image_cache import records
 from allocpolicy.image_cache.home import Cache, refusal
 from allocpolicy.images import image_file
 from allocpolicy.storage import found, lease, trust
@@ -31,7 +32,8 @@ _PATIENCE = 5.0  # seconds; a prune's own lease lasts for a moment
 def open_shared(cache: Cache, name: str) -> int | None:
     """Return the entry, open and held against `prune`; None when it does not exist.
 
-    :raises InvalidRequest: when somebody else may have made or changed it.
+    :raises InvalidRequest: when somebody else may have made or changed it, or holds its
+        lock for minutes.
     """
     try:
         with found.found(name, directory=cache.directory.fd) as file:
@@ -42,7 +44,11 @@ def open_shared(cache: Cache, name: str) -> int | None:
     except OSError as error:
         path = cache.path / name
         raise InvalidRequest(f"image cache {path}: {error.strerror}") from error
-    fcntl.flock(fd, fcntl.LOCK_SH)
+    try:
+        records.lock(fd, fcntl.LOCK_SH, path=cache.path / name)
+    except BaseException:
+        os.close(fd)
+        raise
     if os.fstat(fd).st_nlink:
         return fd
     os.close(fd)  # pruned between open and lock
@@ -54,7 +60,7 @@ def hold(fd: int, *, cache: Cache, name: str) -> None:
 
     :raises ImageError: when it was pruned meanwhile.
     """
-    fcntl.flock(fd, fcntl.LOCK_SH)
+    records.lock(fd, fcntl.LOCK_SH, path=cache.path / name)
     if not os.fstat(fd).st_nlink:
         reason = "it was pruned from the image cache meanwhile"
         raise ImageError(cache.path / name, reason)

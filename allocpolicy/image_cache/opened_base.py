@@ -23,7 +23,7 @@ from allocpolicy.images import base_image, identity
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.images.destination import Destination
 from allocpolicy.progress import Watcher
-from allocpolicy.storage import named_lock, sparse
+from allocpolicy.storage import named_lock, read_lease, sparse
 
 
 class OpenedBase:
@@ -138,7 +138,10 @@ class OpenedBase:
             return None
         self._stack.callback(os.close, fd)
         path = self._cache.path / self._name
-        identity.hold(fd, path=path)
+        identity.refuse_if_busy(fd, path=path)
+        # Who has just filled it may still have it open; nobody else can write to it.
+        with contextlib.suppress(BlockingIOError):
+            read_lease.take(fd)
         return _converted(fd, path=path, source=self._source)
 
     def _obtained(self, name: str, *, beside: int) -> BaseImage:

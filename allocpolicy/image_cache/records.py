@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import home
 from allocpolicy.image_cache.home import Cache, refusal
 from allocpolicy.images import image_file
@@ -19,6 +23,7 @@ from allocpolicy.storage.directories import Directory
 
 _CREATED = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o644
+_PATIENCE = 300.0  # seconds
 
 
 @contextlib.contextmanager
@@ -58,6 +63,28 @@ def opened(above: Directory, name: str, *, flags: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def lock(fd: int, operation: int, *, path: Path) -> None:
+    """Lock an open file of the cache with flock(2); don't wait for ever.
+
+    Whoever may read a file may lock it. A `prune` takes as long as it looks for disks.
+
+    :raises InvalidRequest: when somebody holds the lock for minutes.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, operation | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                reason = (
+                    "another process holds its lock; find it with lsof, or try again"
+                )
+                raise InvalidRequest(f"image cache {path}: {reason}") from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def create(above: Directory, name: str) -> None:

@@ -126,7 +126,7 @@ def _line(disk: Path) -> bytes:
 @contextlib.contextmanager
 def _held(directory: Directory, name: str) -> Iterator[int]:
     with records.opened(directory, name, flags=os.O_RDWR) as fd:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        records.lock(fd, fcntl.LOCK_EX, path=directory.path / name)
         yield fd
 
 

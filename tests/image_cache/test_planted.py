@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from allocpolicy.image_cache import records
 from tests.harness import images, owner_at_work
 from tests.harness.cli import Finished, allocpolicy, allocpolicy_process, provision
 from tests.harness.images import MIB
@@ -271,6 +273,20 @@ class TestPrune:
         finished = allocpolicy("cache", "prune", disks, "-f", "json")
         assert finished.status == 0, finished.stderr
         assert [row["Outcome"] for row in finished.document] == ["removed"] * 1100
+
+    def test_a_lock_of_his_is_not_waited_for_without_end(
+        self, disks: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever may read a file may lock it."""
+        monkeypatch.setattr(records, "_PATIENCE", 0.0)
+        provision(disks / "first", "--base", base)
+        for path in ("entry", ".users"):
+            (locked,) = (disks / "_base").glob(
+                "*.raw" if path == "entry" else f"{path}/*"
+            )
+            with locked.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                refuse(disks, base, says="another process holds its lock")
 
     def test_a_lease_of_his_makes_nobody_wait(
         self, disks: Path, base: Path, owner: Owner
