@@ -89,7 +89,7 @@ def facts(
             try:
                 base = stack.enter_context(content.opened(disk, checked=look.checked))
             except ImageError as error:
-                obstacle = error.reason
+                obstacle = error.reason if error.path == disk.path else str(error)
         if base is None:
             found = host.storage(directory, policy=policy)
             yield Facts(host=found.host, base=None, obstacle=obstacle)

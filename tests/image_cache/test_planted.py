@@ -13,7 +13,7 @@ import pytest
 
 from allocpolicy.image_cache import records
 from tests.harness import images, owner_at_work
-from tests.harness.cli import Finished, allocpolicy, allocpolicy_process, provision
+from tests.harness.cli import Finished, allocpolicy, provision
 from tests.harness.images import MIB
 from tests.harness.owner_at_work import Owner
 
@@ -238,8 +238,7 @@ class TestPrune:
             ("provision", directory / "other", "--base", base),
             ("cache", "prune", directory),
         ):
-            finished = allocpolicy_process(*command)
-            refused(finished, says="not a regular file")
+            refused(allocpolicy(*command), says="not a regular file")
 
     def test_a_record_larger_than_any(self, directory: Path, base: Path) -> None:
         """An entry whose users can't be known stays."""

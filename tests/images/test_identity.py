@@ -146,3 +146,20 @@ def test_a_disk_is_inspected_while_it_is_a_base_in_use(base: Path) -> None:
         finished = allocpolicy("inspect", base, "--format", "raw", "-f", "json")
         assert finished.status == 0, finished.stderr
         identity.refuse_if_changed(source)
+
+
+@pytest.mark.filesystems("ext4")
+def test_a_layer_that_is_open_for_writing_is_not_copied(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backing file is held like a base, while the disk above it is rewritten."""
+    disk = base.with_name("disk")
+    arguments = ("-q", "-f", "qcow2", "-F", "raw", "-b", base)
+    images.qemu_img("create", *arguments, disk)
+    apply = ("apply", disk, "--format", "qcow2", "--strategy", "performance")
+    monkeypatch.setattr(identity, "_PATIENCE", 0.0)
+    with base.open("r+b"):
+        finished = allocpolicy(*apply)
+        assert finished.status == 2, finished.stderr
+        assert f"image {base}: a process has it open for writing" in finished.stderr
+    assert allocpolicy(*apply).status == 0
