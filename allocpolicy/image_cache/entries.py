@@ -136,7 +136,7 @@ def _names(cache: Cache) -> list[str]:
                 name for name in os.listdir(fd) if location.is_entry_name(name)
             )
     except OSError as error:
-        raise InvalidRequest(f"image cache {cache.path}: {error.strerror}") from error
+        raise home.failure(cache.path, error) from error
 
 
 def _roots(directory: Path) -> tuple[Path, ...]:

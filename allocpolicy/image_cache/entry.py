@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.errors import ImageError
 from allocpolicy.image_cache import records
-from allocpolicy.image_cache.home import Cache, refusal
+from allocpolicy.image_cache.home import Cache, failure, naming, refusal
 from allocpolicy.images import image_file
 from allocpolicy.storage import found, lease, trust
 from allocpolicy.storage.failure import UNSUPPORTED
@@ -42,8 +42,7 @@ def open_shared(cache: Cache, name: str) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        path = cache.path / name
-        raise InvalidRequest(f"image cache {path}: {error.strerror}") from error
+        raise failure(cache.path / name, error) from error
     try:
         records.lock(fd, fcntl.LOCK_SH, path=cache.path / name)
     except BaseException:
@@ -114,7 +113,7 @@ def held_alone(cache: Cache, name: str) -> Iterator[Held]:
 def remove(cache: Cache, name: str, *, held: Held) -> bool:
     """Remove the entry; return False if its name is another file's by now."""
     directory = cache.directory.fd
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), naming(cache.path / name):
         if os.path.samestat(held.status, os.lstat(name, dir_fd=directory)):
             os.unlink(name, dir_fd=directory)
             return True

@@ -13,7 +13,7 @@ import re
 from collections.abc import Container
 
 from allocpolicy.image_cache import location, records
-from allocpolicy.image_cache.home import Cache
+from allocpolicy.image_cache.home import Cache, naming
 from allocpolicy.progress import Progress
 from allocpolicy.storage import directories, mount, staging
 from allocpolicy.storage.directories import Directory
@@ -71,7 +71,10 @@ def forget(cache: Cache, *, kept: Container[str | None]) -> None:
             names = [name for name in os.listdir(fd) if _NAME.fullmatch(name)]
         for name in names:
             if _read(memo, name) not in kept:
-                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                with (
+                    contextlib.suppress(FileNotFoundError, IsADirectoryError),
+                    naming(memo.path / name),
+                ):
                     os.unlink(name, dir_fd=memo.fd)
 
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy.errors import InvalidRequest
+from allocpolicy.errors import InvalidRequest, StorageFailed
 from allocpolicy.image_cache import location
 from allocpolicy.storage import directories, trust
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.failure import FAULTS
 
 _FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o755  # whatever the umask leaves of it, others may not write
@@ -57,6 +58,22 @@ def refusal(path: Path, problem: str) -> InvalidRequest:
         f"image cache {path}: {problem}; remove it, or set image_cache_dir to a"
         " directory that only you can change"
     )
+
+
+def failure(path: Path, error: OSError) -> InvalidRequest | StorageFailed:
+    """Return the error of something in a cache that can't be opened."""
+    if error.errno in FAULTS:
+        return StorageFailed(path, str(error.strerror))
+    return InvalidRequest(f"image cache {path}: {error.strerror}")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the body name the whole path, not what is relative to it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
@@ -124,7 +141,7 @@ def make_directory(above: Directory, name: str) -> None:
 
     :raises OSError: as mkdir(2).
     """
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(FileExistsError), naming(above.path / name):
         os.mkdir(name, _MODE, dir_fd=above.fd)
 
 
@@ -150,7 +167,7 @@ def _opened(path: Path, *, named: Path) -> Iterator[Directory]:
         try:
             directory = stack.enter_context(directories.opened(path))
         except OSError as error:
-            raise InvalidRequest(f"image cache {named}: {error.strerror}") from error
+            raise failure(named, error) from error
         yield directory
 
 
@@ -172,4 +189,4 @@ def _open(above: Directory, name: str) -> int | None:
         problem = _LINK if stat.S_ISLNK(mode) else "it is not a directory"
         raise refusal(above.path / name, problem) from error
     except OSError as error:
-        raise refusal(above.path / name, str(error.strerror)) from error
+        raise failure(above.path / name, error) from error

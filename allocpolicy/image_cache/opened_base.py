@@ -24,6 +24,7 @@ from allocpolicy.images.base_image import SourceImage
 from allocpolicy.images.destination import Destination
 from allocpolicy.progress import Watcher
 from allocpolicy.storage import named_lock, read_lease, sparse
+from allocpolicy.storage.failure import explained
 
 
 class OpenedBase:
@@ -64,7 +65,16 @@ class OpenedBase:
         if self.base.pending:
             self.base = self._obtained(self._name, beside=beside)
         assert self._cache is not None
-        with users.where_writable():
+        directory = self._cache.directory
+        with (
+            users.where_writable(),
+            explained(
+                fd=directory.fd,
+                path=directory.path,
+                needed=0,
+                action="record who uses the image",
+            ),
+        ):
             users.record(self._cache, self._name, self._disk.path)
             self._recorded = True
             if self._digest and identity.of(self._source.fd) == self._source.identity:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import home
-from allocpolicy.image_cache.home import Cache, refusal
+from allocpolicy.image_cache.home import Cache, naming, refusal
 from allocpolicy.images import image_file
 from allocpolicy.storage import found, trust
 from allocpolicy.storage.directories import Directory
@@ -92,5 +92,5 @@ def create(above: Directory, name: str) -> None:
 
     :raises OSError: as open(2).
     """
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(FileExistsError), naming(above.path / name):
         os.close(os.open(name, _CREATED, _MODE, dir_fd=above.fd))

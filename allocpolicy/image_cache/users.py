@@ -16,7 +16,7 @@ from pathlib import Path
 
 from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.image_cache import location, records
-from allocpolicy.image_cache.home import Cache
+from allocpolicy.image_cache.home import Cache, naming
 from allocpolicy.image_cache.overlays import Overlays, backs
 from allocpolicy.storage.directories import Directory
 
@@ -96,6 +96,7 @@ def forget_all(cache: Cache, name: str) -> None:
     with (
         contextlib.suppress(FileNotFoundError),
         records.directory(cache, location.USERS) as directory,
+        naming(directory.path / name),
     ):
         os.unlink(name, dir_fd=directory.fd)
 

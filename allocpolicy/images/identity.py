@@ -17,6 +17,7 @@ from typing import Protocol
 
 from allocpolicy.errors import ImageError
 from allocpolicy.storage import qemu_lock, read_lease
+from allocpolicy.storage.failure import explained
 from allocpolicy.storage.inode import inode
 
 _PATIENCE = 5.0  # seconds; who has just written a file closes it within less
@@ -44,7 +45,8 @@ def hold(fd: int, *, path: Path) -> bool:
     while True:
         refuse_if_busy(fd, path=path)
         try:
-            return read_lease.take(fd)
+            with explained(fd=fd, path=path, needed=0, action="hold it by a lease"):
+                return read_lease.take(fd)
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
                 reason = "a process has it open for writing; stop it first"

@@ -6,14 +6,15 @@ import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from allocpolicy.image_cache import records
-from tests.harness import images, owner_at_work
-from tests.harness.cli import Finished, allocpolicy, provision
+from tests.harness import images, ordinary_user, owner_at_work
+from tests.harness.cli import Finished, allocpolicy, command, environment, provision
 from tests.harness.images import MIB
 from tests.harness.owner_at_work import Owner
 
@@ -234,11 +235,11 @@ class TestPrune:
             record.symlink_to("/dev/zero")
         else:
             record.mkdir()
-        for command in (
+        for arguments in (
             ("provision", directory / "other", "--base", base),
             ("cache", "prune", directory),
         ):
-            refused(allocpolicy(*command), says="not a regular file")
+            refused(allocpolicy(*arguments), says="not a regular file")
 
     def test_a_record_larger_than_any(self, directory: Path, base: Path) -> None:
         """An entry whose users can't be known stays."""
@@ -295,3 +296,21 @@ class TestPrune:
             finished = allocpolicy("cache", "prune", disks, "-f", "json")
         (row,) = finished.document
         assert row["Used by"] == "a running process"
+
+    def test_who_may_not_remove_an_entry_is_told_which(
+        self, directory: Path, base: Path, owner: Owner
+    ) -> None:
+        provision(directory / "disk", "--base", base, "--strategy", "performance")
+        (directory / "disk").unlink()
+        made = owner.reached / "_base" / entry_name(base)
+        finished = subprocess.run(
+            ordinary_user.command(*command("cache", "prune", made.parent)),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(HOME="/nonexistent"),
+        )
+        assert finished.returncode != 0
+        assert len(finished.stderr.splitlines()) == 1, finished.stderr
+        assert str(made) in finished.stderr
+        assert (directory / "_base" / made.name).exists()
