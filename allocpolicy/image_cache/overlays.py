@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
+from allocpolicy.images import backing_name
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.storage import directories, lease, mount
+from allocpolicy.storage import found as files
 from allocpolicy.storage.tree import Tree
 
 # Readable by root only on ext filesystems, and never holds disks.
 _LOST_AND_FOUND = "lost+found"
-_FOUND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opening a device can act
-_OPENED = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Overlays:
         """Yield the overlays whose backing file is, or may be, the entry."""
         yield from self.by_backing_file.get(entry.resolve(), ())
         for name, disks in self.by_backing_name.items():
-            if _is_other_syntax(name) and entry.name in name:
+            if backing_name.has_protocol(name) and entry.name in name:
                 yield from disks
 
 
@@ -70,7 +70,7 @@ def backs(entry: Path, disk: Path) -> bool | None:
         return None
     return any(
         entry.name in name
-        if _is_other_syntax(name)
+        if backing_name.has_protocol(name)
         else _resolved(disk, name) == entry.resolve()
         for name in names
     )
@@ -110,28 +110,24 @@ def _backing_names(disk: Path) -> tuple[str, ...] | None:
 
 
 def _read_backing_names(disk: Path) -> tuple[str, ...] | None:
-    found = os.open(disk, _FOUND)
-    try:
+    with (
+        directories.opened_resolved(disk.parent) as directory,
+        files.found(disk.name, directory=directory.fd) as found,
+    ):
         if not stat.S_ISREG(os.fstat(found).st_mode):
             return ()
         if lease.is_leased(found):
             return None
-        fd = os.open(f"/proc/self/fd/{found}", _OPENED)
+        fd = files.reopen(found)
         try:
             name = read_header(fd, path=disk).backing_file
+        except ImageError:  # it is no qcow2
+            return ()
         finally:
             os.close(fd)
-    except ImageError:  # it is no qcow2
-        return ()
-    finally:
-        os.close(found)
     return () if name is None else (name,)
 
 
-def _is_other_syntax(name: str) -> bool:
-    """Return whether it is QEMU's ``json:{…}`` or ``file:…``, not a plain path."""
-    return ":" in name.partition("/")[0]
-
-
 def _resolved(disk: Path, name: str) -> Path:
-    return Path(disk.parent, name).resolve()
+    """Return where the name leads; its symbolic links may form a loop."""
+    return Path(os.path.realpath(backing_name.path(name, image=disk)))

@@ -7,20 +7,23 @@ and promises nothing.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from allocpolicy.image_cache import location
 from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.holding import Holding, Place
+from allocpolicy.storage import directories
+from allocpolicy.storage import found as files
+from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.tree import Listing
 
 _WRITABLE = 0o222
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class _Kind(enum.Enum):
@@ -77,10 +80,11 @@ class Ledger:
         cached = bool(listing.files) and location.is_inside(
             listing.directory, configured=self._image_cache_dir
         )
-        for path, status in listing.files:
-            empty = not status.st_size and not status.st_blocks  # such as lock files
-            if not empty and not self._was_entered(status):
-                self._enter(path, status, cached=cached)
+        with _opened(listing) as directory:
+            for path, status in listing.files:
+                empty = not status.st_size and not status.st_blocks  # as lock files
+                if not empty and not self._was_entered(status):
+                    self._enter(path, status, directory=directory, cached=cached)
 
     def _was_entered(self, status: os.stat_result) -> bool:
         """Return whether the file is left out, or was entered under another name."""
@@ -91,9 +95,17 @@ class Ledger:
             self._linked.add(found)
         return False
 
-    def _enter(self, path: str, status: os.stat_result, *, cached: bool) -> None:
+    def _enter(
+        self,
+        path: str,
+        status: os.stat_result,
+        *,
+        directory: Directory | None,
+        cached: bool,
+    ) -> None:
         try:
-            holding = self._known(path, status) or self._read(path, status)
+            holding = self._known(path, status)
+            holding = holding or self._read(path, status, directory=directory)
         except FileNotFoundError:  # it was removed meanwhile
             return
         kind = _kind(status, stamped=holding.stamped, cached=cached)
@@ -118,38 +130,62 @@ class Ledger:
         same = inode(now) == inode(status)
         return holding if same and now.st_blocks * 512 == holding.actual_size else None
 
-    def _read(self, path: str, status: os.stat_result) -> Holding:
+    def _read(
+        self, path: str, status: os.stat_result, *, directory: Directory | None
+    ) -> Holding:
         """Return what the file holds; a file under a lease is not opened.
 
         :raises FileNotFoundError: when it is gone.
         """
         found = None
-        if status.st_ino not in self._leased:
-            found = _read(path, status)
+        if status.st_ino not in self._leased and directory is not None:
+            found = _read(Path(path), status, directory=directory)
         if found is None:
             self.unreadable += 1
             return holdings.unread(status, stamped=_has_stamp(path))
         return found
 
 
-def _read(path: str, status: os.stat_result) -> Holding | None:
+@contextlib.contextmanager
+def _opened(listing: Listing) -> Iterator[Directory | None]:
+    """Open the directory if any file in it may be read; yield None if it can't be."""
+    with contextlib.ExitStack() as stack:
+        directory = None
+        if listing.files:
+            with contextlib.suppress(OSError):
+                opened = directories.opened_resolved(Path(listing.directory))
+                directory = stack.enter_context(opened)
+        yield directory
+
+
+def _read(
+    path: Path, status: os.stat_result, *, directory: Directory
+) -> Holding | None:
     """Return what the file holds; None when it cannot be read, or was replaced.
+
+    What replaced it is not opened.
 
     :raises FileNotFoundError: when it is gone.
     """
     try:
-        fd = os.open(path, _FLAGS)
+        return _measured(path, status, directory=directory)
     except FileNotFoundError:
         raise
     except OSError:
         return None
-    try:
-        same = inode(os.fstat(fd)) == inode(status)
-        return holdings.measure(fd, path=Path(path)) if same else None
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+
+
+def _measured(
+    path: Path, status: os.stat_result, *, directory: Directory
+) -> Holding | None:
+    with files.found(path.name, directory=directory.fd) as found:
+        if inode(os.fstat(found)) != inode(status):
+            return None
+        fd = files.reopen(found)
+        try:
+            return holdings.measure(fd, path=path)
+        finally:
+            os.close(fd)
 
 
 def _has_stamp(path: str) -> bool:

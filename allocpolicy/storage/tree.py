@@ -34,7 +34,11 @@ def listed(directory: str) -> Listing:
     """Return what is in a directory, except for entries removed meanwhile."""
     listing = Listing(directory=directory)
     try:
-        with os.scandir(directory) as entries:
+        with (
+            directories.opened_resolved(Path(directory)) as opened,
+            directories.readable(opened) as fd,
+            os.scandir(fd) as entries,
+        ):
             for entry in entries:
                 _sort(entry, listing)
     except OSError as error:
@@ -43,6 +47,7 @@ def listed(directory: str) -> Listing:
 
 
 def _sort(entry: os.DirEntry[str], listing: Listing) -> None:
+    path = os.path.join(listing.directory, entry.name)
     try:
         if entry.is_symlink():
             return
@@ -50,12 +55,12 @@ def _sort(entry: os.DirEntry[str], listing: Listing) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        listing.unreadable.append((entry.path, error))
+        listing.unreadable.append((path, error))
         return
     if stat.S_ISREG(status.st_mode):
-        listing.files.append((entry.path, status))
+        listing.files.append((path, status))
     elif stat.S_ISDIR(status.st_mode):
-        listing.directories.append((entry.path, status))
+        listing.directories.append((path, status))
 
 
 class Tree:

@@ -387,9 +387,10 @@ def test_without_a_ratio_a_thin_disk_costs_no_account(tmp_path: Path) -> None:
     """No directory is looked through but for names that a kill left."""
     (tmp_path / "below").mkdir()
     program = (
-        "import sys\n"
+        "import os, sys\n"
         "sys.addaudithook(lambda event, arguments:"
-        " print(arguments[0]) if event == 'os.scandir' else None)\n"
+        " print(os.readlink(f'/proc/self/fd/{arguments[0]}'))"
+        " if event == 'os.scandir' and isinstance(arguments[0], int) else None)\n"
         "from pathlib import Path\n"
         "from allocpolicy import Order, Policy, provision\n"
         "from allocpolicy import Limits\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -20,8 +21,9 @@ from allocpolicy.observe import account
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.account import Account
+from allocpolicy.observe.ledger import Ledger
 from allocpolicy.observe.surroundings import surroundings
-from allocpolicy.storage import reflink
+from allocpolicy.storage import reflink, tree
 from allocpolicy.storage.copy import Run
 from tests.conftest import FreshFilesystem
 from tests.harness import cli, filesystems, images, ordinary_user
@@ -303,3 +305,43 @@ def fills(disks: list[Path], *, size: int) -> bool:
             raise
         return False
     return True
+
+
+@pytest.mark.filesystems("ext4")
+def test_what_replaced_a_listed_file_is_not_opened(directory: Path) -> None:
+    """Whoever owns the directory may put a device there; opening one can act.
+
+    A lease tells whether its file was opened, even for a moment.
+    """
+    write(directory / "disk", size=SIZE)
+    write(directory / "other", size=SIZE)
+    listing = tree.listed(str(directory))
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fd = os.open(directory / "other", os.O_RDWR)
+    try:
+        os.replace(directory / "other", directory / "disk")
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        ledger = Ledger(
+            other_than=None,
+            leased=frozenset(),
+            measured={},
+            shared=(),
+            image_cache_dir=None,
+        )
+        (disk,) = (one for one in listing.files if Path(one[0]).name == "disk")
+        ledger.enter(dataclasses.replace(listing, files=[disk]))
+        assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
+    assert (ledger.unreadable, ledger.unstamped) == (1, 1)
+
+
+def test_a_directory_that_became_a_link_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "theirs" / "below").mkdir(parents=True)
+    (tmp_path / "theirs" / "below" / "disk").touch()
+    (tmp_path / "link").symlink_to("theirs")
+    for place in (tmp_path / "link", tmp_path / "link" / "below"):
+        found = tree.listed(str(place))
+        assert found.error is not None
+        assert not found.files

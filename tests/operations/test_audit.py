@@ -469,17 +469,22 @@ def test_many_processes_see_what_one_sees(directory: Path) -> None:
 
 
 WATCHED = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from allocpolicy import DiskFormat, Policy
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.operations.audit import Given, audit
 
 seen = []
-sys.addaudithook(
-    lambda event, what: event in ("open", "os.scandir")
-    and seen.append((event, str(what[0])))
-)
+
+def note(event, what):
+    if event not in ("open", "os.scandir"):
+        return
+    path = f"/proc/self/fd/{what[0]}" if isinstance(what[0], int) else str(what[0])
+    found = path.startswith("/proc/self/fd/")
+    seen.append((event, os.readlink(path) if found else path))
+
+sys.addaudithook(note)
 given = Given(choice=Choice(strategy="none", options={}), format=DiskFormat.QCOW2)
 found = audit(
     [Path(sys.argv[1])],
