@@ -2,6 +2,9 @@
 
 It is the xattr ``user.allocpolicy``, a JSON object valid against schemas/stamp.json.
 Audit judges the effective selection, apply aims at the requested one.
+
+It is data of the disk's owner, who can write any: it is read strictly, and its size and
+numbers are bounded.
 """
 
 from __future__ import annotations
@@ -9,19 +12,25 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.strategy import Choice
-from allocpolicy.errors import ImageError
+from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.storage.failure import UNSUPPORTED
 
 XATTR = "user.allocpolicy"
 VERSION = 1
+MAX_SIZE = 4096  # bytes; ext4 stores no more
 _FIELDS = {"version", "requested", "effective", "format"}
+_NAME = re.compile(r"[a-z0-9_-]+")  # of a strategy or an option
+_MAX_DIGITS = 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +46,15 @@ class Stamp:
 def write(fd: int, stamp: Stamp) -> Stamp | None:
     """Record the stamp on the open disk; return it, or None without user xattrs.
 
+    :raises InvalidRequest: when its options are too long for one.
     :raises OSError: as fsetxattr(2), other than for lack of support.
     """
+    content = json.dumps(asdict(stamp)).encode()
+    if len(content) > MAX_SIZE:
+        reason = f"the stamp would take {len(content)} bytes, more than {MAX_SIZE}"
+        raise InvalidRequest(f"{reason}: shorten the options of its strategy")
     try:
-        os.setxattr(fd, XATTR, json.dumps(asdict(stamp)).encode())
+        os.setxattr(fd, XATTR, content)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
@@ -58,7 +72,7 @@ def read(fd: int, *, path: Path) -> Stamp | None:
         return None
     try:
         return _parse(content)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         reason = f"its stamp (xattr {XATTR}) is malformed: remove it with setfattr -x"
         raise ImageError(path, reason) from error
 
@@ -87,14 +101,58 @@ def _recorded(file: int | str) -> bytes | None:
 @functools.lru_cache(maxsize=256)  # thousands of disks have few different stamps
 def _parse(content: bytes) -> Stamp:
     """Parse the stamp by hand: importing jsonschema would dominate an audit's time."""
-    document: Mapping[str, object] = json.loads(content)
-    if document["version"] != VERSION or document.keys() != _FIELDS:
-        raise ValueError(document)
+    if len(content) > MAX_SIZE:
+        raise ValueError("too long")
+    document = _plain(content)
+    if not isinstance(document, dict) or document.keys() != _FIELDS:
+        raise ValueError("fields")
+    if type(document["version"]) is not int or document["version"] != VERSION:
+        raise ValueError("version")
     return Stamp(
         requested=_parse_choice(document["requested"]),
         effective=_parse_choice(document["effective"]),
-        format=DiskFormat(str(document["format"])),
+        format=DiskFormat(document["format"]),
     )
+
+
+def _plain(content: bytes) -> object:
+    """Return JSON data: UTF-8, unique keys, finite numbers of 64 bits.
+
+    :raises ValueError: for anything else.
+    """
+    document: object = json.loads(
+        content.decode(),
+        object_pairs_hook=_object,
+        parse_constant=_refuse,
+        parse_float=_number,
+        parse_int=_integer,
+    )
+    json.dumps(document, ensure_ascii=False).encode()  # surrogates are no text
+    return document
+
+
+def _object(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError("duplicate keys")
+    return document
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)  # NaN or an infinity
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(text)
 
 
 def _parse_choice(document: object) -> Choice:
@@ -103,4 +161,6 @@ def _parse_choice(document: object) -> Choice:
     strategy, options = document["strategy"], document["options"]
     if not isinstance(strategy, str) or not isinstance(options, dict):
         raise TypeError(document)
+    if not all(map(_NAME.fullmatch, (strategy, *options))):
+        raise ValueError("names")
     return Choice(strategy=strategy, options=options)
