@@ -16,3 +16,9 @@ def call(function: str, *arguments: object) -> None:
     if getattr(_LIBC, function)(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def value(function: str, *arguments: object) -> int:
+    """Call a function that reports no failure; return its value."""
+    returned: int = getattr(_LIBC, function)(*arguments)
+    return returned
