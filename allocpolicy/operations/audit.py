@@ -30,6 +30,7 @@ from allocpolicy.observe.workers import spread
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Row, Storage
+from allocpolicy.resolve import checks
 from allocpolicy.storage import directories, mount, tree
 from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.tree import Listing
@@ -77,7 +78,7 @@ def audit(
         for one in _look(walked.files, given=given, jobs=jobs, watch=watch)
     ]
     books = _Books(seen, shared=shared, policy=policy, listed=listed)
-    rows = list(_judged(seen, given=given, lack=books.lack))
+    rows = list(_judged(seen, policy=policy, given=given, lack=books.lack))
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
@@ -113,11 +114,12 @@ def _with_places_apart(seen: Sighting, shared: dict[int, set[Place]]) -> Sightin
 def _judged(
     seen: Sequence[Sighting],
     *,
+    policy: Policy,
     given: Given | None,
     lack: Callable[[Sighting], str | None],
 ) -> Iterator[Row]:
     """Yield the row of each disk; ``lack`` returns the headroom missing for it."""
-    judge = Judge()
+    judge = Judge(refusal=functools.partial(checks.stamp_refusal, policy=policy))
     for one in seen:
         if one.stamp and one.observed:
             judge.prepare(one.stamp.effective)

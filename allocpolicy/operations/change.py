@@ -127,7 +127,7 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
             f"{disk.path}: it has no stamp; choose its policy, for example with"
             " --strategy"
         )
-    return resolve_stamp(disk.stamp.requested, path=disk.path)
+    return resolve_stamp(disk.stamp.requested, path=disk.path, policy=policy)
 
 
 def _request(

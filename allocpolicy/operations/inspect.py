@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
@@ -13,6 +14,7 @@ from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.inspection import Inspection
+from allocpolicy.resolve import checks
 
 
 def inspect(
@@ -44,7 +46,7 @@ def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspect
     )
     observed = found.observation
     choice = disk.stamp.effective if disk.stamp else given
-    judge = Judge()
+    judge = Judge(refusal=functools.partial(checks.stamp_refusal, policy=policy))
     return Inspection(
         disk=disk.path,
         stamp=disk.stamp,

@@ -6,7 +6,7 @@ options. The disk's verdict says so, and other disks are still judged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from allocpolicy import schema
 from allocpolicy.contract.facts import Observation
@@ -17,9 +17,14 @@ from allocpolicy.registry.installed import Loaded
 
 
 class Judge:
-    """Asks strategies for verdicts and attachments, and remembers what it loaded."""
+    """Asks strategies for verdicts and attachments, and remembers what it loaded.
 
-    def __init__(self) -> None:
+    :param refusal: returns why a strategy that a stamp names must not be loaded, or
+        None; its owner can write any stamp.
+    """
+
+    def __init__(self, *, refusal: Callable[[str], str | None]) -> None:
+        self._refusal = refusal
         self._loaded: dict[str, Loaded | str] = {}
         self._options: dict[tuple[str, str], Mapping[str, object] | str] = {}
 
@@ -59,7 +64,7 @@ class Judge:
         """Return the strategy and all its options, or why it is unavailable."""
         name = choice.strategy
         if name not in self._loaded:
-            self._loaded[name] = _load(name)
+            self._loaded[name] = self._refusal(name) or _load(name)
         loaded = self._loaded[name]
         if isinstance(loaded, str):
             return loaded

@@ -37,6 +37,25 @@ def check_choices(specs: Iterable[Spec], *, policy: Policy) -> None:
             raise ExtraSpecError(spec.key, spec.value, reason)
 
 
+def stamp_refusal(strategy: str, *, policy: Policy) -> str | None:
+    """Return why a disk's stamp may not choose the strategy, or None.
+
+    The disk's owner can write any stamp: it chooses among what extra specs may choose,
+    and what the operator chose himself.
+    """
+    own = (policy.default_strategy, *policy.fallback_strategies)
+    allowed = policy.allowed_strategies
+    if strategy in own or strategy in allowed:
+        return None
+    named = f"its stamp names strategy {strategy!r}"
+    listed = wording.choices(dict.fromkeys((*allowed, *own)), nearest_to=strategy)
+    if not policy.flavor_override:
+        return f"{named}, and {closed(policy)}; {listed}"
+    if allowed:
+        return f"{named}, and the operator's allowed_strategies does not; {listed}"
+    return None
+
+
 def refuse_overrides(specs: Iterable[Spec], *, policy: Policy) -> None:
     """Refuse the command line's extra specs if the operator allows none.
 

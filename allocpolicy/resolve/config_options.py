@@ -44,9 +44,11 @@ _OPTIONS = [
     cfg.ListOpt(
         "allowed_strategies",
         default=[],
-        help="The strategies that extra specs may choose; others are refused. If empty,"
-        " they may choose any installed strategy. preallocate_images and"
-        " fallback_strategies are the operator's own choice and are not limited by it.",
+        help="The strategies that extra specs and the stamps of existing disks may"
+        " choose; others are refused. If empty, they may choose any installed strategy."
+        " preallocate_images and fallback_strategies are the operator's own choice and"
+        " are not limited by it. With flavor_override = false, stamps may choose only"
+        " these three.",
     ),
     cfg.StrOpt(
         "on_unsupported",

@@ -118,14 +118,18 @@ def resolve_fallback(selection: Selection, *, name: str, reason: str) -> Selecti
     )
 
 
-def resolve_stamp(choice: Choice, *, path: Path) -> Selection:
+def resolve_stamp(choice: Choice, *, path: Path, policy: Policy) -> Selection:
     """Return the selection that a disk's stamp records; newer options have defaults.
 
-    :raises ImageError: when the strategy does not accept the options.
+    :raises ImageError: when the operator does not allow the strategy, or it does not
+        accept the options.
     :raises StrategyNotFound: when it is not installed.
     :raises DuplicateStrategy: when two distributions claim it.
     :raises StrategyFailed: when it cannot be loaded.
     """
+    if (refusal := checks.stamp_refusal(choice.strategy, policy=policy)) is not None:
+        remedy = "choose its policy, for example with --strategy"
+        raise ImageError(path, f"{refusal}; {remedy}")
     loaded = installed.load(choice.strategy)
     try:
         complete = option_values.complete(

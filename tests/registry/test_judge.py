@@ -50,9 +50,13 @@ def choice(strategy: str, **options: object) -> Choice:
 
 def test_options_newer_than_the_stamp_have_their_defaults() -> None:
     """A stamp that lacks an option is judged all the same."""
-    verdict = Judge().verdict(choice("performance", data="falloc"), RESERVED)
+    verdict = Judge(refusal=lambda _: None).verdict(
+        choice("performance", data="falloc"), RESERVED
+    )
     assert verdict.judgement is Judgement.MEETS
-    verdict = Judge().verdict(choice("performance", data="full"), RESERVED)
+    verdict = Judge(refusal=lambda _: None).verdict(
+        choice("performance", data="full"), RESERVED
+    )
     assert verdict.judgement is Judgement.DRIFTED
 
 
@@ -69,7 +73,7 @@ def test_what_cannot_be_asked_is_unverifiable_and_says_why(
     made: Choice, says: str
 ) -> None:
     """No attachment is made up for it either."""
-    judge = Judge()
+    judge = Judge(refusal=lambda _: None)
     verdict = judge.verdict(made, RESERVED)
     assert verdict.judgement is Judgement.UNVERIFIABLE
     assert says in verdict.reason
@@ -82,13 +86,22 @@ def test_a_chain_that_ends_too_early_is_a_drift(strategy: str) -> None:
     """Whatever the strategy: without it the guest can't even read."""
     missing = BackingFile(path=Path("/d/base"), format="raw", problem="it is gone")
     broken = dataclasses.replace(RESERVED, backing_chain=(missing,))
-    verdict = Judge().verdict(choice(strategy), broken)
+    verdict = Judge(refusal=lambda _: None).verdict(choice(strategy), broken)
     assert verdict.judgement is Judgement.DRIFTED
     assert "/d/base: it is gone" in verdict.reason
 
 
+def test_a_strategy_that_is_not_allowed_is_neither_loaded_nor_asked() -> None:
+    judge = Judge(refusal=lambda name: f"{name} is not allowed")
+    judge.prepare(choice("space"))
+    verdict = judge.verdict(choice("space"), RESERVED)
+    assert verdict.judgement is Judgement.UNVERIFIABLE
+    assert verdict.reason == "space is not allowed"
+    assert judge.attachment(choice("space"), RESERVED) is None
+
+
 @pytest.mark.parametrize("strategy", installed.names())
 def test_every_installed_strategy_can_be_asked(strategy: str) -> None:
-    judge = Judge()
+    judge = Judge(refusal=lambda _: None)
     assert judge.attachment(choice(strategy), RESERVED) is not None
     assert judge.verdict(choice(strategy), RESERVED).judgement in Judgement

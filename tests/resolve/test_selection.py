@@ -10,16 +10,23 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.contract.policy import Policy
-from allocpolicy.contract.strategy import DiskRole
+from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import (
     DuplicateStrategy,
     ExtraSpecError,
+    ImageError,
     StrategyFailed,
     StrategyNotFound,
 )
 from allocpolicy.registry import installed
 from allocpolicy.resolve.flavors import Flavor
-from allocpolicy.resolve.selection import Origin, Selection, resolve, resolve_fallback
+from allocpolicy.resolve.selection import (
+    Origin,
+    Selection,
+    resolve,
+    resolve_fallback,
+    resolve_stamp,
+)
 
 MODULE = """
 from allocpolicy.contract.strategy import Strategy
@@ -69,6 +76,9 @@ def strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 POLICY = Policy(default_strategy="calm", default_origin="[DEFAULT] … in nova.conf")
+
+
+DISK = Path("/disk")
 
 
 def flavor(extra_specs: Mapping[str, str]) -> Flavor:
@@ -254,6 +264,34 @@ def test_closed_flavors_are_ignored_and_shown() -> None:
         assert "flavor_override = false" in message
         assert "x.conf" in message
     assert root(overrides={"hw:x": "1"}, policy=policy).strategy == "calm"
+
+
+@pytest.mark.parametrize("override", [True, False])
+def test_a_stamp_chooses_as_extra_specs_do(override: bool) -> None:
+    """What the operator chose himself a stamp may repeat; it may name nothing else."""
+    policy = Policy(
+        default_strategy="calm",
+        fallback_strategies=("twice",),
+        allowed_strategies=("brisk",),
+        flavor_override=override,
+    )
+    for name in ("calm", "brisk"):
+        choice = Choice(strategy=name, options={})
+        assert resolve_stamp(choice, path=DISK, policy=policy).strategy == name
+    with pytest.raises(ImageError, match=r"names strategy 'broken'.*--strategy"):
+        # It is not even loaded.
+        resolve_stamp(Choice(strategy="broken", options={}), path=DISK, policy=policy)
+    with pytest.raises(DuplicateStrategy):
+        resolve_stamp(Choice(strategy="twice", options={}), path=DISK, policy=policy)
+
+
+def test_a_stamp_chooses_freely_where_extra_specs_do() -> None:
+    choice = Choice(strategy="brisk", options={})
+    made = resolve_stamp(choice, path=DISK, policy=Policy(default_strategy="calm"))
+    assert made.strategy == "brisk"
+    closed = Policy(default_strategy="calm", flavor_override=False)
+    with pytest.raises(ImageError, match="flavor_override = false"):
+        resolve_stamp(choice, path=DISK, policy=closed)
 
 
 def test_unknown_default_names_its_origin() -> None:
