@@ -71,10 +71,12 @@ class Limits:
 
     ``max_overcommit_ratio`` limits what is used and promised together, as a multiple of
     a filesystem's size; ``reserved_host_disk`` is in bytes, for every filesystem.
+    ``max_promised_bytes`` limits what one disk may be promised.
     """
 
     max_overcommit_ratio: float = 0.0
     reserved_host_disk: int = 0
+    max_promised_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

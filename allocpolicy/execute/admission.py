@@ -1,10 +1,12 @@
 """Admission: whether a plan may be carried out, by what is free and what is promised.
 
-Two rules, for a new disk and for one that grows or is replaced:
+Three rules, for a new disk and for one that grows or is replaced:
 
 - once the plan is carried out, headroom and `reserved_host_disk` are still free;
 - with a `max_overcommit_ratio`, the bytes used and those promised to all disks, this
-  one included, are at most that multiple of the filesystem's size.
+  one included, are at most that multiple of the filesystem's size;
+- with `max_promised_bytes`, no disk is promised more, whoever asks for it: the owner of
+  an existing disk chooses its size and its stamp.
 
 The account is taken only where a rule needs it: a thin disk without a ratio needs none.
 """
@@ -19,7 +21,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import Host, Limits
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import NotEnoughSpace, Overcommitted
+from allocpolicy.errors import InvalidRequest, NotEnoughSpace, Overcommitted
 from allocpolicy.execute.job import Job
 from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
@@ -80,8 +82,10 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
     An existing disk is not opened again, and the plan's promise replaces its old one.
 
     :param directory: the host's directory, open.
+    :raises InvalidRequest: when one disk may not be promised so much.
     :raises NotEnoughSpace: with the numbers.
     """
+    _refuse_excess(plan, job)
     asked = _ask(plan, job)
     if not asked.exact and asked.refusal(space.of(directory)) is None:
         return
@@ -92,6 +96,22 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
     refusal = asked.refusal(space.of(directory))
     if refusal is not None:
         raise refusal
+
+
+def _refuse_excess(plan: Plan, job: Job) -> None:
+    """Check that one disk may be promised as much; what it has already, it keeps."""
+    allowed, path = job.host.limits.max_promised_bytes, job.request.destination
+    if not allowed or plan.promised_bytes <= allowed:
+        return
+    current = job.disk.disk.fd if job.disk else None
+    if current is not None:
+        held = holding.measure(current, path=path)
+        if plan.promised_bytes <= held.own:
+            return
+    raise InvalidRequest(
+        f"{path}: {format_size(plan.promised_bytes)} would be promised to it, but"
+        f" max_promised_bytes allows {format_size(allowed)} for one disk"
+    )
 
 
 def left(taken: Account, *, limits: Limits) -> int | None:

@@ -90,8 +90,11 @@ def _limits(conf: cfg.ConfigOpts) -> Limits:
     if not math.isfinite(ratio):  # oslo.config lets nan pass
         origin = _origin(conf, "max_overcommit_ratio")
         _refuse(origin, "it is not a finite number")
-    reserved = _get(conf, "reserved_host_disk")
-    return Limits(max_overcommit_ratio=ratio, reserved_host_disk=reserved)
+    return Limits(
+        max_overcommit_ratio=ratio,
+        reserved_host_disk=_get(conf, "reserved_host_disk"),
+        max_promised_bytes=_get(conf, "max_promised_bytes"),
+    )
 
 
 def _directory(conf: cfg.ConfigOpts, name: str) -> Path | None:

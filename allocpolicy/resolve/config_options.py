@@ -112,6 +112,15 @@ _OPTIONS = [
         help="How much space to keep free for the host itself on every filesystem, in"
         " bytes. It is subtracted before max_overcommit_ratio multiplies.",
     ),
+    cfg.IntOpt(
+        "max_promised_bytes",
+        default=0,
+        min=0,
+        help="The most bytes that one disk may be promised: what it takes if its guest"
+        " writes all of it. It holds for every disk that is created, grown or brought"
+        " to its policy, also by its own stamp: the owner of an existing disk can give"
+        " it any size, and any stamp. 0 means no limit.",
+    ),
     cfg.ListOpt(
         "disk_directories",
         default=[],
