@@ -8,6 +8,7 @@ Error                          5
 │   ├── StrategyNotFound       2  no such strategy is installed
 │   ├── PlanError              2  the strategy cannot fulfil this request
 │   ├── ImageError             2  an unsafe, malformed or busy image
+│   │   └── OutOfReach         2  a backing file that its disk's owner may not read
 │   ├── DestinationError       2  no usable directory for the disk
 │   └── DestinationExists      2  provision never overwrites
 ├── NotEnoughSpace             3  ENOSPC, EDQUOT, or admission
@@ -102,6 +103,10 @@ class ImageError(InvalidRequest):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
         self.path = path
+
+
+class OutOfReach(ImageError):
+    """A backing file is not opened on a disk's word alone: ``(path, reason)``."""
 
 
 class DestinationError(InvalidRequest):

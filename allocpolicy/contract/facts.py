@@ -201,14 +201,16 @@ class Use(enum.StrEnum):
 class BackingFile:
     """An image of a backing chain, as the image above records it.
 
-    ``problem`` says why the chain can't be followed further; ``virtual_size`` is then
-    None, and the format may be.
+    ``problem`` says why the chain isn't followed further; ``virtual_size`` is then
+    None, and the format may be. ``unseen``: it was not opened because a disk's header
+    alone is no reason to, so that nothing is known of it.
     """
 
     path: Path
     format: str | None
     virtual_size: int | None = None
     problem: str | None = None
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +253,15 @@ class Observation:
     @property
     def broken_chain(self) -> str | None:
         """Return why the backing chain ends too early, or None."""
+        return self._problem(unseen=False)
+
+    @property
+    def unseen_chain(self) -> str | None:
+        """Return why the backing chain was not followed to its end, or None."""
+        return self._problem(unseen=True)
+
+    def _problem(self, *, unseen: bool) -> str | None:
         for one in self.backing_chain:
-            if one.problem:
+            if one.problem and one.unseen is unseen:
                 return f"its backing file {one.path}: {one.problem}"
         return None

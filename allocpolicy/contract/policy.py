@@ -36,3 +36,4 @@ class Policy:
     image_cache_dir: Path | None = None
     disk_directories: tuple[Path, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    trusted_base_directories: tuple[Path, ...] = ()

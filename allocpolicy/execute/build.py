@@ -17,6 +17,7 @@ from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import PromiseBroken
 from allocpolicy.execute import admission
 from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
@@ -123,11 +124,13 @@ def _finished(job: Job, staged: Staged) -> Outcome:
 
 
 def _observed(job: Job, fd: int) -> Observation:
+    """Observe the file; a new disk's base image is the user's own choice."""
     around = surroundings(
         fd,
         directory=job.host.directory,
         policy=job.policy,
         identity=job.host.filesystem,
+        reach=None if job.disk else reaches.OURS,
     )
     path, format = job.request.destination, job.request.format
     return observe.disk(fd, path=path, format=format, surroundings=around)

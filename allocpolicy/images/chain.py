@@ -1,7 +1,7 @@
 """Walking a qcow2's backing chain, by the names and formats that headers record.
 
 There is one walk, whether the images are only described or opened to copy from. It is
-read-only and takes no lock.
+read-only and takes no lock. It goes no further than the disk's `reach`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from allocpolicy.contract.facts import BackingFile, DiskFormat
-from allocpolicy.errors import ImageError
-from allocpolicy.images import image_file
+from allocpolicy.errors import ImageError, OutOfReach
+from allocpolicy.images import backing_name
+from allocpolicy.images.reach import NOT_FOLLOWED, Reach
 from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.storage import writers
+from allocpolicy.storage.credentials import User
 from allocpolicy.storage.inode import Inode, inode
 
 MAX_DEPTH = 200  # QEMU itself slows down long before that
@@ -38,29 +41,34 @@ class Layer(Protocol):
     @property
     def header(self) -> Header | None: ...  # noqa: D102
 
+    @property
+    def writers(self) -> tuple[User, ...]: ...  # noqa: D102
+
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
 
 
 def walk(
-    top: Layer, *, opened: Callable[[Path, DiskFormat], AnyLayer]
+    top: Layer, *, reach: Reach, opened: Callable[[Path, DiskFormat, Reach], AnyLayer]
 ) -> Iterator[AnyLayer]:
     """Yield the images below the top image, nearest first.
 
+    :param reach: the top image's; that of the images below it shrinks on the way.
     :param opened: opens the image at a path, in the format that the image above
-        records.
+        records, if it is within reach.
+    :raises OutOfReach: where the chain is not to be followed.
     :raises ImageError: where the chain can't be followed: a backing file isn't a file,
         its recorded format is missing or unsupported, or the chain is a loop; and as
         ``opened`` does.
     """
     seen, above = {top.inode}, top
     while (named := _named_by(above)) is not None:
-        layer = opened(named.path, _readable(named))
+        layer = opened(named.path, _readable(named, reach=reach), reach)
         if layer.inode in seen or len(seen) > MAX_DEPTH:
             raise ImageError(named.path, "the backing chain is a loop")
         seen.add(layer.inode)
         yield layer
-        above = layer
+        above, reach = layer, reach.below(layer.writers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +86,21 @@ def _named_by(layer: Layer) -> _Named | None:
     if header is None or header.backing_file is None:
         return None
     name = header.backing_file
-    path = layer.path.parent / name
+    path = backing_name.path(name, image=layer.path)
     format = header.backing_format
     return _Named(by=layer.path, name=name, path=path, format=format)
 
 
-def _readable(named: _Named) -> DiskFormat:
+def _readable(named: _Named, *, reach: Reach) -> DiskFormat:
     """Return the recorded format, if the backing file may be opened."""
-    if image_file.NETWORK_DISK.match(named.name):
-        raise ImageError(named.path, "it is not a file")
+    if not reach.followed:
+        raise OutOfReach(named.path, NOT_FOLLOWED)
+    if backing_name.has_protocol(named.name):
+        reason = "it is not a file: QEMU takes what is before the colon for a protocol"
+        raise ImageError(named.path, reason)
     if named.format in tuple(DiskFormat):
         return DiskFormat(named.format)
-    image_file.resolve(named.path)  # a missing one needs another remedy
+    reach.check_exists(named.path)  # a missing one needs another remedy
     if named.format:
         reason = f"its format is {named.format!r}, not raw or qcow2"
         raise ImageError(named.path, reason)
@@ -115,48 +126,55 @@ class _Described:
     path: Path
     inode: Inode
     header: Header | None
+    writers: tuple[User, ...] = ()
     backing_file: BackingFile | None = None
 
 
-def chain(header: Header, *, fd: int, path: Path) -> tuple[BackingFile, ...]:
+def chain(
+    header: Header, *, fd: int, path: Path, reach: Reach
+) -> tuple[BackingFile, ...]:
     """Return the images below an open one, nearest first.
 
-    If the chain can't be followed to its end, the last one says why: it is missing, not
-    a file, of unknown format, malformed or part of a loop.
+    If the chain isn't followed to its end, the last one says why: it is missing, not a
+    file, of unknown format, malformed, part of a loop, or out of reach.
     """
     layers = [_Described(path=path, inode=inode(os.fstat(fd)), header=header)]
-    problem = None
+    problem, unseen = None, False
     try:
-        for layer in walk(layers[0], opened=_described):
+        for layer in walk(layers[0], reach=reach, opened=_described):
             layers.append(layer)  # noqa: PERF402  (those before an error are kept)
     except ImageError as error:
-        problem = error.reason
+        problem, unseen = error.reason, isinstance(error, OutOfReach)
     found = tuple(one.backing_file for one in layers if one.backing_file)
     if problem is None:
         return found
     named = _named_by(layers[-1])
     assert named is not None
-    broken = BackingFile(path=named.path, format=named.format, problem=problem)
-    return (*found, broken)
+    last = BackingFile(
+        path=named.path, format=named.format, problem=problem, unseen=unseen
+    )
+    return (*found, last)
 
 
-def _described(path: Path, format: DiskFormat) -> _Described:
+def _described(path: Path, format: DiskFormat, reach: Reach) -> _Described:
     """Return the image; read it again only after a change.
 
     :raises ImageError: when it can't be opened, or is malformed.
     """
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise ImageError(path, f"cannot open it: {error.strerror}") from error
+    except OSError:
+        return _read.__wrapped__(path, format, (), reach)  # which says why it can't
     state = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return _read(path, format, (*inode(status), *state))
+    return _read(path, format, (*inode(status), *state), reach)
 
 
 # Thousands of disks share a few base images.
 @functools.lru_cache(maxsize=256)
-def _read(path: Path, format: DiskFormat, state: tuple[int, ...]) -> _Described:
-    with image_file.opened(path) as image:
+def _read(
+    path: Path, format: DiskFormat, state: tuple[int, ...], reach: Reach
+) -> _Described:
+    with reach.opened(path) as image:
         fd = image.fd
         header = None
         size = -(-os.fstat(fd).st_size // 512) * 512  # raw, rounded as QEMU does
@@ -167,5 +185,6 @@ def _read(path: Path, format: DiskFormat, state: tuple[int, ...]) -> _Described:
             path=image.path,
             inode=inode(os.fstat(fd)),
             header=header,
+            writers=writers.of(fd),
             backing_file=BackingFile(path=path, format=format, virtual_size=size),
         )

@@ -15,13 +15,15 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
-from allocpolicy.images import chain, identity, image_file
+from allocpolicy.images import chain, identity
 from allocpolicy.images.existing import Disk
+from allocpolicy.images.reach import Reach
 from allocpolicy.qcow2.consistency import Checked, check_tables, refuse_vm_state
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.obstacles import hindrances
-from allocpolicy.storage import sparse
+from allocpolicy.storage import sparse, writers
+from allocpolicy.storage.credentials import User
 from allocpolicy.storage.inode import Inode, inode
 
 
@@ -33,14 +35,16 @@ class _Layer:
     fd: int
     inode: Inode
     header: Header | None
+    writers: tuple[User, ...]
     mapped: Mapped | None = None
 
 
 @contextlib.contextmanager
-def opened(disk: Disk, *, checked: Checked | None) -> Iterator[BaseImage]:
+def opened(disk: Disk, *, checked: Checked | None, reach: Reach) -> Iterator[BaseImage]:
     """Yield what the guest reads from an open disk, as an image to copy from.
 
     :param checked: the disk's own tables, if it is a qcow2.
+    :param reach: what its header may lead to.
     :raises ImageError: when it or a backing file is unsafe, malformed or missing.
     """
     header = checked.header if checked else None
@@ -49,7 +53,7 @@ def opened(disk: Disk, *, checked: Checked | None) -> Iterator[BaseImage]:
         refuse_vm_state(checked.mapped, path=disk.path)
         top = replace(top, mapped=checked.mapped)
     with contextlib.ExitStack() as stack:
-        below = chain.walk(top, opened=partial(_open, stack))
+        below = chain.walk(top, reach=reach, opened=partial(_open, stack))
         image = None
         for layer in reversed([top, *below]):
             image = _image(layer, below=image, leased=layer is top)
@@ -63,8 +67,10 @@ def as_file(disk: Disk) -> BaseImage:
     return _image(file, below=None, leased=True)
 
 
-def _open(stack: contextlib.ExitStack, path: Path, format: DiskFormat) -> _Layer:
-    image = stack.enter_context(image_file.opened(path))
+def _open(
+    stack: contextlib.ExitStack, path: Path, format: DiskFormat, reach: Reach
+) -> _Layer:
+    image = stack.enter_context(reach.opened(path))
     resolved, fd = image.path, image.fd
     identity.hold(fd, path=resolved)
     qcow2 = format is DiskFormat.QCOW2
@@ -75,7 +81,13 @@ def _open(stack: contextlib.ExitStack, path: Path, format: DiskFormat) -> _Layer
 
 
 def _layer(fd: int, *, path: Path, header: Header | None) -> _Layer:
-    return _Layer(path=path, fd=fd, inode=inode(os.fstat(fd)), header=header)
+    return _Layer(
+        path=path,
+        fd=fd,
+        inode=inode(os.fstat(fd)),
+        header=header,
+        writers=writers.of(fd),
+    )
 
 
 def _image(layer: _Layer, *, below: BaseImage | None, leased: bool) -> BaseImage:

@@ -19,6 +19,7 @@ from allocpolicy.contract.facts import (
 )
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import chain
+from allocpolicy.images.reach import Reach
 from allocpolicy.observe.allocation import exception, file_storage
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2 import mapping, refcounts
@@ -57,7 +58,8 @@ def disk(
     :raises ImageError: when the qcow2 tables are malformed.
     """
     raw = format is DiskFormat.RAW
-    content = _read_raw(fd) if raw else _read_qcow2(fd, path, known)
+    reach = surroundings.reach
+    content = _read_raw(fd) if raw else _read_qcow2(fd, path, known, reach=reach)
     storage = file_storage(fd, surroundings=surroundings)
     allocation = storage.allocation(full_size=content.full_size)
     reason = exception(allocation, storage, fd=fd, surroundings=surroundings)
@@ -97,7 +99,9 @@ def _read_raw(fd: int) -> _Content:
     return _Content(virtual_size=size, full_size=size, mapping=MappingState.FULL)
 
 
-def _read_qcow2(fd: int, path: Path, known: Checked | None) -> _Content:
+def _read_qcow2(
+    fd: int, path: Path, known: Checked | None, *, reach: Reach
+) -> _Content:
     header = known.header if known else read_header(fd, path=path)
     mapped = known.mapped if known else mapping.mapped(fd, header, path=path)
     full_size = refcounts.full_size(
@@ -111,7 +115,7 @@ def _read_qcow2(fd: int, path: Path, known: Checked | None) -> _Content:
         virtual_size=header.virtual_size,
         full_size=full_size,
         mapping=MappingState(mapped.state),
-        backing_chain=chain.chain(header, fd=fd, path=path),
+        backing_chain=chain.chain(header, fd=fd, path=path, reach=reach),
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
         hindrances=tuple(hindrances(header)),

@@ -16,6 +16,7 @@ from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import existing, image_file
+from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.stamp import Stamp
@@ -62,8 +63,10 @@ class Sighting:
 class Observer:
     """Looks at files, each opened once; knows each filesystem after its first file."""
 
-    def __init__(self, *, unstamped: DiskFormat | None) -> None:
-        self._unstamped = unstamped
+    def __init__(
+        self, *, unstamped: DiskFormat | None, trusted: tuple[Path, ...] = ()
+    ) -> None:
+        self._unstamped, self._trusted = unstamped, trusted
         self._identities: dict[int, Identity] = {}
         self._leased: frozenset[int] = frozenset()
         self._leases_read = -math.inf
@@ -133,7 +136,7 @@ class Observer:
             return None, _unverifiable(_NO_STAMP)
         if not stamp and not named and not _looks_like(fd, format):
             return None, None
-        surroundings = self._surroundings(fd)
+        surroundings = self._surroundings(fd, stamped=stamp is not None)
         try:
             found = observe.look(
                 fd, path=path, format=format, surroundings=surroundings
@@ -142,7 +145,11 @@ class Observer:
             return None, Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
         return found.observation, None
 
-    def _surroundings(self, fd: int) -> Surroundings:
+    def _surroundings(self, fd: int, *, stamped: bool) -> Surroundings:
+        """Return them; one format is said for all disks without a stamp.
+
+        What looks like a qcow2's header may be the content of a raw one.
+        """
         device = os.fstat(fd).st_dev
         if device not in self._identities:
             self._identities[device] = mount.identify(fd)
@@ -152,6 +159,7 @@ class Observer:
             copy_on_write=identity.copy_on_write,
             headroom=_NO_HEADROOM,
             unwritten_beside=lambda: 0,
+            reach=reaches.of(fd, trusted=self._trusted, followed=stamped),
         )
 
 

@@ -1,4 +1,4 @@
-"""What matters to a disk besides its file: the filesystem and its other disks."""
+"""What matters to a disk besides its file: its filesystem, other disks, its reach."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import Headroom
 from allocpolicy.contract.policy import Policy
+from allocpolicy.images import reach as reaches
+from allocpolicy.images.reach import Reach
 from allocpolicy.observe import account
 from allocpolicy.storage import mount
 from allocpolicy.storage.filesystem import Filesystem
@@ -20,13 +22,14 @@ class Surroundings:
     """A disk's filesystem, by type, and the headroom that is kept free on it.
 
     ``unwritten_beside`` returns the reserved-unwritten bytes of the other disks in the
-    same account: they need headroom, too.
+    same account: they need headroom, too. ``reach`` is what its header may lead to.
     """
 
     filesystem: str
     copy_on_write: bool
     headroom: Headroom
     unwritten_beside: Callable[[], int]
+    reach: Reach
 
 
 def surroundings(
@@ -35,10 +38,12 @@ def surroundings(
     directory: Path,
     policy: Policy,
     identity: Identity | Filesystem | None = None,
+    reach: Reach | None = None,
 ) -> Surroundings:
     """Return the surroundings of an open disk in a directory; nothing is written.
 
     :param identity: the disk's filesystem, if known.
+    :param reach: what its header may lead to; by default what its owner may read.
     """
     found = identity or mount.identify(fd)
 
@@ -51,6 +56,7 @@ def surroundings(
         copy_on_write=found.copy_on_write,
         headroom=policy.headroom,
         unwritten_beside=unwritten_beside,
+        reach=reach or reaches.of(fd, trusted=policy.trusted_base_directories),
     )
 
 

@@ -75,7 +75,9 @@ def audit(
     shared: dict[int, set[Place]] = defaultdict(set)
     seen = [
         _with_places_apart(one, shared)
-        for one in _look(walked.files, given=given, jobs=jobs, watch=watch)
+        for one in _look(
+            walked.files, policy=policy, given=given, jobs=jobs, watch=watch
+        )
     ]
     books = _Books(seen, shared=shared, policy=policy, listed=listed)
     rows = list(_judged(seen, policy=policy, given=given, lack=books.lack))
@@ -87,13 +89,21 @@ def audit(
 
 
 def _look(
-    files: Sequence[Found], *, given: Given | None, jobs: int | None, watch: Watcher
+    files: Sequence[Found],
+    *,
+    policy: Policy,
+    given: Given | None,
+    jobs: int | None,
+    watch: Watcher,
 ) -> Iterator[Sighting]:
     if jobs is None:
         jobs = len(os.sched_getaffinity(0)) if len(files) > FEW else 1
     if jobs > 1:
         import numpy as np  # noqa: F401  (once, and not once in every worker)
-    observer = Observer(unstamped=given.format if given else None)
+    observer = Observer(
+        unstamped=given.format if given else None,
+        trusted=policy.trusted_base_directories,
+    )
     progress = watch("audit")
     answers = spread(files, observer, workers=jobs)
     for done, sighting in enumerate(answers, start=1):

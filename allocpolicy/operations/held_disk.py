@@ -17,6 +17,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.execute import admission
 from allocpolicy.execute.hold import Hold, held, rewrite_obstacle
 from allocpolicy.images import content, existing, image_file
+from allocpolicy.images import reach as reaches
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import host
@@ -62,14 +63,16 @@ def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold
 def look(disk: Disk, *, policy: Policy) -> observe.Look:
     """Observe the disk.
 
-    :raises ImageError: also when a backing file is missing: nothing here repairs that.
+    :raises ImageError: also when a backing file is missing: nothing here repairs that;
+        or when one may not be opened on the word of the disk's header.
     """
     around = surroundings(disk.fd, directory=disk.path.parent, policy=policy)
     found = observe.look(
         disk.fd, path=disk.path, format=disk.format, surroundings=around
     )
-    if (broken := found.observation.broken_chain) is not None:
-        raise ImageError(disk.path, broken)
+    observed = found.observation
+    if (problem := observed.broken_chain or observed.unseen_chain) is not None:
+        raise ImageError(disk.path, problem)
     return found
 
 
@@ -87,7 +90,9 @@ def facts(
         base = None
         if obstacle is None and not meets:
             try:
-                base = stack.enter_context(content.opened(disk, checked=look.checked))
+                reach = reaches.of(disk.fd, trusted=policy.trusted_base_directories)
+                below = content.opened(disk, checked=look.checked, reach=reach)
+                base = stack.enter_context(below)
             except ImageError as error:
                 obstacle = error.reason if error.path == disk.path else str(error)
         if base is None:

@@ -36,7 +36,8 @@ class Judge:
         """Return whether the disk keeps what the choice promises.
 
         A missing backing file is drift, whatever the strategy: the guest can't even
-        read the disk. If the strategy is unavailable, the disk is unverifiable.
+        read the disk. If one was not looked at, the disk can't meet its policy. If the
+        strategy is unavailable, the disk is unverifiable.
         """
         if (reason := observation.broken_chain) is not None:
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
@@ -45,9 +46,13 @@ class Judge:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=ready)
         loaded, options = ready
         try:
-            return call.verify(loaded, options=options, observation=observation)
+            verdict = call.verify(loaded, options=options, observation=observation)
         except Error as error:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=str(error))
+        unseen = observation.unseen_chain
+        if unseen is not None and verdict.judgement is Judgement.MEETS:
+            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=unseen)
+        return verdict
 
     def attachment(self, choice: Choice, observation: Observation) -> Attachment | None:
         """Return how a VM must attach the disk; None if the strategy is unavailable."""

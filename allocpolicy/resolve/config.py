@@ -61,6 +61,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         image_cache_dir=_directory(conf, "image_cache_dir"),
         disk_directories=_directories(conf, "disk_directories"),
         limits=_limits(conf),
+        trusted_base_directories=_directories(conf, "trusted_base_directories"),
     )
 
 

@@ -122,6 +122,14 @@ _OPTIONS = [
         " it any size, and any stamp. 0 means no limit.",
     ),
     cfg.ListOpt(
+        "trusted_base_directories",
+        default=[],
+        help="The directories, at any depth, whose files may be the backing files of"
+        " any disk. A backing file anywhere else is opened, and copied into the disk by"
+        " 'apply', only if all users who may write to the disk may read that file"
+        " themselves: they can make the disk name any file of the host.",
+    ),
+    cfg.ListOpt(
         "disk_directories",
         default=[],
         help="The directories whose disks are counted, recursively, together with those"

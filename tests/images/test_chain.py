@@ -13,6 +13,7 @@ from allocpolicy import DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import chain, content
 from allocpolicy.images.existing import Disk
+from allocpolicy.images.reach import OURS
 from allocpolicy.qcow2.consistency import checked
 from allocpolicy.qcow2.header import BACKING_FORMAT, read_header
 from tests.harness import images
@@ -89,8 +90,31 @@ def forget_format(disk: Path) -> Path:
     return disk
 
 
+def named(directory: Path, name: bytes) -> Path:
+    """Make an overlay that names its raw backing file so; qemu-img would look."""
+    directory.joinpath(os.fsdecode(name)).parent.mkdir(parents=True, exist_ok=True)
+    (directory / os.fsdecode(name)).write_bytes(bytes(1024))
+    place = b"@" * len(name)
+    disk = overlay(directory / "disk", backing=place.decode(), format="raw")
+    content = disk.read_bytes()
+    at = content.rindex(place)  # a short one may be anywhere else
+    disk.write_bytes(content[:at] + name + content[at + len(name) :])
+    return disk
+
+
 def network(directory: Path) -> Path:
     return overlay(directory / "disk", backing="nbd:localhost:10809", format="raw")
+
+
+def fifo(directory: Path) -> Path:
+    """Opening it without O_NONBLOCK would wait for a writer."""
+    os.mkfifo(directory / "base")
+    return overlay(directory / "disk", backing="base", format="raw")
+
+
+def device(directory: Path) -> Path:
+    """Opening it makes a new terminal."""
+    return overlay(directory / "disk", backing="/dev/ptmx", format="raw")
 
 
 def misdeclared(directory: Path) -> Path:
@@ -111,7 +135,7 @@ def test_what_is_described_is_what_is_opened(
     fd = os.open(disk, os.O_RDONLY)
     try:
         header = read_header(fd, path=disk)
-        described = chain.chain(header, fd=fd, path=disk)
+        described = chain.chain(header, fd=fd, path=disk, reach=OURS)
         one = Disk(
             path=disk,
             fd=fd,
@@ -119,7 +143,7 @@ def test_what_is_described_is_what_is_opened(
             format=DiskFormat.QCOW2,
             stamp=None,
         )
-        with content.opened(one, checked=checked(fd, path=disk)) as image:
+        with content.opened(one, checked=checked(fd, path=disk), reach=OURS) as image:
             below = image.layers[-2::-1]
             assert [one.path.resolve() for one in described] == [
                 layer.path for layer in below
@@ -131,7 +155,11 @@ def test_what_is_described_is_what_is_opened(
 
 
 @pytest.mark.parametrize(
-    "make", [missing, loop, itself, foreign, unrecorded, network, misdeclared, no_file]
+    "make",
+    [
+        *(missing, loop, itself, foreign, unrecorded, network, misdeclared, no_file),
+        *(fifo, device),
+    ],
 )
 def test_what_cannot_be_followed_is_neither_described_nor_opened(
     tmp_path: Path, make: Callable[[Path], Path]
@@ -141,7 +169,7 @@ def test_what_cannot_be_followed_is_neither_described_nor_opened(
     fd = os.open(disk, os.O_RDONLY)
     try:
         header = read_header(fd, path=disk)
-        problem = chain.chain(header, fd=fd, path=disk)[-1].problem
+        problem = chain.chain(header, fd=fd, path=disk, reach=OURS)[-1].problem
         assert problem
         one = Disk(
             path=disk,
@@ -152,12 +180,33 @@ def test_what_cannot_be_followed_is_neither_described_nor_opened(
         )
         with (
             pytest.raises(ImageError) as raised,
-            content.opened(one, checked=checked(fd, path=disk)),
+            content.opened(one, checked=checked(fd, path=disk), reach=OURS),
         ):
             pass
         assert raised.value.reason == problem
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(b"file:base", b"x:y", b":base"),
+        *(b"nbd:localhost:10809", b'json:{"driver":"file"}', b"fat:rw:directory"),
+        *(b"\xff\xfe:x", b"a\nb:c"),
+    ],
+)
+def test_what_qemu_takes_for_a_protocol_is_never_a_file(
+    tmp_path: Path, name: bytes
+) -> None:
+    """Even if there is a file of that name, which QEMU would not read."""
+    disk = named(tmp_path, name)
+    assert "protocol" in (problem_of(disk) or "")
+
+
+@pytest.mark.parametrize("name", [b"./x:y", b"a/x:y", b"\xff\xfe"])
+def test_a_colon_after_a_slash_is_no_protocol(tmp_path: Path, name: bytes) -> None:
+    assert problem_of(named(tmp_path, name)) is None
 
 
 def test_what_is_missing_is_missing_whatever_its_format(tmp_path: Path) -> None:
@@ -182,6 +231,6 @@ def problem_of(disk: Path) -> str | None:
     fd = os.open(disk, os.O_RDONLY)
     try:
         header = read_header(fd, path=disk)
-        return chain.chain(header, fd=fd, path=disk)[-1].problem
+        return chain.chain(header, fd=fd, path=disk, reach=OURS)[-1].problem
     finally:
         os.close(fd)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import images
-from tests.harness.cli import allocpolicy
+from tests.harness.cli import allocpolicy, provision
 from tests.harness.images import MIB
 from tests.harness.patience import PATIENCE
 
@@ -87,6 +87,20 @@ def test_destinations_that_are_no_place_for_a_file(directory: Path) -> None:
     refused(directory, "nbd://localhost/x", "--size", "1M", says="network")
     refused(directory, "rbd:pool/x", "--size", "1M", says="network")
     refused(directory, "/dev/loop0", "--size", "1M", says="block device")
+
+
+def test_a_file_whose_name_has_a_colon_is_a_file(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU would take it for a protocol; it gets absolute paths only."""
+    monkeypatch.chdir(directory)
+    (directory / "a:b").write_bytes(bytes(MIB))
+    provision(Path("x:y"), "--base", "a:b", "--base-format", "raw", "--size", "2M")
+    found = images.info(directory / "x:y", format="qcow2")
+    assert found["backing-filename"] == str(directory / "a:b")
+    document = allocpolicy("inspect", "x:y", "-f", "json").document
+    assert document["observed"]["backing_chain"][0]["problem"] is None
+    assert allocpolicy("apply", "x:y", "--strategy", "performance").status == 0
 
 
 def test_a_read_only_filesystem(directory: Path, fresh_filesystem) -> None:  # type: ignore[no-untyped-def]

@@ -91,6 +91,22 @@ def test_a_chain_that_ends_too_early_is_a_drift(strategy: str) -> None:
     assert "/d/base: it is gone" in verdict.reason
 
 
+UNSEEN = BackingFile(
+    path=Path("/d/base"), format="raw", problem="not opened", unseen=True
+)
+
+
+def test_without_its_whole_chain_a_disk_cannot_meet() -> None:
+    """Drift that is found without it is drift."""
+    judge = Judge(refusal=lambda _: None)
+    seen = dataclasses.replace(RESERVED, backing_chain=(UNSEEN,))
+    verdict = judge.verdict(choice("space"), seen)
+    assert verdict.judgement is Judgement.UNVERIFIABLE
+    assert verdict.reason == "its backing file /d/base: not opened"
+    thin = dataclasses.replace(seen, allocation=Allocation.THIN)
+    assert judge.verdict(choice("space"), thin).judgement is Judgement.DRIFTED
+
+
 def test_a_strategy_that_is_not_allowed_is_neither_loaded_nor_asked() -> None:
     judge = Judge(refusal=lambda name: f"{name} is not allowed")
     judge.prepare(choice("space"))

@@ -146,7 +146,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "headroom_ratio = 0.5\nheadroom_minimum = 7\nlock_path = /l\n"
         "image_cache_dir = /c\ndisk_directories = /tmp, /usr/lib\n"
         "max_overcommit_ratio = 1.5\nreserved_host_disk = 9\n"
-        "max_promised_bytes = 8\n"
+        "max_promised_bytes = 8\ntrusted_base_directories = /usr, /tmp\n"
     )
     made = policy(path)
     assert not made.flavor_override
@@ -159,6 +159,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert made.limits.max_overcommit_ratio == 1.5
     assert made.limits.reserved_host_disk == 9
     assert made.limits.max_promised_bytes == 8
+    assert made.trusted_base_directories == (Path("/usr"), Path("/tmp"))
     assert made.disk_directories == (Path("/tmp"), Path("/usr/lib"))
 
 
