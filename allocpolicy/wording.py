@@ -1,9 +1,46 @@
-"""Sizes and choices, as messages show them."""
+"""Sizes, choices and text of others, as messages show them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+LONGEST = 500  # characters of what others say
+
+
+def printable(text: str) -> str:
+    """Return the text with escapes for what isn't printable, line breaks included.
+
+    Control characters, bidirectional overrides and bytes that are not UTF-8 (lone
+    surrogates) would let a file's name or a plugin draw on the terminal, or add lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Return the text in one line: line breaks are spaces, the rest is `printable`."""
+    return printable(" ".join(text.split("\n")))
+
+
+def bounded(text: str) -> str:
+    """Return what a plugin says in one line, and say how much was left out."""
+    left_out = len(text) - LONGEST
+    kept = one_line(text[:LONGEST])[: 2 * LONGEST]
+    return f"{kept}… ({left_out} more characters)" if left_out > 0 else kept
+
+
+def raised(error: BaseException) -> str:
+    """Return the class and the message of an exception of a plugin, `bounded`."""
+    try:
+        said = str(error)
+    except Exception as failure:  # noqa: BLE001  (its __str__ is a plugin's)
+        said = f"its message can't be had: {type(failure).__name__}"
+    return bounded(" ".join(f"{type(error).__name__}: {said}".split()))
 
 
 def format_size(size: int) -> str:

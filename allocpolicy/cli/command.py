@@ -14,10 +14,11 @@ from cliff.command import Command as CliffCommand
 from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
-from allocpolicy.cli import config_options
-from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, one_line, usage_error
+from allocpolicy.cli import config_options, output
+from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, usage_error
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
+from allocpolicy.wording import one_line
 
 Row = tuple[object, ...]
 
@@ -101,7 +102,8 @@ class ShowOne(Command, CliffShowOne):
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], Row]:
         """Return the names and the values that cliff prints."""
-        shown = self.show(parsed_args)
+        with output.reserved():
+            shown = self.show(parsed_args)
         return tuple(shown), tuple(shown.values())
 
     @abstractmethod
@@ -118,7 +120,8 @@ class Lister(Command, CliffLister):
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[Row]]:
         """Return the columns and the rows that cliff prints."""
-        return self.columns, self.rows(parsed_args)
+        with output.reserved():
+            return self.columns, self.rows(parsed_args)
 
     @abstractmethod
     def rows(self, arguments: argparse.Namespace) -> list[Row]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from allocpolicy.wording import one_line
+
 USAGE, UNEXPECTED = 2, 5
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
@@ -24,12 +26,3 @@ def interrupted() -> int:
     """Report an interrupt before or after a command's own work; return the status."""
     print("allocpolicy: interrupted", file=sys.stderr)
     return INTERRUPTED
-
-
-def one_line(text: str) -> str:
-    """Return the text without line breaks or other control characters."""
-    joined = " ".join(text.split("\n"))
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in joined
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,10 +56,10 @@ class Inspect(ShowOne):
             found = inspect_open(disk, policy=policy, given=given)
             if arguments.libvirt_xml:
                 self._element = _element(found)
-            elif arguments.picture or (table and sys.stdout.isatty()):
+            elif arguments.picture or (table and self.app.stdout.isatty()):
                 from allocpolicy.cli import picture
 
-                self._picture = picture.take(disk)
+                self._picture = picture.take(disk, file=self.app.stdout)
         return found.as_document() if structured(arguments) else _summary(found)
 
     def produce_output(

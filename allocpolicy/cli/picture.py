@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 from rich.console import Console
 from rich.padding import Padding
@@ -66,12 +67,12 @@ class Picture:
             yield Padding(_legend(strip, column=column), _INDENT)
 
 
-def take(disk: Disk) -> Picture:
-    """Return the picture of an open disk.
+def take(disk: Disk, *, file: IO[str]) -> Picture:
+    """Return the picture of an open disk, as wide as the terminal that is printed to.
 
     :raises ImageError: when a table is malformed.
     """
-    cells = max(8, Console().width - _LABEL)
+    cells = max(8, Console(file=file).width - _LABEL)
     whole = picture.of_file(disk.fd, cells=cells)
     if disk.format is DiskFormat.RAW:
         return Picture(strips=(("storage", whole),))

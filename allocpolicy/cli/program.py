@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 
+from allocpolicy.cli import output
 from allocpolicy.cli.failure import interrupted
 
 
@@ -22,4 +23,5 @@ def run() -> int:
     except KeyboardInterrupt:
         return interrupted()
     finally:
+        output.end()
         gc.freeze()  # or the interpreter searches everything once more when it exits

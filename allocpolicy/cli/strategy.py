@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import Lister, Row, ShowOne
+from allocpolicy.contract.strategy import API_VERSION
 from allocpolicy.errors import Error
 from allocpolicy.registry import installed
 from allocpolicy.registry.installed import Found
@@ -32,23 +33,23 @@ class StrategyShow(ShowOne):
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         loaded = installed.load(arguments.name)
-        found, strategy = loaded.found, loaded.strategy
+        found, options_schema = loaded.found, loaded.options_schema
         return {
             "name": found.name,
-            "summary": strategy.summary,
+            "summary": loaded.summary,
             "distribution": found.distribution,
             "version": found.version,
             "target": found.target,
-            "api_version": strategy.api_version,
-            "options": dict(strategy.options_schema)
+            "api_version": API_VERSION,
+            "options": dict(options_schema)
             if structured(arguments)
-            else _options(found.name, strategy.options_schema),
+            else _options(found.name, options_schema),
         }
 
 
 def _summary(found: Found) -> str:
     try:
-        return installed.load(found.name).strategy.summary
+        return installed.load(found.name).summary
     except Error as error:
         return f"not usable: {error}"
 

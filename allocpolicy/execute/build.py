@@ -17,11 +17,14 @@ from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import PromiseBroken
 from allocpolicy.execute import admission
 from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.execute.unswapped import unswapped
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
+from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry import call
+from allocpolicy.registry.blame import blaming
 from allocpolicy.storage import staging
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
@@ -62,7 +65,11 @@ def built(
             needed=plan.peak_bytes,
             action="finish the disk",
         ):
-            yield staged, _finished(job, staged)
+            found, directory = job.selection.loaded.found, staged.directory_fd
+            recorded = _sealed(job, staged)
+            with unswapped(staged, directory=directory, found=found):
+                outcome = verified(job, staged.fd)
+            yield staged, replace(outcome, stamp=recorded)
 
 
 def run_steps(
@@ -82,17 +89,19 @@ def run_steps(
     """
     before = os.fstat(target.fd).st_blocks * 512
     admission.admit(plan, job, directory=directory)
+    found = job.selection.loaded.found
     for step in plan.steps:
         with (
-            call.blaming(job.selection.loaded.found),
+            unswapped(target, directory=directory, found=found) as handed,
+            blaming(found),
             explained(
                 fd=directory,
                 path=job.host.directory,
                 needed=plan.peak_bytes,
-                action=step.describe(),
+                action=call.described(step),
             ),
         ):
-            step.run(target, job.watch(step.describe()))
+            call.run(step, handed, watch=job.watch)
         has_taken(os.fstat(target.fd).st_blocks * 512 - before)
 
 
@@ -115,12 +124,12 @@ def verified(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
     )
 
 
-def _finished(job: Job, staged: Staged) -> Outcome:
-    """Stamp, sync, observe and verify the file that the steps produced."""
+def _sealed(job: Job, staged: Staged) -> Stamp | None:
+    """Stamp and sync the file that the steps produced; return the stamp."""
     recorded = stamps.write(staged.fd, job.stamp)
     os.fchmod(staged.fd, job.access.mode)
     os.fsync(staged.fd)
-    return replace(verified(job, staged.fd), stamp=recorded)
+    return recorded
 
 
 def _observed(job: Job, fd: int) -> Observation:

@@ -13,7 +13,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat, Facts
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
-from allocpolicy.errors import Error, StrategyFailed
+from allocpolicy.errors import Error
 from allocpolicy.execute.job import Access, Job, Outcome
 from allocpolicy.images import destination
 from allocpolicy.images.destination import Destination
@@ -54,8 +54,6 @@ def _trials(disk: Destination, *, facts: Facts, policy: Policy) -> Iterator[Tria
                 outcome = _try(disk, format=format, facts=facts, policy=of_strategy)
             except (Error, OSError) as problem:
                 error = str(problem)
-            except SystemExit as problem:  # whatever a plugin does, others get a row
-                error = str(StrategyFailed(name, "", f"SystemExit: {problem}"))
             yield Trial(strategy=name, format=format, outcome=outcome, error=error)
 
 

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Mapping
 from typing import TypeVar
 
+from allocpolicy import wording
 from allocpolicy.contract.facts import Facts, Host, Observation
-from allocpolicy.contract.plan import Plan, Step
-from allocpolicy.contract.strategy import Attachment, Request, Verdict
-from allocpolicy.errors import Error, InvalidRequest, PlanError, StrategyFailed
+from allocpolicy.contract.plan import Mode, Plan, Step, Target
+from allocpolicy.contract.strategy import (
+    Attachment,
+    Judgement,
+    Request,
+    Verdict,
+)
+from allocpolicy.errors import InvalidRequest, PlanError, StrategyFailed
+from allocpolicy.progress import Watcher
+from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Found, Loaded
 
 Options = Mapping[str, object]
 Answer = TypeVar("Answer")
-
-
-@contextlib.contextmanager
-def blaming(found: Found) -> Iterator[None]:
-    """Turn the body's exceptions, except for our errors, into StrategyFailed.
-
-    :raises StrategyFailed: from the original, naming the plugin and its target.
-    """
-    try:
-        yield
-    except Error:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise StrategyFailed(found.name, found.target, reason) from error
 
 
 def observe(
@@ -36,7 +29,12 @@ def observe(
 ) -> Mapping[str, object]:
     """Return the facts that the strategy observes before planning."""
     with blaming(loaded.found):
-        return loaded.strategy.observe(request=request, options=options, host=host)
+        answer: object = loaded.strategy.observe(
+            request=request, options=options, host=host
+        )
+        if not isinstance(answer, Mapping):
+            raise TypeError(f"observe() returned {type(answer).__name__}")
+        return dict(answer)
 
 
 def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) -> Plan:
@@ -51,33 +49,75 @@ def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) ->
             if type(error) is not InvalidRequest:
                 raise
             raise PlanError(error.reason) from error
-        made = _expect(answer, Plan, loaded.found, "plan")
-        sizes = (made.peak_bytes, made.promised_bytes, made.reserved_bytes)
-        if min(sizes) < 0:  # TypeError if one is not a number
-            raise ValueError(f"the plan's sizes are {sizes}, not byte counts")
-        if not all(isinstance(step, Step) for step in made.steps):
-            raise TypeError("not all of the plan's steps are steps")
-    return made
+        return _plan(_expect(answer, Plan, loaded.found, "plan"))
 
 
 def describe(loaded: Loaded, *, plan: Plan) -> tuple[str, ...]:
     """Return one line for each step."""
     with blaming(loaded.found):
-        return tuple(" ".join(step.describe().split("\n")) for step in plan.steps)
+        return tuple(map(described, plan.steps))
+
+
+def described(step: Step) -> str:
+    """Return the step's description in one line; call it where its plugin is blamed.
+
+    :raises TypeError: when it is no string.
+    """
+    said: object = step.describe()
+    if not isinstance(said, str):
+        raise TypeError(f"describe() returned {type(said).__name__}, not str")
+    return wording.bounded(said)
+
+
+def run(step: Step, target: Target, *, watch: Watcher) -> None:
+    """Run one step; call it where its plugin is blamed."""
+    step.run(target, watch(described(step)))
 
 
 def verify(loaded: Loaded, *, options: Options, observation: Observation) -> Verdict:
     """Return the strategy's judgement of a disk."""
     with blaming(loaded.found):
         answer = loaded.strategy.verify(options=options, observation=observation)
-    return _expect(answer, Verdict, loaded.found, "verify")
+        given = _expect(answer, Verdict, loaded.found, "verify")
+        return Verdict(
+            judgement=Judgement(given.judgement),
+            reason=wording.bounded(str(given.reason)),
+        )
 
 
 def attach(loaded: Loaded, *, options: Options, observation: Observation) -> Attachment:
     """Return how a VM must attach the disk."""
     with blaming(loaded.found):
         answer = loaded.strategy.attach(options=options, observation=observation)
-    return _expect(answer, Attachment, loaded.found, "attach")
+        given = _expect(answer, Attachment, loaded.found, "attach")
+        size = given.l2_cache_size
+        return Attachment(
+            discard=wording.bounded(str(given.discard)),
+            detect_zeroes=wording.bounded(str(given.detect_zeroes)),
+            cache=wording.bounded(str(given.cache)),
+            io=wording.bounded(str(given.io)),
+            l2_cache_size=None if size is None else operator.index(size),
+        )
+
+
+def _plan(given: Plan) -> Plan:
+    """Return the plan as plain values, each read once, while the plugin is blamed."""
+    made = Plan(
+        mode=Mode(given.mode),
+        steps=tuple(given.steps),
+        peak_bytes=operator.index(given.peak_bytes),
+        promised_bytes=operator.index(given.promised_bytes),
+        reserved_bytes=operator.index(given.reserved_bytes),
+        written=bool(given.written),
+        online=bool(given.online),
+        reason=wording.bounded(str(given.reason)),
+    )
+    sizes = (made.peak_bytes, made.promised_bytes, made.reserved_bytes)
+    if min(sizes) < 0:
+        raise ValueError(f"the plan's sizes are {sizes}, not byte counts")
+    if not all(isinstance(step, Step) for step in made.steps):
+        raise TypeError("not all of the plan's steps are steps")
+    return made
 
 
 def _expect(answer: object, kind: type[Answer], found: Found, hook: str) -> Answer:

@@ -12,13 +12,15 @@ import importlib.metadata
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from allocpolicy import schema, wording
 from allocpolicy.contract.strategy import API_VERSION, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
 from allocpolicy.registry import option_schema
+from allocpolicy.registry.blame import blaming
 
 GROUP = "allocpolicy.strategies"
 
@@ -41,10 +43,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A strategy that fulfils the contract, and its entry point."""
+    """A strategy that fulfils the contract, and its entry point.
+
+    The summary and the schema were read once: a plugin may compute them.
+    """
 
     found: Found
     strategy: Strategy
+    summary: str
+    options_schema: Mapping[str, Any]
 
 
 def find_all() -> tuple[Found, ...]:
@@ -100,15 +107,12 @@ def load(name: str) -> Loaded:
     if name == _RESERVED or not _NAME.fullmatch(name):
         reason = "a name consists of a-z, 0-9, _ and -, and is not 'strategy'"
         raise StrategyFailed(name, found.target, reason)
-    strategy = _instance(found)
-    try:
-        _check(strategy)
-    except schema.Invalid as error:
-        raise StrategyFailed(name, found.target, str(error)) from error
-    except Exception as error:  # a plugin's summary may be a property
-        reason = f"{type(error).__name__}: {error}"
-        raise StrategyFailed(name, found.target, reason) from error
-    return Loaded(found=found, strategy=strategy)
+    with blaming(found):
+        try:
+            return _checked(found, _instance(found))
+        except schema.Invalid as error:
+            reason = wording.bounded(str(error))
+            raise StrategyFailed(name, found.target, reason) from error
 
 
 def _found(entry_point: importlib.metadata.EntryPoint) -> Found:
@@ -148,13 +152,9 @@ def _instance(found: Found) -> Strategy:
     ) -> NoReturn:
         raise error
 
-    try:
-        manager = Selected(
-            GROUP, [found.name], invoke_on_load=True, on_load_failure_callback=fail
-        )
-    except (Exception, SystemExit) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StrategyFailed(found.name, found.target, reason) from error
+    manager = Selected(
+        GROUP, [found.name], invoke_on_load=True, on_load_failure_callback=fail
+    )
     strategy: object = manager.extensions[0].obj
     if not isinstance(strategy, Strategy):
         reason = f"{type(strategy).__name__} is not a subclass of allocpolicy.Strategy"
@@ -162,7 +162,7 @@ def _instance(found: Found) -> Strategy:
     return strategy
 
 
-def _check(strategy: Strategy) -> None:
+def _checked(found: Found, strategy: Strategy) -> Loaded:
     if strategy.api_version != API_VERSION:
         raise schema.Invalid(
             f"it is written for version {strategy.api_version!r} of the contract;"
@@ -173,4 +173,12 @@ def _check(strategy: Strategy) -> None:
         raise schema.Invalid("it has no summary")
     if len(summary.splitlines()) > 1:
         raise schema.Invalid("its summary is longer than one line")
-    option_schema.check(strategy.options_schema)
+    options_schema = option_schema.plain(strategy.options_schema)
+    option_schema.check(options_schema)
+    assert isinstance(options_schema, dict)
+    return Loaded(
+        found=found,
+        strategy=strategy,
+        summary=wording.bounded(summary),
+        options_schema=options_schema,
+    )

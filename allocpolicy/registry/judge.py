@@ -13,6 +13,7 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.errors import Error
 from allocpolicy.registry import call, installed, option_values
+from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Loaded
 
 
@@ -90,9 +91,12 @@ def _load(name: str) -> Loaded | str:
 def _complete(choice: Choice, loaded: Loaded) -> Mapping[str, object] | str:
     """Return the options, with defaults for newer ones, or what is wrong."""
     try:
-        return option_values.complete(
-            choice.options, options_schema=loaded.strategy.options_schema
-        )
+        with blaming(loaded.found, passed=(schema.Invalid,)):
+            return option_values.complete(
+                choice.options, options_schema=loaded.options_schema
+            )
+    except Error as error:
+        return str(error)
     except schema.Invalid as error:
         named = f"strategy {choice.strategy!r}"
         return f"its stamp's options are not valid for {named}: {error}"

@@ -35,6 +35,13 @@ def check(options_schema: object) -> None:
         _check_with_jsonschema(options_schema)
 
 
+def plain(value: object) -> object:
+    """Return a copy in which every mapping is a dict, and every list is one, too."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
 def is_plain_option(option: Mapping[str, Any]) -> bool:
     """Return whether the option is certainly valid: an enumeration of strings."""
     words = option.get("enum", [option["default"]])

@@ -59,7 +59,7 @@ def of_strategy(
 def of_options(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> Iterator[Candidate]:
     """Yield the candidates for the strategy's options, then other strategies'."""
     strategy = loaded.found.name
-    properties: Mapping[str, Any] = loaded.strategy.options_schema["properties"]  # type: ignore[assignment]
+    properties: Mapping[str, Any] = loaded.options_schema["properties"]
     for option, described in properties.items():
         key = extra_specs.option_key(strategy=strategy, option=option)
         given = [(spec.value, key, spec.source) for spec in specs if spec.key == key]

@@ -12,6 +12,7 @@ from allocpolicy.errors import (
     StrategyNotFound,
 )
 from allocpolicy.registry import installed, option_values
+from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve import extra_specs
 from allocpolicy.resolve.extra_specs import OptionSpec, Spec
@@ -27,10 +28,11 @@ def convert(loaded: Loaded, *, specs: Iterable[OptionSpec]) -> dict[str, object]
         if spec.strategy == loaded.found.name:
             own.setdefault(spec.option, spec)
     try:
-        return option_values.convert(
-            {option: spec.value for option, spec in own.items()},
-            options_schema=loaded.strategy.options_schema,
-        )
+        with blaming(loaded.found, passed=(option_values.OptionError,)):
+            return option_values.convert(
+                {option: spec.value for option, spec in own.items()},
+                options_schema=loaded.options_schema,
+            )
     except option_values.OptionError as error:
         spec = own[error.option]
         raise ExtraSpecError(spec.key, spec.value, error.reason) from error

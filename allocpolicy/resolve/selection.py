@@ -18,6 +18,7 @@ from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, StrategyNotFound
 from allocpolicy.images.stamp import XATTR
 from allocpolicy.registry import installed, option_values
+from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve import candidates, checks, extra_specs, options
 from allocpolicy.resolve.candidates import WON, Candidate
@@ -132,9 +133,10 @@ def resolve_stamp(choice: Choice, *, path: Path, policy: Policy) -> Selection:
         raise ImageError(path, f"{refusal}; {remedy}")
     loaded = installed.load(choice.strategy)
     try:
-        complete = option_values.complete(
-            choice.options, options_schema=loaded.strategy.options_schema
-        )
+        with blaming(loaded.found, passed=(Invalid,)):
+            complete = option_values.complete(
+                choice.options, options_schema=loaded.options_schema
+            )
     except Invalid as error:
         reason = f"its stamp's options of strategy {choice.strategy}: {error}"
         raise ImageError(path, reason) from error

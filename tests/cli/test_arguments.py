@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from allocpolicy import errors
 from allocpolicy.cli import access, size
-from allocpolicy.cli.failure import one_line
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.wording import one_line
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 

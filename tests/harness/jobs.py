@@ -39,7 +39,12 @@ def job(
     """Return the job of a raw disk: a new one, or the one that is held."""
     selection = Selection(
         strategy=FOUND.name,
-        loaded=Loaded(found=FOUND, strategy=strategy),
+        loaded=Loaded(
+            found=FOUND,
+            strategy=strategy,
+            summary=strategy.summary,
+            options_schema=strategy.options_schema,
+        ),
         options={},
         origin=Origin(key="strategy", source="test"),
         option_origins={},

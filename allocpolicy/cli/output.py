@@ -1,0 +1,48 @@
+"""Standard output is the report's alone: whatever plugins print goes to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+
+_STDOUT, _STDERR = 1, 2
+
+
+@contextlib.contextmanager
+def reserved() -> Iterator[None]:
+    """Have what the body prints on standard output on standard error.
+
+    That holds for descriptor 1, too, which C code and child processes write to.
+    """
+    sys.stdout.flush()
+    try:
+        kept = fcntl.fcntl(_STDOUT, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+    except OSError:  # it is closed: there is nothing to reserve
+        yield
+        return
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            _lead_to_stderr()
+            yield
+    finally:
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+def end() -> None:
+    """Reserve it until the process ends, after the report: for plugins' exit handlers.
+
+    What can't be written anymore is dropped; the command has reported it.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    _lead_to_stderr()
+    sys.stdout = sys.stderr
+
+
+def _lead_to_stderr() -> None:
+    with contextlib.suppress(OSError):  # there is none
+        os.dup2(_STDERR, _STDOUT)
