@@ -1,9 +1,22 @@
-"""What cells hold: text where people read them, data where programs do."""
+"""What cells hold: text where people read them, data where programs do.
+
+json and yaml escape what they must themselves. The other formats have no rule of their
+own: there, text that others chose (a file's name, a stamp, a plugin's words) could draw
+on the terminal, add a row for a script, or run a command in a shell.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+
+from allocpolicy.wording import printable
+
+
+class Lines(str):
+    """Text of several lines; only these begin a new line in a table."""
+
+    __slots__ = ()
 
 
 def structured(arguments: argparse.Namespace) -> bool:
@@ -11,6 +24,27 @@ def structured(arguments: argparse.Namespace) -> bool:
     return arguments.formatter in ("json", "yaml")
 
 
-def lines(items: Iterable[object]) -> str:
+def lines(items: Iterable[object]) -> Lines:
     """Return the items for a cell of a table, one per line."""
-    return "\n".join(map(str, items))
+    return Lines("\n".join(printable(str(item)) for item in items))
+
+
+def cell(value: object, *, formatter: str) -> object:
+    """Return a value that is safe to print in the format.
+
+    In a table, unprintable characters are escaped. csv and value also escape line
+    breaks and double backslashes, so that each row is a line and no two names look the
+    same; shell also escapes what a shell expands.
+    """
+    if formatter in ("json", "yaml") or isinstance(value, (int, float, type(None))):
+        return value
+    text = value if isinstance(value, str) else str(value)
+    if formatter == "table":
+        return text if isinstance(text, Lines) else printable(text)
+    if formatter == "shell":
+        return "".join(_SHELL.get(one, one) for one in printable(text))
+    return printable(text.replace("\\", r"\\"))
+
+
+# In double quotes, which cliff adds and escapes itself (POSIX.1-2017, XCU 2.2.3).
+_SHELL = {"\\": r"\\", "$": r"\$", "`": r"\`"}

@@ -7,14 +7,15 @@ import os
 import sys
 import traceback
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from cliff.command import Command as CliffCommand
 from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
-from allocpolicy.cli import config_options, output
+from allocpolicy.cli import columns, config_options, output
+from allocpolicy.cli.cells import cell, structured
 from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, usage_error
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
@@ -96,15 +97,37 @@ class Command(CliffCommand):
 
 
 class ShowOne(Command, CliffShowOne):
-    """A command that shows one thing."""
+    """A command that shows one thing.
+
+    ``columns`` are the names that it may show to people, ``fields`` those of its data.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    fields: ClassVar[tuple[str, ...]]
 
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], Row]:
         """Return the names and the values that cliff prints."""
+        data = structured(parsed_args)
+        known = self.fields if data else self.columns
+        columns.check(parsed_args, columns=known)
         with output.reserved():
-            shown = self.show(parsed_args)
+            shown = dict(self.show(parsed_args))
+        if parsed_args.columns:  # what this one doesn't have is no mistake
+            shown = dict.fromkeys(known, None if data else "-") | shown
         return tuple(shown), tuple(shown.values())
+
+    def produce_output(
+        self,
+        parsed_args: argparse.Namespace,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+    ) -> int:
+        """Print the values, made safe for the format."""
+        safe = _safe(data, parsed_args)
+        status: int = super().produce_output(parsed_args, column_names, safe)
+        return status
 
     @abstractmethod
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
@@ -120,12 +143,28 @@ class Lister(Command, CliffLister):
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[Row]]:
         """Return the columns and the rows that cliff prints."""
+        columns.check(parsed_args, columns=self.columns)
         with output.reserved():
             return self.columns, self.rows(parsed_args)
+
+    def produce_output(
+        self,
+        parsed_args: argparse.Namespace,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+    ) -> int:
+        """Print the rows, made safe for the format."""
+        safe = [_safe(row, parsed_args) for row in data]
+        status: int = super().produce_output(parsed_args, column_names, safe)
+        return status
 
     @abstractmethod
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         """Do the work; return a row for each thing."""
+
+
+def _safe(row: Sequence[Any], arguments: argparse.Namespace) -> Row:
+    return tuple(cell(value, formatter=arguments.formatter) for value in row)
 
 
 def _drop_output() -> None:

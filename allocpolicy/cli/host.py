@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import ShowOne
+from allocpolicy.observe.account import Account
 from allocpolicy.operations.capacity import capacity
 from allocpolicy.operations.probe import probe
 from allocpolicy.report.capacity import Capacity
@@ -26,6 +28,20 @@ class _HostCommand(ShowOne):
 class HostCapacity(_HostCommand):
     """Show what a directory's filesystem holds, and what its disks may still take."""
 
+    columns = (
+        *("directory", "filesystem", "size", "used", "free", "reserved_blocks"),
+        *("quota", "disks", "images"),
+        *("virtual_size", "allocated", "unwritten", "promised"),
+        *("overcommit_ratio", "max_overcommit_ratio", "reserved_host_disk"),
+        *("may be promised", "if every disk were filled"),
+    )
+    fields = (
+        *("directory", "filesystem", "key", "quota"),
+        *(field.name for field in dataclasses.fields(Account)),
+        *("shortfall", "overcommit_ratio", "max_overcommit_ratio"),
+        *("reserved_host_disk", "left", "outlook"),
+    )
+
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         found = capacity(arguments.directory, policy=self.policy(arguments))
         return found.as_document() if structured(arguments) else _summary(found)
@@ -36,6 +52,11 @@ class HostProbe(_HostCommand):
 
     Nothing is left in the directory.
     """
+
+    columns = fields = (
+        *("directory", "filesystem", "key", "block_size", "size", "free"),
+        *("copy_on_write", "capabilities", "direct_io", "strategies"),
+    )
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         found = probe(arguments.directory, policy=self.policy(arguments))

@@ -28,6 +28,12 @@ class Inspect(ShowOne):
     without a stamp.
     """
 
+    columns = (
+        *("disk", "stamp", "requested"),
+        *observed.COLUMNS,
+        *("backing_chain", "extents", "in_use", "hindrances", "verdict", "attach with"),
+    )
+    fields = ("disk", "stamp", "observed", "verdict", "attachment")
     _picture: Picture | None = None
     _element: str | None = None
 

@@ -8,6 +8,11 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Attachment
 from allocpolicy.wording import format_size
 
+COLUMNS = (
+    *("format", "virtual_size", "file_size", "actual_size"),
+    *("mapping", "allocation", "guaranteed", "backing_file"),
+)
+
 
 def rows(seen: Observation) -> Mapping[str, object]:
     """Return the most important values of an observation."""

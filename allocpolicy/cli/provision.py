@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli import access, choice, progress, size
+from allocpolicy.cli import access, choice, progress, report, size
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
-from allocpolicy.cli.report import shown
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.provision import Order, provision
@@ -18,6 +17,7 @@ from allocpolicy.operations.provision import Order, provision
 class Provision(ShowOne):
     """Create a disk, completely or not at all, and show what it is."""
 
+    columns, fields = report.COLUMNS, report.FIELDS
     state = "no unfinished disk was left behind"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -59,10 +59,10 @@ class Provision(ShowOne):
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         order = _order(arguments)
         with progress.shown() as watch:
-            report = provision(order, policy=self.policy(arguments), watch=watch)
-        if not report.dry_run:
-            self.state = f"the disk {report.disk} was created and is complete"
-        return shown(report, arguments=arguments)
+            done = provision(order, policy=self.policy(arguments), watch=watch)
+        if not done.dry_run:
+            self.state = f"the disk {done.disk} was created and is complete"
+        return report.shown(done, arguments=arguments)
 
 
 def _order(arguments: argparse.Namespace) -> Order:

@@ -9,6 +9,16 @@ from allocpolicy.cli import observed
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.report.report import Report
 
+COLUMNS = (
+    *("disk", "requested", "effective", "options", "dry run"),
+    *observed.COLUMNS,
+    *("verdict", "attach with", "steps", "elapsed"),
+)
+FIELDS = (
+    *("disk", "operation", "mode", "dry_run", "requested", "effective", "before"),
+    *("observed", "verdict", "attachment", "stamp", "steps", "elapsed"),
+)
+
 
 def shown(report: Report, *, arguments: argparse.Namespace) -> Mapping[str, object]:
     """Return the report by name: the document, or one value a row for people."""

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli import choice, disk_format, progress, size
+from allocpolicy.cli import choice, disk_format, progress, report, size
 from allocpolicy.cli.command import ShowOne
-from allocpolicy.cli.report import shown
 from allocpolicy.operations.change import Change, resize
 
 
@@ -19,6 +18,7 @@ class Resize(ShowOne):
     guest.
     """
 
+    columns, fields = report.COLUMNS, report.FIELDS
     state = "the disk is whole, with its old size or the new one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -41,5 +41,5 @@ class Resize(ShowOne):
             dry_run=arguments.dry_run,
         )
         with progress.shown() as watch:
-            report = resize(change, policy=self.policy(arguments), watch=watch)
-        return shown(report, arguments=arguments)
+            done = resize(change, policy=self.policy(arguments), watch=watch)
+        return report.shown(done, arguments=arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping
 
 from allocpolicy.cli.cells import lines, structured
@@ -27,6 +28,11 @@ class StrategyList(Lister):
 
 class StrategyShow(ShowOne):
     """Show a strategy and its options."""
+
+    columns = fields = (
+        *("name", "summary", "distribution", "version", "target", "api_version"),
+        "options",
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="NAME", help="an installed strategy")
@@ -57,14 +63,14 @@ def _summary(found: Found) -> str:
 def _options(strategy: str, options_schema: Mapping[str, object]) -> str:
     properties = options_schema.get("properties", {})
     assert isinstance(properties, dict)
-    texts = [_option(strategy, name, one) for name, one in properties.items()]
-    return lines(texts) or "none"
+    texts = (_option(strategy, name, one) for name, one in properties.items())
+    return lines(itertools.chain.from_iterable(texts)) or "none"
 
 
-def _option(strategy: str, name: str, schema: Mapping[str, object]) -> str:
+def _option(strategy: str, name: str, schema: Mapping[str, object]) -> tuple[str, str]:
     values = schema.get("enum")
     allowed = (
         " | ".join(map(str, values)) if isinstance(values, list) else schema["type"]
     )
     text = f"allocpolicy:{strategy}.{name} = {allowed} (default: {schema['default']})"
-    return f"{text}\n    {schema.get('description', '')}"
+    return text, f"    {schema.get('description', '')}"

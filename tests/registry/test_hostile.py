@@ -98,7 +98,8 @@ HOOKS = {
         (
             (
                 "def plan(self, **given):\n    def steps():\n"
-                "        yield Does(self.step)\n        {}\n    return self.made(*())._replaced(steps())"
+                "        yield Does(self.step)\n        {}\n"
+                "    return self.made(*())._replaced(steps())"
             ),
         ),
         (
@@ -113,7 +114,8 @@ HOOKS = {
         (
             (
                 "def verify(self, **given):\n    class Said:\n"
-                "        def __str__(self):\n            {}\n    return Verdict(judgement='meets', reason=Said())"
+                "        def __str__(self):\n            {}\n"
+                "    return Verdict(judgement='meets', reason=Said())"
             ),
         ),
         "",
