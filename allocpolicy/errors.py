@@ -20,6 +20,7 @@ Error                          5
 ├── PromiseBroken              5  the disk, as observed, does not keep the promise
 ├── CommandError               5  a program that allocpolicy started failed
 ├── WorkerLost                 5  a worker process was killed
+├── FailedAfterwards           6  the disk is there; what came after it failed
 └── Replan                     5  what the plan relied on is gone; plan again
 
 An error's arguments are positional and reach ``Exception.__init__`` unchanged, which
@@ -124,7 +125,8 @@ class DestinationExists(InvalidRequest):
 
     template = (
         "cannot create {path}: it exists, and a new disk never overwrites;"
-        " remove it or choose another name"
+        " remove it or choose another name (allocpolicy inspect shows what it is, for"
+        " example after a failure that was reported once it was there)"
     )
 
     def __init__(self, path: Path) -> None:
@@ -264,6 +266,17 @@ class CommandError(Error):
 
 class WorkerLost(Error):
     """A worker process died early, for example by the OOM killer: ``(reason)``."""
+
+
+class FailedAfterwards(Error):
+    """The disk is there and complete; what came after it failed: ``(path, reason)``."""
+
+    template = "{path}: the disk is there and complete, but {reason}"
+    exit_status = 6
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
 
 
 class Replan(Error):

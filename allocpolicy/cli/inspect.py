@@ -15,6 +15,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import existing
 from allocpolicy.operations.inspect import inspect_open
 from allocpolicy.report.inspection import Inspection
+from allocpolicy.storage.failure import named
 
 if TYPE_CHECKING:
     from allocpolicy.cli.picture import Picture
@@ -58,7 +59,10 @@ class Inspect(ShowOne):
             raise InvalidRequest("--picture works only with -f table")
         policy = self.policy(arguments)
         given = choice.given(arguments, policy=policy)
-        with existing.opened(arguments.path, declared=arguments.disk_format) as disk:
+        with (
+            named(arguments.path, action="look at the disk"),
+            existing.opened(arguments.path, declared=arguments.disk_format) as disk,
+        ):
             found = inspect_open(disk, policy=policy, given=given)
             if arguments.libvirt_xml:
                 self._element = _element(found)

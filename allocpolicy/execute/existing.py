@@ -17,7 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from allocpolicy.contract.plan import Mode, Plan, Target
-from allocpolicy.errors import ImageError, Unsupported
+from allocpolicy.errors import (
+    FailedAfterwards,
+    ImageError,
+    NotEnoughSpace,
+    StorageFailed,
+    Unsupported,
+)
 from allocpolicy.execute import admission, under_lease
 from allocpolicy.execute.build import built, run_steps, verified
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
@@ -27,7 +33,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.progress import Progress, Watcher
 from allocpolicy.storage import attributes, directories
-from allocpolicy.storage.failure import explained
+from allocpolicy.storage.failure import explained, refuse_failure
 from allocpolicy.storage.staging import Staged
 
 
@@ -87,7 +93,12 @@ def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
         run(plan, job, target=target, directory=directory, has_taken=has_taken)
         with _finishing(job, fd):
             os.fsync(fd)
-    return _recorded(verified(job, hold.disk.fd), job, hold.disk)
+    outcome = verified(job, hold.disk.fd)
+    try:
+        return _recorded(outcome, job, hold.disk)
+    except (NotEnoughSpace, StorageFailed) as error:
+        reason = f"its stamp could not be written: {error.reason}; run apply again"
+        raise FailedAfterwards(hold.disk.path, reason) from error
 
 
 def _run_alone(
@@ -138,6 +149,8 @@ def _carry_over(staged: Staged, *, disk: Disk) -> None:
             without={stamps.XATTR},
         )
     except OSError as error:
+        action = "carry over the owner and attributes"
+        refuse_failure(error, path=disk.path, action=action)
         reason = f"its owner or attributes can't be carried over: {error.strerror}"
         raise Unsupported(disk.path, reason) from error
 

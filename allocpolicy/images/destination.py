@@ -14,6 +14,7 @@ from allocpolicy.errors import DestinationError, DestinationExists
 from allocpolicy.images import image_file
 from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.failure import refuse_failure
 
 _NO_NAME = "it is a directory; give the disk a file name"
 _REASONS = {errno.ELOOP: "its symbolic links form a loop"}
@@ -55,6 +56,7 @@ def directory_of(path: Path) -> Iterator[Directory]:
         try:
             directory = stack.enter_context(directories.opened(path.parent))
         except OSError as error:
+            refuse_failure(error, path=path.parent, action="open the directory")
             why = _REASONS.get(error.errno or 0, str(error.strerror))
             reason = f"its directory {path.parent}: {why}"
             raise DestinationError(path, reason) from error
@@ -67,6 +69,7 @@ def _refuse_if_taken(destination: Destination, *, named: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
+        refuse_failure(error, path=named, action="look for it")
         raise DestinationError(named, str(error.strerror)) from error
     if stat.S_ISDIR(mode):
         raise DestinationError(named, _NO_NAME)

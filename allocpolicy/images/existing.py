@@ -20,6 +20,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.failure import refuse_failure
 from allocpolicy.storage.found import reopen
 
 _OVERLAY = (
@@ -85,6 +86,7 @@ def writable(disk: Disk) -> Iterator[int]:
     try:
         fd = reopen(disk.fd, flags=os.O_RDWR)
     except OSError as error:
+        refuse_failure(error, path=disk.path, action="open it for writing")
         raise ImageError(disk.path, f"cannot write to it: {error.strerror}") from error
     try:
         yield fd

@@ -10,6 +10,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.observe import account
 from allocpolicy.report.capacity import Capacity
 from allocpolicy.storage import directories, mount, quota
+from allocpolicy.storage.failure import named, refuse_failure
 
 
 def capacity(directory: Path, *, policy: Policy) -> Capacity:
@@ -17,11 +18,12 @@ def capacity(directory: Path, *, policy: Policy) -> Capacity:
 
     :raises InvalidRequest: when the directory cannot be opened.
     """
-    with contextlib.ExitStack() as stack:
+    with named(directory, action="look at it"), contextlib.ExitStack() as stack:
         try:
             found = stack.enter_context(directories.opened(directory))
             fd = stack.enter_context(directories.readable(found))
         except OSError as error:
+            refuse_failure(error, path=directory, action="open the directory")
             raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
         return Capacity(
             directory=found.path,

@@ -22,12 +22,19 @@ from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.images.existing import Disk
 from allocpolicy.operations import held_disk
-from allocpolicy.operations.data_path import Attempt, carry_out, check_size, report
+from allocpolicy.operations.data_path import (
+    Attempt,
+    carry_out,
+    check_size,
+    report,
+    told_afterwards,
+)
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry import call
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import Selection, resolve, resolve_stamp
+from allocpolicy.storage.failure import named
 from allocpolicy.wording import format_size
 
 NOTHING_TO_DO = "nothing to do"
@@ -64,7 +71,8 @@ def apply(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Repo
     :raises Unsupported: when the storage cannot do it and no fallback is configured.
     :raises Error: for anything else; the disk is whole.
     """
-    return _change(change, operation=Operation.APPLY, policy=policy, watch=watch)
+    with named(change.disk, action="change the disk"):
+        return _change(change, operation=Operation.APPLY, policy=policy, watch=watch)
 
 
 def resize(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Report:
@@ -73,7 +81,8 @@ def resize(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Rep
     :raises InvalidRequest: (its subclasses) when it would shrink, or is in use.
     :raises Error: as `apply` does.
     """
-    return _change(change, operation=Operation.RESIZE, policy=policy, watch=watch)
+    with named(change.disk, action="grow the disk"):
+        return _change(change, operation=Operation.RESIZE, policy=policy, watch=watch)
 
 
 def _change(
@@ -81,6 +90,7 @@ def _change(
 ) -> Report:
     started, dry_run = time.monotonic(), change.dry_run
     with (
+        told_afterwards(change.disk) as is_there,
         held_disk.locked(change.disk, policy=policy, dry_run=dry_run) as has_turn,
         held_disk.opened(change.disk, format=change.format, dry_run=dry_run) as disk,
         contextlib.ExitStack() as stack,
@@ -107,6 +117,8 @@ def _change(
             has_turn=has_turn,
         )
         attempt = _nothing_to_do(job) if meets else _carried_out(job, hold)
+        if not dry_run:
+            is_there()
         return report(attempt, elapsed=time.monotonic() - started)
 
 

@@ -7,12 +7,20 @@ images; together they are the job, which is carried to its report here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import InvalidRequest, Replan, Unsupported
+from allocpolicy.errors import (
+    Error,
+    FailedAfterwards,
+    InvalidRequest,
+    Replan,
+    Unsupported,
+)
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
@@ -112,6 +120,27 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         steps=(*pending, *attempt.steps),
         elapsed=elapsed,
     )
+
+
+@contextlib.contextmanager
+def told_afterwards(disk: Path) -> Iterator[Callable[[], None]]:
+    """Yield a function to call once the disk is there; what fails then says so.
+
+    :raises FailedAfterwards: when the body, or what it holds, fails after the call.
+    """
+    there = False
+
+    def is_there() -> None:
+        nonlocal there
+        there = True
+
+    try:
+        yield is_there
+    except (Error, OSError) as error:
+        if not there or isinstance(error, FailedAfterwards):
+            raise
+        said = error.strerror if isinstance(error, OSError) else error
+        raise FailedAfterwards(disk, f"cleaning up failed: {said}") from error
 
 
 def check_size(virtual_size: int) -> None:

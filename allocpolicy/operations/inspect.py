@@ -15,6 +15,7 @@ from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import checks
+from allocpolicy.storage.failure import named
 
 
 def inspect(
@@ -29,7 +30,10 @@ def inspect(
     :param format: the format of a disk without a stamp.
     :raises ImageError: when it cannot be opened, or is malformed.
     """
-    with existing.opened(path, declared=format) as disk:
+    with (
+        named(path, action="look at the disk"),
+        existing.opened(path, declared=format) as disk,
+    ):
         return inspect_open(disk, policy=policy, given=given)
 
 

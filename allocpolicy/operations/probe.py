@@ -24,6 +24,7 @@ from allocpolicy.registry import installed
 from allocpolicy.report.probe import Probe, Trial
 from allocpolicy.resolve.selection import resolve
 from allocpolicy.storage import capability
+from allocpolicy.storage.failure import named
 
 VIRTUAL_SIZE = 4 << 20
 
@@ -33,7 +34,10 @@ def probe(directory: Path, *, policy: Policy) -> Probe:
 
     :raises DestinationError: when no file can be created there.
     """
-    with destination.directory_of(directory / "disk") as opened:
+    with (
+        named(directory, action="try what it can do"),
+        destination.directory_of(directory / "disk") as opened,
+    ):
         place = Destination(path=opened.path / "disk", directory=opened)
         found = host.storage(opened, policy=policy)
         alone = replace(policy, on_unsupported="fail")
@@ -51,8 +55,9 @@ def _trials(disk: Destination, *, facts: Facts, policy: Policy) -> Iterator[Tria
         for format in DiskFormat:
             outcome = error = None
             try:
-                outcome = _try(disk, format=format, facts=facts, policy=of_strategy)
-            except (Error, OSError) as problem:
+                with named(disk.directory.path, action=f"try {name}"):
+                    outcome = _try(disk, format=format, facts=facts, policy=of_strategy)
+            except Error as problem:
                 error = str(problem)
             yield Trial(strategy=name, format=format, outcome=outcome, error=error)
 

@@ -17,12 +17,18 @@ from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
 from allocpolicy.images import destination
 from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
-from allocpolicy.operations.data_path import carry_out, check_size, report
+from allocpolicy.operations.data_path import (
+    carry_out,
+    check_size,
+    report,
+    told_afterwards,
+)
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import resolve
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.failure import named
 from allocpolicy.wording import format_size
 
 
@@ -54,6 +60,11 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     :raises Unsupported: when the storage cannot do it and no fallback is configured.
     :raises Error: for anything else; nothing is left behind.
     """
+    with named(order.destination, action="create the disk"):
+        return _provision(order, policy=policy, watch=watch)
+
+
+def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
     started = time.monotonic()
     requested = resolve(
         policy=policy,
@@ -64,6 +75,7 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     if order.virtual_size is not None:
         check_size(order.virtual_size)
     with (
+        told_afterwards(order.destination) as is_there,
         destination.opened(order.destination) as place,
         _opened_base(order, disk=place, policy=policy, watch=watch) as opened,
     ):
@@ -81,7 +93,10 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
         )
         if opened and not order.dry_run:
             job = _with_base_ready(job, order, opened)
-        return report(carry_out(job), elapsed=time.monotonic() - started)
+        attempt = carry_out(job)
+        if not order.dry_run:
+            is_there()
+        return report(attempt, elapsed=time.monotonic() - started)
 
 
 def _opened_base(

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from allocpolicy.contract.strategy import Judgement
-from allocpolicy.errors import DestinationError, NotEnoughSpace
+from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
 from allocpolicy.report.audit import Audit, Row
 from allocpolicy.storage import directories, staging
-from allocpolicy.storage.failure import NO_SPACE
+from allocpolicy.storage.failure import FAULTS, NO_SPACE
 from allocpolicy.storage.space import free_bytes
 from allocpolicy.storage.staging import Staged
 
@@ -61,6 +61,8 @@ def write(path: Path, audit: Audit) -> None:
     try:
         _replace(path, text(audit).encode())
     except OSError as error:
+        if error.errno in FAULTS:
+            raise StorageFailed(path, f"write the metrics: {error.strerror}") from error
         if error.errno in NO_SPACE:
             free = _free(path.parent)
             needed = len(text(audit).encode())

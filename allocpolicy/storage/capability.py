@@ -26,7 +26,7 @@ from allocpolicy.storage import (
     statx,
 )
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.failure import explained
+from allocpolicy.storage.failure import FAULTS, NO_SPACE, explained
 from allocpolicy.storage.filesystem import Filesystem
 
 _PIECE = 64 << 10
@@ -98,7 +98,9 @@ def find(directory: Directory) -> Capabilities:
 def _works(trial: Callable[[], object]) -> bool:
     try:
         trial()
-    except OSError:
+    except OSError as error:
+        if error.errno in FAULTS | NO_SPACE:  # that is no answer
+            raise
         return False
     return True
 

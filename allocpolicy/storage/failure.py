@@ -8,14 +8,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.errors import NotEnoughSpace, StorageFailed, Unsupported
+from allocpolicy.errors import (
+    Error,
+    InvalidRequest,
+    NotEnoughSpace,
+    StorageFailed,
+    Unsupported,
+)
 from allocpolicy.storage.space import free_bytes
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # EFBIG: above the filesystem's maximum file size, or above RLIMIT_FSIZE.
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EFBIG})
-# The device or its filesystem is failing.
-FAULTS = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN})
+# The device or its filesystem is failing. EROFS: ext4 and btrfs become read-only after
+# an error (errors=remount-ro). EBADMSG: a checksum is wrong. ESTALE, EREMOTEIO and
+# ETIMEDOUT are a server's.
+FAULTS = frozenset(
+    {
+        *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN, errno.EROFS),
+        *(errno.EBADMSG, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT),
+    }
+)
 
 
 @contextlib.contextmanager
@@ -38,3 +51,57 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
         if error.errno in FAULTS:
             raise StorageFailed(path, reason) from error
         raise
+
+
+@contextlib.contextmanager
+def named(path: Path, *, action: str) -> Iterator[None]:
+    """Turn whatever OSError leaves the body into our error, with the path.
+
+    A fault or a lack of space that was taken for a bad request is told as what it is.
+
+    :param action: what was being done, in words.
+    :raises Error: NotEnoughSpace, Unsupported and StorageFailed as `explained` does,
+        and for any other errno the error itself.
+    """
+    try:
+        yield
+    except OSError as error:
+        refuse_failure(error, path=path, action=action)
+        reason = _reason(error, path=path, action=action)
+        if error.errno in UNSUPPORTED:
+            raise Unsupported(path, reason) from error
+        raise Error(f"{path}: {reason}") from error
+    except InvalidRequest as error:
+        if isinstance(error.__cause__, OSError):
+            refuse_failure(error.__cause__, path=path, action=action)
+        raise
+
+
+def refuse_failure(error: OSError, *, path: Path, action: str) -> None:
+    """Raise our error for a lack of space or a fault, which are never an answer.
+
+    Whoever takes an OSError for "no" asks here first.
+
+    :raises NotEnoughSpace: on ENOSPC or EDQUOT.
+    :raises StorageFailed: on `FAULTS`.
+    """
+    reason = _reason(error, path=path, action=action)
+    if error.errno in NO_SPACE:
+        raise NotEnoughSpace(path, 0, _free(path), reason) from error
+    if error.errno in FAULTS:
+        raise StorageFailed(path, reason) from error
+
+
+def _reason(error: OSError, *, path: Path, action: str) -> str:
+    said = os.strerror(error.errno) if error.errno else str(error)
+    other = error.filename not in (None, str(path), path)
+    return f"{action}: {error.filename}: {said}" if other else f"{action}: {said}"
+
+
+def _free(path: Path) -> int:
+    """Return the free bytes where the path is, or would be; 0 if that isn't known."""
+    for place in (path, path.parent):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(place)
+            return found.f_bavail * found.f_frsize
+    return 0

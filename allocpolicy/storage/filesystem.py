@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from allocpolicy.storage import fallocate, inode_flags, mount, space, staging
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.failure import NO_SPACE, UNSUPPORTED
+from allocpolicy.storage.failure import FAULTS, NO_SPACE, UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import Staged
 
@@ -81,6 +81,8 @@ def _reserves(fd: int) -> bool:
     try:
         fallocate.allocate(fd, offset=0, length=_PROBE)
     except OSError as error:
+        if error.errno in FAULTS:
+            raise
         # A full filesystem supports fallocate too; the plan detects the lack of space.
         return error.errno in NO_SPACE
     return os.fstat(fd).st_blocks * 512 >= _PROBE

@@ -6,6 +6,8 @@ import enum
 import fcntl
 import struct
 
+from allocpolicy.storage.failure import FAULTS
+
 FS_IOC_GETFLAGS = 0x80086601
 FS_IOC_SETFLAGS = 0x40086602
 # The kernel reads and writes an int, although the macro says long.
@@ -63,5 +65,7 @@ def has(fd: int, flag: InodeFlag) -> bool:
     """Return whether the flag is set; False where the filesystem has no flags."""
     try:
         return bool(read(fd) & flag)
-    except OSError:
+    except OSError as error:
+        if error.errno in FAULTS:
+            raise
         return False

@@ -19,8 +19,10 @@ from allocpolicy.errors import (
     DestinationError,
     DestinationExists,
     Error,
+    FailedAfterwards,
     ImageError,
     Replan,
+    StorageFailed,
     Unsupported,
 )
 from allocpolicy.storage import directories, lease, qemu_lock, rename, signals
@@ -148,6 +150,7 @@ class Staged:
 
         :param into: the open directory of the name, if it isn't the file's own.
         :raises DestinationExists: when the name is taken.
+        :raises FailedAfterwards: when it has the name, perhaps not for good.
         """
         directory = into.path if into else self.directory
         directory_fd = into.fd if into else self.directory_fd
@@ -162,8 +165,25 @@ class Staged:
                 raise
             reason = "it has no hard links, so a disk can't be published atomically"
             raise Unsupported(self.directory, reason) from error
-        self._forget_name()
-        os.fsync(self.directory_fd)
+        with self._published(name):
+            os.fsync(self.directory_fd)
+            self._forget_name()
+
+    @contextlib.contextmanager
+    def _published(self, name: str) -> Iterator[None]:
+        """Tell what fails once the disk has its name as what it is.
+
+        :raises FailedAfterwards: instead of OSError.
+        """
+        try:
+            yield
+        except OSError as error:
+            reason = (
+                f"its directory could not be synced or cleaned up ({error.strerror}):"
+                " the name may not outlast a power cut; run sync, and see the kernel's"
+                " log"
+            )
+            raise FailedAfterwards(self.directory / name, reason) from error
 
     def replace(self, name: str) -> None:
         """Give the complete file its name, replacing any file that has it.
@@ -189,25 +209,34 @@ class Staged:
             by now; nothing was changed.
         :raises Unsupported: when the filesystem cannot exchange names.
         :raises Error: when the names could not be exchanged back.
+        :raises FailedAfterwards: when the new file is the disk, perhaps not for good.
         """
         fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
         temporary = self._named(replacing=old)
-        with signals.interrupts_postponed():
-            with self._leased():
-                self._refuse_if_lost(name, disk=name, old=old)
-                self._exchange(temporary, name)
-                self._temporary = None  # it names the old file, which may be needed
-                self._settle(name, temporary, old=old)
-            os.unlink(temporary, dir_fd=self.directory_fd)
+        with (
+            signals.interrupts_postponed(),
+            contextlib.ExitStack() as at_the_end,
+            self._leased(),
+        ):
+            self._refuse_if_lost(name, disk=name, old=old)
+            self._exchange(temporary, name)
+            self._temporary = None  # it names the old file, which may be needed
+            self._settle(name, temporary, old=old)
+            at_the_end.callback(self._drop_old, temporary, disk=name)
+            with self._published(name):
+                os.fsync(self.directory_fd)
+
+    def _drop_old(self, name: str, *, disk: str) -> None:
+        with self._published(disk):
+            os.unlink(name, dir_fd=self.directory_fd)
 
     def _settle(self, name: str, temporary: str, *, old: int) -> None:
-        """Make the exchange last, or exchange back."""
+        """Check that nobody opened the old file meanwhile, or exchange back."""
         try:
             self._refuse_if_lost(temporary, disk=name, old=old)
         except ImageError as error:
             self._exchange_back(temporary, name, reason=error.reason)
             raise
-        os.fsync(self.directory_fd)
 
     def _exchange_back(self, temporary: str, name: str, *, reason: str) -> None:
         both = (
@@ -299,10 +328,10 @@ class Staged:
         os.close(self.fd)
 
     def _forget_name(self) -> None:
-        if self._temporary is not None:
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._temporary, dir_fd=self.directory_fd)
-            self._temporary = None
+                os.unlink(temporary, dir_fd=self.directory_fd)
 
 
 @contextlib.contextmanager
@@ -319,10 +348,12 @@ def create(directory: Directory) -> Iterator[Staged]:
             # ENOSPC here is a lack of inodes.
             with explained(fd=fd, path=path, needed=0, action="make a file"):
                 staged = Staged(directory=path, directory_fd=fd)
-        except OSError as error:
-            if error.errno not in _DIRECTORY_PROBLEMS:
+        except (OSError, StorageFailed) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            number = cause.errno if isinstance(cause, OSError) else None
+            if number not in _DIRECTORY_PROBLEMS:
                 raise
-            reason = _DIRECTORY_PROBLEMS[error.errno]
+            reason = _DIRECTORY_PROBLEMS[number]
             raise DestinationError(path, reason) from error
         stack.callback(staged.discard)
         yield staged

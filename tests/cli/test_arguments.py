@@ -79,6 +79,7 @@ EXAMPLES = [
     errors.Overcommitted(Path("/d"), 3, 2, 1, 1.5, 1.25),
     errors.Unsupported(Path("/d"), "x"),
     errors.StorageFailed(Path("/d"), "x"),
+    errors.FailedAfterwards(Path("/d"), "x"),
     errors.DuplicateStrategy("name", ("one", "two")),
     errors.StrategyFailed("name", "target", "x"),
     errors.PromiseBroken(Path("/d"), "name", "x"),
