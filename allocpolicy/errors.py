@@ -20,6 +20,7 @@ Error                          5
 ├── PromiseBroken              5  the disk, as observed, does not keep the promise
 ├── CommandError               5  a program that allocpolicy started failed
 ├── WorkerLost                 5  a worker process was killed
+├── TooMuchWork                5  looking at one disk of many would take too long
 ├── FailedAfterwards           6  the disk is there; what came after it failed
 └── Replan                     5  what the plan relied on is gone; plan again
 
@@ -277,6 +278,10 @@ class FailedAfterwards(Error):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
         self.path = path
+
+
+class TooMuchWork(Error):
+    """A file would cost more than it may (`storage.effort`): ``(reason)``."""
 
 
 class Replan(Error):

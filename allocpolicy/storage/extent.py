@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from allocpolicy.storage import effort
+
 FS_IOC_FIEMAP = 0xC020660B
 FIEMAP_FLAG_SYNC = 0x1
 FIEMAP_EXTENT_LAST = 0x1
@@ -89,6 +91,7 @@ def _mapped(
     """
     flush = FIEMAP_FLAG_SYNC if sync else 0
     while start < end:
+        effort.check()
         buffer = bytearray(_HEADER.size + _BATCH * _EXTENT.size)
         length = end - start
         _HEADER.pack_into(buffer, 0, start, length, flush, 0, _BATCH, 0)

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from allocpolicy.storage import extent
+from allocpolicy.storage import effort, extent
 
 
 def data(fd: int) -> list[tuple[int, int]]:
@@ -16,27 +16,34 @@ def data(fd: int) -> list[tuple[int, int]]:
 
 def data_bytes(fd: int) -> int:
     """Return how many bytes of the file are data."""
-    return sum(length for _, length in data(fd))
+    ranges = each_between(fd, start=0, end=os.fstat(fd).st_size)
+    return sum(length for _, length in ranges)
 
 
 def data_between(fd: int, *, start: int, end: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of the data between two offsets.
+    """Return (offset, length) of the data between two offsets."""
+    return list(each_between(fd, start=start, end=end))
+
+
+def each_between(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the data between two offsets; there may be millions.
 
     FIEMAP is preferred: lseek(2) reports clean cached pages of unwritten extents as
     data, and on xfs of Linux 6.0 to 6.8 it skips data in files with active
     copy-on-write extents (fixed by 4b2f459d).
     """
     try:
-        return list(extent.written(fd, start=start, end=end))
-    except OSError as error:
+        yield from extent.written(fd, start=start, end=end)
+    except OSError as error:  # of the first call: nothing was yielded
         if error.errno not in extent.NO_FIEMAP:
             raise
-        return list(data_by_seek(fd, start=start, end=end))
+        yield from data_by_seek(fd, start=start, end=end)
 
 
 def data_by_seek(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield (offset, length) of the data between two offsets: SEEK_DATA, SEEK_HOLE."""
     while start < end:
+        effort.check()
         try:
             offset = os.lseek(fd, start, os.SEEK_DATA)
         except OSError as error:

@@ -85,6 +85,7 @@ EXAMPLES = [
     errors.PromiseBroken(Path("/d"), "name", "x"),
     errors.CommandError(("qemu-img", "create"), 1, "x"),
     errors.WorkerLost("x"),
+    errors.TooMuchWork("x"),
     errors.Replan("x"),
 ]
 
