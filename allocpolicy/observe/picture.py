@@ -191,7 +191,7 @@ def _state(flags: ExtentFlag) -> int:
 
 def _guest_order(batch: Batch) -> tuple[Offsets, Offsets]:
     """Return the positions of a batch's entries by guest offset, and these offsets."""
-    width = batch.header.l2_entries
+    width = batch.width
     rows = np.argsort(batch.indices, kind="stable")
     positions = (rows[:, None] * width + np.arange(width)).reshape(-1)
     guest = (batch.indices[rows][:, None] * width + np.arange(width)).reshape(-1)

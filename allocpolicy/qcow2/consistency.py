@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, linear, mapping, tables
+from allocpolicy.qcow2.claims import Claims, CompressedData, runs_of
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.linear import Linear
 from allocpolicy.qcow2.mapping import Mapped, Tally, forget_beyond_virtual_size
@@ -28,9 +29,8 @@ from allocpolicy.qcow2.tables import (
 )
 
 if TYPE_CHECKING:
-    from allocpolicy.qcow2.tables import Batch, Entries, Indices, L2Tables, Mask
-
-    Runs = tuple[Indices, Indices]  # starts and ends
+    from allocpolicy.qcow2.claims import Runs
+    from allocpolicy.qcow2.tables import Batch, Entries, L2Tables, Mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,13 @@ def check_tables(
     Return how much of the virtual size is mapped, a by-product of the check.
 
     Tables must be whole; data must start inside the file, but the file may end inside
-    its last cluster. Tables are read a few at a time. In addition, memory holds 16
-    bytes per contiguous run of host clusters, 8 per host cluster of compressed data,
+    its last cluster. Tables are read a few at a time. In addition, memory holds a few
+    times 16 bytes per contiguous run of host clusters in use, 8 per compressed cluster,
     and copies of the L1: measured 340 MiB for the largest L1 (32 MiB, with clusters of
     512 bytes), 12 MiB for 1 TiB with metadata preallocated.
+
+    No two compressed clusters begin at one host offset: QEMU makes none, and a few KiB
+    could be read as terabytes.
 
     L2 tables beyond the virtual size are refused: a base image has no VM state, and a
     small sparse file could make us read 400,000 tables of 2 MiB. With ``vm_state`` they
@@ -78,16 +81,19 @@ def check_tables(
         return tally.mapped
     if not vm_state:
         refuse_vm_state(tally.mapped, path=path)
-    metadata = _metadata_runs(fd, header, l2, path=path)
-    if (host := _shared_cluster([metadata])) is not None:
-        named = l2.indices[l2.offsets == host * header.cluster_size]
-        what = f"L1 entry {named[0]} points into" if len(named) else "there is"
-        at = f"at host offset {host * header.cluster_size}"
-        raise ImageError(path, f"{what} metadata that overlaps other metadata, {at}")
+    claims = _claimed_metadata(fd, header, l2, path=path)
     guest = l2.below(header.needed_l1_entries)
-    runs = [metadata, *_cluster_runs(fd, header, guest, tally=tally, path=path)]
-    if (host := _shared_cluster(runs)) is not None:
-        _refuse_shared(fd, header, guest, host=host, path=path)
+    compressed = CompressedData(header)
+    for used in _checked_entries(fd, header, guest, tally=tally, path=path):
+        compressed.add(used)
+        twice = None
+        if not header.has_external_data_file:
+            twice = claims.add(runs_of(used.data_clusters()))
+        _refuse_shared(fd, header, guest, host=twice, path=path)
+    data = compressed.named_twice()
+    _refuse_shared_data(fd, header, guest, data=data, path=path)
+    claims.add(runs_of(compressed.clusters()))
+    _refuse_shared(fd, header, guest, host=claims.claimed_twice(), path=path)
     return tally.mapped
 
 
@@ -104,26 +110,32 @@ def refuse_vm_state(mapped: Mapped, *, path: Path) -> None:
         raise ImageError(path, reason)
 
 
-def _cluster_runs(
+def _checked_entries(
     fd: int, header: Header, l2: L2Tables, *, tally: Tally, path: Path
-) -> Iterator[Runs]:
-    """Check and record each entry; yield where the guest's clusters are."""
-    import numpy as np
-
-    compressed = []
+) -> Iterator[Batch]:
+    """Yield the entries that aren't empty, checked; what is inside the guest counts."""
     for batch in tables.read_batches(fd, header, l2, path=path):
         file_size = os.fstat(fd).st_size  # its size now: a VM's QEMU may append to it
         used = batch.used()
         _check_entries(used, file_size=file_size, path=path)
-        if not header.has_external_data_file:
-            yield _runs(used.data_clusters())
-        if used.compressed.any():
-            compressed.append(_distinct(used.compressed_clusters()))
-        if forget_beyond_virtual_size(batch):
-            used = batch.used()
-        tally.add(used)
-    if compressed:
-        yield _runs(_distinct(np.concatenate(compressed)))
+        yield used
+        tally.add(batch.used() if forget_beyond_virtual_size(batch) else used)
+
+
+def _claimed_metadata(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Claims:
+    """Return claims of what holds no data.
+
+    :raises ImageError: when metadata overlaps, naming the L1 entry if there is one.
+    """
+    claims = Claims()
+    claims.add(_metadata_runs(fd, header, l2, path=path))
+    host = claims.claimed_twice()
+    if host is not None:
+        named = l2.indices[l2.offsets == host * header.cluster_size]
+        what = f"L1 entry {named[0]} points into" if len(named) else "there is"
+        at = f"at host offset {host * header.cluster_size}"
+        raise ImageError(path, f"{what} metadata that overlaps other metadata, {at}")
+    return claims
 
 
 def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs:
@@ -216,7 +228,7 @@ def _external_faults(batch: Batch, *, offsets: Entries) -> Iterator[tuple[Mask, 
     """External data: the host offset must match the guest offset."""
     import numpy as np
 
-    width, size = batch.header.l2_entries, batch.header.cluster_size
+    width, size = batch.width, batch.header.cluster_size
     guest = (batch.indices[:, None] * width + np.arange(width)).reshape(-1) * size
     elsewhere = (offsets != 0) & (offsets != guest.astype(np.uint64))
     yield elsewhere, "is mapped to a different offset of the external data file"
@@ -227,8 +239,7 @@ def _compressed_faults(batch: Batch, *, file_size: int) -> Iterator[tuple[Mask, 
     compressed = batch.compressed
     if not compressed.any():
         return
-    starts = batch.entries & tables.compressed_offset_mask(batch.header)
-    outside = compressed & (starts >= file_size)
+    outside = compressed & (batch.compressed_offsets >= file_size)
     yield outside, "has compressed data that starts outside the file"
     copied = compressed & ((batch.entries & COPIED) != 0)
     yield copied, "is compressed, but marked as not compressed"
@@ -244,49 +255,37 @@ def _subcluster_faults(batch: Batch, *, bitmaps: Entries) -> Iterator[tuple[Mask
     yield nowhere, "has an allocated subcluster, but is not mapped"
 
 
-def _runs(clusters: Indices) -> Runs:
-    """Return the contiguous runs of sorted clusters as (starts, ends).
+def _refuse_shared_data(
+    fd: int, header: Header, l2: L2Tables, *, data: int | None, path: Path
+) -> None:
+    """Read the tables again to tell what uses the compressed data at a host offset.
 
-    A cluster that occurs twice begins another run, which overlaps the first.
+    :raises ImageError: unless that is None.
     """
-    import numpy as np
-
-    cuts = np.flatnonzero(np.diff(clusters) != 1)
-    starts = np.concatenate((clusters[:1], clusters[cuts + 1]))
-    ends = np.concatenate((clusters[cuts], clusters[-1:])) + 1
-    return starts, ends
-
-
-def _distinct(clusters: Indices) -> Indices:
-    """Return the clusters sorted, each once; np.unique() imports numpy.ma, 15 ms."""
-    import numpy as np
-
-    ordered = np.sort(clusters)
-    distinct: Indices = ordered[np.diff(ordered, prepend=-1) != 0]
-    return distinct
-
-
-def _shared_cluster(runs: Sequence[Runs]) -> int | None:
-    """Return a host cluster that is in more than one run, or None."""
-    import numpy as np
-
-    starts = np.concatenate([run[0] for run in runs])
-    ends = np.concatenate([run[1] for run in runs])
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], ends[order]
-    overlaps = np.flatnonzero(starts[1:] < ends[:-1])
-    return int(starts[overlaps[0] + 1]) if len(overlaps) else None
+    if data is None:
+        return
+    users: list[int] = []
+    for batch in tables.read_batches(fd, header, l2, path=path):
+        mask = batch.compressed & (batch.compressed_offsets == data)
+        users += map(batch.guest_offset, mask.nonzero()[0][:2].tolist())
+    named = " and ".join(map(str, sorted(users)[:2]))
+    at = f"host offset {data}"
+    raise ImageError(path, f"guest offsets {named} share compressed data at {at}")
 
 
 def _refuse_shared(
-    fd: int, header: Header, l2: L2Tables, *, host: int, path: Path
-) -> NoReturn:
-    """Read the tables again to tell what uses the host cluster."""
+    fd: int, header: Header, l2: L2Tables, *, host: int | None, path: Path
+) -> None:
+    """Read the tables again to tell what uses the host cluster.
+
+    :raises ImageError: unless that is None.
+    """
+    if host is None:
+        return
     users: list[int] = []
     for batch in tables.read_batches(fd, header, l2, path=path):
         standard = batch.standard & OFFSET == host * header.cluster_size
-        compressed = batch.entries & tables.compressed_offset_mask(header)
-        start = compressed // header.cluster_size == host
+        start = batch.compressed_offsets // header.cluster_size == host
         mask = standard | (batch.compressed & start)
         users += map(batch.guest_offset, mask.nonzero()[0][:2].tolist())
     at = f"host offset {host * header.cluster_size}"

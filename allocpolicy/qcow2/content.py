@@ -139,8 +139,8 @@ def _units(batch: Batch) -> Iterator[_Units]:
     if bitmaps is not None:
         mapped = (bitmaps != 0) | ((entries & COMPRESSED) != 0)
     here = np.flatnonzero(mapped)
-    rows, columns = np.divmod(here, header.l2_entries)
-    clusters = batch.indices[order][rows] * header.l2_entries + columns
+    rows, columns = np.divmod(here, batch.width)
+    clusters = batch.indices[order][rows] * batch.width + columns
     offsets, entries = clusters * header.cluster_size, entries[here]
     if bitmaps is None:
         yield _whole_clusters(offsets, entries, entries & tables.ZERO != 0, batch)

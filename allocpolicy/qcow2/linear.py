@@ -15,6 +15,7 @@ from allocpolicy.qcow2 import sequence, tables
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.sequence import BATCH
+from allocpolicy.storage import effort
 
 _CACHED = 16  # batches, of 1 or 2 MiB each
 
@@ -62,6 +63,7 @@ def _run(
         return None
     found = bytearray(min(count, BATCH) * width)
     for wanted in _entries(host, count, cluster_size=size, width=width):
+        effort.check()
         del found[len(wanted) :]
         if os.preadv(fd, [found], offset) < len(found) or found != wanted:
             return None

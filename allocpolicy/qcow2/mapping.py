@@ -123,7 +123,7 @@ def forget_beyond_virtual_size(batch: Batch) -> bool:
 
     Return whether there is such a table.
     """
-    size, width = batch.header.virtual_size, batch.header.l2_entries
+    size, width = batch.header.virtual_size, batch.width
     total = -(-size // batch.header.cluster_size)
     rows = (batch.indices >= total // width).nonzero()[0].tolist()
     for row in rows:

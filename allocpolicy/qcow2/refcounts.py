@@ -7,18 +7,20 @@ clusters, as many as a request needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, mapping, tables
+from allocpolicy.qcow2 import geometry, mapping, stored, tables
 from allocpolicy.qcow2.geometry import (
     LARGEST_REQUEST,
     REFCOUNT_SIZE,
     TABLE_ENTRY_SIZE,
 )
 from allocpolicy.qcow2.header import Header
+from allocpolicy.storage import effort
 
 if TYPE_CHECKING:
     from allocpolicy.qcow2.tables import Mask
@@ -148,24 +150,48 @@ def _skipped(header: Header) -> int:
 def _usage(
     fd: int, header: Header, table: tuple[int, ...], *, first: int = 0, path: Path
 ) -> _Usage:
-    """Count the clusters from the first block on, most of them without numpy."""
+    """Count the clusters from the first block on, most of them without numpy.
+
+    :raises ImageError: when a block is cut short, or used twice.
+    """
     blocks = [block for block in table if block]
     if len(set(blocks)) < len(blocks):
         raise ImageError(path, "two refcount table entries share a block")
-    usage, buffer = _Usage(), memoryview(bytearray(header.cluster_size))
-    for index, block in enumerate(table[first:], start=first):
-        if not block:
-            continue
-        tables.read_into(fd, buffer, offset=block, what="refcount blocks", path=path)
+    usage = _Usage()
+    for index, offset, size in _parts(fd, header, table, first=first):
+        effort.check()
+        content = bytearray(size)
+        part = memoryview(content)
+        tables.read_into(fd, part, offset=offset, what="refcount blocks", path=path)
         cluster = index * refcounts_per_block(header)
-        content = bytes(buffer)
-        content = content[: tables.filled(content)]
-        count = len(content) // REFCOUNT_SIZE
-        if header.refcount_bits == _PLAIN_BITS and content == _ONE * count:
+        cluster += (offset - table[index]) * 8 // header.refcount_bits
+        filled = tables.filled(content)
+        count = filled // REFCOUNT_SIZE
+        plain = header.refcount_bits == _PLAIN_BITS
+        if plain and content.startswith(_ONE * count) and filled == count * 2:
             usage = _add_run(usage, first=cluster, count=count, header=header)
         else:
-            usage = _add_block(usage, buffer, first=cluster, header=header)
+            usage = _add_block(usage, part, first=cluster, header=header)
     return usage
+
+
+def _parts(
+    fd: int, header: Header, table: tuple[int, ...], *, first: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (index, host offset, size) of what is to be read of the blocks, in order.
+
+    That is each block, or the units that are stored if that is less.
+    """
+    size = header.cluster_size
+    here = [index for index in range(first, len(table)) if table[index]]
+    if not stored.is_less(fd, size=len(here) * size):
+        yield from ((index, table[index], size) for index in here)
+        return
+    here.sort(key=table.__getitem__)
+    offsets = [table[index] for index in here]
+    found = stored.units(fd, offsets, size=size)
+    for index, offset in sorted((here[place], offset) for place, offset in found):
+        yield index, offset, stored.unit(size)
 
 
 def _add_run(usage: _Usage, *, first: int, count: int, header: Header) -> _Usage:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2 import geometry, stored
 from allocpolicy.qcow2.header import Header
+from allocpolicy.storage import effort
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,9 +77,10 @@ def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
     """
     l1_size = header.l1_entries * geometry.TABLE_ENTRY_SIZE
     raw = bytearray(l1_size)
-    read_into(fd, memoryview(raw), offset=header.l1_offset, what="L1 table", path=path)
+    _read_large(fd, memoryview(raw), header.l1_offset, what="L1 table", path=path)
     if raw == bytes(l1_size):
         return None
+    effort.check(holding=6 * l1_size)  # numbers, offsets, their order, and masks
     import numpy as np
 
     entries = np.frombuffer(raw, ">u8").astype(np.uint64)
@@ -112,7 +114,7 @@ def read_refcount_table(fd: int, header: Header, *, path: Path) -> tuple[int, ..
     raw = bytearray(header.refcount_table_clusters * header.cluster_size)
     # The table may be the file's last cluster, which may be short.
     present = memoryview(raw)[: max(0, file_size - offset)]
-    read_into(fd, present, offset=offset, what="refcount table", path=path)
+    _read_large(fd, present, offset, what="refcount table", path=path)
     file_size = os.fstat(fd).st_size  # its size now: a VM's QEMU may append to it
     used = -(-filled(raw) // geometry.TABLE_ENTRY_SIZE)
     entries = struct.unpack_from(f">{used}Q", raw)
@@ -156,12 +158,14 @@ def _refcount_table_fault(entry: int, *, file_size: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Entries of some whole L2 tables, flat; bitmaps with extended L2 entries only.
+    """Entries of L2 tables or of their units, flat; bitmaps with extended L2 entries.
 
+    Each row has ``width`` entries, and ``indices`` count rows as if all were there.
     With ``positions`` it has only some of the entries, at these positions.
     """
 
     header: Header
+    width: int
     indices: Indices
     entries: Entries
     bitmaps: Entries | None
@@ -180,6 +184,7 @@ class Batch:
             return self
         return Batch(
             header=self.header,
+            width=self.width,
             indices=self.indices,
             entries=self.entries[here],
             bitmaps=None if bitmaps is None else bitmaps[here],
@@ -212,8 +217,8 @@ class Batch:
         """Return the guest offset in bytes of the entry at a position."""
         if self.positions is not None:
             position = int(self.positions[position])
-        row, column = divmod(position, self.header.l2_entries)
-        cluster = int(self.indices[row]) * self.header.l2_entries + column
+        row, column = divmod(position, self.width)
+        cluster = int(self.indices[row]) * self.width + column
         return cluster * self.header.cluster_size
 
     def data_clusters(self) -> Indices:
@@ -227,13 +232,12 @@ class Batch:
             clusters.sort()
         return clusters
 
-    def compressed_clusters(self) -> Indices:
-        """Return the host clusters in which compressed data starts; they may repeat."""
-        import numpy as np
-
-        offsets = self.entries[self.compressed] & compressed_offset_mask(self.header)
-        clusters: Indices = (offsets // self.header.cluster_size).astype(np.int64)
-        return clusters
+    @property
+    def compressed_offsets(self) -> Entries:
+        """Return where compressed data starts in the file, for compressed entries."""
+        mask = compressed_offset_mask(self.header)
+        offsets: Entries = (self.entries & mask).astype(self.entries.dtype, copy=False)
+        return offsets
 
 
 def read_batches(
@@ -241,32 +245,75 @@ def read_batches(
 ) -> Iterator[Batch]:
     """Yield L2 tables 128 KiB at a time, or one table; one read gets adjacent ones.
 
+    If the tables are larger than what the file stores, only the units that it stores
+    are read: the others are zeroes, which map nothing.
+
     :raises ImageError: when a table is cut short.
+    """
+    size = header.cluster_size
+    if stored.is_less(fd, size=len(l2.offsets) * size):
+        size = stored.unit(size)
+        parts = _stored_parts(fd, header, l2)
+    else:
+        parts = _whole_tables(header, l2)
+    buffer = memoryview(bytearray(max(1, _BATCH_SIZE // size) * size))
+    for rows, offsets in parts:
+        effort.check()
+        part = buffer[: len(rows) * size]
+        _read_each(fd, part, offsets=offsets, size=size, path=path)
+        yield _batch(part, header=header, rows=rows)
+
+
+def _whole_tables(header: Header, l2: L2Tables) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the rows and host offsets of a batch: all tables."""
+    step = max(1, _BATCH_SIZE // header.cluster_size)
+    for start in range(0, len(l2.offsets), step):
+        yield l2.indices[start : start + step], l2.offsets[start : start + step]
+
+
+def _stored_parts(
+    fd: int, header: Header, l2: L2Tables
+) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the rows and host offsets of a batch: units of tables that are stored."""
+    import numpy as np
+
+    size = stored.unit(header.cluster_size)
+    found = stored.units(fd, l2.offsets.data, size=header.cluster_size)
+    while some := list(itertools.islice(found, _BATCH_SIZE // size)):
+        positions, offsets = np.array(some, np.int64).T
+        rows = l2.indices[positions] * (header.cluster_size // size)
+        yield rows + (offsets - l2.offsets[positions]) // size, offsets
+
+
+def _read_each(
+    fd: int, buffer: memoryview, *, offsets: Indices, size: int, path: Path
+) -> None:
+    """Read parts of tables, those that are adjacent at once.
+
+    :raises ImageError: when the file ends inside one.
     """
     import numpy as np
 
-    size = header.cluster_size
-    step = max(1, _BATCH_SIZE // size)
-    buffer = memoryview(bytearray(min(step, len(l2.offsets)) * size))
-    for start in range(0, len(l2.offsets), step):
-        offsets = l2.offsets[start : start + step]
-        cuts = np.flatnonzero(np.diff(offsets) != size) + 1
-        for first, last in itertools.pairwise((0, *cuts.tolist(), len(offsets))):
-            read_into(
-                fd,
-                buffer[first * size : last * size],
-                offset=int(offsets[first]),
-                what="L2 tables",
-                path=path,
-            )
-        words = np.frombuffer(buffer[: len(offsets) * size], ">u8").astype(np.uint64)
-        extended = header.extended_l2
-        yield Batch(
-            header=header,
-            indices=l2.indices[start : start + step],
-            entries=words[::2] if extended else words,
-            bitmaps=words[1::2] if extended else None,
-        )
+    cuts = np.flatnonzero(np.diff(offsets) != size) + 1
+    for first, last in itertools.pairwise((0, *cuts.tolist(), len(offsets))):
+        part = buffer[first * size : last * size]
+        place = int(offsets[first])
+        read_into(fd, part, offset=place, what="L2 tables", path=path)
+
+
+def _batch(content: memoryview, *, header: Header, rows: Indices) -> Batch:
+    import numpy as np
+
+    words = np.frombuffer(content, ">u8").astype(np.uint64)
+    extended = header.extended_l2
+    entries = words[::2] if extended else words
+    return Batch(
+        header=header,
+        width=len(entries) // len(rows),
+        indices=rows,
+        entries=entries,
+        bitmaps=words[1::2] if extended else None,
+    )
 
 
 def compressed_offset_mask(header: Header) -> int:
@@ -281,6 +328,21 @@ def refuse_entries(
     for wrong, reason in faults:
         if wrong.any():
             raise ImageError(path, f"{name(int(wrong.argmax()))} {reason}")
+
+
+def _read_large(
+    fd: int, buffer: memoryview, offset: int, *, what: str, path: Path
+) -> None:
+    """Fill a buffer of zeroes from an offset of the file, without reading its holes.
+
+    :raises ImageError: when the file ends inside it.
+    """
+    if not stored.is_less(fd, size=len(buffer)):
+        read_into(fd, buffer, offset=offset, what=what, path=path)
+    elif os.fstat(fd).st_size < offset + len(buffer):
+        raise ImageError(path, f"the file ends inside its {what}")
+    else:
+        stored.read(fd, buffer, offset=offset)
 
 
 def read_into(
