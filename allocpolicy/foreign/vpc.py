@@ -60,17 +60,23 @@ def _check_blocks(fd: int, *, offset: int, path: Path) -> None:
         raise ImageError(path, "it is malformed: its dynamic disk header is wrong")
     bitmap = -(-block_size // SECTOR // 8 // SECTOR) * SECTOR
     last = (end - bitmap - block_size) // SECTOR
-    for block, sector in enumerate(_table(fd, table, entries, path=path)):
-        if sector != UNUSED and sector > last:
-            reason = f"it is cut short or damaged: block {block} is outside the file"
-            raise ImageError(path, reason)
+    for first, sectors in _table(fd, table, entries, path=path):
+        if all(sector == UNUSED or sector <= last for sector in set(sectors)):
+            continue
+        wrong = (sector != UNUSED and sector > last for sector in sectors)
+        block = first + list(wrong).index(True)
+        reason = f"it is cut short or damaged: block {block} is outside the file"
+        raise ImageError(path, reason)
 
 
-def _table(fd: int, offset: int, entries: int, *, path: Path) -> Iterator[int]:
-    step = 1 << 18
+def _table(
+    fd: int, offset: int, entries: int, *, path: Path
+) -> Iterator[tuple[int, array[int]]]:
+    """Yield the entries, many at a time, each time with the number of the first."""
+    step = 1 << 16
     for first in range(0, entries, step):
         size = 4 * min(step, entries - first)
         numbers = array("I", read(fd, size, offset + 4 * first, path=path))
         if sys.byteorder == "little":
             numbers.byteswap()
-        yield from numbers
+        yield first, numbers

@@ -33,6 +33,7 @@ FORMATS = tuple(INSPECTORS)
 # What the inspector may find in a raw disk, which holds the guest's bytes.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
 _CHUNK = 1 << 20
+_READ_AT_LEAST = 64 << 20  # a vhdx keeps in the first few MiB what must be read
 _VPC_COOKIE, _VPC_FOOTER_SIZE = b"conectix", 512
 _STRUTILS = "oslo_utils.strutils"
 
@@ -40,15 +41,23 @@ _STRUTILS = "oslo_utils.strutils"
 def inspect(fd: int, *, path: Path) -> FileInspector | None:
     """Return the inspector that matches the content; None if the content is raw.
 
-    :raises ImageError: when several match.
+    No more is read than the file stores, and a little: a header can send an inspector
+    to the end of a sparse file of any size.
+
+    :raises ImageError: when several match, or none has decided by then.
     """
     format_inspector = _imported()
     with io.FileIO(os.dup(fd)) as stream:
         stream.seek(0)
         wrapper = format_inspector.InspectWrapper(stream)
-        while wrapper.read(_CHUNK):
+        left = os.fstat(fd).st_blocks * 512 + _READ_AT_LEAST
+        while chunk := wrapper.read(_CHUNK):
+            left -= len(chunk)
             if wrapper.formats:
                 break
+            if left < 0:
+                reason = "it is malformed: its header points far beyond what it stores"
+                raise ImageError(path, reason)
         wrapper.close()
         matches: list[FileInspector] = wrapper.formats or []
     names = {str(match) for match in matches}
