@@ -15,10 +15,12 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import stamp as stamps
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.storage import extent
+from allocpolicy.storage import effort, extent
 from allocpolicy.storage.extent import ExtentSummary
 
 Place = tuple[int, int]  # (on the device, length)
+_PLACE_SIZE = 256  # bytes in memory, and as much again on its way between processes
+_ASKED = 4096  # places between two looks at the bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +51,11 @@ class Holding:
         return max(0, self.full_size - self.own)
 
 
-def measure(fd: int, *, path: Path) -> Holding:
+def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     """Return what an open file holds; it is not flushed.
 
+    :param extents: whether to look at them; without, all storage counts as the file's
+        own and as written.
     :raises OSError: when it cannot be read.
     """
     status = os.fstat(fd)
@@ -66,12 +70,12 @@ def measure(fd: int, *, path: Path) -> Holding:
             virtual_size, full_size = _qcow2_sizes(header, file_size=file_size)
     except InvalidRequest:
         full_size, malformed = _file_bytes(status), True
-    extents = None
-    if actual_size:
-        extents = extent.summarise(fd, file_size=file_size, sync=False)
+    summary = None
+    if actual_size and extents:
+        summary = extent.summarise(fd, file_size=file_size, sync=False)
     return _holding(
         fd,
-        extents,
+        summary,
         virtual_size=virtual_size,
         full_size=full_size,
         actual_size=actual_size,
@@ -137,17 +141,31 @@ def _holding(
 ) -> Holding:
     shared = extents.shared if extents else 0
     encoded = extents.encoded if extents else 0
+    places = _places(fd) if shared else ()
     return Holding(
         virtual_size=virtual_size,
         full_size=full_size,
         actual_size=actual_size,
         own=max(0, actual_size - shared - encoded),
         shared=shared,
-        shared_places=tuple(extent.shared_places(fd)) if shared else (),
+        shared_places=places,
         unwritten=extents.unwritten if extents else 0,
         stamped=stamped,
         malformed=malformed,
     )
+
+
+def _places(fd: int) -> tuple[Place, ...]:
+    """Return where its shared storage is.
+
+    :raises TooMuchWork: when it is in too many places.
+    """
+    found: list[Place] = []
+    for place in extent.shared_places(fd):
+        found.append(place)
+        if not len(found) % _ASKED:
+            effort.check(holding=len(found) * _PLACE_SIZE)
+    return tuple(found)
 
 
 def _file_bytes(status: os.stat_result) -> int:

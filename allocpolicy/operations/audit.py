@@ -20,7 +20,7 @@ from allocpolicy.contract.facts import DiskFormat, Headroom
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.observe import account
+from allocpolicy.observe import account, sighting
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Place
 from allocpolicy.observe.sighting import Observer, Sighting
@@ -65,7 +65,7 @@ def audit(
         few disks.
     :raises ImageError: when a path does not exist.
     :raises InvalidRequest: when jobs is less than 1.
-    :raises WorkerLost: when one of the processes was killed.
+    :raises WorkerLost: when a process was killed that looked at no disk.
     """
     if jobs is not None and jobs < 1:
         raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
@@ -105,11 +105,11 @@ def _look(
         trusted=policy.trusted_base_directories,
     )
     progress = watch("audit")
-    answers = spread(files, observer, workers=jobs)
-    for done, sighting in enumerate(answers, start=1):
+    answers = spread(files, observer, workers=jobs, lost=sighting.lost)
+    for done, seen in enumerate(answers, start=1):
         progress(done=done, total=len(files))
-        if sighting is not None:
-            yield sighting
+        if seen is not None:
+            yield seen
 
 
 def _with_places_apart(seen: Sighting, shared: dict[int, set[Place]]) -> Sighting:

@@ -89,6 +89,26 @@ def test_a_worker_that_is_killed_is_missed() -> None:
     assert children() == before
 
 
+@pytest.mark.parametrize(
+    "fatal", [{50}, {0}, {99}, {3, 4, 5, 40, 98}, {*range(0, 100, 7)}]
+)
+def test_a_thing_that_kills_its_worker_is_lost_alone(fatal: set[int]) -> None:
+    """All others are answered once, even if every worker is killed more than once."""
+
+    def work(thing: int) -> tuple[str, int]:
+        if thing in fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "answered", thing
+
+    before = children()
+    answers = spread(range(100), work, workers=2, lost=lambda thing: ("lost", thing))
+    assert sorted(answers) == [
+        *(("answered", thing) for thing in range(100) if thing not in fatal),
+        *(("lost", thing) for thing in sorted(fatal)),
+    ]
+    assert children() == before
+
+
 INTERRUPTED_AT_THE_FORK = """
 import os, signal
 from allocpolicy.observe.workers import spread
