@@ -74,6 +74,11 @@ def grow(
     plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
     stale_offset, stale_length = _stale_bytes(fd, plan, path=path)
     _append(fd, plan, advance=advance)
+    if plan.end > plan.start:
+        # The file's new length first: clusters that were counted beyond its end would
+        # leak where the next attempt reserves nothing.
+        os.fsync(fd)
+        _count_appended(fd, plan, advance=advance)
     os.fsync(fd)
     if plan.blocks:
         _adopt_refcounts(fd, plan, advance=advance)
@@ -131,7 +136,6 @@ def _append(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
     entries = _entries(plan, plan.kept_entries, plan.data_clusters)
     offset = plan.l2_offset + skipped * width
     writer.write_all(fd, entries, offset=offset, advance=advance)
-    _count_appended(fd, plan, advance=advance)
 
 
 def _adopt_refcounts(fd: int, plan: Layout, *, advance: Callable[[int], None]) -> None:
