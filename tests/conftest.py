@@ -65,6 +65,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail instead of skipping where root, loop devices, a filesystem, the "
         "guest kernel or a program is missing",
     )
+    parser.addoption(
+        "--faults",
+        metavar="NUMBER",
+        default="3",
+        help="how many faults each command of tests/faults meets, and how many power "
+        "cuts: a number, or all (default: %(default)s, spread evenly)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
