@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
+from allocpolicy.storage import reading
 
 SECTOR = 512
 MERGE = "merge it with its parent with qemu-img convert first"
@@ -16,7 +17,8 @@ def read(fd: int, size: int, offset: int, *, path: Path) -> bytes:
 
     :raises ImageError: when the file doesn't have all of them.
     """
-    data = os.pread(fd, size, offset) if offset < os.fstat(fd).st_size else b""
+    inside = offset < os.fstat(fd).st_size
+    data = reading.read(fd, size, offset=offset) if inside else b""
     if len(data) != size:
         raise ImageError(path, "it is cut short or malformed: a table is outside it")
     return data

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from allocpolicy.errors import ImageError
 from allocpolicy.foreign.reading import MERGE, SECTOR
+from allocpolicy.storage import reading
 
 MAGIC = b"KDMV"
 # SparseExtentHeader up to overHead, then compressAlgorithm at 77
@@ -54,7 +55,7 @@ class _Header(NamedTuple):
 
 
 def _header(fd: int, offset: int) -> _Header:
-    data = os.pread(fd, HEADER.size, offset)
+    data = reading.read(fd, HEADER.size, offset=offset)
     return _Header._make(HEADER.unpack(data.ljust(HEADER.size, b"\0")))
 
 
@@ -81,9 +82,9 @@ def check_alone(fd: int, *, path: Path) -> None:
         raise ImageError(path, "it is malformed: its descriptor is not at sector 1")
     if not 0 < header.descriptor_size <= MAX_DESCRIPTOR:
         raise ImageError(path, "it is malformed: its descriptor's size is absurd")
-    text, end, _ = os.pread(fd, header.descriptor_size * SECTOR, SECTOR).partition(
-        b"\0"
-    )
+    text, end, _ = reading.read(
+        fd, header.descriptor_size * SECTOR, offset=SECTOR
+    ).partition(b"\0")
     if not end:  # QEMU would read past the end
         raise ImageError(path, "it is malformed: its descriptor does not end in NUL")
     _check_descriptor(text.decode("ascii", errors="replace"), path=path)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from allocpolicy.errors import ImageError
 from allocpolicy.foreign.reading import MERGE, SECTOR, read
+from allocpolicy.storage import reading
 
 COOKIE, DYNAMIC_COOKIE = b"conectix", b"cxsparse"
 DISK_TYPE = 60  # offset in the footer
@@ -24,7 +25,7 @@ UNUSED = 0xFFFFFFFF
 
 
 def _footer(fd: int) -> bytes:
-    return os.pread(fd, SECTOR, max(0, os.fstat(fd).st_size - SECTOR))
+    return reading.read(fd, SECTOR, offset=max(0, os.fstat(fd).st_size - SECTOR))
 
 
 def check_alone(fd: int, *, path: Path) -> None:
@@ -32,7 +33,7 @@ def check_alone(fd: int, *, path: Path) -> None:
 
     :raises ImageError: when it has a parent, names other files, or is cut short.
     """
-    head, footer = os.pread(fd, SECTOR, 0), _footer(fd)
+    head, footer = reading.read(fd, SECTOR, offset=0), _footer(fd)
     dynamic = head.startswith(COOKIE)
     types = [_disk_type(head)] if dynamic else []
     if not footer.startswith(COOKIE):

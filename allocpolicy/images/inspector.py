@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import oslo_utils
 
 from allocpolicy.errors import ImageError
+from allocpolicy.storage import reading
 
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector
@@ -101,7 +102,7 @@ def agreed_format(
 def _is_fixed_vpc(fd: int) -> bool:
     """Return whether the file ends in a VHD footer (a fixed VHD starts with data)."""
     footer = max(0, os.fstat(fd).st_size - _VPC_FOOTER_SIZE)
-    return os.pread(fd, len(_VPC_COOKIE), footer) == _VPC_COOKIE
+    return reading.read(fd, len(_VPC_COOKIE), offset=footer) == _VPC_COOKIE
 
 
 def virtual_size(inspector: FileInspector | None, *, fd: int, path: Path) -> int:

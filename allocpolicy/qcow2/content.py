@@ -7,7 +7,6 @@ Entries". What the image doesn't map belongs to its backing file and is in no ru
 from __future__ import annotations
 
 import enum
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from allocpolicy.qcow2 import mapping, tables
 from allocpolicy.qcow2.geometry import SECTOR_SIZE, SUBCLUSTERS
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.tables import ALL_SUBCLUSTERS, COMPRESSED, OFFSET
+from allocpolicy.storage import reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ def inflate(fd: int, header: Header, run: Run, *, path: Path) -> bytes:
         reason = "it is compressed by zstd; copy it with qemu-img convert first"
         raise ImageError(path, reason)
     # Another cluster's data may follow in the last sector; it is ignored.
-    data = os.pread(fd, run.host_length, run.host_offset)
+    data = reading.read(fd, run.host_length, offset=run.host_offset)
     try:
         content = zlib.decompressobj(_WINDOW_BITS).decompress(data, header.cluster_size)
     except zlib.error as error:

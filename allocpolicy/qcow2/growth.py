@@ -26,6 +26,7 @@ from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, SECTOR_SIZE, TABLE_ENTRY_S
 from allocpolicy.qcow2.growth_layout import Layout, layout
 from allocpolicy.qcow2.header import Header, refuse
 from allocpolicy.qcow2.obstacles import Kind
+from allocpolicy.storage import reading
 
 # The header's fields, as (format, offset).
 _SIZE = ">Q", 24
@@ -181,7 +182,7 @@ def _entries(plan: Layout, start: int, end: int) -> Iterator[memoryview]:
 
 def _read_l1(fd: int, plan: Layout) -> bytes:
     length = min(plan.first_l2, plan.old.l1_entries) * TABLE_ENTRY_SIZE
-    return os.pread(fd, length, plan.header.l1_offset)
+    return reading.read(fd, length, offset=plan.header.l1_offset)
 
 
 def _write_l1(
@@ -222,7 +223,7 @@ def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
         stale = whole[inside:].strip(b"\0") != b""
         refuse([(stale, f"it was shrunk inside compressed data; {_RESIZE}")], path=path)
         return 0, 0
-    if not host or not os.pread(fd, length, host + inside).strip(b"\0"):
+    if not host or not reading.read(fd, length, offset=host + inside).strip(b"\0"):
         return 0, 0
     return host + inside, length
 
@@ -240,7 +241,7 @@ def _write_header(
     fd: int, header: Header, fields: dict[tuple[str, int], tuple[int, ...]]
 ) -> None:
     """Change fields by one write of the first sector."""
-    sector = bytearray(os.pread(fd, SECTOR_SIZE, 0))
+    sector = bytearray(reading.read(fd, SECTOR_SIZE, offset=0))
     if header.version > 2:  # a writer must clear the bits that it doesn't know
         fields |= {_AUTOCLEAR: (0,)}
     for (format, offset), values in fields.items():

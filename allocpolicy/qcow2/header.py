@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry
+from allocpolicy.storage import reading
 
 MAGIC = b"QFI\xfb"
 HEADER = struct.Struct(">4sIQIIQIIQQIIQ QQQII")
@@ -127,9 +128,9 @@ def read_header(fd: int, *, path: Path) -> Header:
 
     :raises ImageError: when it is not qcow2, malformed, or needs unknown features.
     """
-    raw = _unpack(os.pread(fd, HEADER.size, 0), path=path)
+    raw = _unpack(reading.read(fd, HEADER.size, offset=0), path=path)
     cluster_size = 1 << raw.cluster_bits
-    cluster = os.pread(fd, cluster_size, 0)
+    cluster = reading.read(fd, cluster_size, offset=0)
     short = len(cluster) < raw.header_length
     refuse([(short, "the file ends inside its header")], path=path)
     extensions = _extensions(cluster, raw=raw, path=path)

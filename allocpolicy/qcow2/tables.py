@@ -20,6 +20,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, stored
 from allocpolicy.qcow2.header import Header
 from allocpolicy.storage import effort
+from allocpolicy.storage import reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,8 @@ class L2Tables:
 
 def read_entry(fd: int, offset: int) -> int:
     """Return the table entry at a host offset; 0 past the end of the file."""
-    return int.from_bytes(os.pread(fd, geometry.TABLE_ENTRY_SIZE, offset), "big")
+    entry = reading.read(fd, geometry.TABLE_ENTRY_SIZE, offset=offset)
+    return int.from_bytes(entry, "big")
 
 
 def read_l2_tables(fd: int, header: Header, *, path: Path) -> L2Tables | None:
