@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, stored
 from allocpolicy.qcow2.header import Header
-from allocpolicy.storage import effort
-from allocpolicy.storage import reading
+from allocpolicy.storage import effort, reading
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from allocpolicy import Change, ImageError, Policy, Progress, apply
-from allocpolicy.storage import fsxattr, inode_flags, lease
+from allocpolicy.progress import Advance
+from allocpolicy.storage import fsxattr, inode_flags, lease, zeroes
 from allocpolicy.storage.inode_flags import InodeFlag
 from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, command, environment, provision
@@ -533,9 +534,17 @@ def test_a_hard_link_that_is_made_meanwhile_is_seen(
 
 @ALL
 def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
-    directory: Path, base: Path
+    directory: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was filled by then stays; what the guest reads is what it was."""
+    write = zeroes._write
+
+    def write_and_wait(fd: int, *, offset: int, end: int, advance: Advance) -> None:
+        write(fd, offset=offset, end=end, advance=advance)
+        if offset < end:
+            signal.pause()
+
+    monkeypatch.setattr(zeroes, "_write", write_and_wait)
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE, *FALLOC)
     before, inode = content(disk, format="qcow2"), disk.stat().st_ino
