@@ -44,8 +44,8 @@ from allocpolicy.errors import Replan as Replan
 from allocpolicy.errors import StorageFailed as StorageFailed
 from allocpolicy.errors import StrategyFailed as StrategyFailed
 from allocpolicy.errors import StrategyNotFound as StrategyNotFound
-from allocpolicy.errors import Unsupported as Unsupported
 from allocpolicy.errors import TooMuchWork as TooMuchWork
+from allocpolicy.errors import Unsupported as Unsupported
 from allocpolicy.errors import WorkerLost as WorkerLost
 from allocpolicy.execute.job import Access as Access
 from allocpolicy.images.stamp import Stamp as Stamp
