@@ -7,6 +7,7 @@ in its place (dup2(2)): then that file would be stamped and published.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -60,7 +61,9 @@ class _Identity:
 def _identity(fd: int) -> _Identity | None:
     try:
         status, flags = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)
-    except OSError:  # closed
+    except OSError as error:
+        if error.errno != errno.EBADF:  # closed
+            raise
         return None
     nobody_elses = stat.S_ISREG(status.st_mode) and not status.st_nlink
     return _Identity(

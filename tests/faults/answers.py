@@ -14,7 +14,7 @@ from tests.faults.tracing import Ended
 
 DONE, REFUSED, NO_SPACE, FAILED, INTERRUPTED = 0, 2, 3, 5, 130
 # The disk is there, and what failed came after it.
-PUBLISHED: frozenset[int] = frozenset()
+PUBLISHED = frozenset({6})
 ANSWERED = {0, 1}  # 1: a disk has drifted
 # What an answer says of what could not be read, beside the error itself.
 NOT_READ = ("unverifiable", "not readable", "damaged", "unreadable")
