@@ -22,7 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
-from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace, Unsupported
+from allocpolicy.errors import (
+    CommandError,
+    ImageError,
+    NotEnoughSpace,
+    StorageFailed,
+    Unsupported,
+)
 from allocpolicy.progress import Progress
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
@@ -39,6 +45,7 @@ _UNSUPPORTED = re.compile(r"Operation not supported|File too large")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 # QEMU's words for a malformed compressed cluster, and for EIO of the host.
 _UNREADABLE = re.compile(r"error while reading at byte \d+: Input/output error")
+_FAILED = re.compile(r"Input/output error|Structure needs cleaning")
 _CHUNK = 4 << 20
 
 
@@ -118,7 +125,9 @@ def measure(image: Image, *, format: str, virtual_size: int) -> int:
     except FileNotFoundError as error:
         raise CommandError(("prlimit",), 127, NOT_INSTALLED) from error
     except subprocess.CalledProcessError as error:
-        reason = NOT_INSTALLED if error.returncode == 127 else error.stderr
+        reason = _with_paths(error.stderr, [image])
+        if error.returncode == 127:
+            reason = NOT_INSTALLED
         raise CommandError(tuple(command), error.returncode, reason) from error
     return required
 
@@ -152,8 +161,17 @@ def _run(
     finally:
         process.wait()
     if process.returncode:
-        failed = CommandError((PROGRAM, *arguments), process.returncode, stderr)
+        said = f"{images[-1].path}: {_with_paths(stderr, images)}"
+        failed = CommandError((PROGRAM, *arguments), process.returncode, said)
         _explain(failed, source=images[0], target=images[-1], work=work)
+
+
+def _with_paths(said: str, images: Sequence[Image]) -> str:
+    """Return what qemu-img said, with paths in place of the names that we gave it."""
+    for image in images:
+        for name in (image.source, image.target, f"/proc/self/fd/{image.fd}"):
+            said = said.replace(name, str(image.path))
+    return said
 
 
 def _limits(*, work: int, output: int) -> list[str]:
@@ -217,6 +235,9 @@ def _explain(
     if said := _UNREADABLE.search(failed.reason):
         _read_through(source)
         raise damage(source, reason=said[0]) from failed
+    if _FAILED.search(failed.reason):
+        _read_through(source)
+        raise StorageFailed(target.path, failed.reason) from failed
     raise failed
 
 

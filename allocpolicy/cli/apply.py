@@ -34,7 +34,7 @@ class Apply(Lister):
         "reason",
         "steps",
     )
-    state = "every disk is whole; the one that was being changed is unchanged"
+    state = "every disk is whole; inspect says whether the last one was changed"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(

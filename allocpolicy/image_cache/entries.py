@@ -22,6 +22,7 @@ from allocpolicy.image_cache.entry import Held
 from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays
 from allocpolicy.storage import directories
+from allocpolicy.storage.failure import named
 
 _AT_ONCE = 200  # entries held at a time, each with two descriptors
 
@@ -43,7 +44,10 @@ def entries(directory: Path, *, configured: Path | None = None) -> list[Entry]:
     :param configured: the operator's image_cache_dir.
     :raises InvalidRequest: when the directory cannot be read, or is no image cache.
     """
-    with _opened(directory, configured=configured) as cache:
+    with (
+        named(directory, action="list the image cache"),
+        _opened(directory, configured=configured) as cache,
+    ):
         names = _names(cache)
         seen = overlays.look(_roots(directory) if names else ())
         found = []
@@ -68,7 +72,10 @@ def prune(
     """
     removed: list[Entry] = []
     kept: list[Entry] = []
-    with _opened(directory, configured=configured) as cache:
+    with (
+        named(directory, action="prune the image cache"),
+        _opened(directory, configured=configured) as cache,
+    ):
         for kind in (location.HASHES, location.USERS):
             with contextlib.suppress(FileNotFoundError), records.directory(cache, kind):
                 pass  # refused, if ever, before anything is removed

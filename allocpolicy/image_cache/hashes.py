@@ -15,7 +15,7 @@ from collections.abc import Container
 from allocpolicy.image_cache import location, records
 from allocpolicy.image_cache.home import Cache, naming
 from allocpolicy.progress import Progress
-from allocpolicy.storage import directories, mount, staging
+from allocpolicy.storage import copy, directories, mount, reading, staging
 from allocpolicy.storage.directories import Directory
 
 _NAME = re.compile(r"[0-9]+(-[0-9]+){4}")
@@ -51,7 +51,7 @@ def remember(cache: Cache, fd: int, *, digest: str) -> None:
         if _read(memo, name) == digest:
             return
         with staging.create(memo) as staged:
-            os.write(staged.fd, digest.encode())
+            copy.write(staged.fd, digest.encode(), offset=0)
             os.fchmod(staged.fd, 0o644)
             os.fsync(staged.fd)  # a power cut must not leave a name without content
             staged.replace(name)
@@ -103,7 +103,7 @@ def _read(memo: Directory, name: str) -> str | None:
         contextlib.suppress(OSError),
         records.opened(memo, name, flags=os.O_RDONLY) as fd,
     ):
-        text = os.pread(fd, _DIGEST_SIZE + 1, 0)
+        text = reading.read(fd, _DIGEST_SIZE + 1, offset=0)
         if _DIGEST.fullmatch(text):
             return text.decode()
     return None

@@ -18,6 +18,7 @@ from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.image_cache import location, records
 from allocpolicy.image_cache.home import Cache, naming
 from allocpolicy.image_cache.overlays import Overlays, backs
+from allocpolicy.storage import copy, reading
 from allocpolicy.storage.directories import Directory
 
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -73,7 +74,8 @@ def record(cache: Cache, name: str, disk: Path) -> None:
             size = os.fstat(fd).st_size
             # A line that a power cut left unfinished stays a separate line.
             finished = os.pread(fd, 1, max(0, size - 1)) in (b"", b"\n")
-            os.pwrite(fd, (b"" if finished else b"\n") + _line(disk), size)
+            line = (b"" if finished else b"\n") + _line(disk)
+            copy.write(fd, line, offset=size)
             os.fsync(fd)
 
 
@@ -107,7 +109,7 @@ def _forget(cache: Cache, name: str, disk: Path) -> None:
         _held(directory, name) as fd,
     ):
         kept = _read(fd).replace(_line(disk), b"", 1)
-        os.pwrite(fd, kept, 0)
+        copy.write(fd, kept, offset=0)
         os.ftruncate(fd, len(kept))
 
 
@@ -139,7 +141,7 @@ def _read(fd: int) -> bytes:
     size = os.fstat(fd).st_size
     if size > _MAX_SIZE:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return os.pread(fd, size, 0)
+    return reading.read(fd, size, offset=0)
 
 
 def _recorded(cache: Cache, name: str) -> Iterator[Path | None]:

@@ -21,6 +21,7 @@ from allocpolicy.images.reach import NOT_FOLLOWED, Reach
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.storage import writers
 from allocpolicy.storage.credentials import User
+from allocpolicy.storage.failure import refuse_failure
 from allocpolicy.storage.inode import Inode, inode
 
 MAX_DEPTH = 200  # QEMU itself slows down long before that
@@ -137,6 +138,8 @@ def chain(
 
     If the chain isn't followed to its end, the last one says why: it is missing, not a
     file, of unknown format, malformed, part of a loop, or out of reach.
+
+    :raises StorageFailed: when the storage fails, which says nothing of the chain.
     """
     layers = [_Described(path=path, inode=inode(os.fstat(fd)), header=header)]
     problem, unseen = None, False
@@ -144,6 +147,8 @@ def chain(
         for layer in walk(layers[0], reach=reach, opened=_described):
             layers.append(layer)  # noqa: PERF402  (those before an error are kept)
     except ImageError as error:
+        if isinstance(error.__cause__, OSError):
+            refuse_failure(error.__cause__, path=error.path, action="open it")
         problem, unseen = error.reason, isinstance(error, OutOfReach)
     found = tuple(one.backing_file for one in layers if one.backing_file)
     if problem is None:

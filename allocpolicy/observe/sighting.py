@@ -14,7 +14,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
-from allocpolicy.errors import ImageError, InvalidRequest, TooMuchWork
+from allocpolicy.errors import ImageError, InvalidRequest, StorageFailed, TooMuchWork
 from allocpolicy.images import existing, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
@@ -157,7 +157,7 @@ class Observer:
             )
         except ImageError as error:
             return None, Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
-        except TooMuchWork as error:
+        except (TooMuchWork, StorageFailed) as error:
             return None, _unverifiable(error.reason)
         except MemoryError:
             return None, _unverifiable(_NO_MEMORY)

@@ -76,7 +76,7 @@ def find(directory: Directory) -> Capabilities:
         with explained(
             fd=fd, path=directory.path, needed=_PIECE, action="write a file"
         ):
-            os.pwrite(fd, bytes(_PIECE), 0)
+            copy.write(fd, bytes(_PIECE), offset=0)
             os.fsync(fd)
         direct_io = _direct_io(fd)  # XFS needs more for a file that was shared
         reflink = _works(lambda: _share(fd, clone.fd))

@@ -50,6 +50,8 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
             raise Unsupported(path, reason) from error
         if error.errno in FAULTS:
             raise StorageFailed(path, reason) from error
+        if error.filename is None:  # who reads it wants to know where it was
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -89,9 +89,14 @@ def open_named(directory: int) -> tuple[str, int]:
     while True:
         name = temporary_name()
         fd = os.open(name, flags, PRIVATE, dir_fd=directory)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink:  # otherwise a sweep came between open and lock
-            return name, fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # otherwise a sweep came between open and lock
+                return name, fd
+        except BaseException:
+            os.unlink(name, dir_fd=directory)
+            os.close(fd)
+            raise
         os.close(fd)
 
 
