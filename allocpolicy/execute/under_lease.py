@@ -27,6 +27,7 @@ Taken = Callable[[int], None]
 Work = Callable[[Watcher, Taken], None]
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_SIGNALS_SEEN = 0.5  # seconds
 _STOPPED = (
     "another process opened it meanwhile, and the work on it was stopped before that"
     " process got in: it is whole, and what was done so far stays; stop that process,"
@@ -63,6 +64,10 @@ def _relayed(receiver: Connection, *, watch: Watcher, has_taken: Taken) -> bool:
     progress = unwatched("")
     with contextlib.suppress(EOFError):
         while True:
+            # A Ctrl-C between Python's look for signals and read(2) is seen only when
+            # something else ends the wait.
+            while not receiver.poll(_SIGNALS_SEEN):
+                pass
             match receiver.recv():
                 case "begin", description:
                     progress = watch(description)

@@ -108,7 +108,7 @@ def _prune(
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
                 holds[name] = stack.enter_context(entry.held_alone(cache, name))
-        unused = any(held.alone for held in holds.values())
+        unused = any(held.user is None for held in holds.values())
         seen = overlays.look(roots if unused else ())
         for name, held in holds.items():
             found = _entry(cache, name, seen, held=held, forget_moved=forget_moved)
@@ -162,8 +162,8 @@ def _entry(
 ) -> Entry:
     path = cache.path / name
     found = users.users(cache, name, seen, forget_moved=forget_moved)
-    if not held.alone:
-        found.add("a running process")
+    if held.user is not None:
+        found.add(held.user)
     return Entry(
         path=path,
         source_format=path.suffixes[-2].removeprefix("."),

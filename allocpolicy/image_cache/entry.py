@@ -82,12 +82,16 @@ def mark(fd: int, *, cache: Cache | None, name: str) -> None:
             raise refusal(cache.path, problem) from error
 
 
+_PROCESS = "a running process"
+_PERHAPS = f"{_PROCESS} (perhaps: it is not readable)"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What has an entry's name; ``alone``: no job uses it."""
+    """What has an entry's name; ``user`` says who uses it, None if no job does."""
 
     status: os.stat_result
-    alone: bool
+    user: str | None
 
 
 @contextlib.contextmanager
@@ -104,10 +108,10 @@ def held_alone(cache: Cache, name: str) -> Iterator[Held]:
         try:
             fd = found.reopen(file)
         except OSError:  # somebody's lease, or no permission
-            yield Held(status=status, alone=False)
+            yield Held(status=status, user=_PERHAPS)
             return
         stack.callback(os.close, fd)
-        yield Held(status=status, alone=_lock_alone(fd))
+        yield Held(status=status, user=None if _lock_alone(fd) else _PROCESS)
 
 
 def remove(cache: Cache, name: str, *, held: Held) -> bool:

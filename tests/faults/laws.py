@@ -55,7 +55,10 @@ class Oracle:
     def wrong_files(self, ended: Ended) -> Iterator[str]:
         now, effect = picture(self.place.path), self.scenario.effect
         rewriting = effect is Effect.CHANGES and ended.status != DONE
-        yield from self._wrong_rest(now, names=ended.status is None or rewriting)
+        injected = ended.injected
+        not_removed = injected is not None and injected.name == "unlinkat"
+        names = ended.status is None or rewriting or not_removed
+        yield from self._wrong_rest(now, names=names)
         if effect is Effect.CREATES:
             yield from self._wrong_new(now, ended)
         elif effect is Effect.CHANGES:
@@ -65,7 +68,7 @@ class Oracle:
         """Nothing else is touched, and nothing left but ``names`` temporary names.
 
         A kill may leave one; so may an error while two names are exchanged, before it
-        is settled which of the files is the disk.
+        is settled which of the files is the disk; and one whose removal fails stays.
         """
         before = self.place.picture
         temporary = [name for name in now if is_temporary(os.path.basename(name))]

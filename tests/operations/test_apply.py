@@ -544,7 +544,6 @@ def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
         if offset < end:
             signal.pause()
 
-    monkeypatch.setattr(zeroes, "_write", write_and_wait)
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE, *FALLOC)
     before, inode = content(disk, format="qcow2"), disk.stat().st_ino
@@ -553,7 +552,11 @@ def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
         "allocpolicy:strategy": "performance",
         "allocpolicy:performance.data": "full",
     }
-    with pytest.raises(ImageError, match="another process opened it"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(ImageError, match="another process opened it"),
+    ):
+        patched.setattr(zeroes, "_write", write_and_wait)
         apply(Change(disk=disk, extra_specs=specs), policy=Policy(), watch=opener)
     assert opener.process is not None
     opener.process.communicate()
