@@ -552,12 +552,10 @@ def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
         "allocpolicy:strategy": "performance",
         "allocpolicy:performance.data": "full",
     }
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(ImageError, match="another process opened it"),
-    ):
-        patched.setattr(zeroes, "_write", write_and_wait)
+    monkeypatch.setattr(zeroes, "_write", write_and_wait)
+    with pytest.raises(ImageError, match="another process opened it"):
         apply(Change(disk=disk, extra_specs=specs), policy=Policy(), watch=opener)
+    monkeypatch.undo()
     assert opener.process is not None
     opener.process.communicate()
     assert content(disk, format="qcow2") == before
