@@ -86,7 +86,8 @@ class Command(CliffCommand):
 
     def _report(self, error: Exception) -> int:
         if self.app_args and self.app_args.debug:
-            traceback.print_exception(error)
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                print(one_line(line), file=sys.stderr)
         if isinstance(error, Error):
             message, status = str(error), error.exit_status
         else:
