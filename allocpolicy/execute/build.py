@@ -25,7 +25,7 @@ from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
-from allocpolicy.storage import staging
+from allocpolicy.storage import staging, temporary
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
 
@@ -48,7 +48,7 @@ def built(
         staging.create(job.directory) as staged,
         admission.turn(plan, job) as has_taken,
     ):
-        staging.sweep(job.directory)
+        temporary.sweep(job.directory)
         prepare(staged)
         run_steps(
             plan,

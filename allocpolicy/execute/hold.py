@@ -13,7 +13,7 @@ from allocpolicy.contract.facts import Observation, Use
 from allocpolicy.errors import ImageError, Unsupported
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe.disk import use
-from allocpolicy.storage import directories, inode_flags, lease, mount, staging
+from allocpolicy.storage import directories, inode_flags, lease, mount, temporary
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import OPENED_MEANWHILE
 
@@ -65,7 +65,7 @@ class Hold:
 def held(disk: Disk) -> Iterator[Hold]:
     """Try to have the disk alone while the body runs: a write lease, no QEMU lock."""
     with contextlib.suppress(PermissionError):  # the directory can't be listed
-        staging.sweep(disk.directory)
+        temporary.sweep(disk.directory)
     with contextlib.ExitStack() as stack:
         problem = _lease(disk, stack)
         telling = problem in (None, IN_USE)

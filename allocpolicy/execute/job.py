@@ -13,7 +13,7 @@ from allocpolicy.execute.hold import Hold
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
 from allocpolicy.resolve.selection import Selection
-from allocpolicy.storage import staging
+from allocpolicy.storage import temporary
 from allocpolicy.storage.directories import Directory
 
 
@@ -21,7 +21,7 @@ from allocpolicy.storage.directories import Directory
 class Access:
     """Who may use the finished file: mode bits, and (uid, gid); None for our own."""
 
-    mode: int = staging.PRIVATE
+    mode: int = temporary.PRIVATE
     owner: tuple[int, int] | None = None
 
     @classmethod

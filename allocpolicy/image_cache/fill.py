@@ -13,7 +13,7 @@ from allocpolicy.image_cache.home import Cache, Home
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress
 from allocpolicy.qemu_img import Image
-from allocpolicy.storage import directories, staging
+from allocpolicy.storage import directories, staging, temporary
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
@@ -64,7 +64,7 @@ def fill(
             action="keep the converted copy",
         ),
     ):
-        staging.sweep(directory)
+        temporary.sweep(directory)
         entry.mark(staged.fd, cache=cache, name=name)
         conversion.convert(
             _image(source),

@@ -15,7 +15,7 @@ from collections.abc import Container
 from allocpolicy.image_cache import location, records
 from allocpolicy.image_cache.home import Cache, naming
 from allocpolicy.progress import Progress
-from allocpolicy.storage import copy, directories, mount, reading, staging
+from allocpolicy.storage import copy, directories, mount, reading, staging, temporary
 from allocpolicy.storage.directories import Directory
 
 _NAME = re.compile(r"[0-9]+(-[0-9]+){4}")
@@ -66,7 +66,7 @@ def forget(cache: Cache, *, kept: Container[str | None]) -> None:
         contextlib.suppress(FileNotFoundError),
         records.directory(cache, location.HASHES) as memo,
     ):
-        staging.sweep(memo)
+        temporary.sweep(memo)
         with directories.readable(memo) as fd:
             names = [name for name in os.listdir(fd) if _NAME.fullmatch(name)]
         for name in names:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from allocpolicy.image_cache import location
 from allocpolicy.images.image_file import resolve
-from allocpolicy.storage import staging
+from allocpolicy.storage import temporary
 from allocpolicy.storage.tree import Listing
 
 
@@ -84,7 +84,7 @@ def _found(listing: Listing, *, image_cache_dir: Path | None) -> Iterable[Found]
 
 
 def _is_being_made(path: str) -> bool:
-    return staging.is_temporary(os.path.basename(path))
+    return temporary.is_temporary(os.path.basename(path))
 
 
 def _unreadable(listing: Listing) -> Iterable[tuple[str, str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from allocpolicy.contract.strategy import Judgement
 from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
 from allocpolicy.report.audit import Audit, Row
-from allocpolicy.storage import directories, staging
+from allocpolicy.storage import directories, temporary
 from allocpolicy.storage.failure import FAULTS, NO_SPACE
 from allocpolicy.storage.space import free_bytes
 from allocpolicy.storage.staging import Staged
@@ -126,7 +126,7 @@ def _escape(value: str) -> str:
 def _replace(path: Path, content: bytes) -> None:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(directories.opened(path.parent))
-        staging.sweep(directory)
+        temporary.sweep(directory)
         directory_fd = stack.enter_context(directories.readable(directory))
         staged = Staged(directory=directory.path, directory_fd=directory_fd)
         stack.callback(staged.discard)

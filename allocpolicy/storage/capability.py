@@ -24,6 +24,7 @@ from allocpolicy.storage import (
     rename,
     staging,
     statx,
+    temporary,
 )
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import FAULTS, NO_SPACE, explained
@@ -119,7 +120,7 @@ def _share(source: int, target: int) -> None:
 
 def _open_unnamed(directory: int) -> None:
     flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-    os.close(os.open(".", flags, staging.PRIVATE, dir_fd=directory))
+    os.close(os.open(".", flags, temporary.PRIVATE, dir_fd=directory))
 
 
 def _lease(directory: Directory) -> None:
@@ -134,7 +135,7 @@ def _exchange(directory: int) -> None:
 
 @contextlib.contextmanager
 def _temporary_name(directory: int) -> Iterator[str]:
-    name, fd = staging.open_named(directory)
+    name, fd = temporary.create(directory)
     try:
         yield name
     finally:

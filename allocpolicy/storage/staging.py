@@ -1,8 +1,7 @@
 """A file that has no name until it is complete: open(2) O_TMPFILE and linkat(2).
 
 A kill at any moment leaves nothing at all. Where O_TMPFILE is missing (NFS, FUSE), the
-file has a temporary name and its creator holds flock(2) on it; `sweep` removes the
-names whose creators are gone. All temporary names come from this module.
+file has a `temporary` name.
 """
 
 from __future__ import annotations
@@ -25,15 +24,13 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.storage import directories, lease, qemu_lock, rename, signals
+from allocpolicy.storage import directories, lease, rename, signals, temporary
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
-from allocpolicy.storage.found import found, reopen
+from allocpolicy.storage.temporary import PRIVATE, is_file
 
-_PREFIX, _SUFFIX = ".allocpolicy-", ".tmp"
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
-PRIVATE = 0o600
 OPENED_MEANWHILE = (
     "another process opened it meanwhile; it is unchanged: stop that process, and"
     " try again"
@@ -45,59 +42,6 @@ _DIRECTORY_PROBLEMS = {
     errno.EPERM: "no permission to write in the directory",
     errno.EROFS: "the filesystem is mounted read-only",
 }
-
-
-def temporary_name(*, replacing: int | None = None) -> str:
-    """Return a name that `sweep` removes once no process holds a lock on its file.
-
-    :param replacing: the open file that is to get the name by an exchange: `sweep` then
-        leaves it alone if it was written to after this.
-    """
-    unique = os.urandom(8).hex()
-    if replacing is not None:
-        unique += f"-{_state(os.fstat(replacing))}"
-    return f"{_PREFIX}{unique}{_SUFFIX}"
-
-
-def _state(status: os.stat_result) -> str:
-    """Return which file it is, and in which state, for a name."""
-    return f"{status.st_ino:x}-{status.st_mtime_ns:x}"
-
-
-def _was_written_to(name: str, status: os.stat_result) -> bool:
-    """Return whether the file got its temporary name by an exchange, and changed since.
-
-    A process that had opened the disk just before a kill wrote to it: the name is all
-    that its content has.
-    """
-    inode, _, _ = _state(status).partition("-")
-    unique = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-    return f"-{inode}-" in unique and not unique.endswith(f"-{_state(status)}")
-
-
-def is_temporary(name: str) -> bool:
-    """Return whether the name is a temporary one."""
-    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
-
-
-def open_named(directory: int) -> tuple[str, int]:
-    """Create a file in the open directory, mode 0600; return its temporary name and it.
-
-    It is locked, and `sweep` leaves it alone until it is closed.
-    """
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-    while True:
-        name = temporary_name()
-        fd = os.open(name, flags, PRIVATE, dir_fd=directory)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # otherwise a sweep came between open and lock
-                return name, fd
-        except BaseException:
-            os.unlink(name, dir_fd=directory)
-            os.close(fd)
-            raise
-        os.close(fd)
 
 
 class Staged:
@@ -120,7 +64,7 @@ class Staged:
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-        self._temporary, fd = open_named(self.directory_fd)
+        self._temporary, fd = temporary.create(self.directory_fd)
         return fd
 
     def adopt(self, path: Path) -> None:
@@ -130,10 +74,10 @@ class Staged:
         :raises Unsupported: when it is on another filesystem.
         """
         fd = _lock_ready_made(path)
-        name = temporary_name()
+        name = temporary.new_name()
         try:
             os.rename(path, name, dst_dir_fd=self.directory_fd)
-            if not _same_file(fd, name, self.directory_fd):
+            if not is_file(fd, name, self.directory_fd):
                 os.rename(name, path, src_dir_fd=self.directory_fd)
                 raise Replan(f"{path} was replaced while it was taken")
         except FileNotFoundError as error:
@@ -206,7 +150,7 @@ class Staged:
         The old file's lease is asked before and after; if it broke, the names are
         exchanged back. Meanwhile the new file is leased, too, so that nobody uses a
         name that it may lose. A Ctrl-C waits. A kill may leave a second name, for
-        whichever file is not the disk at that moment; no `sweep` removes an old file
+        whichever file is not the disk at that moment; no sweep removes an old file
         that somebody opened and wrote to.
 
         :param old: the descriptor, under a lease, of the file that has the name.
@@ -271,7 +215,7 @@ class Staged:
 
     def _has(self, name: str, fd: int) -> bool:
         try:
-            return _same_file(fd, name, self.directory_fd)
+            return is_file(fd, name, self.directory_fd)
         except FileNotFoundError:
             return False
 
@@ -300,7 +244,7 @@ class Staged:
             fcntl.flock(self.fd, fcntl.LOCK_EX)
         if before is None or replacing is not None:
             # Recorded before it exists: Ctrl-C may come in between.
-            self._temporary = temporary_name(replacing=replacing)
+            self._temporary = temporary.new_name(replacing=replacing)
             self._link(before or f"/proc/self/fd/{self.fd}", self._temporary)
         if before is not None and before != self._temporary:
             os.unlink(before, dir_fd=self.directory_fd)
@@ -364,42 +308,6 @@ def create(directory: Directory) -> Iterator[Staged]:
         yield staged
 
 
-def sweep(directory: Directory) -> None:
-    """Remove the directory's temporary names whose creators are gone.
-
-    Nothing is removed that a process has open, as far as leases and QEMU's locks show
-    it, or that was the disk and was written to since.
-
-    :raises PermissionError: when the directory can't be listed.
-    """
-    with directories.readable(directory) as fd, os.scandir(fd) as entries:
-        names = [entry.name for entry in entries if is_temporary(entry.name)]
-        for name in names:
-            with contextlib.suppress(OSError):
-                _remove_if_abandoned(name, directory=fd)
-
-
-def _remove_if_abandoned(name: str, *, directory: int) -> None:
-    """Remove a temporary name.
-
-    :raises OSError: EAGAIN or EACCES when its file is, or may be, in use.
-    """
-    with found(name, directory=directory) as file:
-        # Opening a file that is being exchanged would break the lease on it.
-        if not stat.S_ISREG(os.fstat(file).st_mode) or lease.is_leased(file):
-            return
-        fd = reopen(file)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Where no lease tells who has it open, nothing is exchanged.
-        with lease.held(fd) if lease.are_whole(fd) else contextlib.nullcontext():
-            unused = not qemu_lock.held(fd) and not _was_written_to(name, os.fstat(fd))
-            if unused and _same_file(fd, name, directory):
-                os.unlink(name, dir_fd=directory)
-    finally:
-        os.close(fd)
-
-
 def _lock_ready_made(path: Path) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -416,8 +324,3 @@ def _lock_ready_made(path: Path) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _same_file(fd: int, name: str, directory_fd: int) -> bool:
-    named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-    return os.path.samestat(os.fstat(fd), named)

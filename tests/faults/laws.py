@@ -10,7 +10,7 @@ from pathlib import Path
 
 from allocpolicy.image_cache import location
 from allocpolicy.images.stamp import XATTR
-from allocpolicy.storage.staging import is_temporary
+from allocpolicy.storage.temporary import is_temporary
 from tests.faults.answers import (
     ANSWERED,
     DONE,

@@ -21,7 +21,7 @@ from allocpolicy.errors import (
     Unsupported,
 )
 from allocpolicy.images import destination
-from allocpolicy.storage import lease, rename, staging
+from allocpolicy.storage import lease, rename, staging, temporary
 from tests.harness import filesystems, images
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.directory import open_directory
@@ -281,9 +281,9 @@ class TestExchange:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             opener.write("theirs" if written else "")
-            staging.sweep(directory)
+            temporary.sweep(directory)
             assert len(os.listdir(disk.parent)) == 2
-        staging.sweep(directory)
+        temporary.sweep(directory)
         os.close(exchanged)
         os.close(exchanging)
         left = {path.read_text() for path in disk.parent.iterdir()}
@@ -346,7 +346,7 @@ def test_what_only_looks_like_a_temporary_file_is_not_opened(directory: Path) ->
     """Opening a FIFO would wait, opening a device could act."""
     os.mkfifo(directory / ".allocpolicy-0.tmp")
     (directory / ".allocpolicy-1.tmp").symlink_to("/dev/null")
-    staging.sweep(open_directory(directory))
+    temporary.sweep(open_directory(directory))
     assert len(os.listdir(directory)) == 2
 
 
