@@ -26,7 +26,11 @@ COMPRESSION_TYPE = 104  # offset of the first additional field
 EXTENSION = struct.Struct(">II")
 BACKING_FORMAT = 0xE2792ACA
 BITMAPS = 0x23852875
-BITMAPS_LENGTH = 24
+CRYPTO = 0x0537BE77
+_BITMAPS = struct.Struct(">IIQQ")  # number, reserved, directory's size and offset
+_MAX_BITMAPS = 65535
+_MAX_BITMAP_DIRECTORY = _MAX_BITMAPS * 24  # QEMU's limit
+_FORMAT_SIZE = 16  # QEMU's buffer for the backing format's name
 MAX_BACKING_NAME = 1023
 MAX_REFCOUNT_TABLE_SIZE = 8 << 20  # QEMU's limit, given in the specification
 
@@ -134,6 +138,7 @@ def read_header(fd: int, *, path: Path) -> Header:
     short = len(cluster) < raw.header_length
     refuse([(short, "the file ends inside its header")], path=path)
     extensions = _extensions(cluster, raw=raw, path=path)
+    refuse(_extension_faults(extensions, raw=raw), path=path)
     backing_format = extensions.get(BACKING_FORMAT)
     has_compression_type = raw.header_length > COMPRESSION_TYPE
     header = Header(
@@ -153,7 +158,7 @@ def read_header(fd: int, *, path: Path) -> Header:
         compatible=Compatible(raw.compatible_features),
         autoclear=Autoclear(raw.autoclear_features),
         header_length=raw.header_length,
-        has_bitmaps=_has_bitmaps(extensions.get(BITMAPS), path=path),
+        has_bitmaps=_has_bitmaps(extensions.get(BITMAPS)),
         compression_type=cluster[COMPRESSION_TYPE] if has_compression_type else 0,
     )
     refuse(_header_faults(header, file_size=os.fstat(fd).st_size), path=path)
@@ -250,12 +255,33 @@ def _extensions(cluster: bytes, *, raw: _RawHeader, path: Path) -> dict[int, byt
     return extensions
 
 
-def _has_bitmaps(extension: bytes | None, *, path: Path) -> bool:
-    if extension is None:
-        return False
-    wrong = len(extension) != BITMAPS_LENGTH
-    refuse([(wrong, "its bitmaps extension has a wrong length")], path=path)
-    return int.from_bytes(extension[:4], "big") > 0
+def _has_bitmaps(extension: bytes | None) -> bool:
+    return extension is not None and int.from_bytes(extension[:4], "big") > 0
+
+
+def _extension_faults(
+    extensions: dict[int, bytes], *, raw: _RawHeader
+) -> Iterator[tuple[bool, str]]:
+    """Yield for what QEMU refuses an image: qcow2_read_extensions of block/qcow2.c."""
+    format = extensions.get(BACKING_FORMAT, b"")
+    too_long = len(format) >= _FORMAT_SIZE
+    yield too_long, f"its backing format's name has {len(format)} bytes"
+    encrypted = raw.crypt_method == EncryptionMethod.LUKS
+    odd = CRYPTO in extensions and not encrypted
+    yield odd, "it has a LUKS header, but is not encrypted by LUKS"
+    bitmaps = extensions.get(BITMAPS)
+    if bitmaps is None:
+        return
+    wrong = len(bitmaps) != _BITMAPS.size
+    yield wrong, "its bitmaps extension has a wrong length"
+    if wrong or raw.version < 3 or not raw.autoclear_features & Autoclear.BITMAPS:
+        return  # QEMU ignores bitmaps that somebody forgot to keep up
+    count, reserved, size, offset = _BITMAPS.unpack(bitmaps)
+    wrong = (
+        not 0 < count <= _MAX_BITMAPS or reserved or offset % (1 << raw.cluster_bits)
+    )
+    wrong = wrong or not 0 < size <= _MAX_BITMAP_DIRECTORY
+    yield bool(wrong), "its bitmaps extension is malformed"
 
 
 def _header_faults(header: Header, *, file_size: int) -> Iterator[tuple[bool, str]]:

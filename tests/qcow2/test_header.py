@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2.header import BITMAPS, Compatible
+from allocpolicy.qcow2.header import BACKING_FORMAT, BITMAPS, CRYPTO, Compatible
 from allocpolicy.qcow2.obstacles import check_base
 from tests.harness.images import qemu_img
 from tests.harness.qcow2_disks import (
@@ -139,6 +139,8 @@ def u32(value: int) -> bytes:
         (112, u32(1) + u32(0xFFFFFFFF), "header extension 0x1 is too long"),
         (112, (u32(1) + u32(0)) * 2, "header extension 0x1 occurs twice"),
         (112, u32(BITMAPS) + u32(8) + bytes(16), "wrong length"),
+        (112, u32(CRYPTO) + u32(16) + bytes(24), "not encrypted by LUKS"),
+        (112, u32(BACKING_FORMAT) + u32(16) + bytes(24), "name has 16 bytes"),
     ],
 )
 def test_a_malformed_header_is_refused(
