@@ -29,6 +29,7 @@ XATTR = "user.allocpolicy"
 VERSION = 1
 MAX_SIZE = 4096  # bytes; ext4 stores no more
 _FIELDS = {"version", "requested", "effective", "format"}
+_DEPTH = 32  # of lists and objects in each other
 _NAME = re.compile(r"[a-z0-9_-]+")  # of a strategy or an option
 _MAX_DIGITS = 19
 
@@ -127,8 +128,22 @@ def _plain(content: bytes) -> object:
         parse_float=_number,
         parse_int=_integer,
     )
+    _refuse_deep(document, left=_DEPTH)
     json.dumps(document, ensure_ascii=False).encode()  # surrogates are no text
     return document
+
+
+def _refuse_deep(document: object, *, left: int) -> None:
+    """Check the nesting, which Python itself bounds differently in each version.
+
+    :raises ValueError: when it is deeper.
+    """
+    if not isinstance(document, dict | list):
+        return
+    if not left:
+        raise ValueError("it is nested too deeply")
+    for value in document.values() if isinstance(document, dict) else document:
+        _refuse_deep(value, left=left - 1)
 
 
 def _object(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
