@@ -76,15 +76,20 @@ def walk(
 
 
 def _found(listing: Listing, *, image_cache_dir: Path | None) -> Iterable[Found]:
-    paths = [path for path, _ in listing.files if not _is_being_made(path)]
+    paths = [path for path, status in listing.files if not _is_no_disk(path, status)]
     cached = bool(paths) and location.is_inside(
         listing.directory, configured=image_cache_dir
     )
     return (Found(path=path, named=False, cached=cached) for path in paths)
 
 
-def _is_being_made(path: str) -> bool:
-    return temporary.is_temporary(os.path.basename(path))
+def _is_no_disk(path: str, status: os.stat_result) -> bool:
+    """Return whether the file is no disk yet, or no longer one.
+
+    A kill may leave a disk that a VM has opened with a temporary name alone.
+    """
+    name = os.path.basename(path)
+    return temporary.is_temporary(name) and not temporary.was_written_to(name, status)
 
 
 def _unreadable(listing: Listing) -> Iterable[tuple[str, str]]:

@@ -36,7 +36,7 @@ def _state(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}"
 
 
-def _was_written_to(name: str, status: os.stat_result) -> bool:
+def was_written_to(name: str, status: os.stat_result) -> bool:
     """Return whether the file got its temporary name by an exchange, and changed since.
 
     A process that had opened the disk just before a kill wrote to it: the name is all
@@ -101,7 +101,7 @@ def _remove_if_abandoned(name: str, *, directory: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Where no lease tells who has it open, nothing is exchanged.
         with lease.held(fd) if lease.are_whole(fd) else contextlib.nullcontext():
-            unused = not qemu_lock.held(fd) and not _was_written_to(name, os.fstat(fd))
+            unused = not qemu_lock.held(fd) and not was_written_to(name, os.fstat(fd))
             if unused and is_file(fd, name, directory):
                 os.unlink(name, dir_fd=directory)
     finally:

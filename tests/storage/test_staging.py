@@ -21,7 +21,8 @@ from allocpolicy.errors import (
     Unsupported,
 )
 from allocpolicy.images import destination
-from allocpolicy.storage import lease, rename, staging, temporary
+from allocpolicy.observe.walk import walk
+from allocpolicy.storage import lease, rename, staging, temporary, tree
 from tests.harness import filesystems, images
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.directory import open_directory
@@ -287,6 +288,8 @@ class TestExchange:
         os.close(exchanged)
         os.close(exchanging)
         left = {path.read_text() for path in disk.parent.iterdir()}
+        walked = walk([disk.parent], listed=tree.listed, image_cache_dir=None)
+        assert {Path(one.path).read_text() for one in walked.files} == left
         assert left == ({"new", "theirs"} if written else {"new"})
 
     def test_nobody_may_have_the_new_file_open(self, disk: Path) -> None:
