@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from allocpolicy import wording
 from allocpolicy.progress import Progress, Watcher, unwatched
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class _Terminal:
             if task is None:
                 if time.monotonic() - started < PATIENCE:
                     return
-                task = self._started_bar().add_task(description, total=total)
+                task = self._started_bar().add_task(
+                    wording.printable(description), total=total
+                )
             self._started_bar().update(task, completed=done, total=total)
 
         return progress

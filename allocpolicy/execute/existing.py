@@ -20,6 +20,7 @@ from allocpolicy.contract.plan import Mode, Plan, Target
 from allocpolicy.errors import (
     FailedAfterwards,
     ImageError,
+    InvalidRequest,
     NotEnoughSpace,
     StorageFailed,
     Unsupported,
@@ -96,7 +97,7 @@ def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
     outcome = verified(job, hold.disk.fd)
     try:
         return _recorded(outcome, job, hold.disk)
-    except (NotEnoughSpace, StorageFailed) as error:
+    except (InvalidRequest, NotEnoughSpace, StorageFailed) as error:
         reason = f"its stamp could not be written: {error.reason}; run apply again"
         raise FailedAfterwards(hold.disk.path, reason) from error
 

@@ -75,10 +75,12 @@ def _relayed(receiver: Connection, *, watch: Watcher, has_taken: Taken) -> bool:
                     progress(done=done, total=total)
                 case "taken", storage:
                     has_taken(storage)
-                case "raised", error:
-                    raise error
+                case "raised", (error, cause):
+                    raise error from cause
                 case "ended", _:
                     return True
+                case other:
+                    raise AssertionError(other)
     return False
 
 
@@ -113,7 +115,7 @@ def _serve(work: Work, sender: Connection, *, fd: int, parent: int) -> None:
             work(*_senders(sender))
             sender.send(("ended", None))
     except BaseException as error:  # noqa: BLE001  (the parent raises it)
-        sender.send(("raised", _picklable(error)))
+        sender.send(("raised", (_picklable(error), _picklable(error.__cause__))))
 
 
 def _senders(sender: Connection) -> tuple[Watcher, Taken]:
@@ -130,7 +132,7 @@ def _senders(sender: Connection) -> tuple[Watcher, Taken]:
     return watch, has_taken
 
 
-def _picklable(error: BaseException) -> BaseException:
+def _picklable(error: BaseException | None) -> BaseException | None:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  (our own)
     except Exception:  # noqa: BLE001  (whatever its class does)

@@ -33,12 +33,13 @@ def unswapped(target: Target, *, directory: int, found: Found) -> Iterator[Targe
         contextlib.closing(_Kept(directory)) as around,
         contextlib.closing(_Watched(target)) as watched,
     ):
-        yield watched
-        swapped = [
-            name
-            for name, kept in (("disk", watched.kept), ("directory", around))
-            if kept.put_back()
-        ]
+        swapped: list[str] = []
+        try:
+            yield watched
+        finally:
+            for name, kept in (("disk", watched.kept), ("directory", around)):
+                if kept.put_back():
+                    swapped.append(name)
     if swapped:
         reason = (
             f"it changed the open {' and '.join(swapped)}: another file, a second name,"

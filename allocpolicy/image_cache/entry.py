@@ -107,7 +107,10 @@ def held_alone(cache: Cache, name: str) -> Iterator[Held]:
             raise FileNotFoundError(name)
         try:
             fd = found.reopen(file)
-        except OSError:  # somebody's lease, or no permission
+        except BlockingIOError:  # somebody's lease
+            yield Held(status=status, user=_PROCESS)
+            return
+        except OSError:
             yield Held(status=status, user=_PERHAPS)
             return
         stack.callback(os.close, fd)

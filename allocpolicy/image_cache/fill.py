@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.errors import DestinationExists
+from allocpolicy.errors import DestinationExists, FailedAfterwards, StorageFailed
 from allocpolicy.image_cache import entry, home
 from allocpolicy.image_cache.frozen import Frozen
 from allocpolicy.image_cache.home import Cache, Home
@@ -84,8 +83,12 @@ def _publish(staged: Staged, name: str, *, place: Home) -> None:
     home.make_directory(place.above, place.name)
     with home.opened_directory(place.above, place.name) as cache:
         assert cache is not None
-        with contextlib.suppress(DestinationExists):  # made under another lock_path
+        try:
             staged.publish(name, into=cache)
+        except DestinationExists:  # made under another lock_path
+            pass
+        except FailedAfterwards as error:  # it is the entry that is there, not the disk
+            raise StorageFailed(error.path, error.reason) from error
         directories.sync(cache)
 
 

@@ -42,7 +42,7 @@ class Overlays:
 
     def on(self, entry: Path) -> Iterator[Path]:
         """Yield the overlays whose backing file is, or may be, the entry."""
-        yield from self.by_backing_file.get(entry.resolve(), ())
+        yield from self.by_backing_file.get(_real(entry), ())
         for name, disks in self.by_backing_name.items():
             if backing_name.has_protocol(name) and entry.name in name:
                 yield from disks
@@ -65,13 +65,13 @@ def backs(entry: Path, disk: Path) -> bool | None:
 
     :raises FileNotFoundError: when the disk is gone.
     """
-    names = _backing_names(disk.resolve())
+    names = _backing_names(_real(disk))
     if names is None:
         return None
     return any(
         entry.name in name
         if backing_name.has_protocol(name)
-        else _resolved(disk, name) == entry.resolve()
+        else _resolved(disk, name) == _real(entry)
         for name in names
     )
 
@@ -126,6 +126,11 @@ def _read_backing_names(disk: Path) -> tuple[str, ...] | None:
         finally:
             os.close(fd)
     return () if name is None else (name,)
+
+
+def _real(path: Path) -> Path:
+    """Return the path without symbolic links; if they form a loop, as it is there."""
+    return Path(os.path.realpath(path))
 
 
 def _resolved(disk: Path, name: str) -> Path:

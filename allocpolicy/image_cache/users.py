@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.errors import DestinationError, InvalidRequest
+from allocpolicy.errors import DestinationError, InvalidRequest, StorageFailed
 from allocpolicy.image_cache import location, records
 from allocpolicy.image_cache.home import Cache, naming
 from allocpolicy.image_cache.overlays import Overlays, backs
@@ -57,7 +57,7 @@ def where_writable() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-    except DestinationError as error:
+    except (DestinationError, StorageFailed) as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in _NOT_WRITABLE:
             raise

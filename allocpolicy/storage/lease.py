@@ -61,8 +61,8 @@ def kill_when_broken(fd: int) -> None:
 
     :raises OSError: as fcntl(2).
     """
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())  # first: the other was told so far
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
 
 
 def tell(fd: int) -> None:

@@ -65,6 +65,8 @@ def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[Non
         mode = 0o600 if private else 0o644
         fd = _acquire(file, path=lock_path, directory=directory, mode=mode)
         stack.callback(os.close, fd)
+        # A child of ours that still has the file open would keep the lock.
+        stack.callback(fcntl.flock, fd, fcntl.LOCK_UN)
         if transient:
             stack.callback(_remove, file, directory=directory)
         yield

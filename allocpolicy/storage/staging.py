@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from allocpolicy.errors import (
     DestinationError,
@@ -114,13 +115,13 @@ class Staged:
                 raise
             reason = "it has no hard links, so a disk can't be published atomically"
             raise Unsupported(self.directory, reason) from error
-        with self._published(name):
+        with self._published(directory / name):
             os.fsync(self.directory_fd)
             self._forget_name()
 
     @contextlib.contextmanager
-    def _published(self, name: str) -> Iterator[None]:
-        """Tell what fails once the disk has its name as what it is.
+    def _published(self, path: Path) -> Iterator[None]:
+        """Tell what fails once the file has its name as what it is.
 
         :raises FailedAfterwards: instead of OSError.
         """
@@ -132,7 +133,7 @@ class Staged:
                 " the name may not outlast a power cut; run sync, and see the kernel's"
                 " log"
             )
-            raise FailedAfterwards(self.directory / name, reason) from error
+            raise FailedAfterwards(path, reason) from error
 
     def replace(self, name: str) -> None:
         """Give the complete file its name, replacing any file that has it.
@@ -170,21 +171,34 @@ class Staged:
             self._refuse_if_lost(name, disk=name, old=old)
             self._exchange(temporary, name)
             self._temporary = None  # it names the old file, which may be needed
+            # It may take long; afterwards is the last look before the old name goes.
+            with self._published_later(name, at_the_end):
+                os.fsync(self.directory_fd)
             self._settle(name, temporary, old=old)
             at_the_end.callback(self._drop_old, temporary, disk=name)
-            with self._published(name):
-                os.fsync(self.directory_fd)
+
+    @contextlib.contextmanager
+    def _published_later(
+        self, name: str, at_the_end: contextlib.ExitStack
+    ) -> Iterator[None]:
+        """Tell of a failure as `_published` does, but at the end."""
+        try:
+            with self._published(self.directory / name):
+                yield
+        except FailedAfterwards as error:
+            at_the_end.callback(_throw, error)
 
     def _drop_old(self, name: str, *, disk: str) -> None:
-        with self._published(disk):
+        with self._published(self.directory / disk):
             os.unlink(name, dir_fd=self.directory_fd)
 
     def _settle(self, name: str, temporary: str, *, old: int) -> None:
         """Check that nobody opened the old file meanwhile, or exchange back."""
         try:
             self._refuse_if_lost(temporary, disk=name, old=old)
-        except ImageError as error:
-            self._exchange_back(temporary, name, reason=error.reason)
+        except (ImageError, OSError) as error:
+            reason = getattr(error, "reason", "") or f"it can't be looked at: {error}"
+            self._exchange_back(temporary, name, reason=reason)
             raise
 
     def _exchange_back(self, temporary: str, name: str, *, reason: str) -> None:
@@ -225,14 +239,15 @@ class Staged:
 
         :raises Error: when somebody has it open already.
         """
-        try:
-            with lease.held(self.fd):
-                yield
-        except BlockingIOError as error:
-            raise Error(
-                f"{self.directory}: another process has the new file open that was to"
-                " replace the disk; nothing was changed: stop it, and try again"
-            ) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lease.held(self.fd))
+            except BlockingIOError as error:
+                raise Error(
+                    f"{self.directory}: another process has the new file open that was"
+                    " to replace the disk; nothing was changed: stop it, and try again"
+                ) from error
+            yield
 
     def _named(self, *, replacing: int | None = None) -> str:
         """Return the file's temporary name; give it one, locked, if it has none.
@@ -306,6 +321,10 @@ def create(directory: Directory) -> Iterator[Staged]:
             raise DestinationError(path, reason) from error
         stack.callback(staged.discard)
         yield staged
+
+
+def _throw(error: FailedAfterwards) -> NoReturn:
+    raise error
 
 
 def _lock_ready_made(path: Path) -> int:

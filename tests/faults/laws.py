@@ -99,8 +99,8 @@ class Oracle:
             if ended.status not in {None, DONE, INTERRUPTED, *PUBLISHED}:
                 yield f"exit status {ended.status}, and the disk is there"
             yield from self.wrong_disk(leaks=False)
-        elif ended.status == DONE:
-            yield "exit status 0, and there is no disk"
+        elif ended.status in {DONE, *PUBLISHED}:
+            yield f"exit status {ended.status}, and there is no disk"
 
     def wrong_disk(self, *, leaks: bool) -> Iterator[str]:
         """The disk is whole: consistent, with its content, of a size it may have."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from allocpolicy.storage.directories import Directory
+if TYPE_CHECKING:
+    from allocpolicy.storage.directories import Directory
 
 _opened: list[int] = []
 
 
 def open_directory(path: Path) -> Directory:
     """Return the directory, open until the test's end."""
+    # Not at the top: the tests of the wheel run where it isn't installed.
+    from allocpolicy.storage.directories import Directory
+
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     _opened.append(fd)
     return Directory(path=path, fd=fd)

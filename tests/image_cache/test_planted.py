@@ -241,6 +241,16 @@ class TestPrune:
         ):
             refused(allocpolicy(*arguments), says="not a regular file")
 
+    def test_a_disk_that_became_a_loop_of_links(
+        self, disks: Path, base: Path, owner: Owner
+    ) -> None:
+        """Its owner stops nobody else's cache from being pruned."""
+        provision(disks / "disk", "--base", base)
+        owner.does("rm -f disk; ln -s disk disk", directory=disks)
+        for action in ("list", "prune"):
+            finished = allocpolicy("cache", action, disks, "-f", "json")
+            assert finished.status == 0, finished.stderr
+
     def test_a_record_larger_than_any(self, directory: Path, base: Path) -> None:
         """An entry whose users can't be known stays."""
         cache = {"OS_ALLOCPOLICY__IMAGE_CACHE_DIR": str(directory / "cache")}

@@ -5,6 +5,7 @@ strace(1) makes the k-th system call of a kind on the disk or its directory fail
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -96,6 +97,23 @@ def test_a_fault_is_told_with_its_path_and_status(
         assert images.info(directory / name, format="qcow2")["virtual-size"] == 4 << 20
     if status == 6:
         assert "is there and complete" in failed.message
+
+
+def test_a_cache_that_is_perhaps_not_durable_is_no_disk(tmp_path: Path) -> None:
+    """The exit status 6 says that the disk is there."""
+    base, new = tmp_path / "base.vmdk", tmp_path / "new"
+    images.qemu_img("create", "-q", "-f", "vmdk", base, 1 << 20)
+    arguments = ("provision", new, "--base", base)
+    for number in itertools.count(1):
+        failed = run(
+            tmp_path, arguments, f"fsync:error=EIO:when={number}", anywhere=True
+        )
+        if not failed.injected:
+            break
+        assert failed.status in {5, 6}
+        assert new.exists() is (failed.status == 6), failed.message
+        new.unlink(missing_ok=True)
+    assert number > 3
 
 
 @pytest.mark.parametrize(

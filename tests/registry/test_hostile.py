@@ -216,6 +216,19 @@ def test_the_disk_can_not_be_swapped(hostile: Hostile, disk: Path, swap: str) ->
     assert len(stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("swap", ["another file", "closed", "a device"])
+def test_one_that_swaps_and_raises_is_told_for_what_it_raises(
+    hostile: Hostile, disk: Path, swap: str
+) -> None:
+    """Nothing that is cleaned up afterwards is another file."""
+    variables = hostile(f"def step(self, target):\n    {SWAPS[swap]}; 1 / 0")
+    status, stdout, stderr = made(disk, variables)
+    assert (status, stdout) == (5, "")
+    assert "ZeroDivisionError" in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not list(disk.parent.glob(".allocpolicy-*"))
+
+
 @pytest.mark.parametrize("hook", ["step(self, target)", "plan(self, **given)"])
 def test_its_child_does_not_go_on(hostile: Hostile, disk: Path, hook: str) -> None:
     """One disk, one report: the forked child ends where the plugin's code does."""

@@ -105,6 +105,21 @@ def reserve(disk: Path, *, runtime: Path) -> Finished:
     )
 
 
+def test_a_child_does_not_keep_it(tmp_path: Path) -> None:
+    """One that was forked meanwhile has the lock's file open, too."""
+    with named_lock.hold("x", lock_path=tmp_path):
+        reader, writer = os.pipe()
+        if not (child := os.fork()):
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    with named_lock.hold("x", lock_path=tmp_path):
+        pass
+    os.close(writer)
+    os.close(reader)
+    os.waitpid(child, 0)
+
+
 def test_a_killed_holder_frees_the_lock(tmp_path: Path, start: Start) -> None:
     first = start(tmp_path)
     assert holds(first)
