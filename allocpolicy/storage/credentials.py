@@ -4,6 +4,10 @@ Root reads everything. What a file's owner may read takes his user ID, all of hi
 and every directory of a path into account, ACLs and security modules included. So the
 calling thread takes on his file system user (setfsuid(2)), opens, and returns: unlike
 with setreuid(2) he can neither signal nor trace us meanwhile.
+
+glibc changes the groups of all threads (setgroups(3)). One thread at a time acts as
+somebody else; other threads of a program that uses the library have his groups for
+those microseconds.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import errno
 import functools
 import os
 import pwd
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,6 +31,7 @@ NOBODY = 65534  # the kernel's overflowuid and overflowgid
 _READ_ANYTHING = 1 << 1 | 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4  # linux/prctl.h
+_ONE_AT_A_TIME = threading.RLock()
 _UNCHANGED = 0xFFFFFFFF  # setfsuid(-1) only tells
 
 
@@ -75,7 +81,7 @@ def acting_as(one: User) -> Iterator[None]:
     if not exceed(one):
         yield
         return
-    with interrupts_postponed(), contextlib.ExitStack() as undone:
+    with interrupts_postponed(), _ONE_AT_A_TIME, contextlib.ExitStack() as undone:
         # A change of the user would leave us undumpable: programs that we start could
         # not open /proc/PID/fd without CAP_SYS_PTRACE.
         undone.callback(_set_dumpable, libc.value("prctl", _PR_GET_DUMPABLE))

@@ -28,6 +28,7 @@ from allocpolicy.errors import (
 from allocpolicy.storage import directories, lease, rename, signals, temporary
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
+from allocpolicy.storage.found import found, reopen
 from allocpolicy.storage.temporary import PRIVATE, is_file
 
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
@@ -328,18 +329,19 @@ def _throw(error: FailedAfterwards) -> NoReturn:
 
 
 def _lock_ready_made(path: Path) -> int:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise Replan(f"{path} is gone") from error
+    """Return a ready-made file, open and locked."""
+    with contextlib.ExitStack() as opened:
+        try:
+            directory = opened.enter_context(directories.opened(path.parent))
+            file = opened.enter_context(found(path.name, directory=directory.fd))
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise Unsupported(path, "it is not a regular file")
+            fd = reopen(file, flags=os.O_RDWR)
+        except FileNotFoundError as error:
+            raise Replan(f"{path} is gone") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Unsupported(path, "it is not a regular file")
     except BlockingIOError as error:
         os.close(fd)
         raise Replan(f"{path} is being taken by another process") from error
-    except Unsupported:
-        os.close(fd)
-        raise
     return fd
