@@ -125,9 +125,8 @@ def measure(image: Image, *, format: str, virtual_size: int) -> int:
     except FileNotFoundError as error:
         raise CommandError(("prlimit",), 127, NOT_INSTALLED) from error
     except subprocess.CalledProcessError as error:
-        reason = _with_paths(error.stderr, [image])
-        if error.returncode == 127:
-            reason = NOT_INSTALLED
+        said = _with_paths(error.stderr, [image]) or "it said nothing"
+        reason = NOT_INSTALLED if error.returncode == 127 else f"{image.path}: {said}"
         raise CommandError(tuple(command), error.returncode, reason) from error
     return required
 

@@ -50,6 +50,7 @@ def remember(cache: Cache, fd: int, *, digest: str) -> None:
     with records.directory(cache, location.HASHES, made=True) as memo:
         if _read(memo, name) == digest:
             return
+        temporary.sweep(memo)
         with staging.create(memo) as staged:
             copy.write(staged.fd, digest.encode(), offset=0)
             os.fchmod(staged.fd, 0o644)

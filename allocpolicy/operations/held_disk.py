@@ -23,6 +23,7 @@ from allocpolicy.observe import disk as observe
 from allocpolicy.observe import host
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.storage import named_lock
+from allocpolicy.storage.failure import refuse_failure
 
 
 @contextlib.contextmanager
@@ -94,6 +95,8 @@ def facts(
                 below = content.opened(disk, checked=look.checked, reach=reach)
                 base = stack.enter_context(below)
             except ImageError as error:
+                if isinstance(error.__cause__, OSError):
+                    refuse_failure(error.__cause__, path=error.path, action="open it")
                 obstacle = error.reason if error.path == disk.path else str(error)
         if base is None:
             found = host.storage(directory, policy=policy)

@@ -29,6 +29,8 @@ FAULTS = frozenset(
         *(errno.EBADMSG, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT),
     }
 )
+# This process or the host lacks it: memory, descriptors.
+EXHAUSTED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 
 @contextlib.contextmanager
@@ -86,8 +88,11 @@ def refuse_failure(error: OSError, *, path: Path, action: str) -> None:
 
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
     :raises StorageFailed: on `FAULTS`.
+    :raises Error: on `EXHAUSTED`.
     """
     reason = _reason(error, path=path, action=action)
+    if error.errno in EXHAUSTED:
+        raise Error(f"{path}: {reason}") from error
     if error.errno in NO_SPACE:
         raise NotEnoughSpace(path, 0, _free(path), reason) from error
     if error.errno in FAULTS:
