@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli import choice, disk_format, progress, report, size
+from allocpolicy.cli import choice, disk_format, progress, report
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.operations.change import Change, resize
+from allocpolicy.resolve import size
 
 
 class Resize(ShowOne):

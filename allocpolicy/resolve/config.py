@@ -14,7 +14,8 @@ from oslo_config import cfg
 from allocpolicy.contract.facts import Headroom, Limits
 from allocpolicy.contract.policy import DEFAULT, Policy
 from allocpolicy.errors import ConfigError
-from allocpolicy.resolve.config_options import GROUP, register
+from allocpolicy.resolve import config_strays
+from allocpolicy.resolve.config_options import GROUP, list_opts, register
 from allocpolicy.resolve.config_places import PROJECT
 from allocpolicy.storage import named_lock
 
@@ -43,12 +44,15 @@ def load(
 def policy(conf: cfg.ConfigOpts) -> Policy:
     """Return the policy in ``conf``, which may belong to a program such as Nova.
 
-    :raises ConfigError: naming the option and where it was set, for a bad value.
+    :raises ConfigError: naming the option and where it was set, for a bad value, and
+        for an option that does not exist.
     """
     register(conf)
-    (default, default_origin), *overridden = _defaults(conf)
+    default, ours = ([one.dest for one in options] for _, options in list_opts())
+    config_strays.refuse(conf, ours=ours, default=default)
+    (strategy, default_origin), *overridden = _defaults(conf)
     return Policy(
-        default_strategy=default,
+        default_strategy=strategy,
         default_origin=default_origin,
         overridden_defaults=tuple(overridden),
         flavor_override=_get(conf, "flavor_override"),

@@ -6,13 +6,37 @@ nova.conf, applies if ``[allocpolicy] preallocate_images`` is not set.
 
 from __future__ import annotations
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.resolve import size
 from allocpolicy.resolve.config_places import PROJECT
 
 GROUP = PROJECT
 
-_MIB = 1024 * 1024
+
+class Size(types.ConfigType):
+    """A size in bytes, written as on the command line: ``64M``, ``10G``, or bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name="size")
+
+    def __call__(self, value: object) -> int:
+        """Return the bytes.
+
+        :raises ValueError: when it is not a size.
+        """
+        try:
+            return size.parse(str(value))
+        except InvalidRequest as error:
+            raise ValueError(error.reason) from error
+
+    def __repr__(self) -> str:
+        return "Size"
+
+    def _formatter(self, value: int) -> str:
+        return str(value)
+
 
 _DEFAULT_OPTIONS = [
     cfg.StrOpt(
@@ -77,11 +101,11 @@ _OPTIONS = [
         " are not written yet, as a share of these bytes: writing into reserved storage"
         " takes blocks for the filesystem's own trees.",
     ),
-    cfg.IntOpt(
+    cfg.Opt(
         "headroom_minimum",
-        default=64 * _MIB,
-        min=0,
-        help="The least space to keep free beside reserved bytes, in bytes.",
+        type=Size(),
+        default="64M",
+        help="The least space to keep free beside reserved bytes: bytes, or 64M, 10G.",
     ),
     cfg.StrOpt(
         "lock_path",
@@ -105,21 +129,22 @@ _OPTIONS = [
         " is published, so that racing requests never exceed it. Only disks in the same"
         " directory and in disk_directories are counted.",
     ),
-    cfg.IntOpt(
+    cfg.Opt(
         "reserved_host_disk",
+        type=Size(),
         default=0,
-        min=0,
-        help="How much space to keep free for the host itself on every filesystem, in"
-        " bytes. It is subtracted before max_overcommit_ratio multiplies.",
+        help="How much space to keep free for the host itself on every filesystem:"
+        " bytes, or 512M, 10G. It is subtracted before max_overcommit_ratio"
+        " multiplies.",
     ),
-    cfg.IntOpt(
+    cfg.Opt(
         "max_promised_bytes",
+        type=Size(),
         default=0,
-        min=0,
-        help="The most bytes that one disk may be promised: what it takes if its guest"
-        " writes all of it. It holds for every disk that is created, grown or brought"
-        " to its policy, also by its own stamp: the owner of an existing disk can give"
-        " it any size, and any stamp. 0 means no limit.",
+        help="The most bytes that one disk may be promised, such as 2T: what it takes"
+        " if its guest writes all of it. It holds for every disk that is created, grown"
+        " or brought to its policy, also by its own stamp: the owner of an existing"
+        " disk can give it any size, and any stamp. 0 means no limit.",
     ),
     cfg.ListOpt(
         "trusted_base_directories",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 PROJECT = "allocpolicy"
 # Its environment source, and snaps, whose directories are not listed below.
-_VARIABLES = (f"OS_{PROJECT.upper()}__", "OS_DEFAULT__", "SNAP")
+# One underscore is a mistake, which only oslo.config's side can tell.
+_VARIABLES = (f"OS_{PROJECT.upper()}", "OS_DEFAULT__", "SNAP")
 
 
 def any_used() -> bool:

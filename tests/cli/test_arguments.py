@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocpolicy import errors
-from allocpolicy.cli import access, size
+from allocpolicy.cli import access
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.resolve import size
 from allocpolicy.wording import one_line
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -169,7 +169,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("headroom_ratio = 2", "headroom_ratio"),
         ("headroom_ratio = nan", "headroom_ratio"),
         ("headroom_minimum = -1", "headroom_minimum"),
-        ("headroom_minimum = 64M", "headroom_minimum"),
+        ("headroom_minimum = 64 apples", "headroom_minimum"),
         ("flavor_override = perhaps", "flavor_override"),
         ("on_unsupported = panic", "on_unsupported"),
         ("preallocate_images =", "preallocate_images"),
@@ -181,7 +181,8 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("max_overcommit_ratio = nan", "max_overcommit_ratio"),
         ("max_overcommit_ratio = inf", "max_overcommit_ratio"),
         ("reserved_host_disk = -1", "reserved_host_disk"),
-        ("reserved_host_disk = 1G", "reserved_host_disk"),
+        ("reserved_host_disk = 1GB2", "reserved_host_disk"),
+        ("max_promised_bytes =", "max_promised_bytes"),
         ("image_cache_dir = $nothing", "image_cache_dir"),
     ],
 )
@@ -202,6 +203,72 @@ def test_bad_value_names_the_variable(
     message = refusal(path)
     assert "environment OS_ALLOCPOLICY__HEADROOM_RATIO" in message
     assert str(path) not in message
+
+
+def test_sizes_are_written_as_on_the_command_line(write: Write) -> None:
+    """All options that are sizes take units, and bytes without one."""
+    made = policy(
+        write(
+            "[allocpolicy]\nheadroom_minimum = 1.5G\nreserved_host_disk = 10G\n"
+            "max_promised_bytes = 2TiB\n"
+        )
+    )
+    assert made.headroom.minimum == 3 << 29
+    assert made.limits.reserved_host_disk == 10 << 30
+    assert made.limits.max_promised_bytes == 2 << 40
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[allocpolicy]\npreallocate_image = space\n", "did you mean 'preallocate_im"),
+        ("[AllocPolicy]\nheadroom = 1G\n", "did you mean 'headroom_"),
+        ("[allocpolicy]\nx = 1\n", "there is no such option; allowed: "),
+        ("[alloc_policy]\npreallocate_images = space\n", "did you mean 'allocpolicy'?"),
+        ("[alocpolicy]\nx = 1\n", "nobody reads this group"),
+        ("[DEFAULT]\npreallocate_image = space\n", "did you mean 'preallocate_im"),
+        ("[DEFAULT]\nheadroom_ratio = 0.5\n", "it belongs in the group [allocpolicy]"),
+    ],
+)
+def test_a_setting_that_nobody_reads_is_told(
+    write: Write, content: str, told: str, tmp_path: Path
+) -> None:
+    """An operator who misspelt an option must not get the default in silence."""
+    path = write(content)
+    message = refusal(path)
+    assert told in message
+    assert str(path) in message
+    directory = tmp_path / "conf.d"
+    directory.mkdir()
+    moved = path.rename(directory / path.name)
+    conf = config.load(config_dirs=[directory, directory])
+    with pytest.raises(ConfigError, match=str(moved)):
+        config.policy(conf)
+
+
+def test_what_belongs_to_other_programs_is_theirs(write: Write) -> None:
+    """A nova.conf is full of options that allocpolicy doesn't know."""
+    path = write(
+        "[DEFAULT]\nlock_path = /var/lock\nreserved_host_disk_mb = 0\nstrategy = x\n"
+        "[placement]\nregion_name = a\n[oslo_policy]\npolicy_file = b\n"
+        "[filter_scheduler]\nenabled_filters = c\n"
+    )
+    assert policy(path) == Policy(overridden_defaults=())
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["OS_ALLOCPOLICY__PREALLOCATE_IMAGE", "OS_ALLOCPOLICY_PREALLOCATE_IMAGES"],
+)
+def test_a_variable_that_nobody_reads_is_told(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that only has an underscore too few."""
+    monkeypatch.setenv(variable, "space")
+    assert config_places.any_used()
+    message = refusal()
+    assert f"environment {variable}" in message
+    assert "did you mean 'OS_ALLOCPOLICY__PREALLOCATE_IMAGES'?" in message
 
 
 @pytest.mark.parametrize("content", [b"no equals sign\n", b"[DEFAULT]\nx = \xff\xfe\n"])
