@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ExtraSpecError, InvalidRequest
-from allocpolicy.resolve import flavors
+from allocpolicy.resolve import flavors, near_miss
 from allocpolicy.resolve.extra_specs import STRATEGY, parse_assignments
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import Selection, resolve
+from allocpolicy.wording import one_line
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def flavor(arguments: argparse.Namespace) -> Flavor | None:
     """Return the flavor that the arguments choose, if any.
 
+    A key of its that only resembles ours is told on stderr.
+
     :raises InvalidRequest: when only the file or only the name is given.
     :raises FlavorError: when there is no such file or flavor.
     """
@@ -53,7 +57,16 @@ def flavor(arguments: argparse.Namespace) -> Flavor | None:
         raise InvalidRequest("--flavors needs --flavor NAME")
     if arguments.flavors is None:
         raise InvalidRequest("--flavor needs --flavors FILE")
-    return flavors.flavor(arguments.flavors, name=arguments.flavor)
+    chosen = flavors.flavor(arguments.flavors, name=arguments.flavor)
+    warn(chosen)
+    return chosen
+
+
+def warn(flavor: Flavor) -> None:
+    """Tell of keys of a flavor that only resemble ours; they count for nothing."""
+    for key, probably in near_miss.among(flavor.extra_specs):
+        told = near_miss.warning(key, probably=probably)
+        print(f"warning: {one_line(f'{flavor}: {told}')}", file=sys.stderr)
 
 
 def extra_specs(arguments: argparse.Namespace) -> dict[str, str]:

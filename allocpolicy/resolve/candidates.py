@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.registry.installed import Loaded
-from allocpolicy.resolve import extra_specs
+from allocpolicy.resolve import extra_specs, near_miss
 from allocpolicy.resolve.extra_specs import OptionSpec, Spec, StrategySpec
 
 if TYPE_CHECKING:
@@ -99,14 +99,33 @@ def ignored(flavor: Flavor | None, *, policy: Policy) -> Iterator[Candidate]:
     """Yield the flavor's keys, valid or not, if the operator ignores them all."""
     for key, value in flavor.extra_specs.items() if flavor else ():
         if key.startswith(extra_specs.NAMESPACE):
-            name = key.removeprefix(extra_specs.NAMESPACE)
             yield Candidate(
-                subject="strategy" if key in extra_specs.STRATEGY_KEYS else name,
+                subject=_subject(key),
                 value=value,
                 key=key,
                 source=str(flavor),
                 outcome=f"ignored: {closed(policy)}",
             )
+
+
+def near_misses(flavor: Flavor | None) -> Iterator[Candidate]:
+    """Yield the flavor's keys that resemble ours, and count for nothing."""
+    keys = flavor.extra_specs if flavor else {}
+    for key, probably in near_miss.among(keys):
+        yield Candidate(
+            subject=_subject(probably),
+            value=keys[key],
+            key=key,
+            source=str(flavor),
+            outcome=f"ignored: another namespace; did you mean {probably!r}?",
+        )
+
+
+def _subject(key: str) -> str:
+    """Return what a key decides."""
+    if key in extra_specs.STRATEGY_KEYS:
+        return "strategy"
+    return key.removeprefix(extra_specs.NAMESPACE)
 
 
 def closed(policy: Policy) -> str:

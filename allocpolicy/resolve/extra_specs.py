@@ -7,8 +7,8 @@
 ``allocpolicy:<strategy>.<option>``       an option of that strategy
 ========================================  =======================================
 
-Keys in other namespaces are ignored. `selection` checks that strategies and options
-exist.
+Keys in other namespaces are ignored: others read a flavor, too. `selection` checks that
+strategies and options exist.
 """
 
 from __future__ import annotations
@@ -80,17 +80,14 @@ def parse(extra_specs: Mapping[str, str], *, source: str) -> tuple[Spec, ...]:
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
     """Return the mapping in the ``KEY=VALUE`` arguments of a command line.
 
-    :raises ExtraSpecError: for an argument without ``=`` or without a namespace, and
-        for a key that is given twice.
+    :raises ExtraSpecError: for an argument without ``=``, and for a key that is given
+        twice.
     """
     extra_specs: dict[str, str] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ExtraSpecError(key, "", "write KEY=VALUE")
-        if ":" not in key:
-            scoped = wording.choices(GRAMMAR, nearest_to=NAMESPACE + key)
-            raise ExtraSpecError(key, value, f"the key has no namespace; {scoped}")
         if key in extra_specs:
             raise ExtraSpecError(key, value, "the key is given twice")
         extra_specs[key] = value

@@ -7,7 +7,7 @@ The file is YAML or JSON as in schemas/flavors.json, or the unchanged output of
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,38 @@ class Flavor:
         return f"flavor {self.name} in {self.source}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A flavor as it is in a file; it is None if there is a ``problem`` with it."""
+
+    name: str
+    flavor: Flavor | None = None
+    problem: str | None = None
+
+
 def load_flavors(path: Path) -> dict[str, Flavor]:
     """Return the flavors in a file by name, in the file's order.
 
     :raises FlavorError: when the file cannot be read or is not valid, saying where.
     """
+    flavors: dict[str, Flavor] = {}
+    for entry in entries(path):
+        if entry.flavor is None:
+            raise FlavorError(path, f"{entry.problem}")
+        flavors[entry.name] = entry.flavor
+    return flavors
+
+
+def entries(path: Path) -> tuple[Entry, ...]:
+    """Return all flavors in a file, in its order, also those that are not valid.
+
+    :raises FlavorError: when the file cannot be read or is not a flavors file.
+    """
     try:
         content = strict_file.read(path)
         if isinstance(content, list):
-            return _openstack_flavors(content, path=path)
-        return _own_flavors(content, path=path)
+            return tuple(_openstack_entries(content, path=path))
+        return tuple(_own_entries(content, path=path))
     except Invalid as error:
         raise FlavorError(path, " ".join(str(error).split())) from error
 
@@ -67,34 +89,59 @@ def flavor(path: Path, *, name: str) -> Flavor:
     raise FlavorError(path, reason)
 
 
-def _own_flavors(content: object, *, path: Path) -> dict[str, Flavor]:
-    problems = schema.validate(content, schema=schema.load("flavors"))
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise Invalid(problems[0] + more)
-    assert isinstance(content, dict)
-    return {
-        name: Flavor(
+def _own_entries(content: object, *, path: Path) -> Iterator[Entry]:
+    problems = _problems(content)
+    if problems.get(None) or not isinstance(content, dict):
+        raise Invalid(_first(problems[None]))
+    for name, one in content["flavors"].items():
+        if name in problems:
+            yield Entry(name=name, problem=_first(problems[name]))
+            continue
+        flavor = Flavor(
             name=name,
             extra_specs=one.get("extra_specs", {}),
             source=path,
             description=one.get("description", ""),
         )
-        for name, one in content["flavors"].items()
-    }
+        yield Entry(name=name, flavor=flavor)
 
 
-def _openstack_flavors(rows: list[Any], *, path: Path) -> dict[str, Flavor]:
-    flavors: dict[str, Flavor] = {}
+def _problems(content: object) -> dict[str | None, list[str]]:
+    """Return what is wrong with each flavor, and with the whole file (None)."""
+    found: dict[str | None, list[str]] = {}
+    errors = schema.errors(content, schema=schema.load("flavors"))
+    for error in sorted(errors, key=lambda one: schema.place(one.path)):
+        told = f"{schema.place(error.path)}: {schema.message(error)}"
+        name = str(error.path[1]) if len(error.path) > 1 else None
+        found.setdefault(name, []).append(told)
+    return found
+
+
+def _first(problems: list[str]) -> str:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0] + more
+
+
+def _openstack_entries(rows: list[Any], *, path: Path) -> Iterator[Entry]:
+    seen: set[str] = set()
     for index, row in enumerate(rows):
         try:
             one = _openstack_flavor(row, path=path)
         except Invalid as error:
-            raise Invalid(f"$[{index}]: {error}") from error
-        if one.name in flavors:
-            raise Invalid(f"$[{index}]: a second flavor {one.name!r}")
-        flavors[one.name] = one
-    return flavors
+            yield Entry(name=_name(row, index), problem=f"$[{index}]: {error}")
+            continue
+        if one.name in seen:
+            problem = f"$[{index}]: a second flavor {one.name!r}"
+            yield Entry(name=one.name, problem=problem)
+        else:
+            seen.add(one.name)
+            yield Entry(name=one.name, flavor=one)
+
+
+def _name(row: object, index: int) -> str:
+    """Return the name of a flavor that is not valid, or its place in the file."""
+    name = row.get("Name") if isinstance(row, dict) else None
+    return name if isinstance(name, str) else f"$[{index}]"
 
 
 def _openstack_flavor(row: object, *, path: Path) -> Flavor:

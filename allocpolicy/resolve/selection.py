@@ -20,7 +20,7 @@ from allocpolicy.images.stamp import XATTR
 from allocpolicy.registry import installed, option_values
 from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Loaded
-from allocpolicy.resolve import candidates, checks, extra_specs, options
+from allocpolicy.resolve import candidates, checks, extra_specs, near_miss, options
 from allocpolicy.resolve.candidates import WON, Candidate
 from allocpolicy.resolve.extra_specs import OptionSpec, Spec
 from allocpolicy.schema import Invalid
@@ -71,19 +71,21 @@ def resolve(
 ) -> Selection:
     """Return the selection for one disk; ``overrides`` are the command line's.
 
-    :raises ExtraSpecError: for an unknown key, option or strategy, a bad value, or one
-        that the operator does not allow.
+    :raises ExtraSpecError: for an unknown key, option or strategy, a bad value, one
+        that the operator does not allow, or an override in another namespace.
     :raises StrategyNotFound: when the configuration names an unknown strategy.
     :raises DuplicateStrategy: when two distributions claim the selected strategy.
     :raises StrategyFailed: when the selected strategy cannot be loaded.
     """
+    near_miss.refuse_others(overrides or {})
     given = extra_specs.parse(overrides or {}, source=COMMAND_LINE)
     if not policy.flavor_override:
         checks.refuse_overrides(given, policy=policy)
         ignored = tuple(candidates.ignored(flavor, policy=policy))
         return _select((), policy=policy, disk_role=disk_role, ignored=ignored)
     own = extra_specs.parse(flavor.extra_specs, source=str(flavor)) if flavor else ()
-    return _select((*given, *own), policy=policy, disk_role=disk_role)
+    near = tuple(candidates.near_misses(flavor))
+    return _select((*given, *own), policy=policy, disk_role=disk_role, ignored=near)
 
 
 def resolve_fallback(selection: Selection, *, name: str, reason: str) -> Selection:

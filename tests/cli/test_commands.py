@@ -207,12 +207,52 @@ def test_flavors_are_validated_against_this_host(tmp_path: Path) -> None:
             "Root": "performance",
             "Ephemeral": "performance",
             "Swap": "none",
+            "Problem": None,
         }
     ]
     flavors.write_text(json.dumps(OPENSTACK).replace("performance", "performence"))
     finished = allocpolicy("flavor", "validate", flavors)
     assert finished.status == 2
     assert "did you mean" in finished.stderr
+
+
+def test_every_bad_flavor_is_told(tmp_path: Path) -> None:
+    """Also those that are not valid at all; the good ones are checked, too."""
+    flavors = tmp_path / "flavors.yaml"
+    flavors.write_text(
+        "flavors:\n"
+        "  a: {extra_specs: {'allocpolicy:strategy': spaec}}\n"
+        "  b: {extra_specs: {'allocpolicy:strategy': 1}}\n"
+        "  c: {extra_specs: {'allocpolicy:strategy': space}}\n"
+        "  d: {extra_specs: {'allocpolicy:space.reserv': x}, more: 1}\n"
+        "  e: {extra_specs: {'allocpolicy:space.reserv': x}}\n"
+    )
+    finished = allocpolicy("flavor", "validate", flavors, "-f", "json")
+    assert finished.status == 2
+    rows = {row["Flavor"]: row for row in finished.document}
+    assert [name for name in rows if rows[name]["Problem"]] == ["a", "b", "d", "e"]
+    assert rows["c"]["Root"] == "space"
+    told = finished.stderr.splitlines()
+    assert len(told) == 4
+    assert all(f"'{name}'" in line for name, line in zip("abde", told, strict=True))
+
+
+def test_a_key_that_resembles_ours_is_a_warning_in_flavors(tmp_path: Path) -> None:
+    """It may be somebody else's; on the command line it is a mistake."""
+    flavors = tmp_path / "flavors.yaml"
+    flavors.write_text("flavors: {a: {extra_specs: {'AllocPolicy:strategy': space}}}")
+    told = "'AllocPolicy:strategy' is ignored; did you mean 'allocpolicy:strategy'?"
+    finished = allocpolicy("flavor", "validate", flavors, "-f", "json")
+    assert finished.status == 0
+    assert told in finished.document[0]["Problem"]
+    assert told in finished.stderr
+    chosen = ("--flavors", flavors, "--flavor", "a", "-f", "json")
+    finished = allocpolicy("explain", *chosen)
+    assert told in finished.stderr
+    assert any(row["Outcome"].startswith("ignored") for row in finished.document)
+    finished = allocpolicy("explain", "--extra-spec", "AllocPolicy:strategy=space")
+    assert finished.status == 2
+    assert "did you mean 'allocpolicy:strategy'?" in finished.stderr
 
 
 def test_a_missing_configuration_file_exits_2(tmp_path: Path) -> None:
