@@ -30,6 +30,7 @@ from allocpolicy.errors import (
     Unsupported,
 )
 from allocpolicy.progress import Progress
+from allocpolicy.storage import sparse
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
 
@@ -246,6 +247,6 @@ def _read_through(image: Image) -> None:
     :raises StorageFailed: when it can't be read.
     """
     with explained(fd=image.fd, path=image.path, needed=0, action="read"):
-        done = 0
-        while chunk := os.pread(image.fd, _CHUNK, done):
-            done += len(chunk)
+        for offset, length in sparse.data(image.fd):
+            for done in range(offset, offset + length, _CHUNK):
+                os.pread(image.fd, min(_CHUNK, offset + length - done), done)

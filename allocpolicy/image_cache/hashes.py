@@ -10,12 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 from allocpolicy.image_cache import location, records
 from allocpolicy.image_cache.home import Cache, naming
 from allocpolicy.progress import Progress
-from allocpolicy.storage import copy, directories, mount, reading, staging, temporary
+from allocpolicy.storage import (
+    copy,
+    directories,
+    mount,
+    reading,
+    sparse,
+    staging,
+    temporary,
+)
 from allocpolicy.storage.directories import Directory
 
 _NAME = re.compile(r"[0-9]+(-[0-9]+){4}")
@@ -80,17 +88,37 @@ def forget(cache: Cache, *, kept: Container[str | None]) -> None:
 
 
 def compute(fd: int, progress: Progress) -> str:
-    """Return the SHA-256 of the open file's bytes."""
+    """Return the SHA-256 of the open file's content: its size, and what isn't zero.
+
+    Holes are skipped, and zeroes count as holes: a copy of a file has the same hash,
+    however sparse it is.
+    """
     import hashlib  # loads OpenSSL, for foreign formats only
 
-    hasher = hashlib.sha256()
-    total = os.fstat(fd).st_size
-    done = 0
-    while chunk := os.pread(fd, _CHUNK, done):
-        hasher.update(chunk)
-        done += len(chunk)
-        progress(done=done, total=total)
+    size = os.fstat(fd).st_size
+    hasher = hashlib.sha256(size.to_bytes(8, "little"))
+    for offset, content in _chunks(fd, size=size):
+        for start, length in sparse.nonzero(content):
+            for at in range(start, start + length, sparse.GRANULE):
+                hasher.update((offset + at).to_bytes(8, "little"))
+                hasher.update(content[at : at + sparse.GRANULE])
+        progress(done=offset + len(content), total=size)
+    progress(done=size, total=size)
     return hasher.hexdigest()
+
+
+def _chunks(fd: int, *, size: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield (offset, content) of all granules with data in them, in order."""
+    done = 0
+    for offset, length in sparse.each_between(fd, start=0, end=size):
+        end = min(-(-(offset + length) // sparse.GRANULE) * sparse.GRANULE, size)
+        done = max(done, offset // sparse.GRANULE * sparse.GRANULE)
+        while done < end:
+            content = reading.read(fd, min(_CHUNK, end - done), offset=done)
+            if not content:
+                return  # it became shorter: not the bytes that were checked
+            yield done, memoryview(content)
+            done += len(content)
 
 
 def _is_dated(fd: int) -> bool:

@@ -100,6 +100,7 @@ class CopyBase(Step):
                 target,
                 runs=runs,
                 may_share=self.sharing is Sharing.ALLOWED,
+                over_zeroes=layer.below is None,
                 advance=advance,
             )
         if layer.below is not None or not layer.plain:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from allocpolicy.progress import Advance
-from allocpolicy.storage import direct_io, extent, sparse
+from allocpolicy.storage import direct_io, extent, mount, sparse
 
 _CHUNK = 4 << 20
 _LARGE = 256 << 10  # the page cache is better at merging smaller writes
@@ -50,12 +50,15 @@ def copy_runs(
     *,
     runs: Iterable[Run],
     may_share: bool = False,
+    over_zeroes: bool = False,
     advance: Advance,
 ) -> None:
     """Copy the data of each run, a chunk at a time; skip the source's holes.
 
     :param may_share: use copy_file_range(2), which may share blocks, where it may be
         faster; otherwise the target gets storage of its own.
+    :param over_zeroes: the target reads as zeroes: zeroes of the source are left out,
+        in multiples of `sparse.GRANULE`, unless a server copies them.
     :raises OSError: as pread(2), pwrite(2) and copy_file_range(2).
     """
     pieces = (
@@ -64,30 +67,37 @@ def copy_runs(
         for part in _data_runs(source, run)
         for piece in part.pieces(size=_CHUNK)
     )
-    if not may_share or _shows_extents(source):
-        _read_and_write(source, target, pieces=pieces, advance=advance)
+    if not may_share or not _is_on_server(source):
+        _read_and_write(
+            source, target, pieces=pieces, over_zeroes=over_zeroes, advance=advance
+        )
         return
     for piece in pieces:
         if _copied_by_kernel(source, target, piece):
             advance(piece.length)
         else:
-            _read_and_write(source, target, pieces=(piece,), advance=advance)
+            _read_and_write(
+                source,
+                target,
+                pieces=(piece,),
+                over_zeroes=over_zeroes,
+                advance=advance,
+            )
 
 
-def _shows_extents(source: int) -> bool:
-    """Return whether the file's filesystem has FIEMAP.
+def _is_on_server(source: int) -> bool:
+    """Return whether a server may do the copying (NFS 4.2): there is no FIEMAP.
 
-    Without FIEMAP, a server may do the copying (NFS 4.2). With it, the kernel can only
-    share blocks, which `reflink` does, or copy through the page cache, which takes
-    twice as long.
+    With FIEMAP, the kernel can only share blocks, which `reflink` does, or copy through
+    the page cache, which takes twice as long. tmpfs has no FIEMAP, and no server.
     """
     try:
         next(extent.written(source, start=0, end=1), None)
     except OSError as error:
         if error.errno not in extent.NO_FIEMAP:
             raise
-        return False
-    return True
+        return mount.type_by_magic(source) != "tmpfs"
+    return False
 
 
 def _copied_by_kernel(source: int, target: int, run: Run) -> bool:
@@ -109,11 +119,17 @@ def _copied_by_kernel(source: int, target: int, run: Run) -> bool:
 
 
 def _read_and_write(
-    source: int, target: int, *, pieces: Iterable[Run], advance: Advance
+    source: int,
+    target: int,
+    *,
+    pieces: Iterable[Run],
+    over_zeroes: bool = False,
+    advance: Advance,
 ) -> None:
     """Copy in pieces of at most a chunk; write one while the next is read."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    write = _write_nonzero if over_zeroes else _write
     buffers = itertools.cycle([memoryview(mmap.mmap(-1, _CHUNK)) for _ in range(2)])
     writing: Future[int] | None = None
     with ThreadPoolExecutor(max_workers=1) as writer:
@@ -122,7 +138,7 @@ def _read_and_write(
             _read(source, content, offset=piece.source)
             if writing:
                 advance(writing.result())
-            writing = writer.submit(_write, target, content, offset=piece.target)
+            writing = writer.submit(write, target, content, offset=piece.target)
     if writing:
         advance(writing.result())
 
@@ -148,6 +164,13 @@ def _write(target: int, content: memoryview, *, offset: int) -> int:
         while done < len(content):
             done += os.pwrite(target, content[done:], offset + done)
     return done
+
+
+def _write_nonzero(target: int, content: memoryview, *, offset: int) -> int:
+    """Write what is not zeroes, and return the length of all."""
+    for start, length in sparse.nonzero(content):
+        _write(target, content[start : start + length], offset=offset + start)
+    return len(content)
 
 
 def write(target: int, content: bytes, *, offset: int) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from allocpolicy.storage import effort, extent
 
+GRANULE = 64 << 10  # what is looked at for zeroes, and left out as a whole
+_ZEROES = bytes(GRANULE)
+
 
 def data(fd: int) -> list[tuple[int, int]]:
     """Return (offset, length) of the file's data."""
@@ -64,3 +67,17 @@ def holes(fd: int) -> Iterator[tuple[int, int]]:
     """
     end = os.fstat(fd).st_size
     return extent.gaps(data_by_seek(fd, start=0, end=end), end=end)
+
+
+def nonzero(content: memoryview) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of what is not zeroes, in multiples of `GRANULE`."""
+    start: int | None = None
+    for offset in range(0, len(content), GRANULE):
+        granule = bytes(content[offset : offset + GRANULE])
+        if granule != _ZEROES[: len(granule)]:
+            start = offset if start is None else start
+        elif start is not None:
+            yield start, offset - start
+            start = None
+    if start is not None:
+        yield start, len(content) - start

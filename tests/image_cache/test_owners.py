@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -16,6 +15,7 @@ from tests.harness import images, owner_at_work
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.filesystems import mount as mount_filesystem
 from tests.harness.filesystems import unmount
+from tests.harness.image_hash import image_hash
 from tests.harness.images import MIB
 from tests.harness.owner_at_work import Owner
 
@@ -177,7 +177,7 @@ class TestConversion:
         report = provision(disk, "--base", merged / "image", PATH=path)
         assert owner.acted.exists()
         entry = Path(report["observed"]["backing_file"])
-        digest = hashlib.sha256(vmdk.read_bytes()).hexdigest()
+        digest = image_hash(vmdk)
         assert entry.name.partition(".")[0] == digest
         assert images.same_content(entry, vmdk, formats=("raw", "vmdk"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from allocpolicy.image_cache import records
 from tests.harness import images, ordinary_user, owner_at_work
 from tests.harness.cli import Finished, allocpolicy, command, environment, provision
+from tests.harness.image_hash import image_hash
 from tests.harness.images import MIB
 from tests.harness.owner_at_work import Owner
 
@@ -62,7 +62,7 @@ def image(directory: Path, content: str) -> Path:
 
 
 def entry_name(image: Path) -> str:
-    return f"{hashlib.sha256(image.read_bytes()).hexdigest()}.vmdk.raw"
+    return f"{image_hash(image)}.vmdk.raw"
 
 
 def refuse(disks: Path, base: Path, *, says: str) -> None:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from allocpolicy import (
     Allocation,
+    Change,
     DiskFormat,
     NotEnoughSpace,
     Order,
@@ -31,12 +32,13 @@ from allocpolicy import (
     Progress,
     Report,
     StrategyFailed,
+    apply,
     provision,
 )
 from allocpolicy.progress import unwatched
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import geometry
-from allocpolicy.storage import copy, extent, reflink
+from allocpolicy.storage import copy, extent, reflink, sparse
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.extent import ExtentFlag
 from tests.conftest import FreshFilesystem
@@ -504,6 +506,93 @@ class TestReserved:
         assert_equal(report.disk, kind, base)
         assert report.observed is not None
         assert report.observed.actual_size < 4 * MIB
+
+
+class TestWrittenZeroes:
+    """Zeroes that a base stores take no storage in its copies."""
+
+    ZEROED: Picture = (
+        ("data", MIB),
+        ("zero", 24 * MIB + 512),
+        ("data", 512),
+        ("zero", 8 * MIB - 1024),
+        ("data", MIB),
+    )
+
+    @pytest.mark.filesystems("ext4", "ext2", "tmpfs")
+    @pytest.mark.parametrize("kind", [SPARSE_QCOW2, NONE_RAW])
+    @pytest.mark.parametrize("in_qcow2", [False, True])
+    def test_a_thin_copy_leaves_them_out(
+        self, directory: Path, kind: Kind, in_qcow2: bool
+    ) -> None:
+        """As a converted image does, whether they stand in raw or in a cluster."""
+        base = draw_raw(self.ZEROED, directory / "base.raw")
+        if in_qcow2:
+            raw, base = base, directory / "base.qcow2"
+            images.qemu_img(*("convert", "-S", "0", "-O", "qcow2", raw, base))
+        report = kind.make(directory / "disk", base)
+        assert_equal(report.disk, kind, base)
+        assert report.observed is not None
+        assert report.observed.actual_size < 4 * MIB
+
+    @pytest.mark.filesystems("ext4")
+    @pytest.mark.parametrize("data", ["falloc", "full"])
+    def test_a_disk_with_storage_of_its_own_has_it(
+        self, directory: Path, data: str
+    ) -> None:
+        """What is left out of the copy was reserved before, or is filled after."""
+        base = draw_raw(self.ZEROED, directory / "base.raw")
+        kind = performance(data, "raw")
+        report = kind.make(directory / "disk", base)
+        assert_equal(report.disk, kind, base)
+        assert_allocated(report, kind, self.ZEROED, filesystem="ext4")
+
+    @pytest.mark.filesystems("ext4")
+    def test_over_a_backing_file_they_are_data(self, directory: Path) -> None:
+        """A rewrite that flattens a chain must not let the backing file show."""
+        below = directory / "below.qcow2"
+        draw_qcow2([("data", 4 * MIB)], below)
+        raw = directory / "raw"
+        draw_raw([("data", MIB), ("zero", 2 * MIB), ("data", MIB)], raw)
+        disk = directory / "disk.qcow2"
+        images.qemu_img("create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", disk)
+        zeroes = directory / "zeroes"
+        zeroes.write_bytes(bytes(2 * MIB))
+        subprocess.run(
+            ["qemu-io", "-f", "qcow2", "-c", f"write -s {zeroes} {MIB} 2M", disk],
+            check=True,
+            capture_output=True,
+        )
+        expected = directory / "expected"
+        images.qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, expected)
+        change = Change(
+            disk=disk,
+            format=DiskFormat.QCOW2,
+            extra_specs={"allocpolicy:strategy": "performance"},
+        )
+        apply(change, policy=Policy())
+        assert images.same_content(disk, expected, formats=("qcow2", "raw"))
+
+    @given(
+        st.lists(st.sampled_from(["data", "zero"]), min_size=1, max_size=5), st.data()
+    )
+    def test_the_parts_that_are_not_zeroes(
+        self, kinds: list[str], data: st.DataObject
+    ) -> None:
+        """Every byte that is not zero is in a part; a zero granule is in none."""
+        lengths = [data.draw(st.integers(1, 3 * sparse.GRANULE)) for _ in kinds]
+        content = b"".join(
+            (b"x" if kind == "data" else b"\0") * length
+            for kind, length in zip(kinds, lengths, strict=True)
+        )
+        rest = bytearray(content)
+        for offset, length in sparse.nonzero(memoryview(content)):
+            assert offset % sparse.GRANULE == 0
+            part = content[offset : offset + length]
+            for start in range(0, length, sparse.GRANULE):
+                assert any(part[start : start + sparse.GRANULE])
+            rest[offset : offset + length] = bytes(length)
+        assert not any(rest)
 
 
 class TestForeign:
