@@ -52,11 +52,15 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An open image file, its explicit format, and its path for messages."""
+    """An open image file, its explicit format, and its path for messages.
+
+    ``part`` is the (offset, length) of the guest's bytes that are meant; None for all.
+    """
 
     fd: int
     format: str
     path: Path
+    part: tuple[int, int] | None = None
 
     @property
     def source(self) -> str:
@@ -72,8 +76,11 @@ class Image:
         """Return the nodes; only in JSON is there a null, for no backing file."""
         name = f"/proc/self/fd/{self.fd}"
         file = {"driver": "file", "filename": name, **common}
-        nodes = {"driver": self.format, "file": file, **common}
-        return "json:" + json.dumps({**nodes, "backing": None})
+        nodes = {"driver": self.format, "file": file, **common, "backing": None}
+        if self.part:
+            offset, size = self.part
+            nodes = {"driver": "raw", "offset": offset, "size": size, "file": nodes}
+        return "json:" + json.dumps({**nodes, **common})
 
 
 def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
@@ -90,7 +97,13 @@ def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
     arguments = ["convert", "-p", "-n", "--target-is-zero", "-O", target.format]
     arguments += [source.source, target.target]
     size = os.fstat(target.fd).st_size
-    _run(arguments, images=[source, target], work=size, output=size, progress=progress)
+    start, length = source.part or (0, size)
+
+    def advanced(*, done: int, total: int) -> None:
+        progress(done=start + done, total=size)
+
+    images = [source, target]
+    _run(arguments, images=images, work=length, output=size, progress=advanced)
 
 
 def check(image: Image, *, virtual_size: int) -> None:

@@ -23,12 +23,8 @@ def check_alone(fd: int, *, path: Path) -> None:
 
     :raises ImageError: when it has a parent, names other files, or is cut short.
     """
-    regions = _table(fd, REGION_TABLE, b"regi", count_at=8, path=path)
-    places = [entry for guid, entry in regions if guid == METADATA]
-    if len(places) != 1:
-        raise ImageError(path, "it is malformed: it has no metadata region, or two")
-    offset = int.from_bytes(places[0][:8], "little")
-    items = _table(fd, offset, b"metadata", count_at=10, path=path)
+    offset, _ = region(fd, METADATA, path=path)
+    items = table(fd, offset, b"metadata", count_at=10, path=path)
     parameters = [entry for guid, entry in items if guid == FILE_PARAMETERS]
     if len(parameters) != 1:
         raise ImageError(path, "it is malformed: it has no file parameters, or two")
@@ -39,7 +35,20 @@ def check_alone(fd: int, *, path: Path) -> None:
         raise ImageError(path, f"it is a differencing vhdx, with a parent; {MERGE}")
 
 
-def _table(
+def region(fd: int, guid: bytes, *, path: Path) -> tuple[int, int]:
+    """Return (offset, length) of a region of the file, in bytes.
+
+    :raises ImageError: when it has none, or several.
+    """
+    regions = table(fd, REGION_TABLE, b"regi", count_at=8, path=path)
+    places = [entry for found, entry in regions if found == guid]
+    if len(places) != 1:
+        raise ImageError(path, "it is malformed: it lacks a region, or has it twice")
+    (entry,) = places
+    return int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:12], "little")
+
+
+def table(
     fd: int, offset: int, signature: bytes, *, count_at: int, path: Path
 ) -> list[tuple[bytes, bytes]]:
     """Return (GUID, rest of the entry) of a region table or a metadata table.

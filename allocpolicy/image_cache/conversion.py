@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 
 from allocpolicy import qemu_img
 from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace
-from allocpolicy.foreign import vmdk
+from allocpolicy.foreign import vhdx_blocks, vmdk
 from allocpolicy.progress import Progress
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qemu_img import Image
@@ -18,6 +20,7 @@ from allocpolicy.wording import format_size
 
 # Killed from outside, or not installed: not the image's fault.
 _NOT_THE_IMAGE = frozenset({127, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL})
+_LARGE_HOLE, _MOST_PARTS = 1 << 30, 256
 _CHECKED_BY_QEMU = frozenset({"vmdk", "vhdx"})
 
 
@@ -69,11 +72,36 @@ def convert(
     try:
         with explained(fd=target.fd, path=target.path, needed=0, action="convert"):
             os.ftruncate(target.fd, virtual_size)
-        qemu_img.copy_into(source, target, progress=progress)
+        for part in _parts(source, virtual_size=virtual_size):
+            one, other = replace(source, part=part), replace(target, part=part)
+            qemu_img.copy_into(one, other, progress=progress)
     except NotEnoughSpace as error:  # its own numbers are those of a full disk
         raise NotEnoughSpace(target.path, data_bytes, free, parts) from error
     except CommandError as error:
         raise _blamed(error, source) from error
+
+
+def _parts(source: Image, *, virtual_size: int) -> Iterator[tuple[int, int] | None]:
+    """Yield the (offset, length) to be copied, or None for all.
+
+    QEMU reads a vhdx through its holes. Starting it for a part costs as much as the
+    holes that it reads in the meantime: small ones are copied with their neighbours.
+    """
+    if source.format != "vhdx":
+        yield None
+        return
+    gap = max(_LARGE_HOLE, virtual_size // _MOST_PARTS)
+    start = end = 0
+    for offset, length in vhdx_blocks.data(
+        source.fd, virtual_size=virtual_size, path=source.path
+    ):
+        if offset > end + gap:
+            if end > start:
+                yield start, end - start
+            start = offset
+        end = offset + length
+    if end > start:
+        yield start, end - start
 
 
 def _blamed(error: CommandError, image: Image) -> CommandError | ImageError:
