@@ -16,7 +16,7 @@ from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2.content import Kind
 from allocpolicy.storage import copy, read_lease, reflink, zeroes
 from allocpolicy.storage.copy import Run
-from allocpolicy.storage.failure import explained
+from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
 
 
@@ -68,7 +68,7 @@ class CopyBase(Step):
     def _copy_layers(self, target: Target, progress: Progress) -> None:
         base = self.base
         advance = counted(progress, total=base.data_bytes)
-        with explained(
+        with own_work(
             fd=target.fd,
             path=target.directory,
             needed=base.data_bytes,

@@ -14,7 +14,7 @@ from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, Geometry, geometry
 from allocpolicy.qcow2.writer import Backing
 from allocpolicy.storage import extent_size, inode_flags
-from allocpolicy.storage.failure import explained
+from allocpolicy.storage.failure import own_work
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.wording import format_size
 
@@ -64,7 +64,7 @@ class CreateQcow2(Step):
     @override
     def run(self, target: Target, progress: Progress) -> None:
         image = self._geometry
-        with explained(
+        with own_work(
             fd=target.fd,
             path=target.directory,
             needed=image.metadata_bytes,
@@ -109,7 +109,7 @@ class CreateRaw(Step):
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
-        with explained(
+        with own_work(
             fd=target.fd, path=target.directory, needed=0, action=self.describe()
         ):
             extent_size.hint(target.fd)
@@ -133,7 +133,7 @@ class SetNocow(Step):
         if inode_flags.has(target.fd, InodeFlag.COMPR):
             reason = "a compressed file can't be NOCOW; use chattr -c on the disk first"
             raise Unsupported(target.directory, reason)
-        with explained(fd=target.fd, path=target.directory, needed=0, action="NOCOW"):
+        with own_work(fd=target.fd, path=target.directory, needed=0, action="NOCOW"):
             inode_flags.add(target.fd, InodeFlag.NOCOW)
 
 

@@ -13,7 +13,7 @@ from allocpolicy.qcow2 import geometry, growth
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.steps.reserve import Reserve, ReservePastEnd
-from allocpolicy.storage.failure import explained
+from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
 
 
@@ -32,7 +32,7 @@ class GrowRaw(Step):
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
-        with explained(
+        with own_work(
             fd=target.fd, path=target.directory, needed=0, action="grow the disk"
         ):
             progress(done=0, total=self.virtual_size)
@@ -63,7 +63,7 @@ class GrowQcow2(Step):
         fd, path = target.fd, target.directory
         header = read_header(fd, path=path)
         check_tables(fd, header, path=path)
-        with explained(fd=fd, path=path, needed=0, action="grow the disk"):
+        with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
             growth.grow(
                 fd,
                 header,

@@ -10,7 +10,7 @@ from allocpolicy.contract.plan import Step, Target
 from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
 from allocpolicy.storage import fallocate, zeroes
-from allocpolicy.storage.failure import explained
+from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
 
 _CHUNK = 1 << 30  # a VM's writes continue between two of them
@@ -33,7 +33,7 @@ class Reserve(Step):
     @override
     def run(self, target: Target, progress: Progress) -> None:
         fd = target.fd
-        with explained(
+        with own_work(
             fd=fd, path=target.directory, needed=self.length, action="fallocate"
         ):
             for offset, length in _chunks(self.length, progress=progress):
@@ -58,7 +58,7 @@ class ReservePastEnd(Step):
     def run(self, target: Target, progress: Progress) -> None:
         fd = target.fd
         size = os.fstat(fd).st_size
-        with explained(
+        with own_work(
             fd=fd, path=target.directory, needed=self.length, action="fallocate"
         ):
             try:
@@ -90,7 +90,7 @@ class FillHoles(Step):
     @override
     def run(self, target: Target, progress: Progress) -> None:
         fd = target.fd
-        with explained(
+        with own_work(
             fd=fd, path=target.directory, needed=self.length, action="write zeroes"
         ):
             if os.fstat(fd).st_size < self.length:

@@ -6,7 +6,6 @@ Reads and writes bypass the page cache: copy_file_range(2) shares blocks where i
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import mmap
@@ -155,15 +154,14 @@ def _read(source: int, content: memoryview, *, offset: int) -> None:
 def _write(target: int, content: memoryview, *, offset: int) -> int:
     """Write the content and return its length; large content bypasses the page cache.
 
-    The page cache would copy it once more, and delay the write until fsync(2).
+    The page cache would copy it once more, and delay the write until fsync(2). Where
+    the file needs another alignment, also in memory, nothing bypasses it.
     """
     aligned = direct_io.is_aligned(offset) and direct_io.is_aligned(len(content))
     direct = aligned and len(content) >= _LARGE
-    done = 0
-    with direct_io.enabled(target) if direct else contextlib.nullcontext():
-        while done < len(content):
-            done += os.pwrite(target, content[done:], offset + done)
-    return done
+    if not direct or not _bypassing_cache(target, content, offset=offset):
+        write(target, content, offset=offset)
+    return len(content)
 
 
 def _write_nonzero(target: int, content: memoryview, *, offset: int) -> int:
@@ -173,12 +171,28 @@ def _write_nonzero(target: int, content: memoryview, *, offset: int) -> int:
     return len(content)
 
 
-def write(target: int, content: bytes, *, offset: int) -> None:
-    """Write all of the content.
+def _bypassing_cache(target: int, content: memoryview, *, offset: int) -> bool:
+    """Write all by O_DIRECT; return False where the file needs another alignment."""
+    try:
+        with direct_io.enabled(target):
+            write(target, content, offset=offset)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def write(target: int, content: bytes | memoryview, *, offset: int) -> None:
+    """Write all of the content, which may be anywhere in memory.
 
     :raises OSError: as pwrite(2).
     """
-    _write(target, memoryview(content), offset=offset)
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(target, rest, offset)
+        rest = rest[written:]
+        offset += written
 
 
 def _data_runs(source: int, run: Run) -> Iterator[Run]:

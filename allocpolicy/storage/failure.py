@@ -58,6 +58,19 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
 
 
 @contextlib.contextmanager
+def own_work(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None]:
+    """Turn every OSError of the body into our error: no plugin is to blame for it.
+
+    :raises Error: NotEnoughSpace, Unsupported and StorageFailed as `explained` does.
+    """
+    try:
+        with explained(fd=fd, path=path, needed=needed, action=action):
+            yield
+    except OSError as error:
+        raise Error(f"{path}: {_reason(error, path=path, action=action)}") from error
+
+
+@contextlib.contextmanager
 def named(path: Path, *, action: str) -> Iterator[None]:
     """Turn whatever OSError leaves the body into our error, with the path.
 

@@ -55,9 +55,8 @@ def write(fd: int, *, offset: int, length: int, advance: Advance) -> None:
     first = min(-(-done // ALIGNMENT) * ALIGNMENT, end)
     last = max(end // ALIGNMENT * ALIGNMENT, first)
     _write(fd, offset=done, end=first, advance=advance)
-    with direct_io.enabled(fd):
-        _write(fd, offset=first, end=last, advance=advance)
-    _write(fd, offset=last, end=end, advance=advance)
+    done = _write_bypassing_cache(fd, offset=first, end=last, advance=advance)
+    _write(fd, offset=done, end=end, advance=advance)
 
 
 def _write_by_device(fd: int, *, offset: int, end: int, advance: Advance) -> int:
@@ -70,6 +69,23 @@ def _write_by_device(fd: int, *, offset: int, end: int, advance: Advance) -> int
             offset += piece
     except OSError as error:
         if error.errno not in _NO_WRITE_ZEROES:
+            raise
+    return offset
+
+
+def _write_bypassing_cache(fd: int, *, offset: int, end: int, advance: Advance) -> int:
+    """Return the offset at which it stopped: the file may need another alignment."""
+
+    def advanced(count: int) -> None:
+        nonlocal offset
+        offset += count
+        advance(count)
+
+    try:
+        with direct_io.enabled(fd):
+            _write(fd, offset=offset, end=end, advance=advanced)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
             raise
     return offset
 

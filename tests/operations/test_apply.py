@@ -190,6 +190,23 @@ def test_every_kind_of_qcow2_can_be_rewritten(
 
 
 @ALL
+@pytest.mark.parametrize("cluster_size", ["4k", "256k", "512k", "2M"])
+def test_compressed_clusters_of_any_size_can_be_rewritten(
+    directory: Path, cluster_size: str
+) -> None:
+    """Inflated data lies anywhere in memory, which O_DIRECT doesn't take."""
+    raw, disk = directory / "raw", directory / "disk"
+    raw.write_bytes(b"".join(b"%015d\n" % number for number in range(5 * MIB >> 4)))
+    options = f"cluster_size={cluster_size}"
+    images.qemu_img(
+        *("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, raw, disk)
+    )
+    assert images.check(disk)["compressed-clusters"]
+    assert applied(disk, "--format", "qcow2", *FALLOC)["mode"] == "staged"
+    assert images.same_content(raw, disk, formats=("raw", "qcow2"))
+
+
+@ALL
 def test_a_standalone_disk_of_another_kind_is_reserved_in_place(
     directory: Path, base: Path
 ) -> None:
