@@ -27,8 +27,9 @@ class Account:
 
     size, used, free, reserved_blocks: as `space.Space` has them.
 
-    disks: how many there are; ``unstamped`` of them have no stamp and count as raw,
-    ``malformed`` have an invalid stamp or header and count by their file's size.
+    disks: how many there are; ``unstamped`` of them have no stamp and count as raw, or
+    as what their header says if that takes more (`observe.claim`); ``malformed`` have
+    an invalid stamp or header and count by their file's size.
     images: files that promise nothing. unreadable: directories that could not be read,
     which do not count, and files, which count by their size.
 
@@ -95,6 +96,7 @@ def take(
             measured=measured,
             shared=shared,
             image_cache_dir=policy.image_cache_dir,
+            max_promised_bytes=policy.limits.max_promised_bytes,
         )
         tree_of = Tree(key=mount.identify(fd).key, listed=listed)
         for one in itertools.chain((directory, *others), policy.disk_directories):

@@ -1,18 +1,19 @@
 """What one file holds of its filesystem's storage, and what it may still take.
 
-A file with a stamp is a disk of the format in its stamp. Any other file counts as raw:
-nothing is concluded from its content, which the guest of a raw disk controls.
+A file with a stamp is a disk of the format in its stamp. Any other file may be raw, or
+be what its header says: it counts as what takes more, as far as the header is believed.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import stamp as stamps
+from allocpolicy.observe import claim
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.storage import effort, extent
@@ -29,7 +30,8 @@ class Holding:
 
     ``full_size`` is the file size that holds every write of the guest, computed without
     reading a qcow2's tables: its fully allocated size, or the file's own if that is
-    larger. ``own`` is storage that is neither shared nor compressed and can be
+    larger. ``file_size`` is what of it doesn't rest on a header of a file without a
+    stamp. ``own`` is storage that is neither shared nor compressed and can be
     overwritten. ``shared`` is storage that other files have, too, and
     ``shared_places`` where it is. ``malformed``: it has a stamp,
     but the stamp or its header is invalid.
@@ -39,6 +41,7 @@ class Holding:
     full_size: int
     actual_size: int
     own: int
+    file_size: int = 0
     shared: int = 0
     shared_places: tuple[Place, ...] = ()
     unwritten: int = 0
@@ -49,6 +52,13 @@ class Holding:
     def promised(self) -> int:
         """Return what the file may still take."""
         return max(0, self.full_size - self.own)
+
+    def believed(self, limit: int) -> Holding:
+        """Return it with a full size of at most the limit, but not below its length.
+
+        For a file without a stamp: its guest may have written the header.
+        """
+        return replace(self, full_size=max(self.file_size, min(self.full_size, limit)))
 
 
 def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
@@ -65,7 +75,11 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     try:
         stamp = stamps.read(fd, path=path)
         stamped = stamp is not None
-        if stamp and stamp.format is DiskFormat.QCOW2:
+        if stamp is None:
+            claimed = claim.of(fd, path=path)
+            virtual_size = max(file_size, claimed.virtual_size)
+            full_size = max(file_size, claimed.full_size)
+        elif stamp.format is DiskFormat.QCOW2:
             header = read_header(fd, path=path)
             virtual_size, full_size = _qcow2_sizes(header, file_size=file_size)
     except InvalidRequest:
@@ -108,6 +122,7 @@ def unread(status: os.stat_result, *, stamped: bool) -> Holding:
     return Holding(
         virtual_size=status.st_size,
         full_size=_file_bytes(status),
+        file_size=status.st_size,
         actual_size=actual_size,
         own=actual_size,
         stamped=stamped,
@@ -145,6 +160,7 @@ def _holding(
     return Holding(
         virtual_size=virtual_size,
         full_size=full_size,
+        file_size=os.fstat(fd).st_size,
         actual_size=actual_size,
         own=max(0, actual_size - shared - encoded),
         shared=shared,

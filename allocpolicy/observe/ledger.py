@@ -2,7 +2,8 @@
 
 A file with a stamp is a disk. So is a writable file without one, unless it is inside an
 image cache (`image_cache.location`). Every other file is an image, which holds storage
-and promises nothing.
+and promises nothing. No header of a file without a stamp is believed to promise more
+than one disk may be promised.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ class Ledger:
         measured: Mapping[Inode, Holding],
         shared: Iterable[Place],
         image_cache_dir: Path | None,
+        max_promised_bytes: int = 0,
     ) -> None:
         self._left_out = None if other_than is None else inode(os.fstat(other_than))
         self._leased = leased
         self._measured = measured
         self._image_cache_dir = image_cache_dir
+        self._max_promised_bytes = max_promised_bytes
         self._linked: set[Inode] = set()
         self._shared = set(shared)
         self._kinds = dict.fromkeys(_Kind, 0)
@@ -109,6 +112,8 @@ class Ledger:
         except FileNotFoundError:  # it was removed meanwhile
             return
         kind = _kind(status, stamped=holding.stamped, cached=cached)
+        if kind is _Kind.UNSTAMPED and self._max_promised_bytes:
+            holding = holding.believed(self._max_promised_bytes)
         self._kinds[kind] += 1
         self._unshared += holding.actual_size - holding.shared
         self._shared.update(holding.shared_places)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy import DiskFormat, Headroom, Order, Policy, provision
+from allocpolicy.contract.facts import Limits
 from allocpolicy.images.existing import opened
 from allocpolicy.images.stamp import XATTR
 from allocpolicy.observe import account
@@ -107,18 +108,91 @@ def test_a_disk_counts_as_observation_has_it(
     assert (strategy in ("none", "performance")) == (taken.promised > SIZE // 2)
 
 
-@ALL
-def test_a_disk_without_a_stamp_is_raw_whatever_the_guest_wrote(
-    directory: Path,
+def whole(path: Path, *, size: str | int, options: str = "") -> int:
+    """Return the fully allocated size of a qcow2, as qemu-img measures it."""
+    arguments = ["--output=json", "-O", "qcow2", "--size", size]
+    arguments += ["-o", options] if options else []
+    answer = json.loads(images.qemu_img("measure", *arguments))
+    return int(answer["fully-allocated"])
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs", elsewhere={"options": ""})
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "compat=0.10",
+        "cluster_size=4096",
+        "cluster_size=2M",
+        "refcount_bits=1",
+        "refcount_bits=64",
+        "extended_l2=on",
+    ],
+)
+def test_a_qcow2_without_a_stamp_may_take_what_its_header_says(
+    directory: Path, options: str
 ) -> None:
-    """A header that claims more, or less, is only data."""
+    """However little its file has, and however small the filesystem is."""
     disk = directory / "disk"
-    images.qemu_img("create", "-q", "-f", "qcow2", disk, "1T")
-    size, held = disk.stat().st_size, disk.stat().st_blocks * 512
+    arguments = ["-o", options] if options else []
+    images.qemu_img("create", "-q", "-f", "qcow2", *arguments, disk, "1T")
+    images.qemu_io(disk, "write 100G 1M", "write 5M 64k", format="qcow2")
+    held = disk.stat().st_blocks * 512
     taken = account.take(directory, policy=Policy())
     assert (taken.disks, taken.unstamped, taken.malformed) == (1, 1, 0)
-    assert taken.virtual_size == size
-    assert taken.promised == max(0, size - held)
+    assert taken.virtual_size == 1 << 40
+    # qemu-img measures with refcounts of 16 bits.
+    expected = whole(disk, size="1T", options=options) - held
+    assert abs(taken.promised - expected) <= expected // 100
+
+
+@ALL
+def test_an_external_snapshot_may_take_as_much_as_its_disk(directory: Path) -> None:
+    """One of another snapshot too, and what a guest gives back."""
+    disk = make(directory / "disk", strategy="space")
+    before = account.take(directory, policy=Policy())
+    below, top = directory / "first", directory / "second"
+    overlay = ("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b")
+    images.qemu_img(*overlay, disk, below)
+    images.qemu_img(*overlay, below, top)
+    images.qemu_io(top, "write 0 8M", format="qcow2")
+    images.qemu_io(top, "discard 0 8M", format="qcow2", discard="unmap")
+    taken = account.take(directory, policy=Policy())
+    each = whole(top, size=SIZE)
+    held = below.stat().st_blocks * 512 + top.stat().st_blocks * 512
+    assert (taken.disks, taken.unstamped) == (before.disks + 2, 2)
+    assert taken.promised - before.promised == 2 * each - held
+    top.chmod(0o444)
+    assert account.take(directory, policy=Policy()).promised < taken.promised
+
+
+@ALL
+def test_a_guest_gains_little_by_a_header_in_a_raw_disk(directory: Path) -> None:
+    """One that claims more than there is, one that QEMU refuses, and a forged one."""
+    claimed = directory / "claimed"
+    images.qemu_img("create", "-q", "-f", "qcow2", claimed, "60T")
+    header = claimed.read_bytes()
+    claimed.unlink()
+    disk = write(directory / "disk", length=len(header), size=SIZE)
+
+    def promised(*, limit: int = 0) -> int:
+        policy = Policy(limits=Limits(max_promised_bytes=limit))
+        return account.take(directory, policy=policy).promised
+
+    raw = promised()
+    assert raw <= SIZE
+    with disk.open("r+b") as file:
+        file.write(header)
+    assert promised() == raw
+    with disk.open("r+b") as file:
+        file.write(header[:1024])
+        file.write(bytes(len(header) - 1024))
+    assert promised() == raw
+    os.truncate(disk, len(header))
+    with disk.open("r+b") as file:
+        file.write(header)
+    assert promised() > 60 << 40
+    assert SIZE // 2 < promised(limit=SIZE) <= SIZE
 
 
 @ALL

@@ -1,0 +1,63 @@
+"""What the header of a file without a stamp claims, as far as it is believed.
+
+Nothing says whether such a file is a qcow2, as an external snapshot is, or a raw disk
+whose guest wrote the header. A claim beyond the whole filesystem is believed only of a
+file that ends as a qcow2 does: no mere header in a raw disk stops all other disks.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.qcow2 import ending
+from allocpolicy.qcow2.geometry import geometry
+from allocpolicy.qcow2.header import MAGIC, Header, read_header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The virtual size, and the file size that holds every write of the guest."""
+
+    virtual_size: int = 0
+    full_size: int = 0
+
+
+NOTHING = Claim()
+
+
+def of(fd: int, *, path: Path) -> Claim:
+    """Return what an open file without a stamp claims, in bytes; no table is read.
+
+    :raises OSError: when it cannot be read.
+    """
+    if os.pread(fd, len(MAGIC), 0) != MAGIC:
+        return NOTHING
+    try:
+        header = read_header(fd, path=path)
+        full_size = _full_size(header, file_size=os.fstat(fd).st_size)
+    except InvalidRequest:  # QEMU opens no such image
+        return NOTHING
+    there = os.fstatvfs(fd)
+    absurd = full_size > there.f_blocks * there.f_frsize
+    if absurd and not ending.is_counted(fd, header):
+        return NOTHING
+    return Claim(virtual_size=header.virtual_size, full_size=full_size)
+
+
+def _full_size(header: Header, *, file_size: int) -> int:
+    """Return the file size if the guest writes everything.
+
+    :raises InvalidRequest: when no image can have such numbers.
+    """
+    whole = geometry(
+        header.virtual_size,
+        cluster_size=header.cluster_size,
+        extended_l2=header.extended_l2,
+    )
+    if header.has_external_data_file:  # which counts by itself
+        return whole.metadata_bytes
+    # Its guest can't overwrite what internal snapshots keep.
+    return whole.file_size + (file_size if header.snapshots else 0)
