@@ -145,9 +145,8 @@ def grown_size_bound(
     """Return the most bytes that a file takes after its virtual size grows in place.
 
     That is all that the new range may take, and new L1 and refcount tables beside the
-    old ones. A longer L1 table goes after the end of the file; large requests may skip
-    the end of the hole before it, and do so again where QEMU then creates a longer
-    refcount table.
+    old ones. They go after the end of the file; large requests may skip the end of the
+    hole before them, and that after them.
 
     :param size: the file's size before; if it isn't fully mapped, the size that it
         would have if it were.
@@ -156,12 +155,16 @@ def grown_size_bound(
     """
     before = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
     after = geometry(grown, cluster_size=cluster_size, extended_l2=extended_l2)
-    copies = after.l1_clusters + after.refcount_table_clusters + 1
-    if after.l1_clusters > before.l1_clusters:
+    present = _divide_up(size, cluster_size)
+    _, table = refcount_clusters(
+        present + after.total_clusters, cluster_size=cluster_size
+    )
+    copies = after.l1_clusters + table + 1
+    if after.l1_clusters > before.l1_clusters or table > 1:
         copies += 2 * _divide_up(LARGEST_REQUEST, cluster_size)
         copies += _divide_up(copies * REFCOUNT_SIZE, cluster_size) + 1
     clusters = after.total_clusters - before.total_clusters + copies
-    return (_divide_up(size, cluster_size) + clusters) * cluster_size
+    return (present + clusters) * cluster_size
 
 
 def unmapped_refcount_blocks(whole: Geometry) -> int:

@@ -81,7 +81,7 @@ def grow(
         os.fsync(fd)
         _count_appended(fd, plan, advance=advance)
     os.fsync(fd)
-    if plan.blocks:
+    if plan.blocks or plan.table_clusters:
         _adopt_refcounts(fd, plan, advance=advance)
         os.fsync(fd)
     _fill_tables(fd, plan, advance=advance)

@@ -3,6 +3,9 @@
 Specification: QEMU's docs/interop/qcow2.rst. All parts are appended after the end of
 the file and the last cluster in use, in this order: refcount table, refcount blocks, L1
 table, L2 tables, data. Free clusters inside the file stay the guest's.
+
+A refcount table that is too short for the grown image once the guest has written all of
+it is replaced now: QEMU would do so later, and skip clusters each time.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, refcounts, tables
+from allocpolicy.qcow2 import geometry, mapping, refcounts, tables
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import MAX_REFCOUNT_TABLE_SIZE, Header
 
@@ -130,8 +133,14 @@ def layout(
     start = refcounts.used_end(
         fd, header, table, start=-(-os.fstat(fd).st_size // size), path=path
     )
+    clusters = l1_clusters + l2_tables + data
+    later = (0 if data else new.clusters - old.clusters) + new.l1_entries - first_l2
     table_clusters, blocks = _refcount_clusters(
-        header, table, start=start, clusters=l1_clusters + l2_tables + data
+        header,
+        table,
+        start=start,
+        clusters=clusters,
+        later=_later(fd, header, start + clusters, later - l2_tables, path=path),
     )
     if table_clusters * size > MAX_REFCOUNT_TABLE_SIZE:
         raise ImageError(path, f"clusters of {size} bytes are too small to grow it")
@@ -175,29 +184,62 @@ def _last_l2(fd: int, header: Header, old: Span, *, path: Path) -> int:
     return offset
 
 
+def _later(fd: int, header: Header, end: int, new: int, *, path: Path) -> int:
+    """Return the most clusters that the guest's writes will still allocate.
+
+    0 where the refcount table has room even if nothing of the old range is mapped yet.
+
+    :param end: the host cluster after the last appended one.
+    :param new: those of the new range.
+    """
+    present = -(-header.virtual_size // header.cluster_size) + header.needed_l1_entries
+    if end + present + new <= _counted(header) // 2:
+        return 0
+    return mapping.mapped(fd, header, path=path).missing + new
+
+
+def _counted(header: Header) -> int:
+    """Return how many host clusters the refcount table can count."""
+    entries = header.refcount_table_clusters * header.cluster_size // TABLE_ENTRY_SIZE
+    return entries * refcounts.refcounts_per_block(header)
+
+
 def _refcount_clusters(
-    header: Header, table: tuple[int, ...], *, start: int, clusters: int
+    header: Header, table: tuple[int, ...], *, start: int, clusters: int, later: int
 ) -> tuple[int, tuple[int, ...]]:
     """Return the clusters of a new refcount table, and the new blocks' indices.
 
     The least fixed point: they count themselves. If nothing is appended, nothing needs
     counting: the space reserved after the last cluster in use stays one hole, which the
     guest's writes fill.
+
+    :param later: the clusters to be allocated afterwards, which need table entries.
     """
-    if not clusters:
-        return 0, ()
     per_block = refcounts.refcounts_per_block(header)
     there = {index for index, offset in enumerate(table) if offset}
-    table_size = header.refcount_table_clusters * header.cluster_size
     first, table_clusters = start // per_block, 0
     blocks: tuple[int, ...] = ()
     while True:
         end = start + table_clusters + len(blocks) + clusters
         last = -(-end // per_block)
+        grown = _longer_table(header, last, later=later and end + later)
+        if not clusters and not grown:
+            return 0, ()
         more = tuple(index for index in range(first, last) if index not in there)
-        grown = -(-last * TABLE_ENTRY_SIZE // header.cluster_size)
-        if last * TABLE_ENTRY_SIZE <= table_size:
-            grown = 0
         if (grown, more) == (table_clusters, blocks):
             return table_clusters, blocks
         table_clusters, blocks = grown, more
+
+
+def _longer_table(header: Header, blocks: int, *, later: int) -> int:
+    """Return the clusters of a longer refcount table; 0 if the present one will do.
+
+    :param later: the host clusters in use in the end, 0 if that is no matter.
+    """
+    size, per_block = header.cluster_size, refcounts.refcounts_per_block(header)
+    longest = max(blocks, MAX_REFCOUNT_TABLE_SIZE // TABLE_ENTRY_SIZE)
+    # The blocks to come count themselves.
+    wanted = min(max(blocks, -(-later // (per_block - 1))), longest)
+    if wanted * per_block <= _counted(header):
+        return 0
+    return -(-wanted * TABLE_ENTRY_SIZE // size)

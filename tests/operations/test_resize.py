@@ -121,7 +121,7 @@ def test_a_disk_that_was_made_anywhere_can_grow(directory: Path, policy: str) ->
     assert_sound(disk, format="qcow2")
 
 
-@pytest.mark.parametrize("cluster_size", ["512", "4k", "64k"])
+@pytest.mark.parametrize("cluster_size", ["512", "1k", "4k", "64k"])
 def test_small_clusters_grow_reserved_beyond_what_their_tables_reach(
     tmp_path: Path, cluster_size: str
 ) -> None:

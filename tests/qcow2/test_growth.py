@@ -16,7 +16,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError, InvalidRequest
-from allocpolicy.qcow2 import geometry, growth, writer
+from allocpolicy.qcow2 import geometry, growth, refcounts, writer
 from allocpolicy.qcow2.growth_layout import layout
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.tables import OFFSET
@@ -299,7 +299,9 @@ def crashing(function: Callable[..., None]) -> Callable[..., None]:
         shrunk, cluster_size=64 * KiB, old_size=MiB + 512, new_size=2 * MiB
     )
     within = replace(within, commands=("write -P 3 0 2M",))
-    for case in tiny, l1, shrunk, within, replace(within, mapped=False):
+    # The refcount table moves, and counts nothing new yet.
+    later = replace(tiny, old_size=512, new_size=8222208, mapped=False, commands=())
+    for case in tiny, l1, later, shrunk, within, replace(within, mapped=False):
         function = example(case=case)(function)
     drawn = given(case=growths(most_size=16 * MiB))(function)
     return settings(max_examples=8)(drawn)
@@ -412,6 +414,59 @@ def grown(disk: Path, *, to: int, mapped: bool = False, backing_size: int = 0) -
             backing_size=backing_size,
             advance=ignored,
         )
+    finally:
+        os.close(fd)
+
+
+@settings(max_examples=8)
+@example(sizes=[512, 8222208], cluster_size=512, written=0.0)
+@example(sizes=[9159680, 60767232], cluster_size=512, written=0.1)
+@example(sizes=[18588672, 69954560, 69955072], cluster_size=512, written=0.5)
+@example(sizes=[MiB, 70 * MiB], cluster_size=1024, written=1.0)
+@given(
+    sizes=st.lists(
+        st.integers(1, 200 * MiB // 512).map(lambda sectors: sectors * 512),
+        min_size=2,
+        max_size=4,
+        unique=True,
+    ).map(sorted),
+    cluster_size=st.sampled_from([512, 512, 1024, 2048, 4096, 64 * KiB]),
+    written=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+def test_what_is_reserved_for_a_growth_is_enough(
+    sizes: list[int], cluster_size: int, written: float, place: Path
+) -> None:
+    """Found afterwards, by the tables as they are: after each of several growths."""
+    disk = place / "reserved.qcow2"
+    first, *others = sizes
+    disk.unlink(missing_ok=True)
+    create(disk, first, f"cluster_size={cluster_size}")
+    if length := int(first * written) // 512 * 512:
+        qemu_io(disk, [f"write 0 {length}"], discard="ignore")
+    for size in others:
+        present = full_size(disk)
+        os.truncate(disk, present)
+        before = header_of(disk).virtual_size
+        bound = geometry.grown_size_bound(
+            present, virtual_size=before, grown=size, cluster_size=cluster_size
+        )
+        grown(disk, to=size, mapped=written == 1.0)
+        assert full_size(disk) <= bound
+        os.truncate(disk, bound)
+        assert checked(disk) == SOUND
+    length = min(sizes[-1], 8 * MiB)
+    qemu_io(disk, [f"write -P 3 {sizes[-1] - length} {length}"], discard="ignore")
+    assert disk.stat().st_size == bound
+    assert checked(disk) == SOUND
+
+
+def full_size(disk: Path) -> int:
+    """Return what the reservation must cover, never less than the file."""
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        header = read_header(fd, path=disk)
+        return refcounts.full_size(fd, header, path=disk, file_size=size)
     finally:
         os.close(fd)
 
