@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy.cli import choice, disk_format, progress
-from allocpolicy.cli.cells import lines
+from allocpolicy.cli.cells import blanked, lines
 from allocpolicy.cli.command import Lister, Row
-from allocpolicy.errors import Error
+from allocpolicy.contract.plan import Mode
 from allocpolicy.operations.change import Change, apply
 from allocpolicy.report.report import Report
 
@@ -20,11 +20,13 @@ class Apply(Lister):
     No data is lost. A disk that already conforms is left alone. What can be done in
     place is done in place; otherwise the disk is rewritten beside itself and exchanged,
     which requires that nobody has it open. Storage is given back only with --thin.
-    Every disk is tried; the exit status is that of the first failure.
+    Every disk is tried and has a row; each failure is also told on stderr, and the exit
+    status is that of the first.
     """
 
     columns = (
         "disk",
+        "outcome",
         "strategy",
         "mode",
         "mapping",
@@ -67,9 +69,10 @@ class Apply(Lister):
             for one in (change, *(replace(change, disk=disk) for disk in others)):
                 try:
                     rows.append(_row(apply(one, policy=policy, watch=watch)))
-                except Error as error:
+                except Exception as error:  # noqa: BLE001  (the other disks' turn)
                     self.fail(error)
-        return rows
+                    rows.append(_failed(one.disk, reason=str(error)))
+        return blanked(rows, arguments=arguments)
 
 
 def _row(report: Report) -> Row:
@@ -78,6 +81,7 @@ def _row(report: Report) -> Row:
     verdict = report.verdict
     return (
         str(report.disk),
+        _outcome(report),
         report.effective.strategy,
         str(report.mode),
         str(seen.mapping),
@@ -87,3 +91,15 @@ def _row(report: Report) -> Row:
         report.effective_reason,
         lines(report.steps),
     )
+
+
+def _outcome(report: Report) -> str:
+    """Return what became of a disk; ``unchanged`` may still mean a new stamp."""
+    if report.mode is Mode.NOTHING:
+        return "unchanged"
+    return "planned" if report.observed is None else "changed"
+
+
+def _failed(disk: Path, *, reason: str) -> Row:
+    said = {"disk": str(disk), "outcome": "failed", "reason": reason}
+    return tuple(said.get(name) for name in Apply.columns)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allocpolicy.cli import choice, disk_format, progress
-from allocpolicy.cli.cells import structured
+from allocpolicy.cli.cells import blanked
 from allocpolicy.cli.command import Lister
 from allocpolicy.cli.command import Row as Cells
 from allocpolicy.contract.policy import Policy
@@ -69,11 +69,8 @@ class Audit(Lister):
 
             metrics.write(textfile, found)
         self.exit_status = DRIFTED if found.drifted else 0
-        nothing = None if structured(arguments) else "-"
-        return [
-            tuple(nothing if value is None else value for value in row.values())
-            for row in found.as_document()
-        ]
+        rows = (tuple(row.values()) for row in found.as_document())
+        return blanked(rows, arguments=arguments)
 
 
 def _jobs(text: str) -> int:

@@ -79,7 +79,7 @@ class Command(CliffCommand):
         before = (self.app_args,) if self.app_args else ()
         return config_options.policy(*before, arguments)
 
-    def fail(self, error: Error) -> None:
+    def fail(self, error: Exception) -> None:
         """Report an error and go on; the exit status is the first one's."""
         status = self._report(error)
         self.exit_status = self.exit_status or status

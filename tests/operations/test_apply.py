@@ -701,7 +701,29 @@ def test_the_first_failure_is_the_exit_status_and_the_others_are_done(
     )
     assert finished.status == 2
     assert len(finished.stderr.splitlines()) == 1
-    assert [row["mode"] for row in json.loads(finished.stdout)] == ["staged"]
+    assert [(row["outcome"], row["mode"]) for row in finished.document] == [
+        ("failed", None),
+        ("changed", "staged"),
+    ]
+
+
+def test_every_disk_has_a_row_and_every_failure_is_told(tmp_path: Path) -> None:
+    """In every order, also as data; the status is that of the first failure."""
+    disks = [tmp_path / name for name in ("gone", "unknown", "disk", "device")]
+    disks[1].write_bytes(bytes(MIB))
+    provision(disks[2], "--size", "1M")
+    disks[3].symlink_to("/dev/null")
+    for order in (disks, disks[::-1]):
+        finished = allocpolicy("apply", *order, "-f", "json")
+        assert finished.status == 2
+        assert len(finished.stderr.splitlines()) == 3
+        rows = {row["disk"]: row for row in finished.document}
+        assert list(rows) == [str(disk) for disk in order]
+        for disk in (disks[0], disks[1], disks[3]):
+            row = rows[str(disk)]
+            assert (row["outcome"], row["mode"]) == ("failed", None)
+            assert f"{row['reason']}\n" in finished.stderr
+        assert rows[str(disks[2])]["outcome"] == "unchanged"
 
 
 @ALL
@@ -712,7 +734,7 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     provision(disk, "--base", base, "--size", SIZE)
     before = disk.read_bytes(), attributes(disk), disk.stat().st_mtime_ns
     row = applied(disk, *PERFORMANCE, "--dry-run")
-    assert row["mode"] == "staged"
+    assert (row["outcome"], row["mode"]) == ("planned", "staged")
     assert "all mapped" in row["steps"]
     assert (disk.read_bytes(), attributes(disk), disk.stat().st_mtime_ns) == before
 
