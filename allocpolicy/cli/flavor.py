@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.cli import choice
-from allocpolicy.cli.cells import structured
+from allocpolicy.cli.cells import blanked
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole
@@ -31,10 +31,7 @@ class FlavorValidate(Lister):
 
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         found = self._checked(arguments.file, policy=self.policy(arguments))
-        nothing = None if structured(arguments) else "-"
-        return [
-            tuple(nothing if value is None else value for value in row) for row in found
-        ]
+        return blanked(found, arguments=arguments)
 
     def _checked(self, path: Path, *, policy: Policy) -> Iterator[Row]:
         for entry in flavors.entries(path):
