@@ -166,7 +166,7 @@ def _entry(
         found.add(held.user)
     return Entry(
         path=path,
-        source_format=path.suffixes[-2].removeprefix("."),
+        source_format=location.source_format(name),
         virtual_size=held.status.st_size,
         actual_size=held.status.st_blocks * 512,
         used_by=tuple(sorted(found)),

@@ -5,6 +5,9 @@ is the configured image_cache_dir. Inside are the files directly in it and direc
 its own ``.memo`` and ``.users``: images and records, which promise nothing. Other
 directories below it are not inside, so that ``_base/vm/disk`` is a disk like any other.
 A file with a stamp is a disk wherever it is; callers look for a stamp first.
+
+An image's name says from what it was converted, and how: where an older release
+converted a format wrongly, its images stay known, and are not used for another disk.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from pathlib import Path
 DEFAULT_NAME = "_base"  # of the cache beside the disks
 HASHES = ".memo"
 USERS = ".users"
-_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(vmdk|vpc|vhdx)\.raw")
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(vmdk|vpc|vhdx)(\.v[0-9]+)?\.raw")
+# vpc: without it, QEMU computed the size, and the end of the disk could be missing.
+_VERSIONS = {"vpc": ".v2"}
 
 
 def is_cache(directory: str | Path, *, configured: Path | None) -> bool:
@@ -58,3 +63,19 @@ def is_entry(path: Path, *, configured: Path | None) -> bool:
 def is_entry_name(name: str) -> bool:
     """Return whether the name is that of a converted image."""
     return _ENTRY_NAME.fullmatch(name) is not None
+
+
+def entry_name(digest: str, *, source_format: str) -> str:
+    """Return the name of the image that is converted from the source now."""
+    return f"{digest}.{source_format}{_VERSIONS.get(source_format, '')}.raw"
+
+
+def source_format(name: str) -> str:
+    """Return the format that an image was converted from, by its name."""
+    return name.split(".")[1]
+
+
+def is_outdated(name: str) -> bool:
+    """Return whether an older release converted the image, perhaps wrongly."""
+    digest = name.partition(".")[0]
+    return name != entry_name(digest, source_format=source_format(name))

@@ -1,8 +1,9 @@
 """A base image, open: the file itself, or the cache's raw copy of a foreign one.
 
-An entry of the cache is ``<sha256 of the source>.<its format>.raw``, mode 0444, filled
-once and removed only by `entries.prune`. Beside the entries, ``.memo`` records the
-hashes of sources (`hashes`), and ``.users`` the disks made from each entry.
+An entry of the cache is ``<sha256 of the source>.<its format>.raw`` (`location` has the
+exact name), mode 0444, filled once and removed only by `entries.prune`. Beside the
+entries, ``.memo`` records the hashes of sources (`hashes`), and ``.users`` the disks
+made from each entry.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import Error
+from allocpolicy.errors import Error, ImageError
 from allocpolicy.image_cache import entry, fill, hashes, home, location, users
 from allocpolicy.image_cache.frozen import Frozen, frozen
 from allocpolicy.image_cache.home import Cache, Home
@@ -25,6 +26,11 @@ from allocpolicy.images.destination import Destination
 from allocpolicy.progress import Watcher
 from allocpolicy.storage import named_lock, read_lease, sparse
 from allocpolicy.storage.failure import explained
+
+_OUTDATED = (
+    "an older release converted it, and may have cut off its end; start from the image"
+    " that it was converted from"
+)
 
 
 class OpenedBase:
@@ -93,6 +99,8 @@ class OpenedBase:
             if location.is_entry(source.path, configured=configured):
                 self._cache = home.of(source.file.directory)
                 self._name = source.path.name
+                if location.is_outdated(self._name):
+                    raise ImageError(source.path, _OUTDATED)
                 entry.hold(source.fd, cache=self._cache, name=self._name)
             return base_image.as_base(source)
         at = home.named(configured) if configured else home.beside(self._disk.directory)
@@ -135,7 +143,7 @@ class OpenedBase:
         :raises InvalidRequest: when somebody else may have made it.
         """
         assert self._home is not None
-        self._name = f"{digest}.{self._source.format}.raw"
+        self._name = location.entry_name(digest, source_format=self._source.format)
         base_image.refuse_long_path(
             self._home.path / self._name,
             what="its path in the image cache",

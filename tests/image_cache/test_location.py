@@ -80,3 +80,17 @@ def test_only_an_entrys_name_in_a_cache_is_an_entry(tmp_path: Path) -> None:
         assert not location.is_entry(path, configured=None)
     assert location.is_entry(tmp_path / "_base" / name, configured=None)
     assert location.is_entry(tmp_path / name, configured=tmp_path)
+
+
+def test_a_copy_that_an_older_release_may_have_cut_is_an_entry_that_is_outdated() -> (
+    None
+):
+    """It can be listed and pruned, and is no disk."""
+    digest = "0" * 64
+    for format in ("vmdk", "vpc", "vhdx"):
+        name = location.entry_name(digest, source_format=format)
+        assert location.is_entry_name(name)
+        assert location.source_format(name) == format
+        assert not location.is_outdated(name)
+    assert location.is_entry_name(f"{digest}.vpc.raw")
+    assert location.is_outdated(f"{digest}.vpc.raw")
