@@ -48,6 +48,9 @@ _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 _UNREADABLE = re.compile(r"error while reading at byte \d+: Input/output error")
 _FAILED = re.compile(r"Input/output error|Structure needs cleaning")
 _CHUNK = 4 << 20
+# Otherwise QEMU computes the size from the geometry, which is less, unless it knows the
+# program that made the image (vpc_open of its block/vpc.c).
+_OPTIONS = {"vpc": {"force_size_calc": "current_size"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,7 @@ class Image:
         name = f"/proc/self/fd/{self.fd}"
         file = {"driver": "file", "filename": name, **common}
         nodes = {"driver": self.format, "file": file, **common, "backing": None}
+        nodes |= _OPTIONS.get(self.format, {})
         if self.part:
             offset, size = self.part
             nodes = {"driver": "raw", "offset": offset, "size": size, "file": nodes}

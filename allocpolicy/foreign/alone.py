@@ -1,4 +1,4 @@
-"""Checking that a foreign image consists of one file, before QEMU opens it.
+"""Checking a foreign image before QEMU opens it: that it is one file, and its size.
 
 QEMU opens the parent that a vmdk names, and oslo.utils' inspector doesn't check.
 """
@@ -10,15 +10,18 @@ from pathlib import Path
 from allocpolicy.foreign import vhdx, vmdk, vpc
 
 _CHECKS = {
-    "vmdk": vmdk.check_alone,
-    "vpc": vpc.check_alone,
-    "vhdx": vhdx.check_alone,
+    "vmdk": vmdk.checked_size,
+    "vpc": vpc.checked_size,
+    "vhdx": vhdx.checked_size,
 }
 
 
-def check_alone(fd: int, *, format: str, path: Path) -> None:
-    """Check that the whole image is in this one file.
+def checked_size(fd: int, *, format: str, path: Path) -> int:
+    """Check that the whole image is in this one file; return its virtual size.
 
-    :raises ImageError: when it has a parent, names other files, or is cut short.
+    The size, in bytes, is what the format's own header says.
+
+    :raises ImageError: when it has a parent, names other files, contradicts itself, or
+        is cut short.
     """
-    _CHECKS[format](fd, path=path)
+    return _CHECKS[format](fd, path=path)

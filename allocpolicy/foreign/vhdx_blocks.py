@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BAT = uuid.UUID("2DC27766-F623-4200-9D64-115E9BFD4A08").bytes_le
-SECTOR_SIZE = uuid.UUID("8141BF1D-A96F-4709-BA47-F233A8FAAB5F").bytes_le
 _ENTRY_SIZE = 8
 _STATE = 7  # the lowest three bits of an entry
 _EMPTY = (0, 1, 2, 3)  # not present, undefined, zero, unmapped: QEMU reads zeroes
@@ -36,8 +35,8 @@ def data(fd: int, *, virtual_size: int, path: Path) -> Iterator[tuple[int, int]]
     :param virtual_size: where the disk ends.
     :raises ImageError: when the tables are malformed.
     """
-    block_size = int.from_bytes(_item(fd, vhdx.FILE_PARAMETERS, 4, path=path), "little")
-    sector = int.from_bytes(_item(fd, SECTOR_SIZE, 4, path=path), "little")
+    block_size = vhdx.number(fd, vhdx.FILE_PARAMETERS, 4, path=path)
+    sector = vhdx.number(fd, vhdx.SECTOR_SIZE, 4, path=path)
     if not _MIN_BLOCK <= block_size <= _MAX_BLOCK or sector not in (512, 4096):
         raise ImageError(path, "it is malformed: no vhdx has such blocks or sectors")
     ratio = _SECTORS_OF_BITMAP * sector // block_size
@@ -47,18 +46,6 @@ def data(fd: int, *, virtual_size: int, path: Path) -> Iterator[tuple[int, int]]
             end = min(stop * block_size, virtual_size)
             if start * block_size < end:
                 yield start * block_size, end - start * block_size
-
-
-def _item(fd: int, guid: bytes, size: int, *, path: Path) -> bytes:
-    """Return an item of the metadata region."""
-    offset, _ = vhdx.region(fd, vhdx.METADATA, path=path)
-    items = vhdx.table(fd, offset, b"metadata", count_at=10, path=path)
-    for found, entry in items:
-        if found == guid:
-            return read(
-                fd, size, offset + int.from_bytes(entry[:4], "little"), path=path
-            )
-    raise ImageError(path, "it is malformed: its metadata are incomplete")
 
 
 def _stored(fd: int, *, entries: int, path: Path) -> Iterator[tuple[int, int]]:

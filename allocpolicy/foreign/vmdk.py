@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from allocpolicy.errors import ImageError
-from allocpolicy.foreign.reading import MERGE, SECTOR
+from allocpolicy.foreign.reading import MERGE, SECTOR, refuse
 from allocpolicy.storage import reading
 
 MAGIC = b"KDMV"
@@ -34,7 +35,7 @@ FIELD = re.compile("|".join(FIELDS), re.ASCII | re.IGNORECASE)
 PARENT = re.compile(
     r'parentFileNameHint|parentCID\s*=\s*"?(?!f{8}\b)', re.ASCII | re.IGNORECASE
 )
-EXTENT = re.compile(r'(RW|RDONLY)\s+\d+\s+SPARSE\s+"[^"/]+"', re.ASCII)
+EXTENT = re.compile(r'(RW|RDONLY)\s+(\d{1,18})\s+SPARSE\s+"[^"/]+"', re.ASCII)
 
 
 class _Header(NamedTuple):
@@ -64,10 +65,11 @@ def is_compressed(fd: int) -> bool:
     return bool(_header(fd, 0).compression)
 
 
-def check_alone(fd: int, *, path: Path) -> None:
-    """Check that the whole image is in this one file.
+def checked_size(fd: int, *, path: Path) -> int:
+    """Check that the whole image is in this one file; return its virtual size.
 
-    :raises ImageError: when it has a parent, names other files, or is cut short.
+    :raises ImageError: when it has a parent, names other files, contradicts itself, or
+        is cut short.
     """
     header = _header(fd, 0)
     if header.magic != MAGIC:
@@ -87,7 +89,20 @@ def check_alone(fd: int, *, path: Path) -> None:
     ).partition(b"\0")
     if not end:  # QEMU would read past the end
         raise ImageError(path, "it is malformed: its descriptor does not end in NUL")
-    _check_descriptor(text.decode("ascii", errors="replace"), path=path)
+    # In whatever encoding its names are, its words are ASCII.
+    sectors = _check_descriptor(text.decode("latin-1"), path=path)
+    refuse(_size_faults(header, sectors=sectors), path=path)
+    return header.capacity * SECTOR
+
+
+def _size_faults(header: _Header, *, sectors: int) -> Iterator[tuple[bool, str]]:
+    """Compare the header's capacity, which QEMU reads, with the descriptor's extent.
+
+    VirtualBox rounds the capacity up to whole grains.
+    """
+    rounded = sectors <= header.capacity < sectors + header.grain_size
+    says = f"{header.capacity} sectors, its vmdk descriptor {sectors}"
+    yield not rounded, f"it contradicts itself: its header says {says}"
 
 
 def _check_footer(fd: int, header: _Header, *, path: Path) -> None:
@@ -102,15 +117,17 @@ def _check_footer(fd: int, header: _Header, *, path: Path) -> None:
         raise ImageError(path, reason)
 
 
-def _check_descriptor(text: str, *, path: Path) -> None:
+def _check_descriptor(text: str, *, path: Path) -> int:
+    """Check every line; return the extent's size in sectors."""
     if PARENT.search(text):
         raise ImageError(path, f"it is a vmdk with a parent; {MERGE}")
     lines = [line.strip() for line in text.split("\n")]
     others = [line for line in lines if line and not FIELD.fullmatch(line)]
-    extents = [line for line in others if EXTENT.fullmatch(line)]
-    if unknown := [line for line in others if line not in extents]:
+    extents = list(filter(None, map(EXTENT.fullmatch, others)))
+    if unknown := [line for line in others if not EXTENT.fullmatch(line)]:
         reason = f"its vmdk descriptor has an unknown line: {unknown[0]!r:.80}"
         raise ImageError(path, reason)
     if len(extents) != 1:
         reason = f"its vmdk descriptor names {len(extents)} extents: it must have one"
         raise ImageError(path, reason)
+    return int(extents[0][2])

@@ -25,10 +25,10 @@ _CHECKED_BY_QEMU = frozenset({"vmdk", "vhdx"})
 
 
 def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
-    """Check an image and return (virtual size as QEMU sees it, most data bytes).
+    """Check an image and return (virtual size, most data bytes).
 
-    :param virtual_size: the size that the image claims; limits the time.
-    :raises ImageError: when QEMU finds it damaged.
+    :param virtual_size: the size that the image's own header says; limits the time.
+    :raises ImageError: when QEMU finds it damaged, or reads another size.
     """
     try:
         if source.format in _CHECKED_BY_QEMU:
@@ -37,6 +37,9 @@ def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
         required = qemu_img.measure(source, format="qcow2", virtual_size=virtual_size)
     except CommandError as error:
         raise _blamed(error, source) from error
+    if size != virtual_size:
+        reason = f"it contradicts itself: its header says that it has {virtual_size}"
+        raise ImageError(source.path, f"{reason} bytes, and QEMU reads {size}")
     clusters = -(-size // geometry.DEFAULT_CLUSTER_SIZE)
     whole = clusters * geometry.DEFAULT_CLUSTER_SIZE
     # measure says metadata and data; the metadata are those of a fully allocated image.

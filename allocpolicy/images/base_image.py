@@ -112,8 +112,7 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
     else:
         from allocpolicy.foreign import alone
 
-        size = inspector.virtual_size(match, fd=fd, path=path)
-        alone.check_alone(fd, format=format, path=path)
+        size = alone.checked_size(fd, format=format, path=path)
         content = _Content(virtual_size=size, data_bytes=size, plain=False)
     _check_size(content.virtual_size, path=path)
     return SourceImage(

@@ -105,24 +105,6 @@ def _is_fixed_vpc(fd: int) -> bool:
     return reading.read(fd, len(_VPC_COOKIE), offset=footer) == _VPC_COOKIE
 
 
-def virtual_size(inspector: FileInspector | None, *, fd: int, path: Path) -> int:
-    """Return the virtual size of an image in a foreign format, in bytes.
-
-    :raises ImageError: when the inspector finds it unsafe or malformed.
-    """
-    if inspector is None:  # a fixed VHD: data, then a footer of one sector
-        return os.fstat(fd).st_size - _VPC_FOOTER_SIZE
-    try:
-        inspector.safety_check()
-        size = inspector.virtual_size
-    except _imported().SafetyCheckFailed as error:
-        failed = ", ".join(f"{name}: {why}" for name, why in error.failures.items())
-        raise ImageError(path, f"it is not safe: {failed}") from error
-    except Exception as error:  # the inspector's parsers also raise what struct raises
-        raise ImageError(path, f"it is malformed: {error}") from error
-    return size
-
-
 def _imported() -> ModuleType:
     """Import the inspector, and delay the other imports of its package.
 

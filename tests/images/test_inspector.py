@@ -47,7 +47,8 @@ def test_a_vpc_with_the_largest_table_of_blocks(tmp_path: Path) -> None:
     entries = vpc.MAX_ENTRIES
     footer = bytearray(512)
     footer[:8], footer[16:24] = vpc.COOKIE, struct.pack(">Q", 512)
-    footer[vpc.DISK_TYPE : vpc.DISK_TYPE + 4] = struct.pack(">I", vpc.DYNAMIC)
+    struct.pack_into(">I", footer, vpc.DISK_TYPE, vpc.DYNAMIC)
+    struct.pack_into(">I", footer, vpc.CHECKSUM.start, vpc.checksum(bytes(footer)))
     with image.open("wb") as stream:
         stream.write(footer)
         stream.write(
@@ -64,7 +65,7 @@ def test_a_vpc_with_the_largest_table_of_blocks(tmp_path: Path) -> None:
     started = time.process_time()
     try:
         with pytest.raises(ImageError, match=f"block {entries - 1} is outside"):
-            vpc.check_alone(fd, path=image)
+            vpc.checked_size(fd, path=image)
     finally:
         os.close(fd)
     assert time.process_time() - started < LIMIT
