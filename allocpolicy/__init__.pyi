@@ -35,6 +35,7 @@ from allocpolicy.errors import FailedAfterwards as FailedAfterwards
 from allocpolicy.errors import FlavorError as FlavorError
 from allocpolicy.errors import ImageError as ImageError
 from allocpolicy.errors import InvalidRequest as InvalidRequest
+from allocpolicy.errors import NoFreeInodes as NoFreeInodes
 from allocpolicy.errors import NotEnoughSpace as NotEnoughSpace
 from allocpolicy.errors import OutOfReach as OutOfReach
 from allocpolicy.errors import Overcommitted as Overcommitted

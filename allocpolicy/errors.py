@@ -12,6 +12,7 @@ Error                          5
 │   ├── DestinationError       2  no usable directory for the disk
 │   └── DestinationExists      2  provision never overwrites
 ├── NotEnoughSpace             3  ENOSPC, EDQUOT, or admission
+│   ├── NoFreeInodes           3  there is space, but no inode for a file
 │   └── Overcommitted          3  max_overcommit_ratio would be exceeded
 ├── Unsupported                4  this storage cannot do it
 ├── StorageFailed              5  I/O errors of the device or the filesystem
@@ -139,7 +140,7 @@ class NotEnoughSpace(Error):
     """There is not enough space: ``(path, needed, free, reason)``, sizes in bytes."""
 
     template = (
-        "{path}: not enough space: {needed_text} needed, {free_text} free{because};"
+        "{path}: not enough space: {numbers}{because};"
         " free some space, or choose a smaller disk or another strategy"
     )
     exit_status = 3
@@ -152,6 +153,21 @@ class NotEnoughSpace(Error):
         self.needed_text = format_size(needed)
         self.free_text = format_size(free)
         self.because = f" ({reason})" if reason else ""
+        self.numbers = f"{self.needed_text} needed, {self.free_text} free"
+        if needed <= free:
+            self.numbers = (
+                f"the filesystem gives no more, although {self.free_text} are free:"
+                " a quota, or its room for metadata, may be used up"
+            )
+
+
+class NoFreeInodes(NotEnoughSpace):
+    """There is space, but no file can be made: ``(path, needed, free, reason)``."""
+
+    template = (
+        "{path}: no free inodes: {free_text} are free, but no other file can be made"
+        "{because}; remove files that aren't needed"
+    )
 
 
 class Overcommitted(NotEnoughSpace):

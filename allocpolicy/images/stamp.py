@@ -23,6 +23,7 @@ from typing import NoReturn
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.storage import patience
 from allocpolicy.storage.failure import UNSUPPORTED
 
 XATTR = "user.allocpolicy"
@@ -55,7 +56,7 @@ def write(fd: int, stamp: Stamp) -> Stamp | None:
         reason = f"the stamp would take {len(content)} bytes, more than {MAX_SIZE}"
         raise InvalidRequest(f"{reason}: shorten the options of its strategy")
     try:
-        os.setxattr(fd, XATTR, content)
+        patience.asked(lambda: os.setxattr(fd, XATTR, content), fd=fd)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise

@@ -24,6 +24,7 @@ from allocpolicy.qcow2.header import (
     Incompatible,
 )
 from allocpolicy.qcow2.sequence import BATCH, pointers
+from allocpolicy.storage import patience
 
 VERSION = 3
 REFCOUNT_ORDER = 4  # 16 bits
@@ -197,7 +198,7 @@ def write_all(
     for chunk in chunks:
         rest = memoryview(chunk)
         while rest:
-            written = os.pwrite(fd, rest, offset)
+            written = patience.pwrite(fd, rest, offset=offset)
             rest = rest[written:]
             offset += written
         if advance:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Collection
 
-from allocpolicy.storage import fsxattr, inode_flags
+from allocpolicy.storage import fsxattr, inode_flags, patience
 from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 
@@ -43,7 +44,8 @@ def carry_over(
     for name in set(os.listxattr(target)) - names:
         _remove(target, name)
     for name in names:
-        os.setxattr(target, name, os.getxattr(source, name))
+        value = os.getxattr(source, name)
+        patience.asked(functools.partial(os.setxattr, target, name, value), fd=target)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
 
 

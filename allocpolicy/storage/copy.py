@@ -7,6 +7,7 @@ Reads and writes bypass the page cache: copy_file_range(2) shares blocks where i
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import mmap
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from allocpolicy.progress import Advance
-from allocpolicy.storage import direct_io, extent, mount, sparse
+from allocpolicy.storage import direct_io, extent, mount, patience, sparse
 
 _CHUNK = 4 << 20
 _LARGE = 256 << 10  # the page cache is better at merging smaller writes
@@ -104,9 +105,12 @@ def _copied_by_kernel(source: int, target: int, run: Run) -> bool:
     done = 0
     while done < run.length:
         try:
-            count = os.copy_file_range(
-                source, target, run.length - done, run.source + done, run.target + done
+            rest = run.part(start=done, length=run.length - done)
+            call = functools.partial(
+                os.copy_file_range,
+                *(source, target, rest.length, rest.source, rest.target),
             )
+            count = patience.asked(call, fd=target, needed=rest.length)
         except OSError as error:
             if error.errno not in _NO_COPY_FILE_RANGE:
                 raise
@@ -190,7 +194,7 @@ def write(target: int, content: bytes | memoryview, *, offset: int) -> None:
     """
     rest = memoryview(content)
     while rest:
-        written = os.pwrite(target, rest, offset)
+        written = patience.pwrite(target, rest, offset=offset)
         rest = rest[written:]
         offset += written
 

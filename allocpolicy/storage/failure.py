@@ -11,11 +11,11 @@ from pathlib import Path
 from allocpolicy.errors import (
     Error,
     InvalidRequest,
+    NoFreeInodes,
     NotEnoughSpace,
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.storage.space import free_bytes
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # EFBIG: above the filesystem's maximum file size, or above RLIMIT_FSIZE.
@@ -47,7 +47,7 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
     except OSError as error:
         reason = f"{action}: {os.strerror(error.errno or 0)}"
         if error.errno in NO_SPACE:
-            raise NotEnoughSpace(path, needed, free_bytes(fd), reason) from error
+            raise no_space(path, needed=needed, place=fd, reason=reason) from error
         if error.errno in UNSUPPORTED:
             raise Unsupported(path, reason) from error
         if error.errno in FAULTS:
@@ -107,7 +107,7 @@ def refuse_failure(error: OSError, *, path: Path, action: str) -> None:
     if error.errno in EXHAUSTED:
         raise Error(f"{path}: {reason}") from error
     if error.errno in NO_SPACE:
-        raise NotEnoughSpace(path, 0, _free(path), reason) from error
+        raise no_space(path, needed=0, place=_place(path), reason=reason) from error
     if error.errno in FAULTS:
         raise StorageFailed(path, reason) from error
 
@@ -118,10 +118,25 @@ def _reason(error: OSError, *, path: Path, action: str) -> str:
     return f"{action}: {error.filename}: {said}" if other else f"{action}: {said}"
 
 
-def _free(path: Path) -> int:
-    """Return the free bytes where the path is, or would be; 0 if that isn't known."""
-    for place in (path, path.parent):
+def no_space(
+    path: Path, *, needed: int, place: int | Path, reason: str
+) -> NotEnoughSpace:
+    """Return the error that ENOSPC or EDQUOT means, with the filesystem's numbers.
+
+    :param place: a file or directory of the filesystem, open or by its path.
+    """
+    found = os.statvfs(place)
+    free = found.f_bavail * found.f_frsize
+    # Filesystems that make inodes as they are needed count 0 of 0 (btrfs).
+    if needed <= free and found.f_files and not found.f_favail:
+        return NoFreeInodes(path, needed, free, reason)
+    return NotEnoughSpace(path, needed, free, reason)
+
+
+def _place(path: Path) -> Path:
+    """Return the path, or the nearest directory above it that can be looked at."""
+    for place in (path, *path.parents):
         with contextlib.suppress(OSError):
-            found = os.statvfs(place)
-            return found.f_bavail * found.f_frsize
-    return 0
+            os.statvfs(place)
+            return place
+    return Path("/")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from ctypes import c_int64
 
-from allocpolicy.storage import libc
+from allocpolicy.storage import libc, patience
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
@@ -79,7 +79,10 @@ def unshare(fd: int, *, offset: int, length: int) -> None:
 
 
 def _fallocate(fd: int, *, mode: int, offset: int, length: int) -> None:
+    def call() -> None:
+        libc.call("fallocate", fd, mode, c_int64(offset), c_int64(length))
+
     while True:
         with contextlib.suppress(InterruptedError):  # EINTR
-            libc.call("fallocate", fd, mode, c_int64(offset), c_int64(length))
+            patience.asked(call, fd=fd, needed=length)
             return

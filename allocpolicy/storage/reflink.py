@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable
 
 from allocpolicy.progress import Advance
-from allocpolicy.storage import copy
+from allocpolicy.storage import copy, patience
 from allocpolicy.storage.copy import Run
 
 FICLONERANGE = 0x4020940D
@@ -45,7 +45,7 @@ def share(source: int, target: int, *, run: Run) -> None:
         (a length may end at the source's end, if the target then ends there too).
     """
     argument = _FILE_CLONE_RANGE.pack(source, run.source, run.length, run.target)
-    fcntl.ioctl(target, FICLONERANGE, argument)
+    patience.asked(lambda: fcntl.ioctl(target, FICLONERANGE, argument), fd=target)
 
 
 def share_runs(

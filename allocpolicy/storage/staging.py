@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,10 +25,18 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.storage import directories, lease, rename, signals, temporary
+from allocpolicy.storage import (
+    directories,
+    lease,
+    patience,
+    rename,
+    signals,
+    temporary,
+)
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.found import found, reopen
+from allocpolicy.storage.patience import Answer
 from allocpolicy.storage.temporary import PRIVATE, is_file
 
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
@@ -62,12 +70,18 @@ class Staged:
     def _open(self) -> int:
         flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
         try:
-            return os.open(".", flags, PRIVATE, dir_fd=self.directory_fd)
+            return self._asked(
+                lambda: os.open(".", flags, PRIVATE, dir_fd=self.directory_fd)
+            )
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-        self._temporary, fd = temporary.create(self.directory_fd)
+        self._temporary, fd = self._asked(lambda: temporary.create(self.directory_fd))
         return fd
+
+    def _asked(self, call: Callable[[], Answer]) -> Answer:
+        """Return what the call returns, which makes a file or a name."""
+        return patience.asked(call, fd=self.directory_fd)
 
     def adopt(self, path: Path) -> None:
         """Make the ready-made file at ``path`` the staged one; all or nothing.
@@ -270,12 +284,14 @@ class Staged:
     def _link(self, source: str, name: str, directory_fd: int | None = None) -> None:
         # With src_dir_fd Python calls linkat(2) with AT_SYMLINK_FOLLOW; link(2) fails
         # with EXDEV on the magic link.
-        os.link(
-            source,
-            name,
-            src_dir_fd=self.directory_fd,
-            dst_dir_fd=self.directory_fd if directory_fd is None else directory_fd,
-            follow_symlinks=True,
+        self._asked(
+            lambda: os.link(
+                source,
+                name,
+                src_dir_fd=self.directory_fd,
+                dst_dir_fd=self.directory_fd if directory_fd is None else directory_fd,
+                follow_symlinks=True,
+            )
         )
 
     def _exchange(self, temporary: str, name: str) -> None:

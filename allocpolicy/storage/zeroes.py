@@ -7,7 +7,7 @@ import mmap
 import os
 
 from allocpolicy.progress import Advance
-from allocpolicy.storage import direct_io, extent, fallocate
+from allocpolicy.storage import direct_io, extent, fallocate, patience
 from allocpolicy.storage.direct_io import ALIGNMENT
 
 _CHUNK = 4 << 20
@@ -40,7 +40,7 @@ def _rewrite(fd: int, *, length: int, advance: Advance) -> None:
     offset = 0
     while offset < length:
         content = os.pread(fd, min(_CHUNK, length - offset), offset)
-        written = os.pwrite(fd, content, offset)
+        written = patience.pwrite(fd, content, offset=offset)
         offset += written
         advance(written)
 
@@ -96,7 +96,7 @@ def _write(fd: int, *, offset: int, end: int, advance: Advance) -> None:
     with mmap.mmap(-1, _CHUNK) as zeroes, memoryview(zeroes) as aligned:
         while offset < end:
             with aligned[: end - offset] as part:
-                written = os.pwrite(fd, part, offset)
+                written = patience.pwrite(fd, part, offset=offset)
             offset += written
             advance(written)
 

@@ -17,8 +17,9 @@ import pytest
 
 from allocpolicy.errors import NotEnoughSpace, StorageFailed
 from allocpolicy.storage import failure
+from tests.conftest import FreshFilesystem
 from tests.harness import filesystems, images
-from tests.harness.cli import command, environment, provision
+from tests.harness.cli import allocpolicy, command, environment, provision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,41 @@ def test_a_fault_is_told_with_its_path_and_status(
         assert images.info(directory / name, format="qcow2")["virtual-size"] == 4 << 20
     if status == 6:
         assert "is there and complete" in failed.message
+
+
+@pytest.mark.parametrize("call", ["fallocate", "linkat", "fsetxattr", "pwrite64"])
+def test_a_passing_lack_of_space_stops_nothing(directory: Path, call: str) -> None:
+    """As btrfs has it, with gigabytes free."""
+    arguments = ("provision", directory / "new", *PROVISION[2:])
+    done = run(directory, arguments, f"{call}:error=ENOSPC:when=1", anywhere=True)
+    assert done.injected
+    assert done.status == 0, done.message
+
+
+@pytest.mark.parametrize("call", ["fallocate", "linkat"])
+def test_a_lack_of_space_with_space_free_is_told_as_that(
+    directory: Path, call: str
+) -> None:
+    arguments = ("provision", directory / "new", *PROVISION[2:])
+    failed = run(directory, arguments, f"{call}:error=ENOSPC", anywhere=True)
+    assert failed.injected
+    assert failed.status == 3
+    assert "gives no more, although" in failed.message
+    assert " needed, " not in failed.message
+    assert os.listdir(directory) == ["disk"]
+
+
+def test_a_lack_of_inodes_is_told_and_hinders_no_work_in_place(
+    fresh_filesystem: FreshFilesystem,
+) -> None:
+    place = fresh_filesystem("ext4", mkfs_options=("-N", "64"))
+    with pytest.raises(OSError, match="No space left"):  # noqa: PT012
+        for number in range(10_000):
+            (place / f"file-{number}").touch()
+    failed = allocpolicy("provision", place / "new", *PROVISION[2:])
+    assert failed.status == 3
+    assert "no free inodes" in failed.stderr
+    assert " needed, " not in failed.stderr
 
 
 def test_a_cache_that_is_perhaps_not_durable_is_no_disk(tmp_path: Path) -> None:
