@@ -83,6 +83,7 @@ from allocpolicy.steps.grow import grown_size as grown_size
 from allocpolicy.steps.reserve import FillHoles as FillHoles
 from allocpolicy.steps.reserve import Reserve as Reserve
 from allocpolicy.steps.reserve import ReservePastEnd as ReservePastEnd
+from allocpolicy.steps.reserve import missing_storage as missing_storage
 from allocpolicy.storage.extent import ExtentSummary as ExtentSummary
 from allocpolicy.storage.filesystem import Filesystem as Filesystem
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from allocpolicy.contract.plan import Mode, Plan
+from allocpolicy.errors import (
+    ImageError,
+    NotEnoughSpace,
+    StorageFailed,
+    Unsupported,
+)
 from allocpolicy.execute import admission, existing, new
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.storage import directories
@@ -13,12 +22,25 @@ def execute(plan: Plan, job: Job) -> Outcome | None:
 
     :raises Error: as `new.make` and `existing.change` do.
     """
-    if job.dry_run:
-        _rehearse(plan, job)
-        return None
-    if job.disk is None:
-        return new.make(plan, job)
-    return existing.change(plan, job, job.disk)
+    with _naming_the_disk(job):
+        if job.dry_run:
+            _rehearse(plan, job)
+            return None
+        if job.disk is None:
+            return new.make(plan, job)
+        return existing.change(plan, job, job.disk)
+
+
+@contextlib.contextmanager
+def _naming_the_disk(job: Job) -> Iterator[None]:
+    """Let errors of steps name an existing disk: they know its directory only."""
+    try:
+        yield
+    except (ImageError, NotEnoughSpace, StorageFailed, Unsupported) as error:
+        if job.disk is None or error.path != job.host.directory:
+            raise
+        renamed = type(error)(job.disk.disk.path, *error.args[1:])
+        raise renamed from error.__cause__
 
 
 def _rehearse(plan: Plan, job: Job) -> None:

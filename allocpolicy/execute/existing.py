@@ -18,6 +18,7 @@ from pathlib import Path
 
 from allocpolicy.contract.plan import Mode, Plan, Target
 from allocpolicy.errors import (
+    Error,
     FailedAfterwards,
     ImageError,
     InvalidRequest,
@@ -33,7 +34,7 @@ from allocpolicy.images import existing, identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.progress import Progress, Watcher
-from allocpolicy.storage import attributes, directories
+from allocpolicy.storage import attributes, directories, lease, past_end, signals
 from allocpolicy.storage.failure import explained, refuse_failure
 from allocpolicy.storage.staging import Staged
 
@@ -111,7 +112,10 @@ def _run_alone(
     has_taken: Callable[[int], None],
     path: Path,
 ) -> None:
-    """Run the steps in a process that ends when another one opens the disk."""
+    """Run the steps in a process that ends when another one opens the disk.
+
+    Storage past the disk's end that a failed plan had taken is given back.
+    """
 
     def work(watch: Watcher, has_taken: under_lease.Taken) -> None:
         run_steps(
@@ -122,7 +126,21 @@ def _run_alone(
             has_taken=has_taken,
         )
 
-    under_lease.run(work, fd=target.fd, path=path, watch=job.watch, has_taken=has_taken)
+    before = past_end.look(target.fd)
+    alone = partial(
+        under_lease.run,
+        fd=target.fd,
+        path=path,
+        watch=job.watch,
+        has_taken=has_taken,
+    )
+    try:
+        alone(work)
+    except BaseException:
+        if lease.is_whole(target.fd):
+            with signals.interrupts_postponed(), contextlib.suppress(Error, OSError):
+                alone(lambda *_: past_end.give_back(target.fd, before=before))
+        raise
 
 
 def _rewrite(plan: Plan, job: Job, hold: Hold) -> Outcome:

@@ -8,6 +8,7 @@ header changes by writes of its first sector, which disks write atomically.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -74,11 +75,12 @@ def grow(
         return
     plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
     stale_offset, stale_length = _stale_bytes(fd, plan, path=path)
-    _append(fd, plan, advance=advance)
-    if plan.end > plan.start:
+    with _cut_on_failure(fd):
+        _append(fd, plan, advance=advance)
         # The file's new length first: clusters that were counted beyond its end would
         # leak where the next attempt reserves nothing.
         os.fsync(fd)
+    if plan.end > plan.start:
         _count_appended(fd, plan, advance=advance)
     os.fsync(fd)
     if plan.blocks or plan.table_clusters:
@@ -92,6 +94,17 @@ def grow(
     if plan.l1_clusters or plan.table_clusters:
         _release_old_tables(fd, plan)
         os.fsync(fd)
+
+
+@contextlib.contextmanager
+def _cut_on_failure(fd: int) -> Iterator[None]:
+    """Give the file its old length again if the body fails; nothing refers further."""
+    size = os.fstat(fd).st_size
+    try:
+        yield
+    except BaseException:
+        os.ftruncate(fd, size)
+        raise
 
 
 def _faults(

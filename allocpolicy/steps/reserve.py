@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
-from allocpolicy.storage import fallocate, zeroes
+from allocpolicy.storage import reservation, zeroes
 from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
-
-_CHUNK = 1 << 30  # a VM's writes continue between two of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserve(Step):
     """Afterwards ``[0, length)`` of the file has storage of its own.
 
-    fallocate(2), mode 0: data stays, holes become unwritten extents, a shorter file
-    grows. ENOSPC occurs here, before any byte is copied; what was allocated stays.
+    fallocate(2), mode 0, on holes only: data stays, holes become unwritten extents, a
+    shorter file grows. ENOSPC occurs here, before any byte is copied; what was
+    allocated stays.
     """
 
     length: int
@@ -36,16 +35,15 @@ class Reserve(Step):
         with own_work(
             fd=fd, path=target.directory, needed=self.length, action="fallocate"
         ):
-            for offset, length in _chunks(self.length, progress=progress):
-                fallocate.allocate(fd, offset=offset, length=length)
+            reservation.reserve(fd, length=self.length, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservePastEnd(Step):
     """Afterwards ``[0, length)`` has storage, and the file's size is unchanged.
 
-    FALLOC_FL_KEEP_SIZE: the file can grow into the storage past its end. On failure
-    storage past the end is freed, and the file keeps the rest of what it got.
+    FALLOC_FL_KEEP_SIZE: the file can grow into the storage past its end. Whatever ends
+    the plan later, the executor frees that again; the file keeps the rest.
     """
 
     length: int
@@ -57,24 +55,19 @@ class ReservePastEnd(Step):
     @override
     def run(self, target: Target, progress: Progress) -> None:
         fd = target.fd
-        size = os.fstat(fd).st_size
         with own_work(
             fd=fd, path=target.directory, needed=self.length, action="fallocate"
         ):
-            try:
-                for offset, length in _chunks(self.length, progress=progress):
-                    fallocate.allocate_past_end(fd, offset=offset, length=length)
-            except BaseException:
-                os.ftruncate(fd, size)  # to the same size: storage past it is freed
-                raise
+            reservation.reserve_past_end(fd, length=self.length, progress=progress)
 
 
-def _chunks(length: int, *, progress: Progress) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of the chunks of ``[0, length)``, reporting progress."""
-    for offset in range(0, length, _CHUNK):
-        progress(done=offset, total=length)
-        yield offset, min(_CHUNK, length - offset)
-    progress(done=length, total=length)
+def missing_storage(current: Observation, *, length: int) -> int:
+    """Return the bytes that reserving ``[0, length)`` of a disk's file will take.
+
+    Storage that the file has past its end counts as reserved.
+    """
+    holes = current.extents.hole if current.extents else 0
+    return max(0, holes, length - current.actual_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

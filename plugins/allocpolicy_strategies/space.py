@@ -30,6 +30,7 @@ from allocpolicy import (
     Verdict,
     growing_steps,
     grown_size,
+    missing_storage,
 )
 
 _JUDGEMENTS = {
@@ -199,7 +200,7 @@ def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
 def _in_place(
     current: Observation, steps: Sequence[Step], *, length: int, fill: bool
 ) -> Plan:
-    missing = max(0, length - current.actual_size)
+    missing = missing_storage(current, length=length)
     return Plan(
         mode=Mode.IN_PLACE,
         steps=steps,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,28 @@ def test_a_lack_of_room_leaves_the_old_size_and_takes_nothing(
     assert disk.read_bytes() == before
     assert abs(available(mount_point) - free) < 2 * MIB
     assert images.info(disk, format=format)["virtual-size"] == SIZE
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_a_reservation_takes_what_is_missing_and_no_more(
+    fresh_filesystem: Callable[..., Path], kind: str, format: str
+) -> None:
+    """XFS wants the whole range to be free that fallocate(2) is asked for."""
+    mount_point = fresh_filesystem(kind)
+    disk = mount_point / "disk"
+    provision(disk, "--size", "300M", "--format", format, "--strategy", "space")
+    for offset in range(16 * MIB, 256 * MIB, 64 * MIB):
+        images.qemu_io(disk, f"discard {offset} 4M", format="raw", discard="unmap")
+    leave_free(mount_point, 80 * MIB)
+    exact = {"OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0"}
+    with ExitStack() as stack:
+        if format == "qcow2":  # while a VM has it
+            stack.enter_context(images.held_by_qemu(disk, format=format))
+        finished = allocpolicy("apply", disk, "-f", "json", **exact)
+    assert finished.status == 0, finished.stderr
+    assert finished.document[0]["allocation"] == "reserved"
+    assert resized(disk, "340M", **exact)["observed"]["allocation"] == "reserved"
 
 
 @ALL

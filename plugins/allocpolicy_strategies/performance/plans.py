@@ -28,6 +28,7 @@ from allocpolicy import (
     automatic_cluster_size,
     growing_steps,
     grown_size,
+    missing_storage,
 )
 from allocpolicy_strategies.performance.options import CLUSTER_SIZES, Wanted
 
@@ -214,7 +215,7 @@ def _in_place(
     length: int,
     tables: int,
 ) -> Plan:
-    missing = max(0, length - current.actual_size)
+    missing = missing_storage(current, length=length)
     if wanted.filled:
         steps = (*steps, FillHoles(length=length))
     return Plan(
