@@ -16,14 +16,16 @@ import os
 import re
 import resource
 import selectors
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
 from allocpolicy.errors import (
     CommandError,
+    Error,
     ImageError,
     NotEnoughSpace,
     StorageFailed,
@@ -42,10 +44,15 @@ CPU_SECONDS = 60
 CPU_BYTES_PER_SECOND = 4 << 20  # slower than any machine decompresses
 MESSAGE_LIMIT = 64 << 10
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+# Killed from outside: nobody's fault.
+_STOPPED = frozenset({-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL})
+# What convert_do_read and convert_do_write of QEMU's qemu-img.c say.
+_READING = re.compile(r"error while reading (at byte|block status)")
+_WRITING = re.compile(r"error while writing at byte")
+_OUR_NAME = re.compile(r"/proc/self/fd/(\d+)")
 _UNSUPPORTED = re.compile(r"Operation not supported|File too large")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
-# QEMU's words for a malformed compressed cluster, and for EIO of the host.
-_UNREADABLE = re.compile(r"error while reading at byte \d+: Input/output error")
+# EIO: of the host, and QEMU's word for a malformed compressed cluster.
 _FAILED = re.compile(r"Input/output error|Structure needs cleaning")
 _CHUNK = 4 << 20
 # Otherwise QEMU computes the size from the geometry, which is less, unless it knows the
@@ -58,12 +65,15 @@ class Image:
     """An open image file, its explicit format, and its path for messages.
 
     ``part`` is the (offset, length) of the guest's bytes that are meant; None for all.
+    ``overlay`` is an open qcow2 of the file's size, which holds what was written in the
+    file's place.
     """
 
     fd: int
     format: str
     path: Path
     part: tuple[int, int] | None = None
+    overlay: int | None = None
 
     @property
     def source(self) -> str:
@@ -77,14 +87,29 @@ class Image:
 
     def _nodes(self, common: dict[str, object]) -> str:
         """Return the nodes; only in JSON is there a null, for no backing file."""
-        name = f"/proc/self/fd/{self.fd}"
-        file = {"driver": "file", "filename": name, **common}
+        file = {**self._file(common), **common}
         nodes = {"driver": self.format, "file": file, **common, "backing": None}
         nodes |= _OPTIONS.get(self.format, {})
         if self.part:
             offset, size = self.part
             nodes = {"driver": "raw", "offset": offset, "size": size, "file": nodes}
         return "json:" + json.dumps({**nodes, **common})
+
+    def _file(self, common: dict[str, object]) -> dict[str, object]:
+        if self.overlay is None:
+            return _file(self.fd)
+        below = {"driver": "raw", "file": _file(self.fd, {"read-only": True})}
+        above = _file(self.overlay, common)
+        return {"driver": "qcow2", "file": above, "backing": below}
+
+    @property
+    def fds(self) -> list[int]:
+        """Return the descriptors that qemu-img inherits."""
+        return [self.fd] if self.overlay is None else [self.fd, self.overlay]
+
+
+def _file(fd: int, common: Mapping[str, object] | None = None) -> dict[str, object]:
+    return {"driver": "file", "filename": f"/proc/self/fd/{fd}", **(common or {})}
 
 
 def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
@@ -95,6 +120,8 @@ def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
 
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
     :raises ImageError: when the source can't be read, as where its data is malformed.
+    :raises StorageFailed: when either image's storage fails.
+    :raises Unsupported: when the target's storage can't do what qemu-img needs.
     :raises CommandError: when qemu-img fails otherwise.
     """
     # -O: without it, qemu-img would take the target's format to be raw.
@@ -106,25 +133,48 @@ def copy_into(source: Image, target: Image, *, progress: Progress) -> None:
     def advanced(*, done: int, total: int) -> None:
         progress(done=start + done, total=size)
 
-    images = [source, target]
-    _run(arguments, images=images, work=length, output=size, progress=advanced)
+    _run(
+        arguments,
+        source=source,
+        target=target,
+        work=length,
+        output=size,
+        progress=advanced,
+    )
 
 
 def check(image: Image, *, virtual_size: int) -> None:
     """Check that the image's tables are sound.
 
     :param virtual_size: of the image; bounds the time.
+    :raises ImageError: when QEMU can't open it.
     :raises CommandError: when they are not, or qemu-img can't check the format.
     """
-    arguments = ["check", "-q", image.source]
-    _run(arguments, images=[image], work=virtual_size, output=0)
+    _run(["check", "-q", image.source], source=image, work=virtual_size)
+
+
+def replay(image: Image, *, virtual_size: int) -> None:
+    """Let QEMU replay the log of a vhdx, into the overlay.
+
+    It does so when it opens an image for writing (vhdx_parse_log of its
+    block/vhdx-log.c).
+
+    :param virtual_size: of the image; bounds the time.
+    :raises ImageError: when the log is damaged.
+    :raises CommandError: when qemu-img fails otherwise.
+    """
+    assert image.overlay is not None
+    size = os.fstat(image.fd).st_size
+    arguments = ["check", "-q", "-r", "all", image.target]
+    _run(arguments, source=image, work=virtual_size, output=size)
 
 
 def measure(image: Image, *, format: str, virtual_size: int) -> int:
     """Return the file size, in bytes, that the image's data needs in another format.
 
     :param virtual_size: of the image; bounds the time.
-    :raises CommandError: when qemu-img fails.
+    :raises ImageError: when QEMU can't open the image.
+    :raises CommandError: when qemu-img fails otherwise.
     """
     arguments = ["measure", "--output=json", "-O", format]
     command = [PROGRAM, *arguments, image.source]
@@ -137,28 +187,34 @@ def measure(image: Image, *, format: str, virtual_size: int) -> int:
             check=True,
             errors="replace",
             env={**os.environ, "LC_ALL": "C"},
-            pass_fds=[image.fd],
+            pass_fds=image.fds,
         )
         required: int = json.loads(finished.stdout)["required"]
     except FileNotFoundError as error:
         raise CommandError(("prlimit",), 127, NOT_INSTALLED) from error
     except subprocess.CalledProcessError as error:
-        said = _with_paths(error.stderr, [image]) or "it said nothing"
-        reason = NOT_INSTALLED if error.returncode == 127 else f"{image.path}: {said}"
-        raise CommandError(tuple(command), error.returncode, reason) from error
+        _explain(
+            error.stderr,
+            command=tuple(command),
+            status=error.returncode,
+            source=image,
+            target=None,
+        )
     return required
 
 
 def _run(
     arguments: Sequence[str],
     *,
-    images: Sequence[Image],
+    source: Image,
+    target: Image | None = None,
     work: int,
-    output: int,
+    output: int = 0,
     progress: Progress | None = None,
 ) -> None:
     """Run qemu-img; ``work`` bytes bound its time, ``output`` bytes its files."""
     command = [*_limits(work=work, output=output), PROGRAM, *arguments]
+    images = [source, target] if target else [source]
     try:
         process = subprocess.Popen(
             command,
@@ -166,7 +222,7 @@ def _run(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
-            pass_fds=[image.fd for image in images],
+            pass_fds=[fd for image in images for fd in image.fds],
         )
     except FileNotFoundError as error:
         raise CommandError((command[0],), 127, NOT_INSTALLED) from error
@@ -178,17 +234,41 @@ def _run(
     finally:
         process.wait()
     if process.returncode:
-        said = f"{images[-1].path}: {_with_paths(stderr, images)}"
-        failed = CommandError((PROGRAM, *arguments), process.returncode, said)
-        _explain(failed, source=images[0], target=images[-1], work=work)
+        _explain(
+            stderr,
+            command=(PROGRAM, *arguments),
+            status=process.returncode,
+            source=source,
+            target=target,
+            work=work,
+        )
 
 
 def _with_paths(said: str, images: Sequence[Image]) -> str:
-    """Return what qemu-img said, with paths in place of the names that we gave it."""
-    for image in images:
-        for name in (image.source, image.target, f"/proc/self/fd/{image.fd}"):
-            said = said.replace(name, str(image.path))
-    return said
+    """Return what qemu-img said, with paths in place of all names that we gave it.
+
+    QEMU repeats a name as it was given, or spells the nodes in its own order.
+    """
+    paths = {str(fd): str(image.path) for image in images for fd in image.fds}
+    first = str(images[0].path)
+
+    def named(text: str) -> str:
+        fds = [fd for fd in _OUR_NAME.findall(text) if fd in paths]
+        return paths[fds[0]] if fds else first
+
+    while (start := said.find("json:{")) >= 0:
+        end = _closed(said, start + len("json:"))
+        said = said[:start] + named(said[start:end]) + said[end:]
+    return _OUR_NAME.sub(lambda match: paths.get(match[1], first), said)
+
+
+def _closed(text: str, start: int) -> int:
+    """Return where the object that starts there ends; QEMU cuts off a long name."""
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[1]
+    except ValueError:
+        quote = text.find("'", start)
+        return quote if quote >= 0 else len(text)
 
 
 def _limits(*, work: int, output: int) -> list[str]:
@@ -235,26 +315,68 @@ def _follow(
 
 def damage(image: Image, *, reason: str) -> ImageError:
     """Return the error of an image that qemu-img rejects."""
+    for said in (f"{image.path}: ", f"{PROGRAM}: ", f"Could not open '{image.path}': "):
+        reason = reason.removeprefix(said)
     return ImageError(image.path, f"it is damaged, or QEMU can't read it: {reason}")
 
 
 def _explain(
-    failed: CommandError, *, source: Image, target: Image, work: int
+    said: str,
+    *,
+    command: tuple[str, ...],
+    status: int,
+    source: Image,
+    target: Image | None,
+    work: int = 0,
 ) -> NoReturn:
-    """Raise the error that the failure means, judging by strerror(3)'s texts."""
-    if failed.status == 127:
-        raise CommandError(failed.command, 127, NOT_INSTALLED) from failed
+    """Raise the error that the failure means, judging by strerror(3)'s texts.
+
+    The file that the message is about decides: a source can only be at fault itself, or
+    its storage fails.
+    """
+    if status == 127:
+        raise CommandError(command, 127, NOT_INSTALLED)
+    subject = _subject(said, source=source, target=target)
+    images = [source, target] if target else [source]
+    text = _with_paths(said, images)
+    failed = CommandError(command, status, f"{images[-1].path}: {text}")
+    if status in _STOPPED or (subject is None and target is None):
+        raise failed
+    if subject is source:
+        if _FAILED.search(text):
+            _read_through(source)
+        raise damage(source, reason=text.strip()) from failed
+    assert target is not None
+    _explain_target(failed, target=target, work=work, certain=subject is target)
+
+
+def _subject(said: str, *, source: Image, target: Image | None) -> Image | None:
+    """Return the image that a message is about; None if it doesn't say."""
+    if _READING.search(said):
+        return source
+    if _WRITING.search(said):
+        return target
+    named = {int(fd) for fd in _OUR_NAME.findall(said)}
+    images = [image for image in (source, target) if image and named & set(image.fds)]
+    return images[0] if images else None
+
+
+def _explain_target(
+    failed: CommandError, *, target: Image, work: int, certain: bool
+) -> NoReturn:
+    """Raise the error of a file that could not be written.
+
+    :param certain: whether qemu-img said that it is about this file.
+    """
     if _NO_SPACE.search(failed.reason):
         free = free_bytes(target.fd)
         raise NotEnoughSpace(target.path, work, free, failed.reason) from failed
     if _UNSUPPORTED.search(failed.reason):
         raise Unsupported(target.path, failed.reason) from failed
-    if said := _UNREADABLE.search(failed.reason):
-        _read_through(source)
-        raise damage(source, reason=said[0]) from failed
     if _FAILED.search(failed.reason):
-        _read_through(source)
         raise StorageFailed(target.path, failed.reason) from failed
+    if certain:
+        raise Error(failed.reason) from failed
     raise failed
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import resource
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from allocpolicy import qemu_img
+from allocpolicy.errors import Error, ImageError, NotEnoughSpace
 from allocpolicy.progress import unwatched
-from tests.harness import cli, filesystems, images, ordinary_user
+from tests.harness import cli, filesystems, images, ordinary_user, vhd
 from tests.harness.images import MIB
 
 pytestmark = pytest.mark.system
@@ -121,3 +124,79 @@ def test_a_backing_file_in_a_targets_header_is_not_opened(
             progress=unwatched(""),
         )
     assert b"secret" not in target.read_bytes()
+
+
+class TestWhoIsAtFault:
+    """The file that a message is about decides the error, and has its user's path."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        source = tmp_path / "source"
+        images.qemu_img("create", "-q", "-f", "qcow2", source, MIB)
+        images.qemu_io(source, "write -P 7 0 64k", format="qcow2")
+        return source
+
+    def copied(self, source: Path, target: Path, *, format: str = "qcow2") -> Error:
+        """Return the error of copying a source; none of our names is in it."""
+        target.touch()
+        os.truncate(target, MIB)
+        with (
+            source.open("rb") as reading,
+            target.open("r+b") as writing,
+            pytest.raises(Error) as caught,
+        ):
+            qemu_img.copy_into(
+                qemu_img.Image(fd=reading.fileno(), format=format, path=source),
+                qemu_img.Image(fd=writing.fileno(), format="raw", path=target),
+                progress=unwatched(""),
+            )
+        assert not re.search("/proc/|json:", str(caught.value))
+        assert caught.value.__cause__ is not None
+        return caught.value
+
+    @pytest.mark.qemu
+    def test_a_source_that_qemu_does_not_open(
+        self, tmp_path: Path, source: Path
+    ) -> None:
+        """The largest vpc has 2040 GiB: "File too large" is not the storage's word."""
+        large = tmp_path / "large"
+        with large.open("wb") as file:
+            file.truncate(3 << 40)
+        vhd.write_footer(large, size=3 << 40)
+        for broken, format in ((large, "vpc"), (source, "vmdk")):
+            error = self.copied(broken, tmp_path / "target", format=format)
+            assert isinstance(error, ImageError)
+            assert error.path == broken
+
+    @pytest.mark.qemu
+    def test_a_source_that_a_vm_writes_to(self, tmp_path: Path, source: Path) -> None:
+        with images.held_by_qemu(source, format="qcow2"):
+            error = self.copied(source, tmp_path / "target")
+        assert isinstance(error, ImageError)
+        assert "lock" in error.reason
+
+    @pytest.mark.qemu
+    def test_a_target_that_a_vm_writes_to(self, tmp_path: Path, source: Path) -> None:
+        target = tmp_path / "target"
+        images.qemu_img("create", "-q", "-f", "qcow2", target, MIB)
+        with images.held_by_qemu(target, format="qcow2"):
+            error = self.copied(source, target)
+        assert not isinstance(error, ImageError)
+        assert str(error).startswith(f"{target}: ")
+        assert "lock" in error.reason
+
+    @pytest.mark.qemu
+    def test_a_target_that_the_filesystem_refuses(
+        self, fresh_filesystem: Callable[..., Path], source: Path
+    ) -> None:
+        full = fresh_filesystem("ext4", size=64 * MIB)
+        for size in (MIB, 4096):
+            with (
+                (full / f"{size}").open("wb", buffering=0) as filler,
+                contextlib.suppress(OSError),
+            ):
+                while True:
+                    filler.write(bytes(size))
+        error = self.copied(source, full / "target")
+        assert isinstance(error, NotEnoughSpace)
+        assert error.path == full / "target"

@@ -55,6 +55,20 @@ def change(
                 file.write(footer)
 
 
+def write_footer(image: Path, *, size: int, creator: bytes = b"win ") -> None:
+    """Make a fixed image of a file with the disk's data: add the footer."""
+    footer = bytearray(SECTOR)
+    footer[:8] = b"conectix"
+    struct.pack_into(">IIQ", footer, 8, 2, 0x10000, (1 << 64) - 1)
+    footer[CREATOR : CREATOR + 4] = creator
+    struct.pack_into(">QQ", footer, ORIGINAL_SIZE, size, size)
+    struct.pack_into(">HBB", footer, GEOMETRY, *geometry(size // SECTOR))
+    struct.pack_into(">I", footer, GEOMETRY + 4, 2)
+    with image.open("ab") as file:
+        file.write(footer)
+    change(image, lambda _: None, copies=("footer",))
+
+
 def size_of(size: int) -> Callable[[bytearray], None]:
     """Return what gives a footer another current size."""
 
