@@ -10,6 +10,7 @@ from dataclasses import replace
 from allocpolicy import qemu_img
 from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace
 from allocpolicy.foreign import vhdx_blocks, vmdk
+from allocpolicy.image_cache.replay import replayed
 from allocpolicy.progress import Progress
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qemu_img import Image
@@ -31,10 +32,9 @@ def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
     :raises ImageError: when QEMU finds it damaged, or reads another size.
     """
     try:
-        if source.format in _CHECKED_BY_QEMU:
-            qemu_img.check(source, virtual_size=virtual_size)
-        size = qemu_img.measure(source, format="raw", virtual_size=virtual_size)
-        required = qemu_img.measure(source, format="qcow2", virtual_size=virtual_size)
+        with replayed(source, virtual_size=virtual_size) as readable:
+            size, required = _measured(readable, virtual_size=virtual_size)
+            stored = sum(map(_stored_bytes, readable.fds))
     except CommandError as error:
         raise _blamed(error, source) from error
     if size != virtual_size:
@@ -45,9 +45,21 @@ def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
     # measure says metadata and data; the metadata are those of a fully allocated image.
     data = required - (geometry.fully_allocated_size(whole) - whole)
     if not _is_compressed(source):  # of vhdx, measure takes all for data
-        holes = sum(length for _, length in sparse.holes(source.fd))
-        data = min(data, os.fstat(source.fd).st_size - holes)
+        data = min(data, stored)
     return size, min(data, size)
+
+
+def _measured(source: Image, *, virtual_size: int) -> tuple[int, int]:
+    """Return the file sizes of a raw and of a qcow2 copy, of a sound image."""
+    if source.format in _CHECKED_BY_QEMU:
+        qemu_img.check(source, virtual_size=virtual_size)
+    size = qemu_img.measure(source, format="raw", virtual_size=virtual_size)
+    return size, qemu_img.measure(source, format="qcow2", virtual_size=virtual_size)
+
+
+def _stored_bytes(fd: int) -> int:
+    holes = sum(length for _, length in sparse.holes(fd))
+    return os.fstat(fd).st_size - holes
 
 
 def convert(
@@ -75,9 +87,10 @@ def convert(
     try:
         with explained(fd=target.fd, path=target.path, needed=0, action="convert"):
             os.ftruncate(target.fd, virtual_size)
-        for part in _parts(source, virtual_size=virtual_size):
-            one, other = replace(source, part=part), replace(target, part=part)
-            qemu_img.copy_into(one, other, progress=progress)
+        with replayed(source, virtual_size=virtual_size) as readable:
+            for part in _parts(readable, virtual_size=virtual_size):
+                one, other = replace(readable, part=part), replace(target, part=part)
+                qemu_img.copy_into(one, other, progress=progress)
     except NotEnoughSpace as error:  # its own numbers are those of a full disk
         raise NotEnoughSpace(target.path, data_bytes, free, parts) from error
     except CommandError as error:
@@ -89,8 +102,9 @@ def _parts(source: Image, *, virtual_size: int) -> Iterator[tuple[int, int] | No
 
     QEMU reads a vhdx through its holes. Starting it for a part costs as much as the
     holes that it reads in the meantime: small ones are copied with their neighbours.
+    Where a log was replayed, the table in the file is not the one that counts.
     """
-    if source.format != "vhdx":
+    if source.format != "vhdx" or source.overlay is not None:
         yield None
         return
     gap = max(_LARGE_HOLE, virtual_size // _MOST_PARTS)
