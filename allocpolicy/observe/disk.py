@@ -22,9 +22,8 @@ from allocpolicy.images import chain
 from allocpolicy.images.reach import Reach
 from allocpolicy.observe.allocation import exception, file_storage
 from allocpolicy.observe.surroundings import Surroundings
-from allocpolicy.qcow2 import mapping, refcounts
+from allocpolicy.qcow2 import refcounts
 from allocpolicy.qcow2.consistency import Checked, checked
-from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.obstacles import hindrances
 from allocpolicy.storage import qemu_lock
 
@@ -102,18 +101,12 @@ def _read_raw(fd: int) -> _Content:
 def _read_qcow2(
     fd: int, path: Path, known: Checked | None, *, reach: Reach
 ) -> _Content:
-    header = known.header if known else read_header(fd, path=path)
-    mapped = known.mapped if known else mapping.mapped(fd, header, path=path)
-    full_size = refcounts.full_size(
-        fd,
-        header,
-        path=path,
-        file_size=os.fstat(fd).st_size,
-        missing=mapped.missing,
-    )
+    known = known or checked(fd, path=path)
+    header, mapped = known.header, known.mapped
+    counted = refcounts.count(fd, known, path=path, file_size=os.fstat(fd).st_size)
     return _Content(
         virtual_size=header.virtual_size,
-        full_size=full_size,
+        full_size=counted.full_size,
         mapping=MappingState(mapped.state),
         backing_chain=chain.chain(header, fd=fd, path=path, reach=reach),
         cluster_size=header.cluster_size,

@@ -6,8 +6,11 @@ out to be adjacent become one: memory holds what is fragmented, not what is larg
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from allocpolicy.qcow2 import tables
+from allocpolicy.qcow2.geometry import SECTOR_SIZE
 from allocpolicy.storage import effort
 
 if TYPE_CHECKING:
@@ -57,6 +60,13 @@ class Claims:
         self._sorted = self._count
         return None
 
+    @property
+    def runs(self) -> Runs:
+        """Return the claimed runs, sorted and apart; nothing was claimed twice."""
+        assert self.claimed_twice() is None
+        (runs,) = self._runs
+        return runs
+
 
 class CompressedData:
     """Where compressed clusters begin; many of them share a host cluster."""
@@ -67,6 +77,7 @@ class CompressedData:
         self._cluster_size = header.cluster_size
         self._count = 0
         self._offsets = [np.zeros(0, np.int64)]
+        self._spans: list[Runs] = []
 
     def add(self, batch: Batch) -> None:
         """Add those of some L2 tables."""
@@ -76,7 +87,8 @@ class CompressedData:
         if compressed.any():
             offsets = batch.compressed_offsets[compressed].astype(np.int64)
             self._offsets.append(offsets)
-            self._count += len(offsets)
+            self._spans.append(spans_of(batch))
+            self._count += len(offsets) + 2 * len(self._spans[-1][0])
             effort.check(holding=self._count * 8 * _COPIES)
 
     def named_twice(self) -> int | None:
@@ -97,6 +109,49 @@ class CompressedData:
         clusters = offsets // self._cluster_size
         distinct: Indices = clusters[np.diff(clusters, prepend=-1) != 0]
         return distinct
+
+    @property
+    def spans(self) -> list[Runs]:
+        """Return the clusters that they are in, as runs which may overlap."""
+        return self._spans
+
+
+def spans_of(batch: Batch) -> Runs:
+    """Return the host clusters that compressed ones are in, as runs that are apart.
+
+    A descriptor counts the sectors beyond the one in which its data starts.
+    """
+    import numpy as np
+
+    size, entries = batch.header.cluster_size, batch.entries[batch.compressed]
+    mask = tables.compressed_offset_mask(batch.header)
+    first = ((entries & mask) // SECTOR_SIZE).astype(np.int64)
+    flags = tables.COMPRESSED | tables.COPIED
+    more = ((entries & ~np.uint64(flags | mask)) >> mask.bit_length()).astype(np.int64)
+    starts = first * SECTOR_SIZE // size
+    ends = (first + more) * SECTOR_SIZE // size + 1
+    return merged([(starts, ends)]) if len(starts) else (starts, ends)
+
+
+def merged(runs: Iterable[Runs]) -> Runs:
+    """Return sorted runs, apart from each other, of the clusters in any of the runs."""
+    import numpy as np
+
+    starts, ends = map(np.concatenate, zip(*runs, strict=True))
+    effort.check(holding=len(starts) * _RUN_SIZE * 2 * _COPIES)
+    order = np.argsort(starts, kind="stable")
+    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    cuts = np.flatnonzero(starts[1:] > ends[:-1])
+    return (
+        np.concatenate((starts[:1], starts[cuts + 1])),
+        np.concatenate((ends[cuts], ends[-1:])),
+    )
+
+
+def count(runs: Runs) -> int:
+    """Return how many clusters are in runs that are apart from each other."""
+    starts, ends = runs
+    return int((ends - starts).sum())
 
 
 def runs_of(clusters: Indices) -> Runs:

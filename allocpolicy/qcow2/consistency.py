@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, linear, mapping, tables
-from allocpolicy.qcow2.claims import Claims, CompressedData, runs_of
+from allocpolicy.qcow2.claims import Claims, CompressedData, merged, runs_of
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.qcow2.linear import Linear
 from allocpolicy.qcow2.mapping import Mapped, Tally, forget_beyond_virtual_size
+from allocpolicy.qcow2.references import Place, References
 from allocpolicy.qcow2.tables import (
     ALL_SUBCLUSTERS,
     COPIED,
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """A qcow2 whose tables are consistent, and how they map it."""
+    """A qcow2 whose tables are consistent, how they map it, and what they refer to."""
 
     header: Header
     mapped: Mapped
+    references: References
 
 
 def checked(fd: int, *, path: Path) -> Checked:
@@ -47,8 +48,7 @@ def checked(fd: int, *, path: Path) -> Checked:
     :raises ImageError: when its header or its tables are malformed.
     """
     header = read_header(fd, path=path)
-    mapped = check_tables(fd, header, path=path, vm_state=True)
-    return Checked(header=header, mapped=mapped)
+    return _checked(fd, header, path=path, vm_state=True)
 
 
 def check_tables(
@@ -73,14 +73,30 @@ def check_tables(
 
     :raises ImageError: naming the L1 entry or the guest offset that is wrong.
     """
-    if _is_linear(fd, header, path=path):
-        return mapping.of_linear(header)
+    return _checked(fd, header, path=path, vm_state=vm_state).mapped
+
+
+def _checked(fd: int, header: Header, *, path: Path, vm_state: bool) -> Checked:
+    places = _linear_places(fd, header, path=path)
+    if places is not None:
+        references = References.of_places(places)
+        mapped = mapping.of_linear(header)
+        return Checked(header=header, mapped=mapped, references=references)
     l2 = tables.read_l2_tables(fd, header, path=path)
     tally = Tally(header, l2)
     if l2 is None:
-        return tally.mapped
+        references = References.of_places(_metadata_places(fd, header, path=path))
+        return Checked(header=header, mapped=tally.mapped, references=references)
     if not vm_state:
         refuse_vm_state(tally.mapped, path=path)
+    references = _checked_references(fd, header, l2, tally=tally, path=path)
+    return Checked(header=header, mapped=tally.mapped, references=references)
+
+
+def _checked_references(
+    fd: int, header: Header, l2: L2Tables, *, tally: Tally, path: Path
+) -> References:
+    """Check every entry, add it up, and return what is referred to."""
     claims = _claimed_metadata(fd, header, l2, path=path)
     guest = l2.below(header.needed_l1_entries)
     compressed = CompressedData(header)
@@ -94,7 +110,10 @@ def check_tables(
     _refuse_shared_data(fd, header, guest, data=data, path=path)
     claims.add(runs_of(compressed.clusters()))
     _refuse_shared(fd, header, guest, host=claims.claimed_twice(), path=path)
-    return tally.mapped
+    runs = claims.runs
+    return References.of_runs(
+        merged([runs, *compressed.spans]) if compressed.spans else runs
+    )
 
 
 def refuse_vm_state(mapped: Mapped, *, path: Path) -> None:
@@ -143,55 +162,53 @@ def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs
     import numpy as np
 
     size = header.cluster_size
-    l1_clusters = -(-header.l1_entries * geometry.TABLE_ENTRY_SIZE // size)
-    fixed = (
-        (0, 1),
-        (header.l1_offset // size, l1_clusters),
-        (header.refcount_table_offset // size, header.refcount_table_clusters),
-    )
-    blocks = tables.read_refcount_blocks(fd, header, path=path)
-    single = np.concatenate((l2.offsets, blocks))
-    starts = np.concatenate((np.array([start for start, _ in fixed]), single // size))
-    lengths = np.concatenate(
-        (np.array([length for _, length in fixed]), np.ones_like(single))
-    )
-    return starts, starts + lengths
+    fixed = _metadata_places(fd, header, path=path)
+    starts = np.concatenate(([start for start, _ in fixed], l2.offsets // size))
+    ends = np.concatenate(([end for _, end in fixed], l2.offsets // size + 1))
+    return starts, ends
 
 
-def _is_linear(fd: int, header: Header, *, path: Path) -> bool:
-    """Return whether one run of tables maps one run of clusters, without overlaps.
-
-    That is true of images with preallocated metadata. False means: look closer.
-
-    :raises ImageError: naming the refcount table entry that is wrong.
-    """
-    if header.has_external_data_file or header.l1_entries != header.needed_l1_entries:
-        return False
-    runs = linear.find(fd, header)
-    return runs is not None and not _has_overlaps(fd, header, runs, path=path)
-
-
-def _has_overlaps(fd: int, header: Header, runs: Linear, *, path: Path) -> bool:
-    """Return whether something overlaps in an image that is mapped in one run.
+def _metadata_places(fd: int, header: Header, *, path: Path) -> list[Place]:
+    """Return where the header, the L1 table and all that counts refcounts are.
 
     :raises ImageError: naming the refcount table entry that is wrong.
     """
     size = header.cluster_size
+    l1_size = header.l1_entries * geometry.TABLE_ENTRY_SIZE
+    table_size = header.refcount_table_clusters * size
     blocks = tables.read_refcount_table(fd, header, path=path)
-    places = sorted(
-        (
-            (0, size),
-            (header.l1_offset, header.l1_entries * geometry.TABLE_ENTRY_SIZE),
-            (header.refcount_table_offset, header.refcount_table_clusters * size),
-            (runs.l2_offset, header.needed_l1_entries * size),
-            (runs.data_offset, -(-header.virtual_size // size) * size),
-            *((block, size) for block in blocks if block),
-        )
+    places = (
+        (0, size),
+        (header.l1_offset, l1_size),
+        (header.refcount_table_offset, table_size),
+        *((block, size) for block in blocks if block),
     )
-    return any(
-        place + length > after
-        for (place, length), (after, _) in itertools.pairwise(places)
-    )
+    return [(start // size, -(-(start + length) // size)) for start, length in places]
+
+
+def _linear_places(fd: int, header: Header, *, path: Path) -> list[Place] | None:
+    """Return what is used if one run of tables maps one run of clusters.
+
+    That is so in images with preallocated metadata. None means: look closer; something
+    may overlap.
+
+    :raises ImageError: naming the refcount table entry that is wrong.
+    """
+    if header.has_external_data_file or header.l1_entries != header.needed_l1_entries:
+        return None
+    runs = linear.find(fd, header)
+    if runs is None:
+        return None
+    size = header.cluster_size
+    first, data = runs.l2_offset // size, runs.data_offset // size
+    places = [
+        *_metadata_places(fd, header, path=path),
+        (first, first + header.needed_l1_entries),
+        (data, data + -(-header.virtual_size // size)),
+    ]
+    places.sort()
+    overlap = any(end > after for (_, end), (after, _) in itertools.pairwise(places))
+    return None if overlap else places
 
 
 def _check_entries(batch: Batch, *, file_size: int, path: Path) -> None:

@@ -27,6 +27,7 @@ EXTENSION = struct.Struct(">II")
 BACKING_FORMAT = 0xE2792ACA
 BITMAPS = 0x23852875
 CRYPTO = 0x0537BE77
+DATA_FILE = 0x44415441
 _BITMAPS = struct.Struct(">IIQQ")  # number, reserved, directory's size and offset
 _MAX_BITMAPS = 65535
 _MAX_BITMAP_DIRECTORY = _MAX_BITMAPS * 24  # QEMU's limit
@@ -84,6 +85,7 @@ class Header:
     refcount_table_clusters: int
     refcount_bits: int
     snapshots: int
+    snapshots_offset: int
     encryption: EncryptionMethod
     incompatible: Incompatible
     compatible: Compatible
@@ -91,11 +93,20 @@ class Header:
     header_length: int
     has_bitmaps: bool
     compression_type: int
+    data_file: str | None = None
 
     @property
     def dirty(self) -> bool:
         """Return whether its refcounts may be wrong."""
         return Incompatible.DIRTY in self.incompatible
+
+    @property
+    def refcounts_may_lag(self) -> bool:
+        """Return whether writers need not keep its refcounts up to date.
+
+        QEMU sets the dirty bit while it writes to an image with lazy refcounts.
+        """
+        return self.dirty or Compatible.LAZY_REFCOUNTS in self.compatible
 
     @property
     def corrupt(self) -> bool:
@@ -153,6 +164,7 @@ def read_header(fd: int, *, path: Path) -> Header:
         refcount_table_clusters=raw.refcount_table_clusters,
         refcount_bits=1 << raw.refcount_order,
         snapshots=raw.nb_snapshots,
+        snapshots_offset=raw.snapshots_offset,
         encryption=EncryptionMethod(raw.crypt_method),
         incompatible=Incompatible(raw.incompatible_features),
         compatible=Compatible(raw.compatible_features),
@@ -160,6 +172,7 @@ def read_header(fd: int, *, path: Path) -> Header:
         header_length=raw.header_length,
         has_bitmaps=_has_bitmaps(extensions.get(BITMAPS)),
         compression_type=cluster[COMPRESSION_TYPE] if has_compression_type else 0,
+        data_file=_data_file(extensions.get(DATA_FILE)),
     )
     refuse(_header_faults(header, file_size=os.fstat(fd).st_size), path=path)
     return header
@@ -232,6 +245,12 @@ def _backing_file(cluster: bytes, *, raw: _RawHeader, path: Path) -> str | None:
     refuse([(len(cluster) < end, "the file ends inside its header")], path=path)
     refuse([(b"\0" in name, "its backing file name has a NUL byte")], path=path)
     return os.fsdecode(name)
+
+
+def _data_file(extension: bytes | None) -> str | None:
+    if extension is None:
+        return None
+    return os.fsdecode(extension.partition(b"\0")[0])  # as QEMU, a string of C
 
 
 def _extensions(cluster: bytes, *, raw: _RawHeader, path: Path) -> dict[int, bytes]:

@@ -6,10 +6,9 @@ Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from allocpolicy.qcow2 import linear, tables
+from allocpolicy.qcow2 import tables
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.tables import Batch, L2Tables
 
@@ -20,18 +19,23 @@ State = Literal["none", "partial", "full"]
 class Mapped:
     """How much of the virtual size is mapped, and what that means for a copy.
 
-    ``state`` counts host clusters, even those that read as zeroes; compressed clusters
-    make it partial, because writing to one allocates a new cluster. ``missing`` are the
-    L2 tables and data clusters that the guest's writes will still allocate: those that
-    don't exist, are compressed, or are shared with a snapshot; external data has no
-    clusters in the file. ``data_bytes`` is the most that a copy of the image's own data
-    takes; the data is ``plain`` if it is stored as the guest reads it, in whole
-    clusters. ``beyond`` is the highest L1 index with a table beyond the virtual size,
-    if any.
+    ``state`` counts host clusters, even those that read as zeroes. It is partial
+    wherever a write allocates: where clusters are compressed, or where they or their L2
+    tables lack the COPIED bit, because a snapshot or something else shares them.
+    ``missing`` are the L2 tables and data clusters that the guest's writes will still
+    allocate: those that don't exist, are compressed, or are shared; external data has
+    no clusters in the file. Of the guest's clusters so many are ``unmapped``,
+    ``compressed`` and ``shared``. ``data_bytes`` is the most that a copy of the image's
+    own data takes; the data is ``plain`` if it is stored as the guest reads it, in
+    whole clusters. ``beyond`` is the highest L1 index with a table beyond the virtual
+    size, if any.
     """
 
     state: State
     missing: int
+    unmapped: int = 0
+    compressed: int = 0
+    shared: int = 0
     data_bytes: int
     plain: bool
     beyond: int | None = None
@@ -65,8 +69,8 @@ class Tally:
         import numpy as np
 
         standard = batch.standard
-        own = ((standard & tables.OFFSET) != 0) & ((standard & tables.COPIED) != 0)
         mapped = standard & batch.host_bits
+        own = (mapped != 0) & ((standard & tables.COPIED) != 0)
         silent = mapped[_reads_nothing_here(batch, standard)]
         count = int(np.count_nonzero(mapped))
         self._mapped += count
@@ -82,40 +86,20 @@ class Tally:
         missing = header.needed_l1_entries - self._own_tables
         if not header.has_external_data_file:
             missing += total - self._own
-        state: State = "full" if self._mapped == total else "partial"
+        full = self._own == total and not missing
+        state: State = "full" if full else "partial"
         if not self._mapped and not self._compressed:
             state = "none"
         return Mapped(
             state=state,
             missing=missing,
+            unmapped=total - self._mapped - self._compressed,
+            compressed=self._compressed,
+            shared=self._mapped - self._own,
             data_bytes=(self._data + self._compressed) * header.cluster_size,
             plain=not self._compressed and not header.extended_l2,
             beyond=self._beyond,
         )
-
-
-def mapped(fd: int, header: Header, *, path: Path) -> Mapped:
-    """Return how much of the virtual size is mapped, and what is missing.
-
-    :raises ImageError: when the L1 is malformed or a table is cut short.
-    """
-    if linear.find(fd, header) is not None:
-        return of_linear(header)
-    return counted(fd, header, path=path)
-
-
-def counted(fd: int, header: Header, *, path: Path) -> Mapped:
-    """Return the same by checking every entry.
-
-    :raises ImageError: when the L1 is malformed or a table is cut short.
-    """
-    l2 = tables.read_l2_tables(fd, header, path=path)
-    tally = Tally(header, l2)
-    if l2 is not None:
-        for batch in tables.read_batches(fd, header, l2, path=path):
-            forget_beyond_virtual_size(batch)
-            tally.add(batch.used())
-    return tally.mapped
 
 
 def forget_beyond_virtual_size(batch: Batch) -> bool:

@@ -8,52 +8,106 @@ clusters, as many as a request needs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, mapping, stored, tables
+from allocpolicy.qcow2 import claims, geometry, stored, tables
+from allocpolicy.qcow2.consistency import Checked
 from allocpolicy.qcow2.geometry import (
     LARGEST_REQUEST,
     REFCOUNT_SIZE,
     TABLE_ENTRY_SIZE,
 )
 from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.references import are_all, of_all_tables
 from allocpolicy.storage import effort
 
 if TYPE_CHECKING:
-    from allocpolicy.qcow2.tables import Mask
+    from allocpolicy.qcow2.claims import Runs
+    from allocpolicy.qcow2.tables import Indices, Mask
 
 _BATCH = 128 << 10  # bytes of refcounts at once: a million of one bit each
 _ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
 _PLAIN_BITS = 8 * REFCOUNT_SIZE
 
 
-def full_size(
-    fd: int, header: Header, *, path: Path, file_size: int, missing: int | None = None
-) -> int:
-    """Return the file size at which every write of the guest stays inside the file.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """A file's size at which every write of the guest stays inside, and its leaks.
 
-    In bytes, a multiple of the cluster size, and never less than ``file_size``. It
-    holds for requests of up to `LARGEST_REQUEST`, as long as the guest frees nothing
+    ``full_size`` is in bytes, a multiple of the cluster size. ``leaked`` are clusters
+    that are counted and not referred to; None where that is not known.
+    """
+
+    full_size: int
+    leaked: int | None
+
+
+def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
+    """Return how long the file gets, never less than ``file_size``, and what leaked.
+
+    It holds for requests of up to `LARGEST_REQUEST`, as long as the guest frees nothing
     (discard=ignore): of the free clusters between used ones, those that such requests
-    may skip don't count. The guest can't overwrite snapshots' clusters. A fully mapped
-    image needs nothing more; if that is evident, numpy isn't imported.
+    may skip don't count. What snapshots share is copied. A fully mapped image needs
+    nothing more; if that is evident, numpy isn't imported.
 
-    :param missing: what `mapping.mapped` reports as missing, if known.
+    What the tables refer to is in use, whatever its refcount. Where refcounts may lag,
+    QEMU may have to make new ones for all of the image, after a crash.
+
     :raises ImageError: when a table is malformed or cut short.
     """
+    header, mapped, references = checked.header, checked.mapped, checked.references
     size = header.cluster_size
     present = -(-file_size // size)
-    if missing is None:
-        missing = mapping.mapped(fd, header, path=path).missing
-    if missing:
-        table = tables.read_refcount_table(fd, header, path=path)
-        usage = _usage(fd, header, table, path=path)
-        allocator = _Allocator(header=header, table=table, usage=usage)
-        present = max(present, allocator.end_with_new_tables(missing))
-    return present * size
+    alone = are_all(header, beyond=mapped.beyond)
+    whole = not mapped.missing and (not alone or present <= references.count)
+    if whole and not header.refcounts_may_lag:
+        return Count(full_size=present * size, leaked=0 if alone else None)
+    table = tables.read_refcount_table(fd, header, path=path)
+    usage = _usage(fd, header, table, path=path)
+    behind = False
+    if header.dirty or usage.used < references.count:
+        counted, runs = usage.used, of_all_tables(fd, header, references, path=path)
+        usage = _usage_with(runs, fd, header, table, path=path)
+        behind = usage.used > counted
+    end = usage.end if behind else 0
+    if mapped.missing:
+        end = _end(header, table, usage, clusters=mapped.missing)
+    if behind or (mapped.missing and header.refcounts_may_lag):
+        end = max(end, _end_of_rebuilt(header, usage, clusters=mapped.missing, end=end))
+    return Count(
+        full_size=max(present, end) * size,
+        leaked=max(0, usage.used - references.count) if alone else None,
+    )
+
+
+def _end(
+    header: Header, table: tuple[int, ...], usage: _Usage, *, clusters: int
+) -> int:
+    """Return the end of the file, in clusters, after this many are allocated."""
+    allocator = _Allocator(header=header, table=table, usage=usage)
+    return allocator.end_with_new_tables(clusters)
+
+
+def _end_of_rebuilt(header: Header, usage: _Usage, *, clusters: int, end: int) -> int:
+    """Return the same if QEMU first makes new refcounts, which it does in a repair.
+
+    It takes clusters for them while the old ones are still there: at worst those after
+    the last used one. The new table is as small as it can be, and may have to grow.
+    """
+    size, bits = header.cluster_size, header.refcount_bits
+    most = max(end, usage.end)
+    blocks, _ = geometry.refcount_clusters(most, cluster_size=size, refcount_bits=bits)
+    table = -(-blocks * TABLE_ENTRY_SIZE // size)
+    moved = replace(
+        usage, used=usage.used + blocks + table, end=usage.end + blocks + table
+    )
+    counted = -(-moved.end // refcounts_per_block(header))
+    now = -(-counted * TABLE_ENTRY_SIZE // size)
+    rebuilt = replace(header, refcount_table_clusters=now)
+    return _end(rebuilt, (size,) * counted, moved, clusters=clusters)
 
 
 def used_end(
@@ -163,8 +217,7 @@ def _usage(
         content = bytearray(size)
         part = memoryview(content)
         tables.read_into(fd, part, offset=offset, what="refcount blocks", path=path)
-        cluster = index * refcounts_per_block(header)
-        cluster += (offset - table[index]) * 8 // header.refcount_bits
+        cluster = _first_counted(header, table, index=index, offset=offset)
         filled = tables.filled(content)
         count = filled // REFCOUNT_SIZE
         plain = header.refcount_bits == _PLAIN_BITS
@@ -194,6 +247,14 @@ def _parts(
         yield index, offset, stored.unit(size)
 
 
+def _first_counted(
+    header: Header, table: tuple[int, ...], *, index: int, offset: int
+) -> int:
+    """Return the cluster that the first refcount at an offset of a block counts."""
+    skipped = (offset - table[index]) * 8 // header.refcount_bits
+    return index * refcounts_per_block(header) + skipped
+
+
 def _add_run(usage: _Usage, *, first: int, count: int, header: Header) -> _Usage:
     """Add adjacent clusters in use."""
     if not count:
@@ -212,12 +273,7 @@ def _add_block(
     import numpy as np
 
     skipped = _skipped(header)
-    for start in range(0, len(block), _BATCH):
-        batch = block[start : start + _BATCH]
-        used = np.flatnonzero(_nonzero(batch, bits=header.refcount_bits))
-        if not len(used):
-            continue
-        used += first + start * 8 // header.refcount_bits
+    for used in _used(block, first=first, bits=header.refcount_bits):
         free = np.diff(used, prepend=usage.end - 1) - 1
         usage = _Usage(
             used=usage.used + len(used),
@@ -225,6 +281,40 @@ def _add_block(
             lost=usage.lost + int(np.minimum(free, skipped).sum()),
         )
     return usage
+
+
+def _usage_with(
+    runs: Runs, fd: int, header: Header, table: tuple[int, ...], *, path: Path
+) -> _Usage:
+    """Count the clusters that are in the runs, or that a block says are in use."""
+    import numpy as np
+
+    found = [runs]
+    for index, offset, size in _parts(fd, header, table, first=0):
+        effort.check()
+        part = memoryview(bytearray(size))
+        tables.read_into(fd, part, offset=offset, what="refcount blocks", path=path)
+        first = _first_counted(header, table, index=index, offset=offset)
+        parts = _used(part, first=first, bits=header.refcount_bits)
+        found += map(claims.runs_of, parts)
+    starts, ends = claims.merged(found)
+    free = starts - np.concatenate(([0], ends[:-1]))
+    return _Usage(
+        used=int((ends - starts).sum()),
+        end=int(ends[-1]),
+        lost=int(np.minimum(free, _skipped(header)).sum()),
+    )
+
+
+def _used(block: memoryview, *, first: int, bits: int) -> Iterator[Indices]:
+    """Yield the clusters that a refcount block says are in use, in order, if any."""
+    import numpy as np
+
+    for start in range(0, len(block), _BATCH):
+        batch = block[start : start + _BATCH]
+        used = np.flatnonzero(_nonzero(batch, bits=bits))
+        if len(used):
+            yield used + (first + start * 8 // bits)
 
 
 def _nonzero(refcounts: memoryview, *, bits: int) -> Mask:

@@ -55,7 +55,10 @@ class L2Tables:
 
     def below(self, l1_entries: int) -> L2Tables:
         """Return only the tables of the first L1 entries."""
-        kept = self.indices < l1_entries
+        return self.where(self.indices < l1_entries)
+
+    def where(self, kept: Mask) -> L2Tables:
+        """Return only the tables for which the mask is true."""
         return L2Tables(
             indices=self.indices[kept],
             offsets=self.offsets[kept],
@@ -136,17 +139,6 @@ def filled(table: bytes | bytearray) -> int:
         while step <= end and table.endswith(bytes(step), 0, end):
             end -= step
     return end
-
-
-def read_refcount_blocks(fd: int, header: Header, *, path: Path) -> Indices:
-    """Return the host offsets of the refcount blocks, aligned and inside the file.
-
-    :raises ImageError: naming the refcount table entry that is wrong.
-    """
-    import numpy as np
-
-    entries = read_refcount_table(fd, header, path=path)
-    return np.array([entry for entry in entries if entry], np.int64)
 
 
 def _refcount_table_fault(entry: int, *, file_size: int) -> str:

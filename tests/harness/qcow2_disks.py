@@ -67,7 +67,14 @@ def mapping_of(disk: Path) -> Mapped:
     """Return what is mapped, every entry looked at; no table is checked."""
     fd = os.open(disk, os.O_RDONLY)
     try:
-        return mapping.counted(fd, read_header(fd, path=disk), path=disk)
+        header = read_header(fd, path=disk)
+        l2 = tables.read_l2_tables(fd, header, path=disk)
+        tally = mapping.Tally(header, l2)
+        if l2 is not None:
+            for batch in tables.read_batches(fd, header, l2, path=disk):
+                mapping.forget_beyond_virtual_size(batch)
+                tally.add(batch.used())
+        return tally.mapped
     finally:
         os.close(fd)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -50,3 +54,56 @@ def qemu_io(disk: Path, commands: list[str], *, discard: str) -> None:
         )
         said = done.stdout + done.stderr
         assert compressed or ("failed" not in said and not done.returncode), said
+
+
+class Running:
+    """A qemu-io that has done some commands, holds the disk open, and stands still."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def finish(self) -> None:
+        """Let it do the other commands, and end as QEMU does."""
+        os.kill(self._process.pid, signal.SIGCONT)
+        assert self._process.stdout is not None
+        said = self._process.stdout.read()
+        assert "failed" not in said, said[:1000]
+        assert self._process.wait() == 0
+
+
+@contextmanager
+def running(
+    disk: Path, commands: list[str], *, then: list[str], discard: str
+) -> Iterator[Running]:
+    """Run the commands and stop there; what it still has in memory isn't written.
+
+    Without `Running.finish`, which does what is ``then`` to be done, it is killed.
+    """
+    command = ["qemu-io", "-f", "qcow2", "-d", discard, str(disk)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            print(
+                *commands,
+                f"sigraise {signal.SIGSTOP:d}",
+                *then,
+                sep="\n",
+                file=process.stdin,
+            )
+            process.stdin.close()  # QEMU waits for more where a pipe stays open
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+def kill_while_writing(disk: Path, commands: list[str], *, discard: str) -> None:
+    """Do the commands in a qemu-io that is killed: the disk is not closed."""
+    with running(disk, commands, then=[], discard=discard):
+        pass

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import mapping
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.tables import OFFSET
@@ -215,8 +214,7 @@ def told(disk: Path) -> str:
     try:
         header = read_header(fd, path=disk)
         mapped = check_tables(fd, header, path=disk)
-        assert mapped == mapping.counted(fd, header, path=disk)
-        assert mapped == mapping.mapped(fd, header, path=disk)
+        assert mapped == mapping_of(disk)
         return mapped.state
     finally:
         os.close(fd)

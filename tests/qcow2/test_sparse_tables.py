@@ -11,9 +11,8 @@ import numpy as np  # noqa: F401  (its import is not to be counted)
 import pytest
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import content
+from allocpolicy.qcow2 import content, refcounts
 from allocpolicy.qcow2.consistency import checked
-from allocpolicy.qcow2.refcounts import full_size
 from tests.harness import hostile
 from tests.harness.hostile import MiB, TiB
 from tests.harness.qcow2_disks import MAKERS
@@ -39,7 +38,7 @@ def look(disk: Path) -> tuple[object, ...]:
         header = found.header
         runs = sorted(content.runs(fd, header, path=disk))
         size = os.fstat(fd).st_size
-        full = full_size(fd, header, path=disk, file_size=size)
+        full = refcounts.count(fd, found, path=disk, file_size=size).full_size
         return found.mapped, runs, full, header
     finally:
         os.close(fd)
