@@ -17,11 +17,14 @@ DRIFTED = 1
 
 
 class Audit(Lister):
-    """Judge disks by their policies: meets, drifted or unverifiable, and why.
+    """Judge disks by their policies: meets, drifted, unverifiable, and why.
+
+    Uncovered: guests write to overlays on the disk, such as external snapshots, which
+    have no policy.
 
     A disk's policy is the effective one in its stamp. A policy that is given here is
     for disks without a stamp and needs --format; it never overrides a stamp.
-    Exit status 1: a disk has drifted.
+    Exit status 1: a disk has drifted, or is uncovered.
     """
 
     columns = ("disk", "strategy", "mapping", "allocation", "verdict", "reason")

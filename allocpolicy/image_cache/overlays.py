@@ -1,23 +1,19 @@
 """Overlays found by looking: which qcow2 files below directories have a backing file.
 
-Looking means reading the qcow2 headers of all regular files there. A file under a lease
-is being rewritten, and is not opened: that would break the lease.
+Looking means reading the qcow2 headers of all regular files there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocpolicy.errors import ImageError
-from allocpolicy.images import backing_name
-from allocpolicy.qcow2.header import read_header
-from allocpolicy.storage import directories, lease, mount
-from allocpolicy.storage import found as files
+from allocpolicy.images import backing_name, overlay
+from allocpolicy.storage import directories, mount
+from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.tree import Tree
 
 # Readable by root only on ext filesystems, and never holds disks.
@@ -53,10 +49,11 @@ def look(roots: Iterable[Path]) -> Overlays:
     seen = Overlays(
         roots=tuple(roots), by_backing_file={}, by_backing_name={}, unreadable=[]
     )
+    leases = Leases()
     for root in seen.roots:
         for disk in _regular_files(root, seen.unreadable):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                _enter(disk, seen)
+                _enter(disk, seen, leases=leases)
     return seen
 
 
@@ -65,7 +62,7 @@ def backs(entry: Path, disk: Path) -> bool | None:
 
     :raises FileNotFoundError: when the disk is gone.
     """
-    names = _backing_names(_real(disk))
+    names = _backing_names(_real(disk), leases=Leases())
     if names is None:
         return None
     return any(
@@ -76,8 +73,8 @@ def backs(entry: Path, disk: Path) -> bool | None:
     )
 
 
-def _enter(disk: Path, seen: Overlays) -> None:
-    names = _backing_names(disk)
+def _enter(disk: Path, seen: Overlays, *, leases: Leases) -> None:
+    names = _backing_names(disk, leases=leases)
     if names is None:
         seen.unreadable.append(disk)
         return
@@ -96,36 +93,18 @@ def _regular_files(root: Path, unreadable: list[Path]) -> Iterator[Path]:
     unreadable += [path for path in found if path.name != _LOST_AND_FOUND]
 
 
-def _backing_names(disk: Path) -> tuple[str, ...] | None:
+def _backing_names(disk: Path, *, leases: Leases) -> tuple[str, ...] | None:
     """Return the backing name of a qcow2, if any; None if it is unreadable.
 
     :raises FileNotFoundError: when it is gone.
     """
     try:
-        return _read_backing_names(disk)
+        found = overlay.find(disk, leases=leases)
     except FileNotFoundError:
         raise
     except OSError:
         return None
-
-
-def _read_backing_names(disk: Path) -> tuple[str, ...] | None:
-    with (
-        directories.opened_resolved(disk.parent) as directory,
-        files.found(disk.name, directory=directory.fd) as found,
-    ):
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            return ()
-        if lease.is_leased(found):
-            return None
-        fd = files.reopen(found)
-        try:
-            name = read_header(fd, path=disk).backing_file
-        except ImageError:  # it is no qcow2
-            return ()
-        finally:
-            os.close(fd)
-    return () if name is None else (name,)
+    return () if found is None else (found.name,)
 
 
 def _real(path: Path) -> Path:

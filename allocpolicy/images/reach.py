@@ -57,6 +57,20 @@ class Reach:
                 raise ImageError(path, "it was replaced while it was opened; try again")
             yield images[0]
 
+    def includes(self, path: Path) -> bool:
+        """Return whether all of the writers may read the file, which is not opened.
+
+        Who may not find that out has no other rights than his own.
+        """
+        resolved = os.path.realpath(path)
+        if any(Path(resolved).is_relative_to(one) for one in self.trusted):
+            return True
+        for one in self.writers:
+            with contextlib.suppress(PermissionError), credentials.acting_as(one):
+                if not os.access(resolved, os.R_OK, effective_ids=True):
+                    return False
+        return True
+
     def below(self, writers: Iterable[User]) -> Reach:
         """Return the reach of a backing file, which its own writers limit further."""
         if not self.writers:

@@ -6,19 +6,18 @@ A problem with a disk is never raised: it is recorded as the disk's fault.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest, StorageFailed, TooMuchWork
-from allocpolicy.images import existing, image_file
+from allocpolicy.images import existing, image_file, overlay
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.image_file import ImageFile
+from allocpolicy.images.overlay import Overlay
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import holding as holdings
@@ -26,13 +25,13 @@ from allocpolicy.observe.holding import Holding
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
-from allocpolicy.storage import effort, lease, mount
+from allocpolicy.storage import effort, mount
 from allocpolicy.storage.effort import Bound
 from allocpolicy.storage.inode import Inode, inode
+from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.mount import Identity
 
 _WRITABLE = 0o222
-_LEASES_LAST = 1.0  # seconds
 _NO_STAMP = (
     "it has no stamp: no policy is known; choose one with --strategy, and give its"
     " format with --format"
@@ -53,7 +52,7 @@ class Sighting:
     """A file as it was seen: ``observed`` if it is a disk, or its ``fault``.
 
     ``inode`` is (device, number), and ``holding`` the storage that the file takes; None
-    when it was not even opened.
+    when it was not even opened. ``overlay`` is what it is on, as its header has it.
     """
 
     path: Path
@@ -62,6 +61,7 @@ class Sighting:
     observed: Observation | None = None
     fault: Verdict | None = None
     holding: Holding | None = None
+    overlay: Overlay | None = None
 
     @property
     def passed_over(self) -> bool:
@@ -82,18 +82,17 @@ class Observer:
         self._unstamped, self._trusted = unstamped, trusted
         self._bound = bound
         self._identities: dict[int, Identity] = {}
-        self._leased: frozenset[int] = frozenset()
-        self._leases_read = -math.inf
+        self._leases = Leases()
 
     def __call__(self, found: Found) -> Sighting | None:
         """Return what the file is; None when it is not opened, or is gone.
 
-        A file without a stamp is opened only if it is named, or if the format of such
-        disks is known.
+        A file without a stamp may be an overlay, but not one inside an image cache.
         """
-        path = Path(found.path)
+        path, stamped = Path(found.path), True  # as far as is known
         try:
-            if not found.named and not self._may_be_disk(found):
+            stamped = stamps.is_visible(found.path)
+            if found.cached and not stamped and not found.named:
                 return None
             with image_file.found_resolved(path) as file:
                 self._refuse_leased(file)
@@ -101,26 +100,18 @@ class Observer:
                     return self._look(image.fd, path=path, named=found.named)
         except (ImageError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(cause, FileNotFoundError) and not found.named:
-                return None  # it was removed meanwhile
+            gone = isinstance(cause, FileNotFoundError)
+            passed_over = gone or not (stamped or self._unstamped)
+            if passed_over and not found.named:
+                return None
             return Sighting(path=path, fault=_unverifiable(_reason(error)))
-
-    def _may_be_disk(self, found: Found) -> bool:
-        if stamps.is_visible(found.path):
-            return True
-        return self._unstamped is not None and not found.cached
 
     def _refuse_leased(self, file: ImageFile) -> None:
         """Refuse a disk that is being rewritten: opening it would stop the rewrite.
 
         :raises ImageError: when another process has a lease on it.
         """
-        now = time.monotonic()
-        if now - self._leases_read > _LEASES_LAST:
-            self._leased, self._leases_read = lease.leased_inodes(), now
-        # Other filesystems have the same inode numbers.
-        suspect = os.fstat(file.fd).st_ino in self._leased
-        if suspect and lease.is_leased(file.fd):
+        if self._leases.include(file.fd):
             raise ImageError(file.path, existing.BEING_REWRITTEN)
 
     def _look(self, fd: int, *, path: Path, named: bool) -> Sighting:
@@ -139,6 +130,7 @@ class Observer:
             observed=observed,
             fault=fault,
             holding=_holding(fd, path=path, observed=observed if stamp else None),
+            overlay=overlay.of(fd, path=path),
         )
 
     def _observed(
@@ -147,7 +139,7 @@ class Observer:
         """Return the observation, or the disk's fault; neither if it is not a disk."""
         format = stamp.format if stamp else self._unstamped
         if format is None:
-            return None, _unverifiable(_NO_STAMP)
+            return None, _unverifiable(_NO_STAMP) if named else None
         if not stamp and not named and not _looks_like(fd, format):
             return None, None
         surroundings = self._surroundings(fd, stamped=stamp is not None)

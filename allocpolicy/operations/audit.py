@@ -20,8 +20,9 @@ from allocpolicy.contract.facts import DiskFormat, Headroom
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.observe import account, sighting
+from allocpolicy.observe import account, covering, sighting
 from allocpolicy.observe.account import Account
+from allocpolicy.observe.covering import Covering
 from allocpolicy.observe.holding import Place
 from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.surroundings import lack_of_headroom
@@ -80,7 +81,16 @@ def audit(
         )
     ]
     books = _Books(seen, shared=shared, policy=policy, listed=listed)
-    rows = list(_judged(seen, policy=policy, given=given, lack=books.lack))
+    above = covering.look(
+        walked.files,
+        seen=seen,
+        listed=listed,
+        trusted=policy.trusted_base_directories,
+    )
+    rows = [
+        dataclasses.replace(row, uncovered=_uncovered(one, above))
+        for one, row in _judged(seen, policy=policy, given=given, lack=books.lack)
+    ]
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
@@ -127,15 +137,22 @@ def _judged(
     policy: Policy,
     given: Given | None,
     lack: Callable[[Sighting], str | None],
-) -> Iterator[Row]:
-    """Yield the row of each disk; ``lack`` returns the headroom missing for it."""
+) -> Iterator[tuple[Sighting, Row]]:
+    """Yield each disk with its row; ``lack`` returns the headroom missing for it."""
     judge = Judge(refusal=functools.partial(checks.stamp_refusal, policy=policy))
     for one in seen:
         if one.stamp and one.observed:
             judge.prepare(one.stamp.effective)
     for one in seen:
         if not one.passed_over:
-            yield _row(one, given=given, judge=judge, lack=lack(one))
+            yield one, _row(one, given=given, judge=judge, lack=lack(one))
+
+
+def _uncovered(seen: Sighting, above: Covering) -> str | None:
+    """Return where guests write instead of a disk with a policy, in words."""
+    if seen.stamp is None or seen.inode is None:
+        return None
+    return covering.uncovered(above.tops(seen.inode, disk=seen.observed))
 
 
 def _row(seen: Sighting, *, given: Given | None, judge: Judge, lack: str | None) -> Row:

@@ -9,19 +9,38 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.observe.account import Account
 
+UNCOVERED = "uncovered"
+WORDS = (*map(str, Judgement), UNCOVERED)  # that an audit has for a disk
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One disk, and whether it keeps to its policy.
 
     ``strategy`` is None where no policy is known, ``observed`` where the disk could not
-    be observed.
+    be observed. ``uncovered`` says to which files without a policy guests write instead
+    of the disk.
     """
 
     disk: Path
     strategy: str | None
     verdict: Verdict
     observed: Observation | None = None
+    uncovered: str | None = None
+
+    @property
+    def word(self) -> str:
+        """Return the audit's word for the disk, one of `WORDS`."""
+        return UNCOVERED if self.uncovered else str(self.verdict.judgement)
+
+    @property
+    def reason(self) -> str:
+        """Return why, and what else is wrong with the disk."""
+        if self.uncovered is None:
+            return self.verdict.reason
+        if self.verdict.judgement is Judgement.MEETS:
+            return self.uncovered
+        return f"{self.uncovered}; the disk: {self.verdict.reason}"
 
     def as_document(self) -> dict[str, object]:
         """Return an item of schemas/audit.json."""
@@ -31,8 +50,8 @@ class Row:
             "strategy": self.strategy,
             "mapping": str(seen.mapping) if seen else None,
             "allocation": str(seen.allocation) if seen else None,
-            "verdict": str(self.verdict.judgement),
-            "reason": self.verdict.reason,
+            "verdict": self.word,
+            "reason": self.reason,
         }
 
 
@@ -54,8 +73,11 @@ class Audit:
 
     @property
     def drifted(self) -> bool:
-        """Return whether any disk has drifted."""
-        return any(row.verdict.judgement is Judgement.DRIFTED for row in self.rows)
+        """Return whether any disk has drifted, or guests write elsewhere."""
+        return any(
+            row.uncovered or row.verdict.judgement is Judgement.DRIFTED
+            for row in self.rows
+        )
 
     def as_document(self) -> list[dict[str, object]]:
         """Return the list that ``-f json`` prints: schemas/audit.json."""

@@ -13,9 +13,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from allocpolicy.contract.strategy import Judgement
 from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
-from allocpolicy.report.audit import Audit, Row
+from allocpolicy.report.audit import WORDS, Audit, Row
 from allocpolicy.storage import directories, temporary
 from allocpolicy.storage.failure import FAULTS, NO_SPACE
 from allocpolicy.storage.space import free_bytes
@@ -74,13 +73,13 @@ def _verdicts(audit: Audit) -> Iterator[str]:
     name = "allocpolicy_disk_verdict"
     yield _head(name, "1 for the verdict on the disk, 0 for the others.")
     for row in audit.rows:
-        for judgement in Judgement:
+        for word in WORDS:
             labels = {
                 "disk": os.fspath(row.disk),
                 "strategy": row.strategy or "",
-                "verdict": str(judgement),
+                "verdict": word,
             }
-            yield _sample(name, labels, int(row.verdict.judgement is judgement))
+            yield _sample(name, labels, int(row.word == word))
 
 
 def _sizes(audit: Audit) -> Iterator[str]:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import signal
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +132,27 @@ def lock_devices(fd: int) -> frozenset[str]:
     The mount's and stat(2)'s, which differ on btrfs.
     """
     return frozenset({mount.of(fd).device, mount.device_number(fd)})
+
+
+class Leases:
+    """Which files are under a lease; for looking at many, read once a second."""
+
+    _LAST = 1.0  # seconds
+
+    def __init__(self) -> None:
+        self._inodes: frozenset[int] = frozenset()
+        self._read = -math.inf
+
+    def include(self, fd: int) -> bool:
+        """Return whether the file is under a lease.
+
+        :param fd: opened with O_PATH, which breaks no lease.
+        """
+        now = time.monotonic()
+        if now - self._read > self._LAST:
+            self._inodes, self._read = leased_inodes(), now
+        # Other filesystems have the same inode numbers.
+        return os.fstat(fd).st_ino in self._inodes and is_leased(fd)
 
 
 class _Lease(NamedTuple):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,24 +95,28 @@ def qemu_io(path: Path, *commands: str, format: str, discard: str = "ignore") ->
 
 @contextmanager
 def held_by_qemu(disk: Path, *, format: str) -> Iterator[None]:
-    """Let a real QEMU have an image open for writing."""
+    """Let a real QEMU have an image open for a guest that may write to it."""
     blockdev = f"driver={format},node-name=d,file.driver=file,file.filename={disk}"
-    process = subprocess.Popen(
-        [
-            *("qemu-storage-daemon", "--blockdev", blockdev),
-            *("--chardev", "stdio,id=c", "--monitor", "chardev=c"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdout.readline()  # its greeting: the image is open by then
-    try:
-        yield
-    finally:
-        process.stdin.close()
-        process.stdout.close()
-        process.terminate()
-        process.wait()
+    with tempfile.TemporaryDirectory() as directory:
+        server = f"addr.type=unix,addr.path={directory}/socket"
+        process = subprocess.Popen(
+            [
+                *("qemu-storage-daemon", "--blockdev", blockdev),
+                *("--nbd-server", server),
+                *("--export", "type=nbd,id=e,node-name=d,writable=on"),
+                *("--chardev", "stdio,id=c", "--monitor", "chardev=c"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()  # its greeting: the image is open by then
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.stdout.close()
+            process.terminate()
+            process.wait()

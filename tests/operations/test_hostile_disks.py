@@ -310,6 +310,26 @@ def test_the_header_of_a_disk_without_a_stamp_leads_nowhere(
     assert base_seen["virtual_size"] == len(SECRET)
 
 
+def test_a_header_uncovers_only_what_its_writer_may_read(
+    tenant: Path, theirs: Path
+) -> None:
+    """QEMU could open the disk for no other: nobody's guest writes there instead."""
+    disk = theirs / "disk"
+    provision(disk, "--size", SIZE, "--strategy", "none")
+    overlay = forge(tenant / "overlay", backing=disk, format="qcow2", strategy=None)
+
+    def verdict() -> str:
+        rows = allocpolicy("audit", tenant, disk, *JSON).document
+        return str(next(one["verdict"] for one in rows if one["disk"] == str(disk)))
+
+    assert verdict() == "meets"
+    os.chown(overlay, 0, 0)
+    assert verdict() == "uncovered"
+    os.chown(overlay, ordinary_user.UID, ordinary_user.UID)
+    disk.chmod(0o644)
+    assert verdict() == "uncovered"
+
+
 def test_a_stamp_chooses_among_what_the_operator_allows(
     tenant: Path, theirs: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_both_parsers_read_every_sample(parse: object) -> None:
         "/d/ameets": 0,
         "/d/adrifted": 1,
         "/d/aunverifiable": 0,
+        "/d/auncovered": 0,
     }
     for name, value in (
         ("allocpolicy_disk_virtual_bytes", 1 << 46),

@@ -1,0 +1,185 @@
+"""A guest that writes to another file than its disk: external snapshots, and clones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocpolicy import schema
+from tests.harness import images
+from tests.harness.cli import allocpolicy, provision
+from tests.harness.images import MIB
+
+SIZE = 16 * MIB
+JSON = ("-f", "json")
+
+pytestmark = [pytest.mark.qemu, pytest.mark.filesystems("xfs")]
+
+
+def audited(*arguments: object, status: int, **variables: str) -> dict[str, str]:
+    """Audit, and return each disk's verdict and reason in one, by the disk's name."""
+    finished = allocpolicy("audit", *arguments, *JSON, **variables)
+    assert (finished.status, finished.stderr) == (status, "")
+    rows: list[dict[str, Any]] = finished.document
+    assert schema.validate(rows, schema=schema.load("audit")) == []
+    return {
+        Path(one["disk"]).name: f"{one['verdict']}: {one['reason']}" for one in rows
+    }
+
+
+def disk_in(directory: Path, *, format: str = "qcow2", name: str = "disk") -> Path:
+    disk = directory / name
+    arguments = ("--strategy", "space", "--format", format, "--size", SIZE)
+    provision(disk, *arguments)
+    return disk
+
+
+def snapshot(
+    disk: Path, name: object, *, backing: object = None, of: str = "qcow2"
+) -> Path:
+    """Put an overlay on a disk, as virsh snapshot-create-as --disk-only does."""
+    top = disk.parent / str(name)
+    arguments = ("-b", backing or disk, "-F", of)
+    images.qemu_img("create", "-q", "-f", "qcow2", *arguments, top)
+    return top
+
+
+def uncovered(top: Path) -> str:
+    return f"uncovered: the guest writes to {top}, which has no policy"
+
+
+@contextmanager
+def running(top: Path) -> Iterator[None]:
+    """Let a QEMU have the disk open for writing, and its backing files for reading."""
+    with images.held_by_qemu(top, format="qcow2"):
+        yield
+
+
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+def test_a_snapshot_is_reported_until_it_is_gone(directory: Path, format: str) -> None:
+    """By the disk's name and by its directory; whoever is on top; running or not."""
+    disk = disk_in(directory, format=format)
+    assert audited(disk, status=0)["disk"].startswith("meets")
+    first = snapshot(disk, "first", of=format)
+    for place in (disk, directory):
+        assert audited(place, status=1) == {"disk": uncovered(first)}
+    second = snapshot(first, "second")
+    with running(second):
+        for place in (disk, directory):
+            assert audited(place, status=1) == {"disk": uncovered(second)}
+    images.qemu_img("commit", "-q", second)
+    second.unlink()
+    assert audited(disk, status=1) == {"disk": uncovered(first)}
+    images.qemu_img("rebase", "-q", "-b", "", first)  # as blockpull
+    assert audited(directory, status=0)["disk"].startswith("meets")
+
+
+def test_a_disk_that_its_guest_writes_to_is_covered(directory: Path) -> None:
+    """The overlay that a pivot left behind is no snapshot any more."""
+    disk = disk_in(directory)
+    old = snapshot(disk, "old")
+    with running(disk):
+        assert audited(disk, status=0)["disk"].startswith("meets")
+    assert audited(disk, status=1) == {"disk": uncovered(old)}
+    with running(old):
+        assert audited(disk, status=1) == {"disk": uncovered(old)}
+
+
+@pytest.mark.parametrize("name", ["relative", "dotted", "link", "hard link", "spaced"])
+def test_files_are_compared_whatever_the_name(directory: Path, name: str) -> None:
+    place = directory / "with space" if name == "spaced" else directory
+    place.mkdir(exist_ok=True)
+    disk = disk_in(place)
+    (directory / "link").symlink_to(place)
+    backing: object = disk.name
+    if name == "dotted":
+        backing = f"../{directory.name}/./disk"
+    elif name == "link":
+        backing = directory / "link" / "disk"
+    elif name == "hard link":
+        backing = directory / "other"
+        os.link(disk, backing)
+    top = snapshot(disk, "top", backing=backing)
+    assert audited(directory, status=1)["disk"] == uncovered(top)
+
+
+def test_a_snapshot_elsewhere_is_found_where_it_is_looked_for(directory: Path) -> None:
+    (directory / "snapshots").mkdir()
+    disk = disk_in(directory)
+    top = snapshot(disk, "snapshots/top")
+    assert audited(disk, status=0)["disk"].startswith("meets")
+    for paths in ([directory], [disk, directory / "snapshots"]):
+        assert audited(*paths, status=1) == {"disk": uncovered(top)}
+
+
+def test_what_has_a_policy_of_its_own_is_covered(directory: Path) -> None:
+    """A stamp, or the policy that is given for disks without one; also below it."""
+    disk = disk_in(directory)
+    first = snapshot(disk, "first")
+    given = ("--strategy", "none", "--format", "qcow2")
+    assert {one[:5] for one in audited(directory, *given, status=0).values()} == {
+        "meets",
+        "unver",  # whose backing file is not opened
+    }
+    second = snapshot(first, "second")
+    assert allocpolicy("apply", second, *given).status == 0
+    found = audited(directory, status=0)
+    assert [one[:5] for one in found.values()] == ["meets", "meets"]
+    allocpolicy("apply", second, "--strategy", "space")
+    assert audited(disk, status=0)["disk"].startswith("meets")
+
+
+def test_a_template_names_its_clones(directory: Path) -> None:
+    """Some of them; those with a policy don't matter."""
+    disk = disk_in(directory)
+    disk.chmod(0o444)
+    clones = [snapshot(disk, f"clone-{number}") for number in range(5)]
+    given = ("--strategy", "none", "--format", "qcow2")
+    assert allocpolicy("apply", clones[0], *given).status == 0
+    reason = audited(directory, status=1)["disk"]
+    named = ", ".join(map(str, clones[1:4]))
+    said = "4 guests share it and write to overlays on it, which have no policy"
+    assert reason == f"uncovered: {said}: {named} and 1 more"
+
+
+def test_a_disk_that_drifted_below_a_snapshot_says_both(directory: Path) -> None:
+    disk = disk_in(directory)
+    top = snapshot(disk, "top")
+    subprocess.run(["fallocate", "-p", "-o", "8M", "-l", "4M", disk], check=True)
+    reason = audited(disk, status=1)["disk"]
+    assert reason.startswith(f"{uncovered(top)}; the disk: allocation is thin")
+
+
+def test_a_header_in_a_raw_disk_is_no_snapshot(directory: Path) -> None:
+    """Of one whose stamp says raw; of one whose QEMU doesn't have the disk open."""
+    disk = disk_in(directory)
+    top = snapshot(disk, "top")
+    header = top.read_bytes()
+    top.unlink()
+    raw = disk_in(directory, format="raw", name="raw")
+    with raw.open("r+b") as file:
+        file.write(header)
+    assert audited(directory, status=0)["disk"].startswith("meets")
+    other = directory / "other"
+    other.write_bytes(header)
+    os.truncate(other, SIZE)
+    with images.held_by_qemu(other, format="raw"):
+        assert audited(disk, status=0)["disk"].startswith("meets")
+
+
+def test_a_loop_of_overlays_ends(directory: Path) -> None:
+    """Nothing opens it, and nothing is said of the disk that doesn't belong to it."""
+    disk = disk_in(directory)
+    top = snapshot(disk, "top")
+    for name, backing in (("one", "two"), ("two", "one")):
+        arguments = ("-u", "-b", directory / backing, "-F", "qcow2")
+        images.qemu_img(
+            "create", "-q", "-f", "qcow2", *arguments, directory / name, SIZE
+        )
+    assert audited(directory, status=1) == {"disk": uncovered(top)}
