@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, mapping, refcounts, tables
+from allocpolicy.qcow2 import geometry, refcounts, tables
+from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import MAX_REFCOUNT_TABLE_SIZE, Header
 
@@ -195,7 +196,7 @@ def _later(fd: int, header: Header, end: int, new: int, *, path: Path) -> int:
     present = -(-header.virtual_size // header.cluster_size) + header.needed_l1_entries
     if end + present + new <= _counted(header) // 2:
         return 0
-    return mapping.mapped(fd, header, path=path).missing + new
+    return check_tables(fd, header, path=path, vm_state=True).missing + new
 
 
 def _counted(header: Header) -> int:

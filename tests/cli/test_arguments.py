@@ -77,6 +77,7 @@ EXAMPLES = [
     errors.DestinationError(Path("/d"), "x"),
     errors.DestinationExists(Path("/d")),
     errors.NotEnoughSpace(Path("/d"), 2, 1, "x"),
+    errors.NoFreeInodes(Path("/d"), 0, 1, "x"),
     errors.Overcommitted(Path("/d"), 3, 2, 1, 1.5, 1.25),
     errors.Unsupported(Path("/d"), "x"),
     errors.StorageFailed(Path("/d"), "x"),

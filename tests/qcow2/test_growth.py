@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.qcow2 import geometry, growth, refcounts, writer
+from allocpolicy.qcow2.consistency import checked as checked_tables
 from allocpolicy.qcow2.growth_layout import layout
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.tables import OFFSET
@@ -465,8 +466,8 @@ def full_size(disk: Path) -> int:
     fd = os.open(disk, os.O_RDONLY)
     try:
         size = os.fstat(fd).st_size
-        header = read_header(fd, path=disk)
-        return refcounts.full_size(fd, header, path=disk, file_size=size)
+        known = checked_tables(fd, path=disk)
+        return refcounts.count(fd, known, path=disk, file_size=size).full_size
     finally:
         os.close(fd)
 
