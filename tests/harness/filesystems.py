@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 # What mkfs needs to hold its peace and to overwrite what it finds.
@@ -18,6 +18,8 @@ MKFS_OPTIONS = {
     "ext4": ("-q", "-F"),
     "xfs": ("-q", "-f"),
 }
+# ramfs has no direct I/O, as tmpfs had none before Linux 6.6.
+MEMORY = ("tmpfs", "ramfs")
 KINDS = (*MKFS_OPTIONS, "tmpfs")
 
 # mount(8) says these when the host has no such filesystem, no loop device or no right
@@ -49,11 +51,13 @@ def mounted(
     directory: Path,
     options: Sequence[str] = (),
     mkfs_options: Sequence[str] = (),
+    sector_size: int | None = None,
 ) -> Iterator[Path]:
     """Make a filesystem of ``size`` bytes below ``directory``; yield its mount point.
 
-    It is unmounted and its file removed whatever happens. mkfs.xfs refuses less than
-    300 MiB, mkfs.btrfs less than about 110 MiB.
+    With ``sector_size`` it is on a device with such sectors. It is unmounted and its
+    file removed whatever happens. mkfs.xfs refuses less than 300 MiB, mkfs.btrfs less
+    than about 110 MiB.
 
     :raises Unavailable: when the host lacks the filesystem, its mkfs, loop devices or
         the right to mount.
@@ -61,10 +65,16 @@ def mounted(
     if os.geteuid() != 0:
         raise Unavailable("mounting filesystems takes root")
     place = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=directory))
+    stack = ExitStack()
     try:
-        if kind == "tmpfs":
+        if kind in MEMORY:
             options = (f"size={size}", *options)
-            source = Path("tmpfs")
+            source = Path(kind)
+        elif sector_size is not None:
+            source = stack.enter_context(
+                loop_device(size=size, sector_size=sector_size, directory=place)
+            )
+            make_filesystem(kind, source, options=mkfs_options)
         else:
             options = ("loop", *options)
             source = make_image(kind, size=size, directory=place, options=mkfs_options)
@@ -76,19 +86,48 @@ def mounted(
         finally:
             unmount(mount_point)
     finally:
+        stack.close()
         remove_tree(place)
+
+
+@contextmanager
+def loop_device(*, size: int, sector_size: int, directory: Path) -> Iterator[Path]:
+    """Yield a loop device of ``size`` bytes, on a sparse file below ``directory``.
+
+    :raises Unavailable: when the host has no loop devices.
+    """
+    image = directory / "image"
+    with image.open("wb") as file:
+        file.truncate(size)
+    losetup = require_program("losetup")
+    command = [losetup, "--find", "--show", "--sector-size", str(sector_size)]
+    made = subprocess.run(
+        [*command, image], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        raise Unavailable(made.stderr.strip())
+    device = Path(made.stdout.strip())
+    try:
+        yield device
+    finally:
+        run(losetup, "--detach", device)
 
 
 def make_image(
     kind: str, *, size: int, directory: Path, options: Sequence[str] = ()
 ) -> Path:
     """Make a filesystem on a sparse file and return the file's path."""
-    mkfs = require_program(f"mkfs.{kind}")
     image = directory / "image"
     with image.open("wb") as file:
         file.truncate(size)
-    run(mkfs, *MKFS_OPTIONS[kind], *options, image)
+    make_filesystem(kind, image, options=options)
     return image
+
+
+def make_filesystem(kind: str, device: Path, *, options: Sequence[str] = ()) -> None:
+    """Make a filesystem on a device or in a file."""
+    mkfs = require_program(f"mkfs.{kind}")
+    run(mkfs, *MKFS_OPTIONS[kind], *options, device)
 
 
 def mount(
