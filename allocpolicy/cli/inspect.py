@@ -11,6 +11,7 @@ from allocpolicy.cli import choice, disk_format, libvirt_xml, observed
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.contract.facts import BackingFile
+from allocpolicy.contract.policy import Version
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import existing
 from allocpolicy.operations.inspect import inspect_open
@@ -36,7 +37,7 @@ class Inspect(ShowOne):
     )
     fields = ("disk", "stamp", "observed", "verdict", "attachment")
     _picture: Picture | None = None
-    _element: str | None = None
+    _elements: str | None = None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("path", type=Path, metavar="DISK", help="the disk")
@@ -44,7 +45,7 @@ class Inspect(ShowOne):
         parser.add_argument(
             "--libvirt-xml",
             action="store_true",
-            help="print only the <driver> element with which libvirt must attach it",
+            help="print only what belongs into its <disk> in libvirt's XML: <driver>",
         )
         parser.add_argument(
             "--picture",
@@ -65,7 +66,8 @@ class Inspect(ShowOne):
         ):
             found = inspect_open(disk, policy=policy, given=given)
             if arguments.libvirt_xml:
-                self._element = _element(found)
+                libvirt = policy.machines.libvirt
+                self._elements = _elements(found, libvirt=libvirt)
             elif arguments.picture or (table and self.app.stdout.isatty()):
                 from allocpolicy.cli import picture
 
@@ -78,9 +80,9 @@ class Inspect(ShowOne):
         column_names: Sequence[str],
         data: Sequence[Any],
     ) -> int:
-        """Print the rows and the picture, or only the element."""
-        if self._element is not None:
-            print(self._element)
+        """Print the rows and the picture, or only the elements."""
+        if self._elements is not None:
+            print(self._elements)
             return 0
         status: int = super().produce_output(parsed_args, column_names, data)
         if self._picture is not None:
@@ -88,14 +90,17 @@ class Inspect(ShowOne):
         return status
 
 
-def _element(found: Inspection) -> str:
+def _elements(found: Inspection, *, libvirt: Version | None) -> str:
     if found.attachment is None:
-        reason = found.verdict.reason if found.verdict else "it has no stamp"
         raise InvalidRequest(
-            f"disk {found.disk}: how it must be attached is unknown: {reason}; name a"
-            " policy with --strategy"
+            f"disk {found.disk}: how it must be attached is unknown:"
+            f" {found.unattachable}; name a policy with --strategy"
         )
-    return libvirt_xml.driver(found.attachment, observed=found.observed)
+    driver = libvirt_xml.driver(
+        found.attachment, observed=found.observed, libvirt=libvirt
+    )
+    blockio = libvirt_xml.blockio(found.attachment, libvirt=libvirt)
+    return "\n".join(filter(None, (driver, blockio)))
 
 
 def _summary(found: Inspection) -> Mapping[str, object]:
@@ -119,6 +124,8 @@ def _summary(found: Inspection) -> Mapping[str, object]:
         rows["verdict"] = f"{found.verdict.judgement}: {found.verdict.reason}"
     if found.attachment:
         rows["attach with"] = observed.options(found.attachment)
+    elif found.verdict:
+        rows["attach with"] = f"unknown: {found.unattachable}"
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The libvirt element that attaches a disk so that its promise is kept.
+"""The libvirt elements that attach a disk so that its promise is kept.
 
 Source: libvirt's docs/formatdomain.rst, "Hard drives, floppy disks, CDROMs".
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.policy import Version
 from allocpolicy.contract.strategy import Attachment
 
 # QEMU's block/qcow2.h, MIN_REFCOUNT_CACHE_SIZE: libvirt sets the size of both caches
@@ -15,8 +16,21 @@ from allocpolicy.contract.strategy import Attachment
 REFCOUNT_CACHE_CLUSTERS = 4
 
 
-def driver(attachment: Attachment, *, observed: Observation) -> str:
-    """Return the ``<driver>`` of a ``<disk>``; metadata_cache needs libvirt 7.0."""
+# libvirt's docs/formatdomain.rst and NEWS.rst; an older one ignores what it doesn't
+# know, or refuses it (virsh define --validate).
+DISCARD_NO_UNREF = (9, 5)
+DISCARD_GRANULARITY = (9, 7)
+
+
+def driver(
+    attachment: Attachment, *, observed: Observation, libvirt: Version | None = None
+) -> str:
+    """Return the ``<driver>`` of a ``<disk>``; metadata_cache needs libvirt 7.0.
+
+    It has no word for QEMU's cache-clean-interval.
+
+    :param libvirt: the version that will read it; None: nothing newer is used.
+    """
     element = ET.Element(
         "driver",
         {
@@ -28,6 +42,8 @@ def driver(attachment: Attachment, *, observed: Observation) -> str:
             "detect_zeroes": attachment.detect_zeroes,
         },
     )
+    if attachment.discard_no_unref and _is_known(DISCARD_NO_UNREF, libvirt=libvirt):
+        element.set("discard_no_unref", "on")
     if attachment.l2_cache_size is not None and observed.cluster_size is not None:
         size = attachment.l2_cache_size
         size += REFCOUNT_CACHE_CLUSTERS * observed.cluster_size
@@ -35,3 +51,16 @@ def driver(attachment: Attachment, *, observed: Observation) -> str:
         ET.SubElement(cache, "max_size", {"unit": "bytes"}).text = str(size)
     ET.indent(element)
     return ET.tostring(element, encoding="unicode")
+
+
+def blockio(attachment: Attachment, *, libvirt: Version | None) -> str | None:
+    """Return the ``<blockio>`` of a ``<disk>``, or None if it would say nothing."""
+    granularity = attachment.discard_granularity
+    if granularity is None or not _is_known(DISCARD_GRANULARITY, libvirt=libvirt):
+        return None
+    element = ET.Element("blockio", {"discard_granularity": str(granularity)})
+    return ET.tostring(element, encoding="unicode")
+
+
+def _is_known(since: Version, *, libvirt: Version | None) -> bool:
+    return libvirt is not None and libvirt >= since

@@ -36,4 +36,8 @@ def options(hints: Attachment) -> str:
     )
     if hints.l2_cache_size:
         text += f" l2-cache-size={hints.l2_cache_size}"
+    if hints.discard_no_unref:
+        text += " discard-no-unref=on"
+    if hints.discard_granularity:
+        text += f" discard_granularity={hints.discard_granularity}"
     return text

@@ -203,7 +203,8 @@ class BackingFile:
 
     ``problem`` says why the chain isn't followed further; ``virtual_size`` is then
     None, and the format may be. ``unseen``: it was not opened because a disk's header
-    alone is no reason to, so that nothing is known of it.
+    alone is no reason to, so that nothing is known of it. ``direct_io``: O_DIRECT opens
+    it; assumed where nothing is known of it.
     """
 
     path: Path
@@ -211,6 +212,7 @@ class BackingFile:
     virtual_size: int | None = None
     problem: str | None = None
     unseen: bool = False
+    direct_io: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +224,9 @@ class Observation:
     the guest stays inside the file: what a reservation must cover.
     ``overwrites_in_place``: overwriting a block that has storage of its own allocates
     nothing. ``hindrances`` say what prevents a rewrite of the disk. ``backing_chain``
-    begins with the disk's own backing file.
+    begins with the disk's own backing file. ``direct_io_alignment``: of what the length
+    of a raw disk must be a multiple for QEMU to open it with O_DIRECT; None where
+    O_DIRECT does not work, or where that is unknown.
     """
 
     format: DiskFormat
@@ -244,6 +248,18 @@ class Observation:
     in_use: Use = Use.NONE
     hindrances: tuple[str, ...] = ()
     backing_chain: tuple[BackingFile, ...] = ()
+    direct_io_alignment: int | None = None
+
+    @property
+    def opens_directly(self) -> bool:
+        """Return whether QEMU can open the disk and those below it with O_DIRECT.
+
+        The length of a qcow2 doesn't matter: QEMU may extend the file.
+        """
+        alignment = self.direct_io_alignment
+        if alignment is None or not all(one.direct_io for one in self.backing_chain):
+            return False
+        return self.format is DiskFormat.QCOW2 or self.file_size % alignment == 0
 
     @property
     def reserved_size(self) -> int:

@@ -13,6 +13,23 @@ DEFAULT = "default"  # the origin of unset values
 _MIB = 1024 * 1024
 
 
+Version = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """The oldest QEMU and libvirt that VMs run under; None: nobody has said.
+
+    They may be those of another host, or in another container: nothing here is asked.
+    """
+
+    qemu: Version | None = None
+    libvirt: Version | None = None
+
+
+NOBODY_SAID = Machines()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The operator's decisions; the fields have the options' defaults.
@@ -37,3 +54,4 @@ class Policy:
     disk_directories: tuple[Path, ...] = ()
     limits: Limits = field(default_factory=Limits)
     trusted_base_directories: tuple[Path, ...] = ()
+    machines: Machines = NOBODY_SAID

@@ -76,8 +76,15 @@ class Verdict:
 class Attachment:
     """How a VM must attach the disk to keep the promise.
 
-    The names are those of QEMU's blockdev options; ``l2_cache_size`` is in bytes, None
-    if QEMU's default is enough.
+    The names are those of QEMU's options; sizes are bytes. A strategy says what its
+    promise needs: ``cache`` and ``io`` are what it prefers, and where the disk's
+    storage can't do that, the host takes the nearest that starts a VM.
+
+    ``discard_no_unref``: the guest's discards give storage back, but keep the clusters
+    that held it (qcow2 only); the host leaves it out unless the operator says that the
+    VM's programs know it. ``discard_granularity``: the smallest discard that has an
+    effect, told to the guest; None: the cluster size of a qcow2 that passes discards
+    on, otherwise QEMU's default. ``l2_cache_size``: None if QEMU's default is enough.
     """
 
     discard: str
@@ -85,6 +92,8 @@ class Attachment:
     cache: str
     io: str
     l2_cache_size: int | None = None
+    discard_no_unref: bool = False
+    discard_granularity: int | None = None
 
 
 class Strategy(abc.ABC):

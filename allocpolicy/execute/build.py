@@ -118,7 +118,12 @@ def verified(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
         state = "the disk is whole" if job.disk else "nothing was left behind"
         path, name = job.request.destination, loaded.found.name
         raise PromiseBroken(path, name, problem, state)
-    attachment = call.attach(loaded, options=options, observation=observation)
+    attachment = call.attach(
+        loaded,
+        options=options,
+        observation=observation,
+        machines=job.policy.machines,
+    )
     return Outcome(
         observation=observation, verdict=verdict, attachment=attachment, stamp=None
     )

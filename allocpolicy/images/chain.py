@@ -19,7 +19,7 @@ from allocpolicy.errors import ImageError, OutOfReach
 from allocpolicy.images import backing_name
 from allocpolicy.images.reach import NOT_FOLLOWED, Reach
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.storage import writers
+from allocpolicy.storage import direct_io, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.failure import refuse_failure
 from allocpolicy.storage.inode import Inode, inode
@@ -191,5 +191,10 @@ def _read(
             inode=inode(os.fstat(fd)),
             header=header,
             writers=writers.of(fd),
-            backing_file=BackingFile(path=path, format=format, virtual_size=size),
+            backing_file=BackingFile(
+                path=path,
+                format=format,
+                virtual_size=size,
+                direct_io=direct_io.alignment(fd) is not None,
+            ),
         )

@@ -25,7 +25,7 @@ from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2 import refcounts
 from allocpolicy.qcow2.consistency import Checked, checked
 from allocpolicy.qcow2.obstacles import hindrances
-from allocpolicy.storage import qemu_lock
+from allocpolicy.storage import direct_io, qemu_lock
 
 LOOKS = 3  # at a disk that is being written to
 
@@ -83,6 +83,7 @@ def disk(
         in_use=use(fd),
         hindrances=content.hindrances,
         backing_chain=content.backing_chain,
+        direct_io_alignment=direct_io.alignment(fd),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
-from allocpolicy.contract.strategy import Choice
+from allocpolicy.contract.strategy import Attachment, Choice
 from allocpolicy.images import existing
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import disk as observe
@@ -51,10 +51,14 @@ def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspect
     observed = found.observation
     choice = disk.stamp.effective if disk.stamp else given
     judge = Judge(refusal=functools.partial(checks.stamp_refusal, policy=policy))
+    attached: Attachment | str = "it has no stamp"
+    if choice:
+        attached = judge.attached(choice, observed, machines=policy.machines)
     return Inspection(
         disk=disk.path,
         stamp=disk.stamp,
         observed=observed,
         verdict=judge.verdict(choice, observed) if choice else None,
-        attachment=judge.attachment(choice, observed) if choice else None,
+        attachment=attached if isinstance(attached, Attachment) else None,
+        unattachable=attached if isinstance(attached, str) else None,
     )

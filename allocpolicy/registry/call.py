@@ -9,6 +9,7 @@ from typing import TypeVar
 from allocpolicy import wording
 from allocpolicy.contract.facts import Facts, Host, Observation
 from allocpolicy.contract.plan import Mode, Plan, Step, Target
+from allocpolicy.contract.policy import Machines
 from allocpolicy.contract.strategy import (
     Attachment,
     Judgement,
@@ -17,6 +18,7 @@ from allocpolicy.contract.strategy import (
 )
 from allocpolicy.errors import InvalidRequest, PlanError, StrategyFailed
 from allocpolicy.progress import Watcher
+from allocpolicy.registry import attachment
 from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Found, Loaded
 
@@ -85,19 +87,14 @@ def verify(loaded: Loaded, *, options: Options, observation: Observation) -> Ver
         )
 
 
-def attach(loaded: Loaded, *, options: Options, observation: Observation) -> Attachment:
-    """Return how a VM must attach the disk."""
+def attach(
+    loaded: Loaded, *, options: Options, observation: Observation, machines: Machines
+) -> Attachment:
+    """Return how a VM must attach the disk, so that it starts."""
     with blaming(loaded.found):
         answer = loaded.strategy.attach(options=options, observation=observation)
-        given = _expect(answer, Attachment, loaded.found, "attach")
-        size = given.l2_cache_size
-        return Attachment(
-            discard=wording.bounded(str(given.discard)),
-            detect_zeroes=wording.bounded(str(given.detect_zeroes)),
-            cache=wording.bounded(str(given.cache)),
-            io=wording.bounded(str(given.io)),
-            l2_cache_size=None if size is None else operator.index(size),
-        )
+        wanted = attachment.checked(_expect(answer, Attachment, loaded.found, "attach"))
+    return attachment.fitted(wanted, observed=observation, machines=machines)
 
 
 def _plan(given: Plan) -> Plan:

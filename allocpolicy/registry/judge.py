@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from allocpolicy import schema
 from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.policy import NOBODY_SAID, Machines
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.errors import Error
 from allocpolicy.registry import call, installed, option_values
@@ -55,16 +56,31 @@ class Judge:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=unseen)
         return verdict
 
-    def attachment(self, choice: Choice, observation: Observation) -> Attachment | None:
-        """Return how a VM must attach the disk; None if the strategy is unavailable."""
+    def attachment(
+        self,
+        choice: Choice,
+        observation: Observation,
+        *,
+        machines: Machines = NOBODY_SAID,
+    ) -> Attachment | None:
+        """Return how a VM must attach the disk; None if that can't be known."""
+        answer = self.attached(choice, observation, machines=machines)
+        return None if isinstance(answer, str) else answer
+
+    def attached(
+        self, choice: Choice, observation: Observation, *, machines: Machines
+    ) -> Attachment | str:
+        """Return how a VM must attach the disk, or why that can't be known."""
         ready = self._ready(choice)
         if isinstance(ready, str):
-            return None
+            return ready
         loaded, options = ready
         try:
-            return call.attach(loaded, options=options, observation=observation)
-        except Error:
-            return None
+            return call.attach(
+                loaded, options=options, observation=observation, machines=machines
+            )
+        except Error as error:
+            return str(error)
 
     def _ready(self, choice: Choice) -> tuple[Loaded, Mapping[str, object]] | str:
         """Return the strategy and all its options, or why it is unavailable."""

@@ -15,7 +15,8 @@ from allocpolicy.report.plain import plain
 class Inspection:
     """What a disk is, and whether it keeps to its policy.
 
-    ``verdict`` and ``attachment`` are None where no policy is known.
+    ``verdict`` and ``attachment`` are None where no policy is known. ``unattachable``
+    says why there is no attachment, for people.
     """
 
     disk: Path
@@ -23,6 +24,7 @@ class Inspection:
     observed: Observation
     verdict: Verdict | None
     attachment: Attachment | None
+    unattachable: str | None = None
 
     def as_document(self) -> dict[str, object]:
         """Return the object that ``-f json`` prints: schemas/inspection.json."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from oslo_config import cfg
 
 from allocpolicy.contract.facts import Headroom, Limits
-from allocpolicy.contract.policy import DEFAULT, Policy
+from allocpolicy.contract.policy import DEFAULT, Machines, Policy
 from allocpolicy.errors import ConfigError
 from allocpolicy.resolve import config_strays
 from allocpolicy.resolve.config_options import GROUP, list_opts, register
@@ -66,6 +66,9 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         disk_directories=_directories(conf, "disk_directories"),
         limits=_limits(conf),
         trusted_base_directories=_directories(conf, "trusted_base_directories"),
+        machines=Machines(
+            qemu=_get(conf, "qemu_version"), libvirt=_get(conf, "libvirt_version")
+        ),
     )
 
 

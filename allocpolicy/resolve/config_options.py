@@ -6,6 +6,8 @@ nova.conf, applies if ``[allocpolicy] preallocate_images`` is not set.
 
 from __future__ import annotations
 
+import re
+
 from oslo_config import cfg, types
 
 from allocpolicy.errors import InvalidRequest
@@ -36,6 +38,29 @@ class Size(types.ConfigType):
 
     def _formatter(self, value: int) -> str:
         return str(value)
+
+
+class Version(types.ConfigType):
+    """The version of a program: two numbers, of more only the first two matter."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name="version")
+
+    def __call__(self, value: object) -> tuple[int, int]:
+        """Return the two numbers.
+
+        :raises ValueError: when it is not a version.
+        """
+        found = re.fullmatch(r"(\d{1,4})\.(\d{1,4})(\.\d+)*", str(value).strip())
+        if found is None:
+            raise ValueError(f"{str(value)!r} is not a version such as 8.1")
+        return int(found[1]), int(found[2])
+
+    def __repr__(self) -> str:
+        return "Version"
+
+    def _formatter(self, value: tuple[int, int]) -> str:
+        return ".".join(map(str, value))
 
 
 _DEFAULT_OPTIONS = [
@@ -161,6 +186,22 @@ _OPTIONS = [
         " in a disk's own directory: for headroom, for max_overcommit_ratio, and in the"
         " output of 'host capacity'. Disks on another filesystem are left out. If"
         " empty, only the disk's directory and those below it count.",
+    ),
+    cfg.Opt(
+        "qemu_version",
+        type=Version(),
+        help="The oldest QEMU that runs the host's virtual machines, such as 8.1."
+        " allocpolicy does not look for it, as it may be on another host or in a"
+        " container; if it is not set, no disk is to be attached with anything newer"
+        " than QEMU 4.0.",
+    ),
+    cfg.Opt(
+        "libvirt_version",
+        type=Version(),
+        help="The oldest libvirt that starts the host's virtual machines, such as 9.5."
+        " If it is not set, 'inspect --libvirt-xml' uses nothing newer than libvirt"
+        " 7.0. From QEMU 8.1 and libvirt 9.5 on, thin disks are to be attached with"
+        " discard-no-unref, with which discards don't make a qcow2 outgrow its size.",
     ),
     cfg.StrOpt(
         "image_cache_dir",

@@ -58,9 +58,16 @@ class NoneStrategy(Strategy):
     def attach(
         self, *, options: Mapping[str, object], observation: Observation
     ) -> Attachment:
-        """Let the guest's discards give storage back."""
+        """Let the guest's discards give storage back, and keep their clusters.
+
+        A qcow2 that reuses clusters elsewhere outgrows its fully allocated size.
+        """
         return Attachment(
-            discard="unmap", detect_zeroes="off", cache="none", io="native"
+            discard="unmap",
+            detect_zeroes="off",
+            cache="none",
+            io="native",
+            discard_no_unref=True,
         )
 
 

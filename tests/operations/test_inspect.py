@@ -212,7 +212,7 @@ def test_libvirt_gets_an_element_that_keeps_the_promise(directory: Path) -> None
         "name": "qemu",
         "type": "qcow2",
         "cache": "none",
-        "io": "native",
+        "io": "threads",
         "discard": "ignore",
         "detect_zeroes": "off",
     }

@@ -88,6 +88,30 @@ def test_one_that_behaves_is_served(hostile: Hostile, disk: Path) -> None:
     assert json.loads(stdout)["verdict"]["reason"] == "so it says"
 
 
+WRONG_ATTACHMENT = (
+    "def attach(self, **given):\n    return Attachment(discard='unmap',"
+    " detect_zeroes='off', cache=os.environ.get('CACHE', 'none'), io='native')"
+)
+
+
+@pytest.mark.parametrize("cache", ["writback", "writeback"])  # AIO needs O_DIRECT
+def test_an_attachment_that_starts_no_vm_is_its_failure(
+    hostile: Hostile, disk: Path, cache: str
+) -> None:
+    """The operator learns whose it is, also of a disk that is there already."""
+    variables = hostile(WRONG_ATTACHMENT)
+    status, stdout, stderr = made(disk, variables | {"CACHE": cache})
+    assert (status, stdout) == (5, "")
+    assert stderr.startswith("provision: strategy 'bad' (bad:Bad) failed: "), stderr
+    assert cache in stderr
+    assert made(disk, variables)[0] == 0
+    wrong = variables | {"CACHE": cache}
+    assert "'bad' (bad:Bad)" in allocpolicy("inspect", disk, **wrong).stdout
+    finished = allocpolicy("inspect", disk, "--libvirt-xml", **wrong)
+    assert (finished.status, finished.stdout) == (2, "")
+    assert "'bad' (bad:Bad)" in finished.stderr
+
+
 HOOKS = {
     "import": ((), "{}"),
     "summary": (("@property\ndef summary(self):\n    {}",), ""),

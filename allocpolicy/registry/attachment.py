@@ -1,0 +1,99 @@
+"""A strategy's attachment: its words checked, and fitted to what can start a VM.
+
+The words are those of QEMU's -blockdev and of libvirt's docs/formatdomain.rst. What a
+strategy prefers and the storage or the programs can't do would keep the VM from
+starting; the nearest that works is taken instead.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+
+from allocpolicy import wording
+from allocpolicy.contract.facts import Allocation, DiskFormat, Observation
+from allocpolicy.contract.policy import Machines
+from allocpolicy.contract.strategy import Attachment
+
+_WORDS = {
+    "discard": ("ignore", "unmap"),
+    "detect_zeroes": ("off", "on", "unmap"),
+    "cache": ("none", "writeback", "writethrough", "directsync", "unsafe"),
+    "io": ("threads", "native", "io_uring"),
+}
+# Without O_DIRECT: what keeps the same promise to the guest's flushes.
+_BUFFERED = {"none": "writeback", "directsync": "writethrough"}
+_OWN = (Allocation.RESERVED, Allocation.WRITTEN)
+_KNOWS_NO_UNREF = {"qemu": (8, 1), "libvirt": (9, 5)}
+_SECTOR = 512
+
+
+def checked(given: Attachment) -> Attachment:
+    """Return the attachment as plain values; call it where its plugin is blamed.
+
+    :raises TypeError: for a size that is no integer.
+    :raises ValueError: for a word that QEMU doesn't have, a size that it refuses, and
+        for words that don't go together.
+    """
+    words = {name: _word(name, getattr(given, name)) for name in _WORDS}
+    made = Attachment(
+        **words,
+        l2_cache_size=_size("l2_cache_size", given.l2_cache_size, multiple=1),
+        discard_no_unref=bool(given.discard_no_unref),
+        discard_granularity=_size(
+            "discard_granularity", given.discard_granularity, multiple=_SECTOR
+        ),
+    )
+    if made.detect_zeroes == "unmap" and made.discard != "unmap":
+        raise ValueError("detect_zeroes is 'unmap', and discard is not")
+    if made.io == "native" and made.cache not in _BUFFERED:
+        raise ValueError(f"io is 'native', which cache={made.cache} does not allow")
+    return made
+
+
+def _word(name: str, given: object) -> str:
+    word = wording.bounded(str(given))
+    if word not in _WORDS[name]:
+        raise ValueError(f"{name} is {word!r}, not {' or '.join(_WORDS[name])}")
+    return word
+
+
+def _size(name: str, given: int | None, *, multiple: int) -> int | None:
+    if given is None:
+        return None
+    size = operator.index(given)
+    if size <= 0 or size % multiple:
+        raise ValueError(f"{name} is {size}, not a positive multiple of {multiple}")
+    return size
+
+
+def fitted(
+    wanted: Attachment, *, observed: Observation, machines: Machines
+) -> Attachment:
+    """Return the attachment with which a VM starts on this disk's storage.
+
+    Without O_DIRECT the page cache is used. Linux AIO (``native``) stops the whole VM
+    where a write must allocate, so it is left to storage that is the disk's own.
+    """
+    direct = observed.opens_directly
+    cache = wanted.cache if direct else _BUFFERED.get(wanted.cache, wanted.cache)
+    native = cache in _BUFFERED and observed.allocation in _OWN
+    qcow2 = observed.format is DiskFormat.QCOW2
+    unmaps = qcow2 and wanted.discard == "unmap"
+    granularity = observed.cluster_size if unmaps else None
+    return replace(
+        wanted,
+        cache=cache,
+        io="threads" if wanted.io == "native" and not native else wanted.io,
+        l2_cache_size=wanted.l2_cache_size if qcow2 else None,
+        discard_no_unref=wanted.discard_no_unref and unmaps and _know(machines),
+        discard_granularity=wanted.discard_granularity or granularity,
+    )
+
+
+def _know(machines: Machines) -> bool:
+    """Return whether the VM's programs know discard-no-unref: both, as was said."""
+    return all(
+        (getattr(machines, name) or (0, 0)) >= version
+        for name, version in _KNOWS_NO_UNREF.items()
+    )

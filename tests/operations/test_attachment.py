@@ -1,0 +1,161 @@
+"""A VM starts with every disk, attached as its report says, and keeps the promise."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import DiskFormat, Order, PlanError, Policy, Unsupported, provision
+from allocpolicy.cli import libvirt_xml
+from allocpolicy.report.report import Report
+from tests.harness import attached, filesystems
+from tests.harness.attached import AttachedDisk
+from tests.harness.cli import allocpolicy
+from tests.harness.images import qemu_img
+
+pytestmark = [pytest.mark.qemu, pytest.mark.system]
+
+MIB = 1 << 20
+SIZE = 4 * MIB
+BASE_SIZE = MIB + 512  # no multiple of any larger alignment
+
+CHOICES: tuple[dict[str, str], ...] = (
+    {"strategy": "none"},
+    {"strategy": "space"},
+    {"strategy": "space", "space.reserve": "zero-fill"},
+    {"strategy": "performance"},
+    {"strategy": "performance", "performance.data": "falloc"},
+    {"strategy": "performance", "performance.data": "full"},
+    {"strategy": "performance", "performance.layout": "backed"},
+    {"strategy": "partial"},
+)
+# ramfs says that it has no space; inspect is tried there.
+STORAGE = [
+    *itertools.product(("ext4", "xfs", "btrfs", "ext2"), (512, 4096)),
+    ("tmpfs", None),
+]
+
+
+@pytest.fixture
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Give a filesystem of a kind, on a device with sectors of a size."""
+    kind, sector_size = request.param
+    with filesystems.mounted(
+        kind, size=512 * MIB, directory=tmp_path, sector_size=sector_size
+    ) as mount_point:
+        yield mount_point
+
+
+def orders(directory: Path, base: Path) -> Iterator[Order]:
+    """Yield orders for every strategy, format and source of a size."""
+    numbers = itertools.count()
+    for choice, format in itertools.product(CHOICES, DiskFormat):
+        specs = {f"allocpolicy:{key}": value for key, value in choice.items()}
+        for size, source in ((SIZE, None), (SIZE, base), (None, base)):
+            yield Order(
+                destination=directory / f"disk{next(numbers)}",
+                virtual_size=size,
+                base=source,
+                base_format="raw" if source else None,
+                format=format,
+                extra_specs=specs,
+            )
+
+
+def made(directory: Path) -> Iterator[Report]:
+    """Make a disk of every strategy that this storage serves, and report on it."""
+    base = directory / "base.raw"
+    base.write_bytes(os.urandom(BASE_SIZE))
+    for order in orders(directory, base):
+        try:
+            yield provision(order, policy=Policy())
+        except (PlanError, Unsupported):
+            continue
+
+
+def attached_disk(report: Report) -> AttachedDisk:
+    document = report.as_document()
+    assert report.observed is not None
+    return AttachedDisk(
+        path=report.disk,
+        format=report.observed.format,
+        size=report.observed.virtual_size,
+        attachment=document["attachment"],  # type: ignore[arg-type]
+    )
+
+
+def elements(report: Report) -> str:
+    assert report.attachment is not None
+    assert report.observed is not None
+    return libvirt_xml.driver(report.attachment, observed=report.observed)
+
+
+@pytest.mark.parametrize("storage", STORAGE, indirect=True, ids=str)
+def test_a_vm_starts_with_every_disk(storage: Path, tmp_path: Path) -> None:
+    """Whatever the strategy, the filesystem and the device's sectors."""
+    reports = list(made(storage))
+    assert {report.effective.strategy for report in reports} >= {"none", "space"}
+    attached.start(map(attached_disk, reports))
+    document = attached.domain((report.disk, elements(report)) for report in reports)
+    attached.validate(document, directory=tmp_path)
+
+
+def inspected(disk: Path, *, format: str) -> AttachedDisk:
+    """Return how a disk that others made is to be attached."""
+    finished = allocpolicy(
+        *("inspect", disk, "--format", format, "--strategy", "none", "-f", "json")
+    )
+    assert finished.status == 0, finished.stderr
+    document = finished.document
+    return AttachedDisk(
+        path=disk,
+        format=format,
+        size=document["observed"]["virtual_size"],
+        attachment=document["attachment"],
+    )
+
+
+def test_a_vm_starts_with_disks_that_others_made(ext4: Path, tmp_path: Path) -> None:
+    """Of odd sizes, where there is no direct I/O, and with a backing file there."""
+    with filesystems.mounted("ramfs", size=0, directory=tmp_path) as ramfs:
+        odd, far, overlay = ext4 / "odd", ramfs / "far", ext4 / "overlay"
+        for disk in (odd, far):
+            disk.write_bytes(bytes(BASE_SIZE))
+        qemu_img("create", "-q", "-f", "qcow2", "-b", far, "-F", "raw", overlay)
+        tiny = ext4 / "tiny"
+        options = ("-o", "cluster_size=512")
+        qemu_img("create", "-q", "-f", "qcow2", *options, tiny, BASE_SIZE)
+        for disk, format in ((odd, "raw"), (far, "raw"), (overlay, "qcow2")):
+            found = inspected(disk, format=format)
+            assert found.attachment["cache"] == "writeback", disk
+            attached.start([found])
+        found = inspected(tiny, format="qcow2")
+        assert found.attachment["cache"] == "none"
+        assert found.attachment["discard_granularity"] == 512
+        attached.start([found])
+        for disk in (odd, overlay, tiny):
+            disk.unlink()
+
+
+def test_libvirt_is_told_what_it_knows(ext4: Path, tmp_path: Path) -> None:
+    """The installed libvirt by default, more where the operator says so."""
+    disk = ext4 / "thin"
+    assert allocpolicy("provision", disk, "--size", SIZE).status == 0
+    old = allocpolicy("inspect", disk, "--libvirt-xml").stdout
+    assert "unref" not in old
+    attached.validate(attached.domain([(disk, old)]), directory=tmp_path)
+    known = {
+        "OS_ALLOCPOLICY__QEMU_VERSION": "8.1.0",
+        "OS_ALLOCPOLICY__LIBVIRT_VERSION": "10.0",
+    }
+    driver, blockio = allocpolicy(
+        "inspect", disk, "--libvirt-xml", **known
+    ).stdout.splitlines()
+    assert 'discard="unmap"' in driver
+    assert 'discard_no_unref="on"' in driver
+    assert blockio == '<blockio discard_granularity="65536" />'
+    disk.unlink()
