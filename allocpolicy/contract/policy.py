@@ -35,7 +35,8 @@ class Policy:
     """The operator's decisions; the fields have the options' defaults.
 
     An origin says where a value was set. ``overridden_defaults`` are the (value,
-    origin) that `default_strategy` overrode, nearest first.
+    origin) that `default_strategy` overrode, nearest first. ``size_alignment``: of what
+    the sizes of disks are multiples, in bytes; 0: of what their storage needs.
     """
 
     default_strategy: str = "none"
@@ -54,4 +55,5 @@ class Policy:
     disk_directories: tuple[Path, ...] = ()
     limits: Limits = field(default_factory=Limits)
     trusted_base_directories: tuple[Path, ...] = ()
+    size_alignment: int = 0
     machines: Machines = NOBODY_SAID

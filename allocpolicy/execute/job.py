@@ -37,7 +37,7 @@ class Job:
     ``directory`` is the disk's, open. ``selection`` is ``requested``, or the fallback
     that is tried instead. ``disk`` is the existing disk, None for a new one. With
     ``dry_run`` nothing is done; the file of a ``trial`` never gets a name.
-    ``has_turn``: we already hold the filesystem's lock.
+    ``has_turn``: we already hold the filesystem's lock. ``remark`` is for the report.
     """
 
     request: Request
@@ -52,6 +52,7 @@ class Job:
     dry_run: bool = False
     trial: bool = False
     has_turn: bool = False
+    remark: str = ""
 
     @property
     def host(self) -> Host:

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 
 from allocpolicy.contract.facts import BaseImage, Host
 from allocpolicy.contract.policy import Policy
-from allocpolicy.storage import filesystem, reflink, staging
+from allocpolicy.storage import direct_io, filesystem, reflink, staging
 from allocpolicy.storage.directories import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """The host, and the descriptors of the images whose blocks its files can share."""
+    """The host, and the descriptors of the images whose blocks its files can share.
+
+    ``direct_io_alignment`` is what direct I/O needs there, in bytes; None: it does not
+    work there.
+    """
 
     host: Host
     shareable: frozenset[int]
+    direct_io_alignment: int | None
 
     def shares(self, image: BaseImage) -> bool:
         """Return whether files in the directory can share the blocks of all layers."""
@@ -36,6 +41,7 @@ def storage(
     fds = {layer.fd for image in images for layer in image.layers}
     with staging.create(directory) as staged:
         shareable = frozenset(fd for fd in fds if _can_share(fd, staged.fd))
+        aligned = direct_io.alignment(staged.fd)
         found = filesystem.probe_file(staged)
     return Storage(
         host=Host(
@@ -46,6 +52,7 @@ def storage(
             limits=policy.limits,
         ),
         shareable=shareable,
+        direct_io_alignment=aligned,
     )
 
 

@@ -21,7 +21,7 @@ from allocpolicy.execute.execution import execute
 from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.images.existing import Disk
-from allocpolicy.operations import held_disk
+from allocpolicy.operations import held_disk, size_alignment
 from allocpolicy.operations.data_path import (
     Attempt,
     carry_out,
@@ -98,7 +98,9 @@ def _change(
         requested = _selection(change, disk=disk, policy=policy)
         hold = stack.enter_context(held_disk.hold(disk, dry_run=dry_run))
         look = held_disk.look(disk, policy=policy)
-        request = _request(change, operation, hold=hold, current=look.observation)
+        request = _request(
+            change, operation, hold=hold, current=look.observation, policy=policy
+        )
         meets = _meets(request, requested, current=look.observation)
         facts = stack.enter_context(
             held_disk.facts(hold, look, meets=meets, policy=policy)
@@ -143,11 +145,16 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
 
 
 def _request(
-    change: Change, operation: Operation, *, hold: Hold, current: Observation
+    change: Change,
+    operation: Operation,
+    *,
+    hold: Hold,
+    current: Observation,
+    policy: Policy,
 ) -> Request:
     size = current.virtual_size
     if operation is Operation.RESIZE:
-        size = _grown_size(change, current=current, hold=hold)
+        size = _grown_size(change, current=current, hold=hold, policy=policy)
     return Request(
         operation=operation,
         destination=hold.disk.path,
@@ -159,7 +166,9 @@ def _request(
     )
 
 
-def _grown_size(change: Change, *, current: Observation, hold: Hold) -> int:
+def _grown_size(
+    change: Change, *, current: Observation, hold: Hold, policy: Policy
+) -> int:
     """Return the virtual size to grow to, in bytes.
 
     :raises InvalidRequest: when it would shrink the disk, or is not a valid size.
@@ -175,6 +184,9 @@ def _grown_size(change: Change, *, current: Observation, hold: Hold) -> int:
         )
     if wanted != present:
         check_size(wanted)
+        size_alignment.of(
+            policy, format=current.format, direct_io=current.direct_io_alignment
+        ).check(wanted)
         if current.in_use is not Use.NONE or hold.problem == IN_USE:
             raise ImageError(change.disk, ONLINE_RESIZE)
         if hold.problem is not None:

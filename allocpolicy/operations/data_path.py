@@ -75,7 +75,7 @@ def _attempt(job: Job, *, reason: str) -> Attempt:
                 raise
             continue
         break
-    reasons = filter(None, (reason, plan.reason))
+    reasons = filter(None, (reason, job.remark, plan.reason))
     return Attempt(
         job=job, reason="; ".join(reasons), plan=plan, steps=steps, outcome=outcome
     )

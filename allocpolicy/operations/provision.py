@@ -17,6 +17,8 @@ from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
 from allocpolicy.images import destination
 from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
+from allocpolicy.observe.host import Storage
+from allocpolicy.operations import size_alignment
 from allocpolicy.operations.data_path import (
     carry_out,
     check_size,
@@ -80,9 +82,11 @@ def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
         _opened_base(order, disk=place, policy=policy, watch=watch) as opened,
     ):
         base = opened.base if opened else None
+        found = _storage(place.directory, base=base, policy=policy)
+        size = _size(order, base=base, found=found, policy=policy)
         job = Job(
-            request=_request(order, disk=place.path, base=base),
-            facts=_facts(place.directory, base=base, policy=policy),
+            request=_request(order, disk=place.path, base=base, size=size.virtual_size),
+            facts=_facts(found, base=base),
             directory=place.directory,
             requested=requested,
             selection=requested,
@@ -90,6 +94,7 @@ def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
             access=order.access,
             watch=watch,
             dry_run=order.dry_run,
+            remark=size.remark,
         )
         if opened and not order.dry_run:
             job = _with_base_ready(job, order, opened)
@@ -116,17 +121,44 @@ def _opened_base(
     )
 
 
-def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """The disk's size, in bytes, and what is remarkable about it."""
+
+    virtual_size: int
+    remark: str = ""
+
+
+def _size(
+    order: Order, *, base: BaseImage | None, found: Storage, policy: Policy
+) -> _Size:
+    """Return the size that was asked for, checked, or the base image's, rounded up.
+
+    :raises InvalidRequest: without any size, or for one that is not aligned.
+    """
+    alignment = size_alignment.of(
+        policy, format=order.format, direct_io=found.direct_io_alignment
+    )
+    if order.virtual_size is not None:
+        alignment.check(order.virtual_size)
+        return _Size(virtual_size=order.virtual_size)
+    if base is None:
+        raise InvalidRequest("no size: give the disk a size, or a base image")
+    rounded = alignment.rounded(base.virtual_size)
+    if rounded == base.virtual_size:
+        return _Size(virtual_size=rounded)
+    remark = (
+        f"size rounded up from the base image's {base.virtual_size} to {rounded}"
+        f" bytes, a multiple of {alignment.size} ({alignment.reason})"
+    )
+    return _Size(virtual_size=rounded, remark=remark)
+
+
+def _request(order: Order, *, disk: Path, base: BaseImage | None, size: int) -> Request:
     """Return the request, its size checked against the base image's.
 
-    :raises InvalidRequest: without any size, or for an invalid one.
     :raises ImageError: when the base image does not fit into the disk.
     """
-    size = order.virtual_size
-    if size is None:
-        if base is None:
-            raise InvalidRequest("no size: give the disk a size, or a base image")
-        size = base.virtual_size
     if base and size < base.virtual_size:
         reason = (
             f"its virtual size of {format_size(base.virtual_size)} is larger than"
@@ -143,9 +175,14 @@ def _request(order: Order, *, disk: Path, base: BaseImage | None) -> Request:
     )
 
 
-def _facts(directory: Directory, *, base: BaseImage | None, policy: Policy) -> Facts:
+def _storage(
+    directory: Directory, *, base: BaseImage | None, policy: Policy
+) -> Storage:
     sources = (base,) if base and base.plain else ()
-    found = host.storage(directory, policy=policy, images=sources)
+    return host.storage(directory, policy=policy, images=sources)
+
+
+def _facts(found: Storage, *, base: BaseImage | None) -> Facts:
     return Facts(
         host=found.host,
         base=base,
@@ -167,8 +204,11 @@ def _with_base_ready(job: Job, order: Order, opened: OpenedBase) -> Job:
         headroom = job.host.headroom.bytes_for(plan.reserved_bytes)
         beside = plan.peak_bytes + headroom
     base, disk = opened.ready(beside=beside), job.request.destination
+    found = _storage(job.directory, base=base, policy=job.policy)
+    size = _size(order, base=base, found=found, policy=job.policy)
     return replace(
         job,
-        request=_request(order, disk=disk, base=base),
-        facts=_facts(job.directory, base=base, policy=job.policy),
+        request=_request(order, disk=disk, base=base, size=size.virtual_size),
+        facts=_facts(found, base=base),
+        remark=size.remark,
     )

@@ -14,6 +14,7 @@ from oslo_config import cfg
 from allocpolicy.contract.facts import Headroom, Limits
 from allocpolicy.contract.policy import DEFAULT, Machines, Policy
 from allocpolicy.errors import ConfigError
+from allocpolicy.qcow2.geometry import SECTOR_SIZE
 from allocpolicy.resolve import config_strays
 from allocpolicy.resolve.config_options import GROUP, list_opts, register
 from allocpolicy.resolve.config_places import PROJECT
@@ -66,6 +67,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         disk_directories=_directories(conf, "disk_directories"),
         limits=_limits(conf),
         trusted_base_directories=_directories(conf, "trusted_base_directories"),
+        size_alignment=_size_alignment(conf),
         machines=Machines(
             qemu=_get(conf, "qemu_version"), libvirt=_get(conf, "libvirt_version")
         ),
@@ -103,6 +105,14 @@ def _limits(conf: cfg.ConfigOpts) -> Limits:
         reserved_host_disk=_get(conf, "reserved_host_disk"),
         max_promised_bytes=_get(conf, "max_promised_bytes"),
     )
+
+
+def _size_alignment(conf: cfg.ConfigOpts) -> int:
+    size: int = _get(conf, "size_alignment")
+    if size % SECTOR_SIZE:
+        origin = _origin(conf, "size_alignment")
+        _refuse(origin, f"it is not a multiple of {SECTOR_SIZE}")
+    return size
 
 
 def _directory(conf: cfg.ConfigOpts, name: str) -> Path | None:

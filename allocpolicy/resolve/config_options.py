@@ -188,6 +188,17 @@ _OPTIONS = [
         " empty, only the disk's directory and those below it count.",
     ),
     cfg.Opt(
+        "size_alignment",
+        type=Size(),
+        default=0,
+        help="Of what the size of a new or grown disk must be a multiple: bytes, or 1M."
+        " Another size that was asked for is refused, and the size of a base image is"
+        " rounded up. 0 means what QEMU needs to open a raw disk with cache=none on its"
+        " storage, at least 4096; a qcow2 disk may then have any size. With 512, raw"
+        " disks may have any size too, and those that QEMU can't open with cache=none"
+        " are to be attached with cache=writeback.",
+    ),
+    cfg.Opt(
         "qemu_version",
         type=Version(),
         help="The oldest QEMU that runs the host's virtual machines, such as 8.1."

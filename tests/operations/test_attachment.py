@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tests.harness.cli import allocpolicy
 from tests.harness.images import qemu_img
 
 pytestmark = [pytest.mark.qemu, pytest.mark.system]
+
+MountPoint = Callable[[str], Path]
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -102,6 +105,73 @@ def test_a_vm_starts_with_every_disk(storage: Path, tmp_path: Path) -> None:
     attached.start(map(attached_disk, reports))
     document = attached.domain((report.disk, elements(report)) for report in reports)
     attached.validate(document, directory=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("strategy", ["none", "space"])
+def test_a_raw_disk_of_a_size_that_qemu_does_not_open_is_refused(
+    mount_point: MountPoint, kind: str, strategy: str
+) -> None:
+    """Before anything is made, and with the size to take instead."""
+    disk = mount_point(kind) / f"unaligned-{strategy}"
+    wanted = ("--strategy", strategy, "--size", SIZE + 512)
+    finished = allocpolicy("provision", disk, "--format", "raw", *wanted)
+    assert (finished.status, disk.exists()) == (2, False)
+    assert "4096" in finished.stderr
+    assert str(SIZE + 4096) in finished.stderr
+    assert allocpolicy("provision", disk, *wanted).status == 0  # as qcow2
+    disk.unlink()
+
+
+def test_growing_to_such_a_size_is_refused(ext4: Path) -> None:
+    disk = ext4 / "growing"
+    provision(raw(disk, size=SIZE), policy=Policy())
+    finished = allocpolicy("resize", disk, SIZE + 512)
+    assert (finished.status, disk.stat().st_size) == (2, SIZE)
+    assert "4096" in finished.stderr
+    assert allocpolicy("resize", disk, SIZE + 4096).status == 0
+    disk.unlink()
+
+
+def raw(disk: Path, *, size: int | None, base: Path | None = None) -> Order:
+    return Order(
+        destination=disk,
+        virtual_size=size,
+        base=base,
+        base_format="raw" if base else None,
+        format=DiskFormat.RAW,
+        extra_specs={"allocpolicy:strategy": "space"},
+    )
+
+
+def test_the_size_of_a_base_is_rounded_up_and_the_report_says_so(ext4: Path) -> None:
+    base, disk = ext4 / "odd.raw", ext4 / "rounded"
+    base.write_bytes(os.urandom(BASE_SIZE))
+    for dry_run in (True, False):
+        order = replace(raw(disk, size=None, base=base), dry_run=dry_run)
+        report = provision(order, policy=Policy())
+        assert f"from the base image's {BASE_SIZE} to {MIB + 4096} bytes" in (
+            report.effective_reason
+        )
+    assert disk.read_bytes() == base.read_bytes() + bytes(4096 - 512)
+    base.unlink()
+    disk.unlink()
+
+
+def test_the_operator_may_say_the_alignment(ext4: Path) -> None:
+    """Larger for both formats; or smaller, and the disk is attached accordingly."""
+    disk = ext4 / "aligned"
+    whole = {"OS_ALLOCPOLICY__SIZE_ALIGNMENT": "1M"}
+    for format in DiskFormat:
+        wanted = (disk, "--format", format, "--size", SIZE + 4096)
+        finished = allocpolicy("provision", *wanted, **whole)
+        assert finished.status == 2
+        assert "size_alignment" in finished.stderr
+    report = provision(raw(disk, size=SIZE + 512), policy=Policy(size_alignment=512))
+    assert report.attachment is not None
+    assert (report.attachment.cache, report.attachment.io) == ("writeback", "threads")
+    attached.start([attached_disk(report)])
+    disk.unlink()
 
 
 def inspected(disk: Path, *, format: str) -> AttachedDisk:

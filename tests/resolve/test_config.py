@@ -147,7 +147,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "image_cache_dir = /c\ndisk_directories = /tmp, /usr/lib\n"
         "max_overcommit_ratio = 1.5\nreserved_host_disk = 9\n"
         "max_promised_bytes = 8\ntrusted_base_directories = /usr, /tmp\n"
-        "qemu_version = 8.1.0\nlibvirt_version = 9.5\n"
+        "size_alignment = 1M\nqemu_version = 8.1.0\nlibvirt_version = 9.5\n"
     )
     made = policy(path)
     assert not made.flavor_override
@@ -161,6 +161,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert made.limits.reserved_host_disk == 9
     assert made.limits.max_promised_bytes == 8
     assert made.trusted_base_directories == (Path("/usr"), Path("/tmp"))
+    assert made.size_alignment == 1 << 20
     assert made.machines == Machines(qemu=(8, 1), libvirt=(9, 5))
     assert made.disk_directories == (Path("/tmp"), Path("/usr/lib"))
 
@@ -185,6 +186,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("reserved_host_disk = -1", "reserved_host_disk"),
         ("reserved_host_disk = 1GB2", "reserved_host_disk"),
         ("max_promised_bytes =", "max_promised_bytes"),
+        ("size_alignment = 1000", "size_alignment"),
         ("qemu_version = 8", "qemu_version"),
         ("libvirt_version = new", "libvirt_version"),
         ("image_cache_dir = $nothing", "image_cache_dir"),

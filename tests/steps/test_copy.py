@@ -165,7 +165,9 @@ class Kind:
             format=DiskFormat(self.format),
             extra_specs={"allocpolicy:strategy": name, **specs},
         )
-        return provision(order, policy=Policy(), watch=watch)
+        # Any size, as direct I/O does not open all of them.
+        policy = Policy(size_alignment=512)
+        return provision(order, policy=policy, watch=watch)
 
 
 def performance(data: str, format: str, **options: str) -> Kind:
