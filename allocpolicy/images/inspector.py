@@ -1,7 +1,7 @@
 """Determining the format of an image's content with the inspector of oslo.utils.
 
 A declared format must match the content. Without one, the content decides unless it is
-ambiguous.
+ambiguous; what is recognised as something else than a disk is no raw image then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 import oslo_utils
 
 from allocpolicy.errors import ImageError
+from allocpolicy.foreign import recognition
+from allocpolicy.foreign.signatures import Kind
+from allocpolicy.qcow2 import geometry
 from allocpolicy.storage import reading
 
 if TYPE_CHECKING:
@@ -30,9 +33,11 @@ INSPECTORS = {
     "vpc": "vhd",
     "vhdx": "vhdx",
 }
+_QEMU_NAMES = {theirs: ours for ours, theirs in INSPECTORS.items()}
 FORMATS = tuple(INSPECTORS)
 # What the inspector may find in a raw disk, which holds the guest's bytes.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
+_RECOGNIZED = frozenset({"raw", "luks", "vdi", "qed"})  # told apart by `recognition`
 _CHUNK = 1 << 20
 _READ_AT_LEAST = 64 << 20  # a vhdx keeps in the first few MiB what must be read
 _VPC_COOKIE, _VPC_FOOTER_SIZE = b"conectix", 512
@@ -78,25 +83,48 @@ def agreed_format(
     :raises ImageError: when they don't, or the format is ambiguous or not supported.
     """
     found = "raw" if inspector is None else str(inspector)
-    qemu_name = {theirs: ours for ours, theirs in INSPECTORS.items()}
-    if declared is not None:
-        if declared not in INSPECTORS:
-            choices = ", ".join(FORMATS)
-            raise ImageError(path, f"unknown base format {declared!r}: use {choices}")
-        if declared == "vpc" and found == "raw" and _is_fixed_vpc(fd):
-            return declared
-        if INSPECTORS[declared] != found:
-            content = qemu_name.get(found, found)
-            reason = f"declared as {declared}, but its content is {content}"
-            raise ImageError(path, reason)
+    if declared is None:
+        return _found_format(fd, found, path=path)
+    if declared not in INSPECTORS:
+        choices = ", ".join(FORMATS)
+        raise ImageError(path, f"unknown base format {declared!r}: use {choices}")
+    if declared == "vpc" and found == "raw" and _is_fixed_vpc(fd):
         return declared
+    if declared == "raw" and found == "luks":  # the guest's own encryption
+        return declared
+    if INSPECTORS[declared] != found:
+        content = _QEMU_NAMES.get(found, found)
+        reason = f"declared as {declared}, but its content is {content}"
+        raise ImageError(path, reason)
+    return declared
+
+
+def _found_format(fd: int, found: str, *, path: Path) -> str:
+    """Return QEMU's name of the format that the inspector found."""
     if found == "raw" and _is_fixed_vpc(fd):
         reason = "it may be raw or a fixed vpc: its last sector is a vpc footer"
         raise ImageError(path, f"{reason}; state which with --base-format raw or vpc")
-    if found not in qemu_name:
+    if found in _RECOGNIZED:
+        _refuse_recognized(fd, path=path)
+    if found not in _QEMU_NAMES:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"its format {found} is not supported: use {choices}")
-    return qemu_name[found]
+    return _QEMU_NAMES[found]
+
+
+def _refuse_recognized(fd: int, *, path: Path) -> None:
+    """Refuse content that is something else than a disk, so that raw must be declared.
+
+    :raises ImageError: naming what it is, and what to do.
+    """
+    content = recognition.recognized(fd)
+    if content is not None and content.kind is not Kind.OPTICAL:  # that boots, too
+        reason = f"it is {content.name}, no raw or known disk image; {content.remedy}"
+    elif 0 < (size := os.fstat(fd).st_size) < geometry.SECTOR_SIZE:
+        reason = f"it has {size} bytes, less than a sector: was the download complete?"
+    else:
+        return
+    raise ImageError(path, f"{reason} (with --base-format raw, its bytes are the disk)")
 
 
 def _is_fixed_vpc(fd: int) -> bool:
