@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from allocpolicy.foreign import vhdx, vmdk, vpc
+from allocpolicy.foreign import qed, vdi, vhdx, vmdk, vpc
 
 _CHECKS = {
     "vmdk": vmdk.checked_size,
     "vpc": vpc.checked_size,
     "vhdx": vhdx.checked_size,
+    "vdi": vdi.checked_size,
+    "qed": qed.checked_size,
 }
 
 

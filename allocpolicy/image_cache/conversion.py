@@ -1,4 +1,4 @@
-"""Foreign base images (vmdk, vpc, vhdx) converted to sparse raw by qemu-img."""
+"""Foreign base images (vmdk, vpc, …) converted to sparse raw by qemu-img."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from allocpolicy.wording import format_size
 # Killed from outside, or not installed: not the image's fault.
 _NOT_THE_IMAGE = frozenset({127, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL})
 _LARGE_HOLE, _MOST_PARTS = 1 << 30, 256
-_CHECKED_BY_QEMU = frozenset({"vmdk", "vhdx"})
+_CHECKED_BY_QEMU = frozenset({"vmdk", "vhdx", "vdi", "qed"})
 
 
 def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:

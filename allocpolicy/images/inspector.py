@@ -32,12 +32,14 @@ INSPECTORS = {
     "vmdk": "vmdk",
     "vpc": "vhd",
     "vhdx": "vhdx",
+    "vdi": "vdi",
+    "qed": "qed",
 }
 _QEMU_NAMES = {theirs: ours for ours, theirs in INSPECTORS.items()}
 FORMATS = tuple(INSPECTORS)
 # What the inspector may find in a raw disk, which holds the guest's bytes.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
-_RECOGNIZED = frozenset({"raw", "luks", "vdi", "qed"})  # told apart by `recognition`
+_RECOGNIZED = frozenset({"raw", "luks"})  # told apart by `recognition`
 _CHUNK = 1 << 20
 _READ_AT_LEAST = 64 << 20  # a vhdx keeps in the first few MiB what must be read
 _VPC_COOKIE, _VPC_FOOTER_SIZE = b"conectix", 512

@@ -23,7 +23,7 @@ from tests.harness.images import MIB, qemu_img
 
 pytestmark = pytest.mark.filesystems("ext4")
 SECTOR = 512
-FORMATS = ("vmdk", "vpc", "vhdx")
+FORMATS = ("vmdk", "vpc", "vhdx", "vdi", "qed")
 KEPT = "kept: it is in use"
 
 
@@ -143,6 +143,18 @@ class TestNothingOutsideTheFile:
             file.seek(place + 4)
             file.write(b"\2")
         refuse(directory, image, says="differencing")
+
+    def test_a_differencing_vdi(self, directory: Path, raw: Path) -> None:
+        image = images.convert(raw, format="vdi")
+        with image.open("r+b") as file:
+            file.seek(0x4C)
+            file.write(struct.pack("<I", 4))
+        refuse(directory, image, says="differencing")
+
+    def test_a_qed_with_a_backing_file(self, directory: Path, raw: Path) -> None:
+        image = raw.with_name("overlay.qed")
+        qemu_img("create", "-q", "-f", "qed", "-b", raw, "-F", "raw", image)
+        refuse(directory, image, says="backing file")
 
     def test_what_other_programs_write_is_accepted(
         self, directory: Path, vmdk: Path

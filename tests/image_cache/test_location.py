@@ -87,7 +87,7 @@ def test_a_copy_that_an_older_release_may_have_cut_is_an_entry_that_is_outdated(
 ):
     """It can be listed and pruned, and is no disk."""
     digest = "0" * 64
-    for format in ("vmdk", "vpc", "vhdx"):
+    for format in ("vmdk", "vpc", "vhdx", "vdi", "qed"):
         name = location.entry_name(digest, source_format=format)
         assert location.is_entry_name(name)
         assert location.source_format(name) == format

@@ -474,6 +474,9 @@ def test_cloud_formats_start_from_a_converted_copy_in_the_cache(
         ("vpc", "subformat=dynamic"),
         ("vpc", "subformat=fixed"),
         ("vhdx", "subformat=dynamic"),
+        ("vdi", ""),
+        ("vdi", "static=on"),
+        ("qed", ""),
     ],
 )
 @pytest.mark.parametrize("strategy", ["none", "space", "performance"])
