@@ -15,6 +15,7 @@ from allocpolicy.contract.plan import Step as Step
 from allocpolicy.contract.plan import Target as Target
 from allocpolicy.contract.policy import Machines as Machines
 from allocpolicy.contract.policy import Policy as Policy
+from allocpolicy.contract.policy import SnapshotPolicy as SnapshotPolicy
 from allocpolicy.contract.strategy import API_VERSION as API_VERSION
 from allocpolicy.contract.strategy import NO_OPTIONS as NO_OPTIONS
 from allocpolicy.contract.strategy import Attachment as Attachment

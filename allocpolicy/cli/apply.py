@@ -10,6 +10,8 @@ from allocpolicy.cli import choice, disk_format, progress
 from allocpolicy.cli.cells import blanked, lines
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.contract.plan import Mode
+from allocpolicy.contract.policy import Policy
+from allocpolicy.operations import snapshots
 from allocpolicy.operations.change import Change, apply
 from allocpolicy.report.report import Report
 
@@ -45,6 +47,13 @@ class Apply(Lister):
         disk_format.add_option(parser)
         choice.add_options(parser)
         parser.add_argument(
+            "--chain",
+            action="store_true",
+            help="change the topmost overlay on each disk instead, such as an external"
+            " snapshot in the disk's directory; without a policy of its own it gets"
+            " that of the nearest disk below it",
+        )
+        parser.add_argument(
             "--thin",
             action="store_true",
             help="give back storage that the policy does not ask for",
@@ -68,11 +77,20 @@ class Apply(Lister):
         with progress.shown() as watch:
             for one in (change, *(replace(change, disk=disk) for disk in others)):
                 try:
+                    if arguments.chain:
+                        one = _on_top(one, policy=policy)  # noqa: PLW2901
                     rows.append(_row(apply(one, policy=policy, watch=watch)))
                 except Exception as error:  # noqa: BLE001  (the other disks' turn)
                     self.fail(error)
                     rows.append(_failed(one.disk, reason=str(error)))
         return blanked(rows, arguments=arguments)
+
+
+def _on_top(change: Change, *, policy: Policy) -> Change:
+    """Return the change of the topmost overlay instead of the disk below it."""
+    top = snapshots.topmost(change.disk, policy=policy)
+    found = top != change.disk
+    return replace(change, disk=top, chain=True, found=found)
 
 
 def _row(report: Report) -> Row:

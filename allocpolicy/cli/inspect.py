@@ -13,8 +13,7 @@ from allocpolicy.cli.command import ShowOne
 from allocpolicy.contract.facts import BackingFile
 from allocpolicy.contract.policy import Version
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.images import existing
-from allocpolicy.operations.inspect import inspect_open
+from allocpolicy.operations.inspect import inspect_open, opened
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.storage.failure import named
 
@@ -31,11 +30,15 @@ class Inspect(ShowOne):
     """
 
     columns = (
-        *("disk", "stamp", "requested"),
+        *("disk", "stamp", "requested", "inherited from"),
         *observed.COLUMNS,
-        *("backing_chain", "extents", "in_use", "hindrances", "verdict", "attach with"),
+        *("backing_chain", "extents", "in_use", "hindrances", "verdict", "uncovered"),
+        "attach with",
     )
-    fields = ("disk", "stamp", "observed", "verdict", "attachment")
+    fields = (
+        *("disk", "stamp", "observed", "verdict", "attachment"),
+        *("inherited_from", "uncovered"),
+    )
     _picture: Picture | None = None
     _elements: str | None = None
 
@@ -62,7 +65,7 @@ class Inspect(ShowOne):
         given = choice.given(arguments, policy=policy)
         with (
             named(arguments.path, action="look at the disk"),
-            existing.opened(arguments.path, declared=arguments.disk_format) as disk,
+            opened(arguments.path, format=arguments.disk_format, policy=policy) as disk,
         ):
             found = inspect_open(disk, policy=policy, given=given)
             if arguments.libvirt_xml:
@@ -113,6 +116,7 @@ def _summary(found: Inspection) -> Mapping[str, object]:
         rows["stamp"] = lines([effective.strategy, *chosen])
         if stamp.requested != effective:
             rows["requested"] = stamp.requested.strategy
+    rows |= {"inherited from": found.inherited_from} if found.inherited_from else {}
     rows |= observed.rows(seen)
     if seen.backing_chain:
         rows["backing_chain"] = lines(map(_backing, seen.backing_chain))
@@ -120,8 +124,15 @@ def _summary(found: Inspection) -> Mapping[str, object]:
         rows["extents"] = f"{seen.extents.count} in {seen.extents.fragments} fragments"
     rows["in_use"] = seen.in_use
     rows["hindrances"] = lines(seen.hindrances) or "-"
+    return rows | _judged(found)
+
+
+def _judged(found: Inspection) -> dict[str, object]:
+    rows: dict[str, object] = {}
     if found.verdict:
         rows["verdict"] = f"{found.verdict.judgement}: {found.verdict.reason}"
+    if found.uncovered:
+        rows["uncovered"] = found.uncovered
     if found.attachment:
         rows["attach with"] = observed.options(found.attachment)
     elif found.verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,13 @@ class Machines:
 
 
 NOBODY_SAID = Machines()
+
+
+class SnapshotPolicy(enum.StrEnum):
+    """What overlays without a stamp have to do with the policy of the disk below."""
+
+    INHERIT = "inherit"
+    REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +65,9 @@ class Policy:
     trusted_base_directories: tuple[Path, ...] = ()
     size_alignment: int = 0
     machines: Machines = NOBODY_SAID
+    snapshot_policy: SnapshotPolicy = SnapshotPolicy.REPORT
+
+    @property
+    def inherits(self) -> bool:
+        """Return whether an overlay without a stamp has the policy of its disk."""
+        return self.snapshot_policy is SnapshotPolicy.INHERIT

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import ImageError, Unsupported
-from allocpolicy.images import image_file
+from allocpolicy.images import heritage, image_file
+from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
+from allocpolicy.images.heritage import Inherited
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
@@ -39,16 +41,28 @@ class Disk:
     directory: Directory
     format: DiskFormat
     stamp: Stamp | None
+    inherited: Inherited | None = None
+
+    @property
+    def policy(self) -> Stamp | None:
+        """Return its stamp, or what it inherits instead."""
+        return self.stamp or (self.inherited.stamp if self.inherited else None)
 
 
 @contextlib.contextmanager
 def opened(
-    path: Path, *, declared: DiskFormat | None = None, changing: bool = False
+    path: Path,
+    *,
+    declared: DiskFormat | None = None,
+    changing: bool = False,
+    trusted: tuple[Path, ...] | None = None,
 ) -> Iterator[Disk]:
     """Open a disk without a lock; a running QEMU doesn't notice.
 
     :param declared: its format, if it has no stamp.
     :param changing: for writing, too, if a lease can tell whether it is in use.
+    :param trusted: the operator's trusted_base_directories, if a disk without a stamp
+        has the policy of the disks below it; an overlay that has one is a qcow2.
     :raises ImageError: when it can't be opened or isn't a regular file, or its format
         is unknown or contradicts its stamp; also while it is being rewritten, because
         opening it would stop that.
@@ -61,12 +75,18 @@ def opened(
         flags = os.O_RDWR if writing else os.O_RDONLY
         with image_file.reopened(found, flags=flags) as image:
             stamp = stamps.read(image.fd, path=image.path)
+            inherited = None
+            if stamp is None and declared is not DiskFormat.RAW and trusted is not None:
+                reach = reaches.of(image.fd, trusted=trusted)
+                inherited = heritage.of(image.fd, path=image.path, reach=reach)
+                declared = inherited.stamp.format if inherited else declared
             yield Disk(
                 path=image.path,
                 fd=image.fd,
                 directory=image.directory,
                 format=_format(stamp, declared=declared, path=image.path),
                 stamp=stamp,
+                inherited=inherited,
             )
 
 

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from allocpolicy.contract.facts import DiskFormat, Observation, Use
+from allocpolicy.contract.facts import DiskFormat, Use
 from allocpolicy.images import overlay
 from allocpolicy.images.overlay import Overlay
 from allocpolicy.images.reach import Reach
@@ -40,34 +40,46 @@ class Covering:
                 self._on[below].setdefault(one.inode, one)
         self._trusted = trusted
 
-    def tops(
-        self, file: Inode, *, disk: Observation | None = None
-    ) -> tuple[Overlay, ...]:
-        """Return what guests write to instead of the disk, if it has no policy.
+    def uncovered(self, disk: Inode, *, in_use: Use | None) -> str | None:
+        """Return in words what guests write to instead, if it has no policy, or None.
 
-        If the topmost one has a policy, those below it need none. A disk that QEMU
-        writes to has no overlay in use: QEMU doesn't allow it. Nor is a file in use an
-        overlay if its QEMU doesn't have the disk open.
+        If the topmost overlay has a policy, those below it need none.
 
-        :param disk: what was observed of it, if anything.
+        :param in_use: the disk's `known_use`.
         """
-        if disk is not None and disk.in_use is Use.WRITING:
+        tops = self._unless_in_use(self._tops(disk, passed={disk}), in_use=in_use)
+        return _words(tops)
+
+    def topmost(self, disk: Inode, *, in_use: Use | None) -> tuple[Overlay, ...]:
+        """Return the topmost overlays on a disk, whether they have a policy or not."""
+        tops = self._tops(disk, passed={disk}, with_policy=True)
+        return self._unless_in_use(tops, in_use=in_use)
+
+    def _unless_in_use(
+        self, tops: Iterable[Overlay], *, in_use: Use | None
+    ) -> tuple[Overlay, ...]:
+        """Return the overlays, sorted, without those that can't be on the disk.
+
+        A disk that QEMU writes to has none: QEMU doesn't allow it. Nor is a file in use
+        one if its QEMU doesn't have the disk open.
+        """
+        if in_use is Use.WRITING:
             return ()
-        found = self._tops(file, passed={file})
-        if disk is not None and _is_closed(disk):
-            found = (one for one in found if not one.written)
+        found = (one for one in tops if in_use is not Use.NONE or not one.written)
         return tuple(sorted(found, key=lambda one: one.path))
 
-    def _tops(self, below: Inode, *, passed: set[Inode]) -> Iterator[Overlay]:
-        """Yield the topmost overlays without a policy once; chains may be loops."""
+    def _tops(
+        self, below: Inode, *, passed: set[Inode], with_policy: bool = False
+    ) -> Iterator[Overlay]:
+        """Yield the topmost overlays, each once; chains may be loops."""
         for one in self._above(below):
-            if one.inode in passed or one.has_policy:
+            if one.inode in passed or (one.has_policy and not with_policy):
                 continue
             passed.add(one.inode)
             if one.written or not any(self._above(one.inode)):
                 yield one
             else:
-                yield from self._tops(one.inode, passed=passed)
+                yield from self._tops(one.inode, passed=passed, with_policy=with_policy)
 
     def _above(self, below: Inode) -> Iterator[Overlay]:
         """Yield the overlays on a file that who may write to them may read.
@@ -114,12 +126,13 @@ def _seen(one: Sighting) -> Overlay | None:
     return dataclasses.replace(found, has_policy=True, raw=raw)
 
 
-def _is_closed(disk: Observation) -> bool:
-    """Return whether no QEMU has the disk open, as far as its locks show.
+def known_use(in_use: Use, *, format: DiskFormat) -> Use | None:
+    """Return what QEMU's lock bytes prove about a disk; None if they prove nothing.
 
     QEMU locks an open qcow2 in any case, and a raw disk only for who uses it.
     """
-    return disk.format is DiskFormat.QCOW2 and disk.in_use is Use.NONE
+    unsure = format is DiskFormat.RAW and in_use is Use.NONE
+    return None if unsure else in_use
 
 
 def _file(one: Overlay) -> Inode | None:
@@ -132,8 +145,7 @@ def _file(one: Overlay) -> Inode | None:
         return None
 
 
-def uncovered(tops: Sequence[Overlay]) -> str | None:
-    """Return in words that guests write to files without a policy; None if none."""
+def _words(tops: Sequence[Overlay]) -> str | None:
     if not tops:
         return None
     first, *others = tops

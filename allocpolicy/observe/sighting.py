@@ -13,9 +13,10 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest, StorageFailed, TooMuchWork
-from allocpolicy.images import existing, image_file, overlay
+from allocpolicy.images import existing, heritage, image_file, overlay
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
+from allocpolicy.images.heritage import Inherited
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.overlay import Overlay
 from allocpolicy.images.stamp import Stamp
@@ -62,6 +63,12 @@ class Sighting:
     fault: Verdict | None = None
     holding: Holding | None = None
     overlay: Overlay | None = None
+    inherited: Inherited | None = None
+
+    @property
+    def policy(self) -> Stamp | None:
+        """Return its stamp, or what it inherits instead."""
+        return self.stamp or (self.inherited.stamp if self.inherited else None)
 
     @property
     def passed_over(self) -> bool:
@@ -77,9 +84,11 @@ class Observer:
         *,
         unstamped: DiskFormat | None,
         trusted: tuple[Path, ...] = (),
+        inherit: bool = False,
         bound: Bound = BOUND,
     ) -> None:
         self._unstamped, self._trusted = unstamped, trusted
+        self._inherit = inherit
         self._bound = bound
         self._identities: dict[int, Identity] = {}
         self._leases = Leases()
@@ -116,13 +125,17 @@ class Observer:
 
     def _look(self, fd: int, *, path: Path, named: bool) -> Sighting:
         status = os.fstat(fd)
-        stamp = observed = None
+        stamp = inherited = observed = None
         try:
             stamp = stamps.read(fd, path=path)
         except ImageError as error:
             fault: Verdict | None = _unverifiable(error.reason)
         else:
-            observed, fault = self._observed(fd, path=path, stamp=stamp, named=named)
+            if self._inherit and stamp is None:
+                reach = reaches.of(fd, trusted=self._trusted)
+                inherited = heritage.of(fd, path=path, reach=reach)
+            known = stamp or (inherited.stamp if inherited else None)
+            observed, fault = self._observed(fd, path=path, stamp=known, named=named)
         return Sighting(
             path=path,
             inode=inode(status),
@@ -131,12 +144,16 @@ class Observer:
             fault=fault,
             holding=_holding(fd, path=path, observed=observed if stamp else None),
             overlay=overlay.of(fd, path=path),
+            inherited=inherited,
         )
 
     def _observed(
         self, fd: int, *, path: Path, stamp: Stamp | None, named: bool
     ) -> tuple[Observation | None, Verdict | None]:
-        """Return the observation, or the disk's fault; neither if it is not a disk."""
+        """Return the observation, or the disk's fault; neither if it is not a disk.
+
+        :param stamp: the disk's own, or the inherited one.
+        """
         format = stamp.format if stamp else self._unstamped
         if format is None:
             return None, _unverifiable(_NO_STAMP) if named else None

@@ -90,6 +90,7 @@ def audit(
     rows = [
         dataclasses.replace(row, uncovered=_uncovered(one, above))
         for one, row in _judged(seen, policy=policy, given=given, lack=books.lack)
+        if not _is_left(one, above)
     ]
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
@@ -113,6 +114,7 @@ def _look(
     observer = Observer(
         unstamped=given.format if given else None,
         trusted=policy.trusted_base_directories,
+        inherit=policy.inherits,
     )
     progress = watch("audit")
     answers = spread(files, observer, workers=jobs, lost=sighting.lost)
@@ -141,24 +143,37 @@ def _judged(
     """Yield each disk with its row; ``lack`` returns the headroom missing for it."""
     judge = Judge(refusal=functools.partial(checks.stamp_refusal, policy=policy))
     for one in seen:
-        if one.stamp and one.observed:
-            judge.prepare(one.stamp.effective)
+        if one.policy and one.observed:
+            judge.prepare(one.policy.effective)
     for one in seen:
         if not one.passed_over:
             yield one, _row(one, given=given, judge=judge, lack=lack(one))
+
+
+def _is_left(seen: Sighting, above: Covering) -> bool:
+    """Return whether a snapshot with an inherited policy has a newer one on it.
+
+    Nobody writes to it any more; the disk itself keeps its promise for later.
+    """
+    if seen.inherited is None or seen.observed is None or seen.inode is None:
+        return False
+    in_use = covering.known_use(seen.observed.in_use, format=seen.observed.format)
+    return bool(above.topmost(seen.inode, in_use=in_use))
 
 
 def _uncovered(seen: Sighting, above: Covering) -> str | None:
     """Return where guests write instead of a disk with a policy, in words."""
     if seen.stamp is None or seen.inode is None:
         return None
-    return covering.uncovered(above.tops(seen.inode, disk=seen.observed))
+    disk = seen.observed
+    in_use = covering.known_use(disk.in_use, format=disk.format) if disk else None
+    return above.uncovered(seen.inode, in_use=in_use)
 
 
 def _row(seen: Sighting, *, given: Given | None, judge: Judge, lack: str | None) -> Row:
     choice = given.choice if given else None
-    if seen.stamp:
-        choice = seen.stamp.effective
+    if seen.policy:
+        choice = seen.policy.effective
     strategy, observed = choice.strategy if choice else None, seen.observed
     if observed is None or choice is None:
         assert seen.fault is not None

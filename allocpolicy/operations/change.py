@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Observation, Use
@@ -21,7 +21,7 @@ from allocpolicy.execute.execution import execute
 from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.images.existing import Disk
-from allocpolicy.operations import held_disk, size_alignment
+from allocpolicy.operations import held_disk, size_alignment, snapshots
 from allocpolicy.operations.data_path import (
     Attempt,
     carry_out,
@@ -38,6 +38,10 @@ from allocpolicy.storage.failure import named
 from allocpolicy.wording import format_size
 
 NOTHING_TO_DO = "nothing to do"
+_ONLY_FOUND = (
+    "nothing but its header says that it is an overlay, and a rewrite copies what is"
+    " below it; if it is one, name it instead of the disk below"
+)
 ONLINE_RESIZE = (
     "it is in use: grow a running VM's disk with virsh blockresize DOMAIN PATH SIZE,"
     " or QMP block_resize, and then run allocpolicy apply; or stop the VM"
@@ -49,7 +53,10 @@ class Change:
     """What the user wants of an existing disk.
 
     Without a flavor and extra specs the disk's stamp is its policy. ``format`` is for
-    disks without a stamp. ``virtual_size`` (bytes) is for `resize` alone.
+    disks without a stamp. ``virtual_size`` (bytes) is for `resize` alone. ``chain``: a
+    disk without a stamp has the policy of the nearest disk below it that has one, as
+    with `Policy.inherits`. ``found``: nobody named the disk, which was found to be an
+    overlay by its header alone.
     """
 
     disk: Path
@@ -60,6 +67,8 @@ class Change:
     extra_specs: Mapping[str, str] = field(default_factory=dict)
     allow_thin: bool = False
     dry_run: bool = False
+    chain: bool = False
+    found: bool = False
 
 
 def apply(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Report:
@@ -92,7 +101,12 @@ def _change(
     with (
         told_afterwards(change.disk) as is_there,
         held_disk.locked(change.disk, policy=policy, dry_run=dry_run) as has_turn,
-        held_disk.opened(change.disk, format=change.format, dry_run=dry_run) as disk,
+        held_disk.opened(
+            change.disk,
+            format=change.format,
+            dry_run=dry_run,
+            trusted=_heritage(change, policy=policy),
+        ) as disk,
         contextlib.ExitStack() as stack,
     ):
         requested = _selection(change, disk=disk, policy=policy)
@@ -103,7 +117,13 @@ def _change(
         )
         meets = _meets(request, requested, current=look.observation)
         facts = stack.enter_context(
-            held_disk.facts(hold, look, meets=meets, policy=policy)
+            held_disk.facts(
+                hold,
+                look,
+                meets=meets,
+                policy=policy,
+                obstacle=_ONLY_FOUND if change.found and not policy.inherits else None,
+            )
         )
         job = Job(
             request=request,
@@ -119,9 +139,19 @@ def _change(
             has_turn=has_turn,
         )
         attempt = _nothing_to_do(job) if meets else _carried_out(job, hold)
+        if operation is Operation.RESIZE and (
+            uncovered := snapshots.uncovered(disk, look.observation, policy=policy)
+        ):
+            attempt = replace(attempt, reason=f"{attempt.reason}; but {uncovered}")
         if not dry_run:
             is_there()
         return report(attempt, elapsed=time.monotonic() - started)
+
+
+def _heritage(change: Change, *, policy: Policy) -> tuple[Path, ...] | None:
+    """Return how far a disk without a stamp inherits; None if it doesn't."""
+    inherits = change.chain or policy.inherits
+    return policy.trusted_base_directories if inherits else None
 
 
 def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
@@ -136,12 +166,12 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
             flavor=change.flavor,
             overrides=change.extra_specs,
         )
-    if disk.stamp is None:
+    if disk.policy is None:
         raise InvalidRequest(
             f"{disk.path}: it has no stamp; choose its policy, for example with"
             " --strategy"
         )
-    return resolve_stamp(disk.stamp.requested, path=disk.path, policy=policy)
+    return resolve_stamp(disk.policy.requested, path=disk.path, policy=policy)
 
 
 def _request(

@@ -45,13 +45,19 @@ def locked(path: Path, *, policy: Policy, dry_run: bool) -> Iterator[bool]:
 
 
 def opened(
-    path: Path, *, format: DiskFormat | None, dry_run: bool
+    path: Path,
+    *,
+    format: DiskFormat | None,
+    dry_run: bool,
+    trusted: tuple[Path, ...] | None = None,
 ) -> contextlib.AbstractContextManager[Disk]:
     """Open the disk; for a dry run, only for reading.
 
+    :param trusted: as for `existing.opened`.
+
     :raises ImageError: when it can't be opened, or its format is unknown.
     """
-    return existing.opened(path, declared=format, changing=not dry_run)
+    return existing.opened(path, declared=format, changing=not dry_run, trusted=trusted)
 
 
 def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold]:
@@ -79,14 +85,21 @@ def look(disk: Disk, *, policy: Policy) -> observe.Look:
 
 @contextlib.contextmanager
 def facts(
-    hold: Hold, look: observe.Look, *, meets: bool, policy: Policy
+    hold: Hold,
+    look: observe.Look,
+    *,
+    meets: bool,
+    policy: Policy,
+    obstacle: str | None = None,
 ) -> Iterator[Facts]:
     """Yield the facts that a plan relies on; the disk and its backing files stay open.
 
     They aren't opened when there is nothing to do, or when a rewrite is impossible.
+
+    :param obstacle: what else prevents a rewrite.
     """
     disk, directory = hold.disk, hold.disk.directory
-    obstacle = rewrite_obstacle(hold, look.observation)
+    obstacle = rewrite_obstacle(hold, look.observation) or obstacle
     with contextlib.ExitStack() as stack:
         base = None
         if obstacle is None and not meets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from allocpolicy.images import existing
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
+from allocpolicy.operations import snapshots
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import checks
@@ -32,9 +34,20 @@ def inspect(
     """
     with (
         named(path, action="look at the disk"),
-        existing.opened(path, declared=format) as disk,
+        opened(path, format=format, policy=policy) as disk,
     ):
         return inspect_open(disk, policy=policy, given=given)
+
+
+def opened(
+    path: Path, *, format: DiskFormat | None, policy: Policy
+) -> contextlib.AbstractContextManager[Disk]:
+    """Open a disk to be inspected; it may have its policy from the disks below it.
+
+    :raises ImageError: when it can't be opened, or its format is unknown.
+    """
+    trusted = policy.trusted_base_directories if policy.inherits else None
+    return existing.opened(path, declared=format, trusted=trusted)
 
 
 def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspection:
@@ -49,7 +62,7 @@ def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspect
         surroundings=surroundings(disk.fd, directory=disk.path.parent, policy=policy),
     )
     observed = found.observation
-    choice = disk.stamp.effective if disk.stamp else given
+    choice = disk.policy.effective if disk.policy else given
     judge = Judge(refusal=functools.partial(checks.stamp_refusal, policy=policy))
     attached: Attachment | str = "it has no stamp"
     if choice:
@@ -57,6 +70,8 @@ def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspect
     return Inspection(
         disk=disk.path,
         stamp=disk.stamp,
+        inherited_from=disk.inherited.disk if disk.inherited else None,
+        uncovered=snapshots.uncovered(disk, observed, policy=policy),
         observed=observed,
         verdict=judge.verdict(choice, observed) if choice else None,
         attachment=attached if isinstance(attached, Attachment) else None,

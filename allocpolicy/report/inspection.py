@@ -15,8 +15,10 @@ from allocpolicy.report.plain import plain
 class Inspection:
     """What a disk is, and whether it keeps to its policy.
 
-    ``verdict`` and ``attachment`` are None where no policy is known. ``unattachable``
-    says why there is no attachment, for people.
+    ``verdict`` and ``attachment`` are None where no policy is known. The policy may be
+    ``inherited_from`` a disk below. ``uncovered`` says to which files without a policy
+    guests write instead of the disk. ``unattachable`` says why there is no attachment,
+    for people.
     """
 
     disk: Path
@@ -25,6 +27,8 @@ class Inspection:
     verdict: Verdict | None
     attachment: Attachment | None
     unattachable: str | None = None
+    inherited_from: Path | None = None
+    uncovered: str | None = None
 
     def as_document(self) -> dict[str, object]:
         """Return the object that ``-f json`` prints: schemas/inspection.json."""
@@ -34,4 +38,6 @@ class Inspection:
             "observed": plain(self.observed),
             "verdict": plain(self.verdict),
             "attachment": plain(self.attachment),
+            "inherited_from": str(self.inherited_from) if self.inherited_from else None,
+            "uncovered": self.uncovered,
         }

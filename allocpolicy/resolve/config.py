@@ -12,7 +12,12 @@ from typing import Any, NoReturn
 from oslo_config import cfg
 
 from allocpolicy.contract.facts import Headroom, Limits
-from allocpolicy.contract.policy import DEFAULT, Machines, Policy
+from allocpolicy.contract.policy import (
+    DEFAULT,
+    Machines,
+    Policy,
+    SnapshotPolicy,
+)
 from allocpolicy.errors import ConfigError
 from allocpolicy.qcow2.geometry import SECTOR_SIZE
 from allocpolicy.resolve import config_strays
@@ -71,6 +76,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         machines=Machines(
             qemu=_get(conf, "qemu_version"), libvirt=_get(conf, "libvirt_version")
         ),
+        snapshot_policy=SnapshotPolicy(_get(conf, "snapshot_policy")),
     )
 
 

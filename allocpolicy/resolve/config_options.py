@@ -179,6 +179,19 @@ _OPTIONS = [
         " 'apply', only if all users who may write to the disk may read that file"
         " themselves: they can make the disk name any file of the host.",
     ),
+    cfg.StrOpt(
+        "snapshot_policy",
+        default="report",
+        choices=[
+            ("report", "It has none; audit says of its disk that it is uncovered."),
+            ("inherit", "It has that of the nearest disk below it that has a stamp."),
+        ],
+        help="Which policy an overlay without a stamp has, as an external snapshot, for"
+        " audit, inspect, apply and resize. Its header alone says that a file"
+        " without a stamp is an overlay, and which disk it is on. The guest of a raw"
+        " disk without a stamp can write such a header: inherit only where raw disks"
+        " have stamps.",
+    ),
     cfg.ListOpt(
         "disk_directories",
         default=[],

@@ -183,3 +183,117 @@ def test_a_loop_of_overlays_ends(directory: Path) -> None:
             "create", "-q", "-f", "qcow2", *arguments, directory / name, SIZE
         )
     assert audited(directory, status=1) == {"disk": uncovered(top)}
+
+
+INHERIT = {"OS_ALLOCPOLICY__SNAPSHOT_POLICY": "inherit"}
+
+
+def applied(*arguments: object, status: int = 0, **variables: str) -> dict[str, Any]:
+    """Apply, and return the only row."""
+    finished = allocpolicy("apply", *arguments, *JSON, **variables)
+    assert finished.status == status, finished.stderr
+    (row,) = finished.document
+    return dict(row)
+
+
+def inspected(disk: Path, **variables: str) -> dict[str, Any]:
+    finished = allocpolicy("inspect", disk, *JSON, **variables)
+    assert finished.status == 0, finished.stderr
+    document: dict[str, Any] = finished.document
+    assert schema.validate(document, schema=schema.load("inspection")) == []
+    return document
+
+
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+@pytest.mark.parametrize("named", ["disk", "first", "second"])
+def test_apply_brings_the_topmost_overlay_to_the_chains_policy(
+    directory: Path, format: str, named: str
+) -> None:
+    """Whichever of the chain is named, while a VM runs; then all is covered again."""
+    disk = disk_in(directory, format=format)
+    first = snapshot(disk, "first", of=format)
+    second = snapshot(first, "second")
+    assert audited(directory, status=1) == {"disk": uncovered(second)}
+    with running(second):
+        (before,) = [applied(directory / named, "--chain", "--dry-run")]
+        row = applied(directory / named, "--chain")
+    assert (before["outcome"], row["outcome"]) == ("planned", "changed")
+    assert (row["disk"], row["strategy"]) == (str(second), "space")
+    assert (row["allocation"], row["verdict"]) == ("reserved", "meets")
+    found = audited(directory, status=0)
+    assert sorted(found) == ["disk", "second"]
+    assert applied(disk, "--chain")["outcome"] == "unchanged"
+    images.qemu_img("commit", "-q", second)
+    for one in (second, first):
+        one.unlink()
+    assert list(audited(directory, status=0)) == ["disk"]
+    assert applied(disk, "--chain")["disk"] == str(disk)
+
+
+def test_apply_of_several_overlays_asks_which(directory: Path) -> None:
+    disk = disk_in(directory)
+    tops = [snapshot(disk, name) for name in ("one", "two")]
+    finished = allocpolicy("apply", "--chain", disk)
+    assert finished.status == 2
+    assert (
+        f"2 overlays are on it; name the one to be changed: {tops[0]}, {tops[1]}"
+        in (finished.stderr)
+    )
+    assert applied("--chain", tops[0])["disk"] == str(tops[0])
+
+
+def test_only_a_named_overlay_is_rewritten(directory: Path) -> None:
+    """A rewrite copies the disk below into what may be a raw disk with a header."""
+    disk = directory / "disk"
+    provision(disk, "--strategy", "performance", "--size", SIZE)
+    top = snapshot(disk, "top")
+    row = applied("--chain", disk, status=2)
+    assert "name it instead" in row["reason"]
+    assert audited(directory, status=1)["disk"] == uncovered(top)
+    assert applied("--chain", top)["verdict"] == "meets"
+    assert list(audited(directory, status=0)) == ["disk", "top"]
+
+
+def test_a_snapshot_may_inherit_its_disks_policy(directory: Path) -> None:
+    """Audit, inspect and apply take it as if it had the stamp; the newest alone."""
+    disk = disk_in(directory)
+    first = snapshot(disk, "first")
+    second = snapshot(first, "second")
+    found = audited(directory, status=1, **INHERIT)
+    assert {name: verdict[:5] for name, verdict in found.items()} == {
+        "disk": "meets",
+        "second": "drift",
+    }
+    document = inspected(second, **INHERIT)
+    assert document["stamp"] is None
+    assert document["inherited_from"] == str(disk)
+    assert document["verdict"]["judgement"] == "drifted"
+    assert applied(second, status=0, **INHERIT)["verdict"] == "meets"
+    assert len(audited(directory, status=0, **INHERIT)) == 2
+    assert allocpolicy("inspect", first).status == 2
+
+
+def test_what_is_no_snapshot_inherits_nothing(directory: Path) -> None:
+    """A format that contradicts the disk's stamp, a disk without one, other files."""
+    disk = disk_in(directory, format="raw")
+    wrong = snapshot(disk, "wrong", of="raw")
+    images.qemu_img("rebase", "-u", "-f", "qcow2", "-b", disk, "-F", "qcow2", wrong)
+    (directory / "bare").write_bytes(bytes(MIB))
+    alone = snapshot(directory / "bare", "alone", of="raw")
+    for one in (wrong, alone, directory / "bare"):
+        assert allocpolicy("inspect", one, **INHERIT).status == 2
+        assert allocpolicy("apply", one, **INHERIT).status == 2
+    assert "disk" in audited(directory, status=1, **INHERIT)
+
+
+def test_inspect_and_resize_tell_of_a_snapshot(directory: Path) -> None:
+    disk = disk_in(directory)
+    assert inspected(disk)["uncovered"] is None
+    top = snapshot(disk, "top")
+    said = f"the guest writes to {top}, which has no policy"
+    assert inspected(disk)["uncovered"] == said
+    assert said in allocpolicy("inspect", disk).stdout
+    finished = allocpolicy("resize", disk, "32M", *JSON)
+    assert finished.status == 0
+    assert said in finished.document["effective"]["reason"]
+    assert schema.validate(finished.document, schema=schema.load("report")) == []

@@ -148,6 +148,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "max_overcommit_ratio = 1.5\nreserved_host_disk = 9\n"
         "max_promised_bytes = 8\ntrusted_base_directories = /usr, /tmp\n"
         "size_alignment = 1M\nqemu_version = 8.1.0\nlibvirt_version = 9.5\n"
+        "snapshot_policy = inherit\n"
     )
     made = policy(path)
     assert not made.flavor_override
@@ -164,6 +165,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert made.size_alignment == 1 << 20
     assert made.machines == Machines(qemu=(8, 1), libvirt=(9, 5))
     assert made.disk_directories == (Path("/tmp"), Path("/usr/lib"))
+    assert made.inherits
 
 
 @pytest.mark.parametrize(
@@ -175,6 +177,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("headroom_minimum = 64 apples", "headroom_minimum"),
         ("flavor_override = perhaps", "flavor_override"),
         ("on_unsupported = panic", "on_unsupported"),
+        ("snapshot_policy = ignore", "snapshot_policy"),
         ("preallocate_images =", "preallocate_images"),
         ("lock_path = here", "lock_path"),
         ("image_cache_dir = ./x", "image_cache_dir"),
