@@ -180,7 +180,7 @@ def measure(image: Image, *, format: str, virtual_size: int) -> int:
     command = [PROGRAM, *arguments, image.source]
     try:
         finished = subprocess.run(
-            [*_limits(work=virtual_size, output=0), *command],
+            [*limits(work=virtual_size, output=0), *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -213,7 +213,7 @@ def _run(
     progress: Progress | None = None,
 ) -> None:
     """Run qemu-img; ``work`` bytes bound its time, ``output`` bytes its files."""
-    command = [*_limits(work=work, output=output), PROGRAM, *arguments]
+    command = [*limits(work=work, output=output), PROGRAM, *arguments]
     images = [source, target] if target else [source]
     try:
         process = subprocess.Popen(
@@ -271,7 +271,12 @@ def _closed(text: str, start: int) -> int:
         return quote if quote >= 0 else len(text)
 
 
-def _limits(*, work: int, output: int) -> list[str]:
+def limits(*, work: int, output: int) -> list[str]:
+    """Return the command that starts another one under limits.
+
+    :param work: the bytes that bound its time.
+    :param output: the bytes that bound the files that it writes.
+    """
     seconds = CPU_SECONDS + work // CPU_BYTES_PER_SECOND
     limits = {
         "cpu": _at_most(seconds, inherited=resource.RLIMIT_CPU),

@@ -34,7 +34,8 @@ class Provision(ShowOne):
             type=one_of(FORMATS),
             choices=FORMATS,
             help="the base image's format (default: found from its content; a given"
-            " format is checked against the content)",
+            " format is checked against the content); of a compressed image, or of an"
+            " OVA, the format of the image in it; raw: the file's bytes as they are",
         )
         parser.add_argument(
             "--format",

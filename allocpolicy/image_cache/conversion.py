@@ -129,4 +129,6 @@ def _blamed(error: CommandError, image: Image) -> CommandError | ImageError:
 
 
 def _is_compressed(source: Image) -> bool:
+    if source.format == "qcow2":
+        return True  # any cluster may be
     return source.format == "vmdk" and vmdk.is_compressed(source.fd)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import DestinationExists, FailedAfterwards, StorageFailed
@@ -17,6 +23,9 @@ from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
 
+if TYPE_CHECKING:
+    from allocpolicy.image_cache.unpacking import Measured
+
 _READ_ONLY = 0o444
 
 
@@ -30,6 +39,19 @@ def measure(source: SourceImage) -> tuple[int, int]:
     return conversion.measure(_image(source), virtual_size=source.virtual_size)
 
 
+def measure_packed(
+    source: SourceImage, *, largest: int | None, progress: Progress
+) -> Measured:
+    """Return what a packed image holds; nothing is written.
+
+    :raises ImageError: when it is damaged, or no disk image, or too large.
+    """
+    from allocpolicy.image_cache import unpacking
+
+    limit = unpacking.limit(source, largest=largest)
+    return unpacking.measure(source, limit=limit, progress=progress)
+
+
 def workplace(place: Home, cache: Cache | None) -> Directory:
     """Return where files of the cache are made; a missing cache is created last."""
     return cache.directory if cache else place.above
@@ -41,42 +63,98 @@ def fill(
     place: Home,
     cache: Cache | None,
     frozen: Frozen,
+    largest: int | None,
     beside: int,
     progress: Progress,
 ) -> None:
     """Convert the source, and publish the copy as the entry.
 
+    :param largest: the disk's size if it was given; limits what is unpacked.
     :param beside: the bytes that must stay free on the cache's filesystem.
     :raises ImageError: when the source is damaged, or changed meanwhile.
     :raises InvalidRequest: when nobody could believe the entry in this cache.
     :raises NotEnoughSpace: when the copy does not fit.
     """
-    from allocpolicy.image_cache import conversion
-
-    source, directory = frozen.source, workplace(place, cache)
-    with (
-        staging.create(directory) as staged,
-        explained(
+    directory = workplace(place, cache)
+    with _made(
+        frozen.source,
+        directory=directory,
+        largest=largest,
+        beside=beside,
+        progress=progress,
+        path=place.path / name,
+        mark=functools.partial(entry.mark, cache=cache, name=name),
+    ) as staged:
+        temporary.sweep(directory)
+        with explained(
             fd=staged.directory_fd,
             path=place.path / name,
-            needed=source.data_bytes,
+            needed=os.fstat(staged.fd).st_size,
             action="keep the converted copy",
-        ),
+        ):
+            os.fchmod(staged.fd, _READ_ONLY)
+            os.fsync(staged.fd)
+            frozen.refuse_if_changed()
+            _publish(staged, name, place=place)
+
+
+@contextlib.contextmanager
+def _made(
+    source: SourceImage,
+    *,
+    directory: Directory,
+    largest: int | None,
+    beside: int,
+    progress: Progress,
+    path: Path,
+    mark: Callable[[int], None],
+) -> Iterator[Staged]:
+    """Yield the raw copy, marked as the entry, in an unnamed file."""
+    with contextlib.ExitStack() as stack:
+        if source.is_packed:
+            from allocpolicy.image_cache import unpacking
+
+            source, staged = stack.enter_context(
+                unpacking.unpacked(
+                    source,
+                    directory=directory,
+                    limit=unpacking.limit(source, largest=largest),
+                    beside=beside,
+                    progress=progress,
+                )
+            )
+            if source.format == DiskFormat.RAW:
+                os.ftruncate(staged.fd, source.virtual_size)  # to a whole sector
+                mark(staged.fd)
+                yield staged
+                return
+            size, data_bytes = measure(source)
+            source = replace(source, virtual_size=size, data_bytes=data_bytes)
+        staged = stack.enter_context(staging.create(directory))
+        mark(staged.fd)
+        _convert(source, staged, beside=beside, progress=progress, path=path)
+        yield staged
+
+
+def _convert(
+    source: SourceImage, staged: Staged, *, beside: int, progress: Progress, path: Path
+) -> None:
+    from allocpolicy.image_cache import conversion
+
+    with explained(
+        fd=staged.directory_fd,
+        path=path,
+        needed=source.data_bytes,
+        action="keep the converted copy",
     ):
-        temporary.sweep(directory)
-        entry.mark(staged.fd, cache=cache, name=name)
         conversion.convert(
             _image(source),
-            Image(fd=staged.fd, format=DiskFormat.RAW, path=place.path),
+            Image(fd=staged.fd, format=DiskFormat.RAW, path=path.parent),
             virtual_size=source.virtual_size,
             data_bytes=source.data_bytes,
             beside=beside,
             progress=progress,
         )
-        os.fchmod(staged.fd, _READ_ONLY)
-        os.fsync(staged.fd)
-        frozen.refuse_if_changed()
-        _publish(staged, name, place=place)
 
 
 def _publish(staged: Staged, name: str, *, place: Home) -> None:

@@ -57,8 +57,9 @@ def frozen(
     with staging.create(directory) as staged:
         progress = watch(f"copy {source.path}, which its owner may change")
         _copy(source, staged.fd, directory=directory, progress=progress)
+        declared = source.declared if source.is_packed else source.format
         again = base_image.checked(
-            replace(source.file, fd=staged.fd), declared=source.format
+            replace(source.file, fd=staged.fd), declared=declared
         )
         yield Frozen(source=again, copied=True)
 

@@ -20,7 +20,10 @@ from pathlib import Path
 DEFAULT_NAME = "_base"  # of the cache beside the disks
 HASHES = ".memo"
 USERS = ".users"
-_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(vmdk|vpc|vhdx|vdi|qed)(\.v[0-9]+)?\.raw")
+_ENTRY_NAME = re.compile(
+    r"[0-9a-f]{64}\.(vmdk|vpc|vhdx|vdi|qed|(gzip|xz|zstd|bzip2|ova)(-[a-z0-9]+)?)"
+    r"(\.v[0-9]+)?\.raw"
+)
 # vpc: without it, QEMU computed the size, and the end of the disk could be missing.
 _VERSIONS = {"vpc": ".v2"}
 

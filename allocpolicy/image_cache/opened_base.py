@@ -45,11 +45,13 @@ class OpenedBase:
         *,
         disk: Destination,
         policy: Policy,
+        largest: int | None,
         watch: Watcher,
         stack: contextlib.ExitStack,
     ) -> None:
         self._source, self._disk = source, disk
         self._policy, self._watch, self._stack = policy, watch, stack
+        self._largest = largest
         self._digest: str | None = None
         self._recorded = False
         self._home: Home | None = None
@@ -129,7 +131,32 @@ class OpenedBase:
                 return base
         self._frozen.refuse_if_changed()
         assert self._name is not None
-        return _pending(self._frozen.source, place=place, name=self._name)
+        return self._pending(self._frozen.source, path=place.path / self._name)
+
+    def _pending(self, source: SourceImage, *, path: Path) -> BaseImage:
+        """Return what the conversion of a sound source will make."""
+        pending = f"convert {source.path} ({source.format}) to {path}"
+        if source.is_packed:
+            watched = self._watch(f"look into {source.path} ({source.format})")
+            inner = fill.measure_packed(source, largest=self._largest, progress=watched)
+            size, data_bytes = inner.virtual_size, inner.data_bytes
+            pending = (
+                f"unpack {source.path} ({source.format}: {inner.format}) to {path}"
+            )
+        else:
+            size, data_bytes = fill.measure(source)
+        return BaseImage(
+            path=path,
+            fd=source.fd,
+            format=DiskFormat.RAW,
+            virtual_size=size,
+            data_bytes=data_bytes,
+            plain=True,
+            identity=source.identity,
+            source=source.path,
+            source_format=source.format,
+            pending=pending,
+        )
 
     def _hashed(self, source: SourceImage) -> str:
         """Return the SHA-256 of the source's bytes."""
@@ -143,7 +170,7 @@ class OpenedBase:
         :raises InvalidRequest: when somebody else may have made it.
         """
         assert self._home is not None
-        self._name = location.entry_name(digest, source_format=self._source.format)
+        self._name = location.entry_name(digest, source_format=self._source.kind)
         base_image.refuse_long_path(
             self._home.path / self._name,
             what="its path in the image cache",
@@ -185,6 +212,7 @@ class OpenedBase:
             name,
             place=place,
             cache=self._cache,
+            largest=self._largest,
             frozen=replace(
                 self._frozen,
                 source=replace(
@@ -212,11 +240,13 @@ def opened_base(
     declared: str | None,
     disk: Destination,
     policy: Policy,
+    largest: int | None,
     watch: Watcher,
 ) -> Iterator[OpenedBase]:
     """Yield the base image, open; nothing is changed until it is made ready.
 
     :param disk: the disk to create from it; its directory holds the default cache.
+    :param largest: the disk's size if it was given; limits what is unpacked.
     :raises ImageError: when it is unsafe, malformed, busy, or changed meanwhile.
     :raises InvalidRequest: when somebody else may have changed the cache.
     """
@@ -224,7 +254,14 @@ def opened_base(
         base_image.open_source(path, declared=declared) as source,
         contextlib.ExitStack() as stack,
     ):
-        opened = OpenedBase(source, disk=disk, policy=policy, watch=watch, stack=stack)
+        opened = OpenedBase(
+            source,
+            disk=disk,
+            policy=policy,
+            largest=largest,
+            watch=watch,
+            stack=stack,
+        )
         try:
             yield opened
         finally:
@@ -242,21 +279,4 @@ def _converted(fd: int, *, path: Path, source: SourceImage) -> BaseImage:
         identity=identity.of(fd),
         source=source.path,
         source_format=source.format,
-    )
-
-
-def _pending(source: SourceImage, *, place: Home, name: str) -> BaseImage:
-    size, data_bytes = fill.measure(source)
-    path = place.path / name
-    return BaseImage(
-        path=path,
-        fd=source.fd,
-        format=DiskFormat.RAW,
-        virtual_size=size,
-        data_bytes=data_bytes,
-        plain=True,
-        identity=source.identity,
-        source=source.path,
-        source_format=source.format,
-        pending=f"convert {source.path} ({source.format}) to {path}",
     )

@@ -25,7 +25,11 @@ from allocpolicy.storage import sparse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceImage:
-    """The file that the user named, open and checked, in any supported format."""
+    """The file that the user named, open and checked, in any supported format.
+
+    Of a packed image (``format`` is one of `inspector.PACKED`) no size is known, and
+    ``declared`` is what was said of the image in it.
+    """
 
     file: ImageFile
     format: str
@@ -33,12 +37,23 @@ class SourceImage:
     data_bytes: int
     plain: bool
     identity: tuple[int, ...]
+    declared: str | None = None
     header: Header | None = field(default=None, repr=False, compare=False)
 
     @property
     def path(self) -> Path:
         """Return its path, without symbolic links."""
         return self.file.path
+
+    @property
+    def is_packed(self) -> bool:
+        """Return whether the image is compressed as a whole, or in an archive."""
+        return self.format in inspector.PACKED
+
+    @property
+    def kind(self) -> str:
+        """Return the format, with that of the image in it if one was declared."""
+        return f"{self.format}-{self.declared}" if self.declared else self.format
 
     @property
     def fd(self) -> int:
@@ -105,7 +120,9 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
     opened = identity.of(fd)
     match = inspector.inspect(fd, path=path)
     format = inspector.agreed_format(fd, match, path=path, declared=declared)
-    if format == "raw":
+    if format in inspector.PACKED:
+        content = _Content(virtual_size=0, data_bytes=0, plain=False)
+    elif format == "raw":
         content = _raw(fd)
     elif format == "qcow2":
         content = _checked_qcow2(fd, path=path)
@@ -114,7 +131,8 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
 
         size = alone.checked_size(fd, format=format, path=path)
         content = _Content(virtual_size=size, data_bytes=size, plain=False)
-    _check_size(content.virtual_size, path=path)
+    if format not in inspector.PACKED:
+        _check_size(content.virtual_size, path=path)
     return SourceImage(
         file=file,
         format=format,
@@ -122,8 +140,34 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
         data_bytes=content.data_bytes,
         plain=content.plain,
         identity=opened,
+        declared=declared if format in inspector.PACKED else None,
         header=content.header,
     )
+
+
+def claimed(fd: int, *, declared: str | None, path: Path) -> tuple[str, int]:
+    """Return (format, virtual size) as the headers at a file's ends say.
+
+    Nothing else is checked; of a packed image the size is 0.
+
+    :raises ImageError: when it is unsafe, malformed or not of the declared format.
+    """
+    match = inspector.inspect(fd, path=path)
+    format = inspector.agreed_format(fd, match, path=path, declared=declared)
+    if format in inspector.PACKED:
+        return format, 0
+    if format == "raw":
+        size = _raw(fd).virtual_size
+    elif format == "qcow2":
+        header = read_header(fd, path=path)
+        check_base(header, path=path)
+        size = header.virtual_size
+    else:
+        from allocpolicy.foreign import alone
+
+        size = alone.checked_size(fd, format=format, path=path)
+    _check_size(size, path=path)
+    return format, size
 
 
 def _check_size(virtual_size: int, *, path: Path) -> None:

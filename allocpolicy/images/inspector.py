@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import oslo_utils
 
 from allocpolicy.errors import ImageError
-from allocpolicy.foreign import recognition
+from allocpolicy.foreign import ova, recognition
 from allocpolicy.foreign.signatures import Kind
 from allocpolicy.qcow2 import geometry
 from allocpolicy.storage import reading
@@ -37,6 +37,8 @@ INSPECTORS = {
 }
 _QEMU_NAMES = {theirs: ours for ours, theirs in INSPECTORS.items()}
 FORMATS = tuple(INSPECTORS)
+# What a disk image may be packed in; it is taken out first.
+PACKED = frozenset({"gzip", "xz", "zstd", "bzip2", "ova"})
 # What the inspector may find in a raw disk, which holds the guest's bytes.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
 _RECOGNIZED = frozenset({"raw", "luks"})  # told apart by `recognition`
@@ -82,6 +84,9 @@ def agreed_format(
 ) -> str:
     """Return QEMU's name of the format, on which declaration and content agree.
 
+    Of a packed image it is one of `PACKED`; a declaration other than raw is about the
+    image in it.
+
     :raises ImageError: when they don't, or the format is ambiguous or not supported.
     """
     found = "raw" if inspector is None else str(inspector)
@@ -92,6 +97,8 @@ def agreed_format(
         raise ImageError(path, f"unknown base format {declared!r}: use {choices}")
     if declared == "vpc" and found == "raw" and _is_fixed_vpc(fd):
         return declared
+    if declared != "raw" and found == "raw" and (outer := _packed_in(fd)):
+        return outer  # the declaration is that of what is in it
     if declared == "raw" and found == "luks":  # the guest's own encryption
         return declared
     if INSPECTORS[declared] != found:
@@ -106,12 +113,24 @@ def _found_format(fd: int, found: str, *, path: Path) -> str:
     if found == "raw" and _is_fixed_vpc(fd):
         reason = "it may be raw or a fixed vpc: its last sector is a vpc footer"
         raise ImageError(path, f"{reason}; state which with --base-format raw or vpc")
+    if found == "raw" and (outer := _packed_in(fd)):
+        return outer
     if found in _RECOGNIZED:
         _refuse_recognized(fd, path=path)
     if found not in _QEMU_NAMES:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"its format {found} is not supported: use {choices}")
     return _QEMU_NAMES[found]
+
+
+def _packed_in(fd: int) -> str | None:
+    """Return what the image is packed in, one of `PACKED`; None if it isn't."""
+    content = recognition.recognized(fd)
+    if content is None:
+        return None
+    if content.format == "tar" and ova.is_ova(fd):
+        return "ova"
+    return content.format if content.format in PACKED else None
 
 
 def _refuse_recognized(fd: int, *, path: Path) -> None:

@@ -117,6 +117,7 @@ def _opened_base(
         declared=order.base_format,
         disk=disk,
         policy=policy,
+        largest=order.virtual_size,
         watch=watch,
     )
 
