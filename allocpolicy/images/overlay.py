@@ -42,10 +42,8 @@ class Overlay:
 
     @property
     def backing(self) -> Path | None:
-        """Return the path that the name stands for; None for a protocol."""
-        if backing_name.has_protocol(self.name):
-            return None
-        return backing_name.path(self.name, image=self.path)
+        """Return the path of the backing file, if it is a file that is known."""
+        return backing_name.file(self.name, image=self.path)
 
 
 def find(path: Path, *, leases: Leases) -> Overlay | None:

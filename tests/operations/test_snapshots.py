@@ -91,7 +91,10 @@ def test_a_disk_that_its_guest_writes_to_is_covered(directory: Path) -> None:
         assert audited(disk, status=1) == {"disk": uncovered(old)}
 
 
-@pytest.mark.parametrize("name", ["relative", "dotted", "link", "hard link", "spaced"])
+@pytest.mark.parametrize(
+    "name",
+    ["relative", "dotted", "link", "hard link", "spaced", "file:", "flat", "nested"],
+)
 def test_files_are_compared_whatever_the_name(directory: Path, name: str) -> None:
     place = directory / "with space" if name == "spaced" else directory
     place.mkdir(exist_ok=True)
@@ -105,8 +108,34 @@ def test_files_are_compared_whatever_the_name(directory: Path, name: str) -> Non
     elif name == "hard link":
         backing = directory / "other"
         os.link(disk, backing)
+    elif name == "file:":
+        backing = f"file:{disk}"
+    elif name == "flat":
+        backing = f'json:{{"driver":"qcow2","file.filename":"{disk}"}}'
+    elif name == "nested":
+        file = f'{{"driver":"file","filename":"{disk}"}}'
+        backing = f'json:{{"driver":"qcow2","file":{file}}}'
     top = snapshot(disk, "top", backing=backing)
     assert audited(directory, status=1)["disk"] == uncovered(top)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nbd:host:10809", "json:{", 'json:{"file":' * 70, "json:[1]", "json:null"),
+        *('json:{"filename":7}', 'json:{"file":"node"}', "file:disk", "x:/disk"),
+        *("\\", "/", ".", "//nowhere", "/proc/self/mem", "a" * 1000),
+    ],
+)
+def test_a_name_that_leads_to_no_known_file_uncovers_nothing(
+    directory: Path, name: str
+) -> None:
+    disk = disk_in(directory)
+    arguments = ("-u", "-b", name, "-F", "qcow2")
+    images.qemu_img("create", "-q", "-f", "qcow2", *arguments, directory / "top", SIZE)
+    found = audited(directory, status=0)
+    assert found["disk"].startswith("meets")
+    assert allocpolicy("apply", "--chain", disk).status == 0
 
 
 def test_a_snapshot_elsewhere_is_found_where_it_is_looked_for(directory: Path) -> None:
@@ -297,3 +326,26 @@ def test_inspect_and_resize_tell_of_a_snapshot(directory: Path) -> None:
     assert finished.status == 0
     assert said in finished.document["effective"]["reason"]
     assert schema.validate(finished.document, schema=schema.load("report")) == []
+
+
+def test_a_snapshot_counts_for_the_ratio(directory: Path) -> None:
+    """What may come by it is there for no other disk; a header in a raw disk isn't."""
+    policy = {"OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO": "1"}
+    thin = ("--strategy", "none", "--size", "8M", *JSON)
+    claimed = directory / "claimed"
+    images.qemu_img("create", "-q", "-f", "qcow2", claimed, "60T")
+    raw = directory / "raw"
+    raw.write_bytes(claimed.read_bytes())
+    os.truncate(raw, SIZE)
+    claimed.unlink()
+    first = allocpolicy("provision", directory / "first", *thin, **policy)
+    assert first.status == 0, first.stderr
+    base = directory / "base"
+    images.qemu_img("create", "-q", "-f", "qcow2", base, "40G")
+    base.chmod(0o444)
+    top = snapshot(base, "top")
+    finished = allocpolicy("provision", directory / "second", *thin, **policy)
+    assert finished.status == 3
+    assert not (directory / "second").exists()
+    top.unlink()
+    assert allocpolicy("provision", directory / "second", *thin, **policy).status == 0
