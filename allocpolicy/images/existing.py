@@ -19,6 +19,7 @@ from allocpolicy.images import heritage, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.heritage import Inherited
+from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
@@ -77,8 +78,7 @@ def opened(
             stamp = stamps.read(image.fd, path=image.path)
             inherited = None
             if stamp is None and declared is not DiskFormat.RAW and trusted is not None:
-                reach = reaches.of(image.fd, trusted=trusted)
-                inherited = heritage.of(image.fd, path=image.path, reach=reach)
+                inherited = _inherited(image, trusted=trusted, declared=declared)
                 declared = inherited.stamp.format if inherited else declared
             yield Disk(
                 path=image.path,
@@ -112,6 +112,24 @@ def writable(disk: Disk) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _inherited(
+    image: ImageFile, *, trusted: tuple[Path, ...], declared: DiskFormat | None
+) -> Inherited | None:
+    """Return the policy that a disk without a stamp has from those below it, if any.
+
+    :raises ImageError: when it has none, and its format isn't declared either.
+    """
+    reach = reaches.of(image.fd, trusted=trusted)
+    try:
+        return heritage.of(image.fd, path=image.path, reach=reach)
+    except ImageError as error:
+        if declared is not None:
+            return None
+        cause = error.reason if error.path == image.path else str(error)
+        reason = f"it has no stamp, and inherits no policy ({cause}); state its format"
+        raise ImageError(image.path, f"{reason} with --format") from error
 
 
 def _format(

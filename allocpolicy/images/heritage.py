@@ -7,7 +7,6 @@ header leads no further than the disk's `reach`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,21 +42,19 @@ class _Layer:
     stamp: Stamp | None = None
 
 
-def of(fd: int, *, path: Path, reach: Reach) -> Inherited | None:
+def of(fd: int, *, path: Path, reach: Reach) -> Inherited:
     """Return the policy of an open overlay without a stamp.
 
-    None if it is no overlay, if no disk below it has a stamp, or if the chain can't be
-    followed that far.
-
+    :raises ImageError: when it is no overlay, when no disk below it has a stamp, or
+        when the chain can't be followed that far.
     :raises OSError: when it can't be read.
     """
-    with contextlib.suppress(ImageError):
-        top = _layer(fd, path=path, format=DiskFormat.QCOW2)
-        for layer in chain.walk(top, reach=reach, opened=_opened):
-            if layer.stamp is not None:
-                stamp = replace(layer.stamp, format=DiskFormat.QCOW2)
-                return Inherited(stamp=stamp, disk=layer.path)
-    return None
+    top = _layer(fd, path=path, format=DiskFormat.QCOW2)
+    for layer in chain.walk(top, reach=reach, opened=_opened):
+        if layer.stamp is not None:
+            stamp = replace(layer.stamp, format=DiskFormat.QCOW2)
+            return Inherited(stamp=stamp, disk=layer.path)
+    raise ImageError(path, "no disk below it has a stamp")
 
 
 def _opened(path: Path, format: DiskFormat, reach: Reach) -> _Layer:

@@ -2,7 +2,7 @@
 
 Nothing says whether such a file is a qcow2, as an external snapshot is, or a raw disk
 whose guest wrote the header. A claim beyond the whole filesystem is believed only of a
-file that ends as a qcow2 does: no mere header in a raw disk stops all other disks.
+file that ends as a qcow2 does: no new image in a raw disk stops all other disks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def of(fd: int, *, path: Path) -> Claim:
         return NOTHING
     there = os.fstatvfs(fd)
     absurd = full_size > there.f_blocks * there.f_frsize
-    if absurd and not ending.is_counted(fd, header):
+    if absurd and not ending.is_explained(fd, header):
         return NOTHING
     return Claim(virtual_size=header.virtual_size, full_size=full_size)
 

@@ -133,7 +133,8 @@ class Observer:
         else:
             if self._inherit and stamp is None:
                 reach = reaches.of(fd, trusted=self._trusted)
-                inherited = heritage.of(fd, path=path, reach=reach)
+                with contextlib.suppress(ImageError):
+                    inherited = heritage.of(fd, path=path, reach=reach)
             known = stamp or (inherited.stamp if inherited else None)
             observed, fault = self._observed(fd, path=path, stamp=known, named=named)
         return Sighting(

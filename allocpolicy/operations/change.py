@@ -122,7 +122,7 @@ def _change(
                 look,
                 meets=meets,
                 policy=policy,
-                obstacle=_ONLY_FOUND if change.found and not policy.inherits else None,
+                obstacle=_obstacle(change, disk, policy=policy),
             )
         )
         job = Job(
@@ -146,6 +146,12 @@ def _change(
         if not dry_run:
             is_there()
         return report(attempt, elapsed=time.monotonic() - started)
+
+
+def _obstacle(change: Change, disk: Disk, *, policy: Policy) -> str | None:
+    """Return why a disk that nobody named must not be rewritten, or None."""
+    only_found = change.found and disk.stamp is None and not policy.inherits
+    return _ONLY_FOUND if only_found else None
 
 
 def _heritage(change: Change, *, policy: Policy) -> tuple[Path, ...] | None:

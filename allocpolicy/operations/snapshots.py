@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from allocpolicy.contract.facts import Observation, Use
+from allocpolicy.contract.facts import DiskFormat, Observation, Use
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import InvalidRequest
-from allocpolicy.images import existing
+from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.images import existing, image_file
+from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import covering
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.covering import Covering
 from allocpolicy.observe.walk import Found
-from allocpolicy.storage import tree
+from allocpolicy.storage import lease, tree
 from allocpolicy.storage.inode import inode
 
 
@@ -36,14 +37,18 @@ def topmost(path: Path, *, policy: Policy) -> Path:
 
     It is the disk itself if none is on it, or if QEMU writes to it.
 
-    :raises ImageError: when the disk can't be opened, or no policy in its chain is
-        known.
+    :raises ImageError: when the disk can't be opened.
     :raises InvalidRequest: when several overlays are on it.
     """
-    with existing.opened(path, trusted=policy.trusted_base_directories) as disk:
-        in_use = covering.known_use(observe.use(disk.fd), format=disk.format)
-        file, disk_path = inode(os.fstat(disk.fd)), disk.path
-    tops = beside(disk_path, policy=policy).topmost(file, in_use=in_use)
+    with image_file.found(path) as found:
+        if lease.is_leased(found.fd):
+            raise ImageError(path, existing.BEING_REWRITTEN)
+        with image_file.reopened(found) as image:
+            stamp = stamps.read(image.fd, path=image.path)
+            format = stamp.format if stamp else DiskFormat.RAW  # which proves less
+            in_use = covering.known_use(observe.use(image.fd), format=format)
+            file = inode(os.fstat(image.fd))
+    tops = beside(found.path, policy=policy).topmost(file, in_use=in_use)
     if len(tops) > 1:
         names = ", ".join(str(one.path) for one in tops)
         reason = f"{len(tops)} overlays are on it; name the one to be changed: {names}"

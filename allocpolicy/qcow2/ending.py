@@ -1,7 +1,8 @@
-"""Whether a file ends as QEMU leaves a qcow2: its refcounts count the last cluster.
+"""Whether a file ends as QEMU leaves a qcow2.
 
-QEMU appends clusters as it needs them. A raw disk has its length from the beginning,
-and a header that its guest wrote into it hardly counts clusters up to there.
+QEMU appends clusters as it needs them, and counts them. They may be freed again, but
+the L1 table's entries stay. A raw disk has its length from the beginning: a new qcow2
+that its guest wrote into it neither counts the last cluster nor has ever needed it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,19 @@ from allocpolicy.storage import reading
 # The bits of a refcount table's entry that are a block's offset; the others are
 # reserved (docs/interop/qcow2.rst, "Host cluster management").
 _OFFSET = ~0x1FF
+_PART = 1 << 20  # bytes of an L1 table at once
 
 
-def is_counted(fd: int, header: Header) -> bool:
-    """Return whether the file's last cluster has a refcount; two reads tell.
+def is_explained(fd: int, header: Header) -> bool:
+    """Return whether the image's tables explain the file's length.
 
     :raises OSError: when the storage fails.
     """
+    return _is_last_counted(fd, header) or _has_l2_tables(fd, header)
+
+
+def _is_last_counted(fd: int, header: Header) -> bool:
+    """Return whether the file's last cluster has a refcount; two reads tell."""
     last = -(-os.fstat(fd).st_size // header.cluster_size) - 1
     block, index = divmod(last, header.cluster_size * 8 // header.refcount_bits)
     table_size = header.refcount_table_clusters * header.cluster_size
@@ -42,3 +49,12 @@ def _refcount(fd: int, header: Header, index: int, *, block: int) -> int:
         return int.from_bytes(stored, "big")
     shift = index * bits % 8
     return int.from_bytes(stored, "big") >> shift & (1 << bits) - 1
+
+
+def _has_l2_tables(fd: int, header: Header) -> bool:
+    size = header.l1_entries * TABLE_ENTRY_SIZE
+    parts = (
+        reading.read(fd, min(_PART, size - start), offset=header.l1_offset + start)
+        for start in range(0, size, _PART)
+    )
+    return any(part.strip(b"\0") for part in parts)

@@ -167,6 +167,24 @@ def test_an_external_snapshot_may_take_as_much_as_its_disk(directory: Path) -> N
 
 
 @ALL
+@pytest.mark.parametrize("discarded", [0, 8 * MIB])
+def test_a_snapshot_counts_whatever_its_guest_gave_back(
+    directory: Path, discarded: int
+) -> None:
+    """Also one that is larger than the filesystem, and whose last clusters are free."""
+    base, top = directory / "base", directory / "top"
+    images.qemu_img("create", "-q", "-f", "qcow2", base, "40G")
+    base.chmod(0o444)
+    images.qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
+    images.qemu_io(top, "write 0 8M", format="qcow2")
+    if discarded:
+        images.qemu_io(top, f"discard 0 {discarded}", format="qcow2", discard="unmap")
+    held = top.stat().st_blocks * 512
+    promised = account.take(directory, policy=Policy()).promised
+    assert promised == whole(top, size="40G") - held
+
+
+@ALL
 def test_a_guest_gains_little_by_a_header_in_a_raw_disk(directory: Path) -> None:
     """One that claims more than there is, one that QEMU refuses, and a forged one."""
     claimed = directory / "claimed"

@@ -313,6 +313,22 @@ def test_what_is_no_snapshot_inherits_nothing(directory: Path) -> None:
         assert allocpolicy("inspect", one, **INHERIT).status == 2
         assert allocpolicy("apply", one, **INHERIT).status == 2
     assert "disk" in audited(directory, status=1, **INHERIT)
+    finished = allocpolicy("apply", "--chain", wrong)
+    assert finished.status == 2
+    assert "inherits no policy" in finished.stderr
+    assert "its stamp says raw, not qcow2" in finished.stderr
+
+
+@pytest.mark.parametrize("named", ["disk", "top"])
+def test_a_policy_that_is_given_goes_before_the_chains(
+    directory: Path, named: str
+) -> None:
+    disk = disk_in(directory)
+    snapshot(disk, "top")
+    given = ("--strategy", "none")
+    row = applied("--chain", directory / named, *given)
+    assert (Path(row["disk"]).name, row["strategy"]) == ("top", "none")
+    assert audited(directory, status=0)["top"].startswith("meets")
 
 
 def test_inspect_and_resize_tell_of_a_snapshot(directory: Path) -> None:
