@@ -63,6 +63,7 @@ from allocpolicy.operations.provision import provision as provision
 from allocpolicy.progress import Progress as Progress
 from allocpolicy.progress import Watcher as Watcher
 from allocpolicy.qcow2.geometry import automatic_cluster_size as automatic_cluster_size
+from allocpolicy.qcow2.geometry import discarding_size_bound as discarding_size_bound
 from allocpolicy.qcow2.geometry import fully_allocated_size as fully_allocated_size
 from allocpolicy.qcow2.geometry import thin_size_bound as thin_size_bound
 from allocpolicy.report.audit import Audit as Audit

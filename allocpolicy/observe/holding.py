@@ -16,11 +16,12 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import claim
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.storage import effort, extent
+from allocpolicy.storage import effort, extent, extent_size
 from allocpolicy.storage.extent import ExtentSummary
 
 Place = tuple[int, int]  # (on the device, length)
 _PLACE_SIZE = 256  # bytes in memory, and as much again on its way between processes
+THIN = "none"  # the strategy that lets discards free clusters
 _ASKED = 4096  # places between two looks at the bound
 
 
@@ -28,13 +29,14 @@ _ASKED = 4096  # places between two looks at the bound
 class Holding:
     """What a file holds, and may come to hold; bytes.
 
-    ``full_size`` is the file size that holds every write of the guest, computed without
+    ``full_size`` is the storage that holds every write of the guest, computed without
     reading a qcow2's tables: its fully allocated size, or the file's own if that is
-    larger. ``file_size`` is what of it doesn't rest on a header of a file without a
-    stamp. ``own`` is storage that is neither shared nor compressed and can be
-    overwritten. ``shared`` is storage that other files have, too, and
-    ``shared_places`` where it is. ``malformed``: it has a stamp,
-    but the stamp or its header is invalid.
+    larger. A disk under `THIN` may be attached with discard=unmap: see
+    `geometry.discarding_size_bound`. ``file_size`` is what of it doesn't rest on a
+    header of a file without a stamp. ``own`` is storage that is neither shared nor
+    compressed and can be overwritten. ``shared`` is storage that other files have,
+    too, and ``shared_places`` where it is. ``malformed``: it has a stamp, but the stamp
+    or its header is invalid.
     """
 
     virtual_size: int
@@ -81,7 +83,9 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
             full_size = max(file_size, claimed.full_size)
         elif stamp.format is DiskFormat.QCOW2:
             header = read_header(fd, path=path)
-            virtual_size, full_size = _qcow2_sizes(header, file_size=file_size)
+            virtual_size, full_size = _qcow2_sizes(
+                header, fd=fd, thin=stamp.effective.strategy == THIN
+            )
     except InvalidRequest:
         full_size, malformed = _file_bytes(status), True
     summary = None
@@ -98,14 +102,15 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     )
 
 
-def of_observed(fd: int, disk: Observation) -> Holding:
+def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:
     """Return what an open disk with a stamp holds, as it was observed.
 
+    :param strategy: the effective one.
     :raises InvalidRequest: when no image can have such numbers.
     """
     virtual_size = full_size = disk.file_size
     if disk.format is DiskFormat.QCOW2:
-        virtual_size, full_size = _qcow2_sizes(disk, file_size=disk.file_size)
+        virtual_size, full_size = _qcow2_sizes(disk, fd=fd, thin=strategy == THIN)
     return _holding(
         fd,
         disk.extents,
@@ -129,19 +134,33 @@ def unread(status: os.stat_result, *, stamped: bool) -> Holding:
     )
 
 
-def _qcow2_sizes(image: Header | Observation, *, file_size: int) -> tuple[int, int]:
+def _qcow2_sizes(
+    image: Header | Observation, *, fd: int, thin: bool
+) -> tuple[int, int]:
     """Return the virtual and the full size.
 
+    :param thin: the guest may free clusters.
     :raises InvalidRequest: when no image can have such numbers.
     """
     assert image.cluster_size is not None
-    whole = geometry.fully_allocated_size(
-        image.virtual_size,
-        cluster_size=image.cluster_size,
-        extended_l2=image.extended_l2,
+    status, size = os.fstat(fd), image.cluster_size
+    of_guest = geometry.discarding_size_bound if thin else geometry.fully_allocated_size
+    whole = of_guest(
+        image.virtual_size, cluster_size=size, extended_l2=image.extended_l2
     )
-    clusters = -(-file_size // image.cluster_size)
-    return image.virtual_size, max(whole, clusters * image.cluster_size)
+    if thin and _is_punched(status, whole=whole, hint=extent_size.of(fd), size=size):
+        return image.virtual_size, whole
+    return image.virtual_size, max(whole, -(-status.st_size // size) * size)
+
+
+def _is_punched(status: os.stat_result, *, whole: int, hint: int, size: int) -> bool:
+    """Return whether what the guest freed has no storage.
+
+    XFS gives storage to free clusters where its hint is larger than a cluster. More
+    storage than the clusters in use can have: some was not punched, or leaked. The file
+    takes no more than its length before it grows.
+    """
+    return hint <= size and status.st_blocks * 512 <= whole
 
 
 def _holding(

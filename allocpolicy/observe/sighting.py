@@ -143,7 +143,7 @@ class Observer:
             stamp=stamp,
             observed=observed,
             fault=fault,
-            holding=_holding(fd, path=path, observed=observed if stamp else None),
+            holding=_holding(fd, path=path, observed=observed, stamp=stamp),
             overlay=overlay.of(fd, path=path),
             inherited=inherited,
         )
@@ -191,7 +191,9 @@ class Observer:
         )
 
 
-def _holding(fd: int, *, path: Path, observed: Observation | None) -> Holding | None:
+def _holding(
+    fd: int, *, path: Path, observed: Observation | None, stamp: Stamp | None
+) -> Holding | None:
     """Return what the file holds, from its observation if it is a disk with a stamp.
 
     None when it cannot be read. Where its extents are too many to be looked at, all of
@@ -199,9 +201,10 @@ def _holding(fd: int, *, path: Path, observed: Observation | None) -> Holding | 
     """
     with contextlib.suppress(OSError):
         try:
-            if observed is not None:
+            if observed is not None and stamp is not None:
+                strategy = stamp.effective.strategy
                 with contextlib.suppress(InvalidRequest):  # numbers that no image has
-                    return holdings.of_observed(fd, observed)
+                    return holdings.of_observed(fd, observed, strategy=strategy)
             return holdings.measure(fd, path=path)
         except TooMuchWork:
             return holdings.measure(fd, path=path, extents=False)

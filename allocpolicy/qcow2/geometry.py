@@ -26,6 +26,8 @@ SUBCLUSTERS = 32
 # A request for more clusters than a hole has skips the hole until QEMU restarts. Linux
 # sends requests of up to 1280 KiB by default, 4 MiB since 6.16.
 LARGEST_REQUEST = 4 * MiB
+LONGEST = LARGEST_REQUEST // DEFAULT_CLUSTER_SIZE
+TABLE_GENERATIONS = 3  # each is half as large again as the one before: 1 + 2/3 + …
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,34 @@ def fully_allocated_size(
     return geometry(
         virtual_size, cluster_size=cluster_size, extended_l2=extended_l2
     ).file_size
+
+
+def discarding_size_bound(
+    virtual_size: int,
+    *,
+    cluster_size: int = DEFAULT_CLUSTER_SIZE,
+    extended_l2: bool = False,
+) -> int:
+    """Return the most storage that an image takes whose guest discards and rewrites.
+
+    QEMU punches the clusters that a discard frees, so that storage is what is in use:
+    every guest cluster once, and the metadata. The file's length is no bound, as holes
+    that are too small for a request are passed by; what grows with it are the refcount
+    blocks, which are never freed, and the tables before the last. QEMU allocates past
+    the end only where no hole is large enough for the request: after each cluster in
+    use there are then fewer free ones than a request has. With clusters of 64 KiB the
+    file is thus shorter than `LONGEST` times its fully allocated size; for smaller ones
+    that is taken as the bound, too.
+
+    :raises InvalidRequest: as `geometry` does.
+    """
+    whole = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    blocks, table = refcount_clusters(
+        whole.total_clusters * LONGEST, cluster_size=cluster_size
+    )
+    more = blocks - whole.refcount_blocks + whole.l1_clusters
+    more += TABLE_GENERATIONS * table - whole.refcount_table_clusters
+    return whole.file_size + more * cluster_size
 
 
 def grown_size_bound(

@@ -70,7 +70,10 @@ class CreateQcow2(Step):
             needed=image.metadata_bytes,
             action="write metadata",
         ):
-            extent_size.hint(target.fd)
+            # Clusters that are allocated later may be freed: each has storage alone.
+            extent_size.hint(
+                target.fd, size=extent_size.HINT if self.mapped else self.cluster_size
+            )
             self._write(target.fd, image, progress)
 
     def _write(self, fd: int, image: Geometry, progress: Progress) -> None:

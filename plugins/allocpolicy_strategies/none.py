@@ -22,9 +22,8 @@ from allocpolicy import (
     Step,
     Strategy,
     Verdict,
-    fully_allocated_size,
+    discarding_size_bound,
     growing_steps,
-    grown_size,
     thin_size_bound,
 )
 
@@ -80,7 +79,7 @@ def _new(request: Request, facts: Facts) -> Plan:
         mode=Mode.STAGED,
         steps=(CreateQcow2(virtual_size=size, backing=facts.base),),
         peak_bytes=thin_size_bound(size),
-        promised_bytes=fully_allocated_size(size),
+        promised_bytes=discarding_size_bound(size),
     )
 
 
@@ -108,7 +107,7 @@ def _rewritten(current: Observation, facts: Facts) -> Plan:
             CopyBase(base=file, format=DiskFormat.RAW, sharing=Sharing.ALLOWED),
         ),
         peak_bytes=0 if facts.shares_file else file.data_bytes,
-        promised_bytes=current.full_size,
+        promised_bytes=_bound(current, current.virtual_size),
         reason="unwritten storage is given back",
     )
 
@@ -120,7 +119,7 @@ def _amended(current: Observation) -> Plan:
         mode=Mode.NOTHING,
         steps=(),
         peak_bytes=0,
-        promised_bytes=current.full_size,
+        promised_bytes=_bound(current, current.virtual_size),
         reason=kept if _is_reserved(current) else "",
     )
 
@@ -132,7 +131,18 @@ def _grown(request: Request, current: Observation) -> Plan:
         mode=Mode.IN_PLACE,
         steps=growing_steps(current, virtual_size=size),
         peak_bytes=0,
-        promised_bytes=grown_size(current, virtual_size=size),
+        promised_bytes=_bound(current, size),
+    )
+
+
+def _bound(current: Observation, virtual_size: int) -> int:
+    """Return the most storage that a disk takes whose guest discards and rewrites."""
+    if current.cluster_size is None:
+        return virtual_size
+    return discarding_size_bound(
+        virtual_size,
+        cluster_size=current.cluster_size,
+        extended_l2=current.extended_l2,
     )
 
 
