@@ -68,6 +68,7 @@ class Apply(Lister):
         change = Change(
             disk=first,
             format=arguments.disk_format,
+            force=arguments.force,
             disk_role=arguments.disk,
             flavor=choice.flavor(arguments),
             extra_specs=choice.extra_specs(arguments),

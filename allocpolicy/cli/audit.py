@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from allocpolicy.cli import choice, disk_format, progress
 from allocpolicy.cli.cells import blanked
@@ -12,6 +15,7 @@ from allocpolicy.cli.command import Row as Cells
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.operations.audit import Given, audit
+from allocpolicy.report.audit import Remark
 
 DRIFTED = 1
 
@@ -23,10 +27,12 @@ class Audit(Lister):
     have no policy.
 
     A disk's policy is the effective one in its stamp. A policy that is given here is
-    for disks without a stamp and needs --format; it never overrides a stamp.
-    Exit status 1: a disk has drifted, or is uncovered.
+    for disks without a stamp and needs --format; it never overrides a stamp. Files that
+    look like disks and have no policy have rows, too. A last line on stderr sums up; -q
+    before the command omits it. Exit status 1: a disk has drifted, or is uncovered.
     """
 
+    _summary = ""
     columns = ("disk", "strategy", "mapping", "allocation", "verdict", "reason")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -35,8 +41,7 @@ class Audit(Lister):
             type=Path,
             nargs="+",
             metavar="PATH",
-            help="a disk, or a directory that is searched for disks recursively; files"
-            " in it without a stamp are skipped unless a policy is given",
+            help="a disk, or a directory that is searched for disks recursively",
         )
         disk_format.add_option(parser)
         parser.add_argument(
@@ -44,6 +49,16 @@ class Audit(Lister):
             type=Path,
             metavar="FILE",
             help="write metrics (OpenMetrics) for node_exporter's textfile collector",
+        )
+        parser.add_argument(
+            "--require-stamp",
+            action="store_true",
+            help="exit with 1 also where a file that looks like a disk has no policy",
+        )
+        parser.add_argument(
+            "--all",
+            action="store_true",
+            help="also list the base images and ISO images, which need no policy",
         )
         parser.add_argument(
             "--jobs",
@@ -71,9 +86,25 @@ class Audit(Lister):
             from allocpolicy.report import metrics
 
             metrics.write(textfile, found)
-        self.exit_status = DRIFTED if found.drifted else 0
-        rows = (tuple(row.values()) for row in found.as_document())
+        lacking = arguments.require_stamp and found.counts[Remark.NO_POLICY.value]
+        self.exit_status = DRIFTED if found.drifted or lacking else 0
+        self._summary = found.summary
+        document = found.as_document(whole=arguments.all)
+        rows = (tuple(row.values()) for row in document)
         return blanked(rows, arguments=arguments)
+
+    def produce_output(
+        self,
+        parsed_args: argparse.Namespace,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+    ) -> int:
+        """Print the rows, and on stderr what they come to."""
+        status = super().produce_output(parsed_args, column_names, data)
+        sys.stdout.flush()
+        if self.app.options.verbose_level:  # not with -q
+            print(f"{self.cmd_name}: {self._summary}", file=sys.stderr)
+        return status
 
 
 def _jobs(text: str) -> int:
@@ -95,4 +126,4 @@ def _given(arguments: argparse.Namespace, *, policy: Policy) -> Given | None:
         raise InvalidRequest(
             "a policy is for disks without a stamp; give their format with --format"
         )
-    return Given(choice=chosen, format=arguments.disk_format)
+    return Given(choice=chosen, format=arguments.disk_format, force=arguments.force)

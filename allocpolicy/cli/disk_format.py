@@ -17,3 +17,9 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         choices=list(DiskFormat),
         help="the format of a disk without a stamp; it is never guessed",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="take a disk without a stamp for raw, though it begins as something else"
+        " does",
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.observe.account import Account
+from allocpolicy.observe.ledger import Entry
 from allocpolicy.operations.capacity import capacity
 from allocpolicy.operations.probe import probe
 from allocpolicy.report.capacity import Capacity
@@ -33,18 +34,31 @@ class HostCapacity(_HostCommand):
         *("quota", "disks", "images"),
         *("virtual_size", "allocated", "unwritten", "promised"),
         *("overcommit_ratio", "max_overcommit_ratio", "reserved_host_disk"),
-        *("may be promised", "if every disk were filled"),
+        *("may be promised", "if every disk were filled", "listed"),
     )
     fields = (
         *("directory", "filesystem", "key", "quota"),
         *(field.name for field in dataclasses.fields(Account)),
         *("shortfall", "overcommit_ratio", "max_overcommit_ratio"),
-        *("reserved_host_disk", "left", "outlook"),
+        *("reserved_host_disk", "left", "outlook", "listed"),
     )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--disks",
+            action="store_true",
+            help="list every file that was counted, and as what",
+        )
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         found = capacity(arguments.directory, policy=self.policy(arguments))
-        return found.as_document() if structured(arguments) else _summary(found)
+        if structured(arguments):
+            return found.as_document(listed=arguments.disks)
+        rows = _summary(found)
+        if arguments.disks:
+            rows["listed"] = lines(map(_entry, found.entries)) or "-"
+        return rows
 
 
 class HostProbe(_HostCommand):
@@ -123,6 +137,13 @@ def _summary(found: Capacity) -> dict[str, object]:
         "may be promised": format_size(left) if isinstance(left, int) else "no limit",
         "if every disk were filled": found.outlook,
     }
+
+
+def _entry(one: Entry) -> str:
+    holds = f"{format_size(one.actual_size)} taken"
+    if one.is_disk:
+        holds += f", {format_size(one.promised)} promised"
+    return f"{one.path}: {one.kind}, {holds}"
 
 
 def _counted(found: Capacity) -> str:

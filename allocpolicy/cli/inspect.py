@@ -65,7 +65,12 @@ class Inspect(ShowOne):
         given = choice.given(arguments, policy=policy)
         with (
             named(arguments.path, action="look at the disk"),
-            opened(arguments.path, format=arguments.disk_format, policy=policy) as disk,
+            opened(
+                arguments.path,
+                format=arguments.disk_format,
+                force=arguments.force,
+                policy=policy,
+            ) as disk,
         ):
             found = inspect_open(disk, policy=policy, given=given)
             if arguments.libvirt_xml:

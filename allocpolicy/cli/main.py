@@ -29,6 +29,9 @@ COMMANDS = {
     "inspect": "allocpolicy.cli.inspect:Inspect",
     "provision": "allocpolicy.cli.provision:Provision",
     "resize": "allocpolicy.cli.resize:Resize",
+    "stamp remove": "allocpolicy.cli.stamp:StampRemove",
+    "stamp set": "allocpolicy.cli.stamp:StampSet",
+    "stamp show": "allocpolicy.cli.stamp:StampShow",
     "strategy list": "allocpolicy.cli.strategy:StrategyList",
     "strategy show": "allocpolicy.cli.strategy:StrategyShow",
 }

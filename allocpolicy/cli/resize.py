@@ -35,6 +35,7 @@ class Resize(ShowOne):
         change = Change(
             disk=arguments.path,
             format=arguments.disk_format,
+            force=arguments.force,
             virtual_size=size.parse(arguments.size),
             disk_role=arguments.disk,
             flavor=choice.flavor(arguments),

@@ -14,6 +14,7 @@ The account is taken only where a rule needs it: a thin disk without a ratio nee
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Holding
 from allocpolicy.storage import directories, mount, named_lock, space
+from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.space import Space
 from allocpolicy.wording import format_size
 
@@ -183,6 +185,12 @@ class _Asked:
         )
 
 
+def _bases(job: Job) -> list[Inode]:
+    """Return the images that the disk is made from, or has below it."""
+    layers = job.facts.base.layers if job.facts.base else ()
+    return [inode(os.fstat(one.fd)) for one in layers]
+
+
 def _ask(plan: Plan, job: Job) -> _Asked:
     host, path = job.host, job.request.destination
     accounted = bool(plan.reserved_bytes or host.limits.max_overcommit_ratio)
@@ -194,6 +202,7 @@ def _ask(plan: Plan, job: Job) -> _Asked:
             host.directory,
             policy=job.policy,
             other_than=current,
+            bases=_bases(job),
         )
         promised = others.promised
         if current is not None:

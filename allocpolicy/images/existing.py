@@ -15,7 +15,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import ImageError, Unsupported
-from allocpolicy.images import heritage, image_file
+from allocpolicy.images import appearance, heritage, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.heritage import Inherited
@@ -23,7 +23,7 @@ from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.failure import refuse_failure
+from allocpolicy.storage.failure import named, refuse_failure
 from allocpolicy.storage.found import reopen
 
 _OVERLAY = (
@@ -57,6 +57,7 @@ def opened(
     declared: DiskFormat | None = None,
     changing: bool = False,
     trusted: tuple[Path, ...] | None = None,
+    force: bool = False,
 ) -> Iterator[Disk]:
     """Open a disk without a lock; a running QEMU doesn't notice.
 
@@ -64,9 +65,10 @@ def opened(
     :param changing: for writing, too, if a lease can tell whether it is in use.
     :param trusted: the operator's trusted_base_directories, if a disk without a stamp
         has the policy of the disks below it; an overlay that has one is a qcow2.
+    :param force: believe the declared format, whatever the content looks like.
     :raises ImageError: when it can't be opened or isn't a regular file, or its format
-        is unknown or contradicts its stamp; also while it is being rewritten, because
-        opening it would stop that.
+        is unknown or contradicts its stamp, or its content; also while it is being
+        rewritten, because opening it would stop that.
     """
     with image_file.found(path) as found:
         if lease.is_leased(found.fd):
@@ -80,11 +82,14 @@ def opened(
             if stamp is None and declared is not DiskFormat.RAW and trusted is not None:
                 inherited = _inherited(image, trusted=trusted, declared=declared)
                 declared = inherited.stamp.format if inherited else declared
+            format = _format(stamp, declared=declared, path=image.path)
+            if stamp is None and inherited is None and not force:
+                _refuse_contradiction(image.fd, format, path=image.path)
             yield Disk(
                 path=image.path,
                 fd=image.fd,
                 directory=image.directory,
-                format=_format(stamp, declared=declared, path=image.path),
+                format=format,
                 stamp=stamp,
                 inherited=inherited,
             )
@@ -132,6 +137,29 @@ def _inherited(
         raise ImageError(image.path, f"{reason} with --format") from error
 
 
+def contradiction(fd: int, format: DiskFormat) -> str | None:
+    """Return why an open file is hardly a disk of a format that is declared, or None.
+
+    Only for a disk without a stamp: the guest of a raw disk may write anything into it.
+
+    :raises OSError: when it cannot be read.
+    """
+    if format is not DiskFormat.RAW:
+        return None  # reading its header tells
+    seen = appearance.of(fd, file_size=os.fstat(fd).st_size)
+    if seen is None:
+        return None
+    return f"its content is {seen.name}, and would be taken for a raw disk"
+
+
+def _refuse_contradiction(fd: int, format: DiskFormat, *, path: Path) -> None:
+    with named(path, action="read it"):
+        said = contradiction(fd, format)
+    if said is not None:
+        remedy = "state its true --format, or, if a guest wrote that, add --force"
+        raise ImageError(path, f"{said}; {remedy}")
+
+
 def _format(
     stamp: Stamp | None, *, declared: DiskFormat | None, path: Path
 ) -> DiskFormat:
@@ -142,5 +170,6 @@ def _format(
         return declared
     if declared not in (None, stamp.format):
         reason = f"its stamp says {stamp.format}, not {declared}"
+        reason += f"; if the stamp is wrong, {stamps.REMOVE}"
         raise ImageError(path, reason)
     return stamp.format

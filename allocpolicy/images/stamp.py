@@ -28,6 +28,7 @@ from allocpolicy.storage.failure import UNSUPPORTED
 
 XATTR = "user.allocpolicy"
 VERSION = 1
+REMOVE = "remove it with allocpolicy stamp remove"
 MAX_SIZE = 4096  # bytes; ext4 stores no more
 _FIELDS = {"version", "requested", "effective", "format"}
 _DEPTH = 32  # of lists and objects in each other
@@ -44,6 +45,10 @@ class Stamp:
     format: DiskFormat
     version: int = VERSION
 
+    def as_document(self) -> dict[str, object]:
+        """Return what is recorded: schemas/stamp.json."""
+        return asdict(self)
+
 
 def write(fd: int, stamp: Stamp) -> Stamp | None:
     """Record the stamp on the open disk; return it, or None without user xattrs.
@@ -51,7 +56,7 @@ def write(fd: int, stamp: Stamp) -> Stamp | None:
     :raises InvalidRequest: when its options are too long for one.
     :raises OSError: as fsetxattr(2), other than for lack of support.
     """
-    content = json.dumps(asdict(stamp)).encode()
+    content = json.dumps(stamp.as_document()).encode()
     if len(content) > MAX_SIZE:
         reason = f"the stamp would take {len(content)} bytes, more than {MAX_SIZE}"
         raise InvalidRequest(f"{reason}: shorten the options of its strategy")
@@ -75,8 +80,22 @@ def read(fd: int, *, path: Path) -> Stamp | None:
     try:
         return _parse(content)
     except (ValueError, TypeError, RecursionError) as error:
-        reason = f"its stamp (xattr {XATTR}) is malformed: remove it with setfattr -x"
+        reason = f"its stamp (xattr {XATTR}) is malformed: {REMOVE}"
         raise ImageError(path, reason) from error
+
+
+def remove(fd: int) -> bool:
+    """Remove the stamp of the open disk, valid or not; return whether it had one.
+
+    :raises OSError: as fremovexattr(2), other than for lack of support or of a stamp.
+    """
+    try:
+        os.removexattr(fd, XATTR)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.ENODATA}:
+            raise
+        return False
+    return True
 
 
 def is_visible(path: str) -> bool:

@@ -7,14 +7,14 @@ flushed, and no lease is broken: a file under a lease counts as unreadable.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from allocpolicy.contract.policy import Policy
 from allocpolicy.observe.holding import Holding, Place
-from allocpolicy.observe.ledger import Ledger
+from allocpolicy.observe.ledger import Entry, Kind, Ledger
 from allocpolicy.storage import directories, lease, mount, space, tree
 from allocpolicy.storage.inode import Inode
 from allocpolicy.storage.space import Space
@@ -30,8 +30,9 @@ class Account:
     disks: how many there are; ``unstamped`` of them have no stamp and count as raw, or
     as what their header says if that takes more (`observe.claim`); ``malformed`` have
     an invalid stamp or header and count by their file's size.
-    images: files that promise nothing. unreadable: directories that could not be read,
-    which do not count, and files, which count by their size.
+    images: files that promise nothing: base images, ISO images, any other. unreadable:
+    directories that could not be read, which do not count, and files, which count by
+    their size.
 
     virtual_size: the sum that the guests see. allocated: storage of disks and images;
     storage that they share counts once. unwritten: the part of it that is reserved for
@@ -76,6 +77,7 @@ def take(
     listed: Callable[[str], Listing] = tree.listed,
     measured: Mapping[Inode, Holding] = MappingProxyType({}),
     shared: Iterable[Place] = (),
+    bases: Iterable[Inode] = (),
 ) -> Account:
     """Return the account of the directory's filesystem.
 
@@ -86,6 +88,33 @@ def take(
     :param listed: lists a directory, or returns a known listing.
     :param measured: the holdings of files just measured, which are not opened again.
     :param shared: where the storage is that those share with other files.
+    :param bases: known backing files; without a stamp they are base images.
+    :raises OSError: when the directory cannot be opened.
+    """
+    return listing(
+        directory,
+        *others,
+        policy=policy,
+        other_than=other_than,
+        listed=listed,
+        measured=measured,
+        shared=shared,
+        bases=bases,
+    )[0]
+
+
+def listing(
+    directory: Path,
+    *others: Path,
+    policy: Policy,
+    other_than: int | None = None,
+    listed: Callable[[str], Listing] = tree.listed,
+    measured: Mapping[Inode, Holding] = MappingProxyType({}),
+    shared: Iterable[Place] = (),
+    bases: Iterable[Inode] = (),
+) -> tuple[Account, tuple[Entry, ...]]:
+    """Return the account as `take` does, and every file that is in it.
+
     :raises OSError: when the directory cannot be opened.
     """
     with directories.opened(directory) as found:
@@ -97,29 +126,35 @@ def take(
             shared=shared,
             image_cache_dir=policy.image_cache_dir,
             max_promised_bytes=policy.limits.max_promised_bytes,
+            bases=bases,
         )
         tree_of = Tree(key=mount.identify(fd).key, listed=listed)
         for one in itertools.chain((directory, *others), policy.disk_directories):
-            for listing in tree_of.listings(one):
-                ledger.enter(listing)
+            for files in tree_of.listings(one):
+                ledger.enter(files)
         there = space.of(fd)
-    return _closed(ledger, there, unreadable=len(tree_of.unreadable))
+    entries = ledger.entries
+    closed = _closed(ledger, entries, there, unreadable=len(tree_of.unreadable))
+    return closed, entries
 
 
-def _closed(ledger: Ledger, there: Space, *, unreadable: int) -> Account:
+def _closed(
+    ledger: Ledger, entries: Sequence[Entry], there: Space, *, unreadable: int
+) -> Account:
     """Return the account of the ledger's files; ``unreadable`` counts directories."""
+    disks = [one for one in entries if one.is_disk]
     return Account(
         size=there.size,
         used=there.used,
         free=there.free,
         reserved_blocks=there.reserved_blocks,
-        disks=ledger.stamped + ledger.unstamped,
-        unstamped=ledger.unstamped,
-        malformed=ledger.malformed,
-        images=ledger.images,
+        disks=len(disks),
+        unstamped=sum(one.kind is Kind.UNSTAMPED for one in disks),
+        malformed=sum(one.malformed for one in disks),
+        images=len(entries) - len(disks),
         unreadable=unreadable + ledger.unreadable,
-        virtual_size=ledger.virtual_size,
+        virtual_size=sum(one.virtual_size for one in disks),
         allocated=ledger.allocated,
-        unwritten=ledger.unwritten,
-        promised=ledger.promised,
+        unwritten=sum(one.unwritten for one in disks),
+        promised=sum(one.promised for one in disks),
     )

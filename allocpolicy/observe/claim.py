@@ -19,10 +19,14 @@ from allocpolicy.qcow2.header import MAGIC, Header, read_header
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The virtual size, and the file size that holds every write of the guest."""
+    """The virtual size, and the file size that holds every write of the guest.
+
+    ``backing_file`` is the name of its backing file.
+    """
 
     virtual_size: int = 0
     full_size: int = 0
+    backing_file: str | None = None
 
 
 NOTHING = Claim()
@@ -44,7 +48,11 @@ def of(fd: int, *, path: Path) -> Claim:
     absurd = full_size > there.f_blocks * there.f_frsize
     if absurd and not ending.is_explained(fd, header):
         return NOTHING
-    return Claim(virtual_size=header.virtual_size, full_size=full_size)
+    return Claim(
+        virtual_size=header.virtual_size,
+        full_size=full_size,
+        backing_file=header.backing_file,
+    )
 
 
 def _full_size(header: Header, *, file_size: int) -> int:

@@ -2,22 +2,28 @@
 
 A file with a stamp is a disk of the format in its stamp. Any other file may be raw, or
 be what its header says: it counts as what takes more, as far as the header is believed.
+Its backing file, as its header names it, may be a base image.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.images import backing_name
 from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import claim
+from allocpolicy.observe import likeness as likenesses
+from allocpolicy.observe.likeness import Likeness
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.storage import effort, extent, extent_size
 from allocpolicy.storage.extent import ExtentSummary
+from allocpolicy.storage.inode import Inode, inode
 
 Place = tuple[int, int]  # (on the device, length)
 _PLACE_SIZE = 256  # bytes in memory, and as much again on its way between processes
@@ -36,7 +42,8 @@ class Holding:
     header of a file without a stamp. ``own`` is storage that is neither shared nor
     compressed and can be overwritten. ``shared`` is storage that other files have,
     too, and ``shared_places`` where it is. ``malformed``: it has a stamp, but the stamp
-    or its header is invalid.
+    or its header is invalid. ``likeness`` is that of a file without a stamp.
+    ``overlay``: it has a backing file, and ``backing`` is which, if it is there.
     """
 
     virtual_size: int
@@ -49,6 +56,9 @@ class Holding:
     unwritten: int = 0
     stamped: bool = False
     malformed: bool = False
+    likeness: Likeness = Likeness.DISK
+    overlay: bool = False
+    backing: Inode | None = None
 
     @property
     def promised(self) -> int:
@@ -73,33 +83,37 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     status = os.fstat(fd)
     file_size, actual_size = status.st_size, status.st_blocks * 512
     virtual_size = full_size = file_size
-    stamped, malformed = True, False
+    stamped, malformed, likeness, backing = True, False, Likeness.DISK, None
     try:
         stamp = stamps.read(fd, path=path)
         stamped = stamp is not None
         if stamp is None:
+            likeness = likenesses.of(fd, status)
             claimed = claim.of(fd, path=path)
             virtual_size = max(file_size, claimed.virtual_size)
             full_size = max(file_size, claimed.full_size)
+            backing = claimed.backing_file
         elif stamp.format is DiskFormat.QCOW2:
             header = read_header(fd, path=path)
             virtual_size, full_size = _qcow2_sizes(
                 header, fd=fd, thin=stamp.effective.strategy == THIN
             )
+            backing = header.backing_file
     except InvalidRequest:
         full_size, malformed = _file_bytes(status), True
     summary = None
     if actual_size and extents:
         summary = extent.summarise(fd, file_size=file_size, sync=False)
-    return _holding(
+    holding = _holding(
         fd,
         summary,
         virtual_size=virtual_size,
         full_size=full_size,
         actual_size=actual_size,
         stamped=stamped,
-        malformed=malformed,
+        backing=backing_name.path(backing, image=path) if backing else None,
     )
+    return replace(holding, malformed=malformed, likeness=likeness)
 
 
 def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:
@@ -118,6 +132,7 @@ def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:
         full_size=full_size,
         actual_size=disk.actual_size,
         stamped=True,
+        backing=disk.backing_file,
     )
 
 
@@ -131,6 +146,7 @@ def unread(status: os.stat_result, *, stamped: bool) -> Holding:
         actual_size=actual_size,
         own=actual_size,
         stamped=stamped,
+        likeness=likenesses.by_size(status),
     )
 
 
@@ -171,7 +187,7 @@ def _holding(
     full_size: int,
     actual_size: int,
     stamped: bool,
-    malformed: bool = False,
+    backing: Path | None = None,
 ) -> Holding:
     shared = extents.shared if extents else 0
     encoded = extents.encoded if extents else 0
@@ -186,8 +202,16 @@ def _holding(
         shared_places=places,
         unwritten=extents.unwritten if extents else 0,
         stamped=stamped,
-        malformed=malformed,
+        overlay=backing is not None,
+        backing=_inode_at(backing) if backing is not None else None,
     )
+
+
+def _inode_at(path: Path) -> Inode | None:
+    """Return which file is at a path that a header names; it is not opened."""
+    with contextlib.suppress(OSError, ValueError):
+        return inode(os.stat(path))
+    return None
 
 
 def _places(fd: int) -> tuple[Place, ...]:

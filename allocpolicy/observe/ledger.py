@@ -1,23 +1,27 @@
 """Adding up what files hold: hard links once, empty files never, shared storage once.
 
-A file with a stamp is a disk. So is a writable file without one, unless it is inside an
-image cache (`image_cache.location`). Every other file is an image, which holds storage
-and promises nothing. No header of a file without a stamp is believed to promise more
-than one disk may be promised.
+A file with a stamp is a disk. So is a writable file without one that looks like a disk
+(`observe.likeness`), unless it is inside an image cache (`image_cache.location`) or is
+a base image, the backing file of another and no overlay itself. Every other file
+holds storage and promises nothing. No header of a file without a stamp is believed to
+promise more than one disk may be promised.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.image_cache import location
 from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.holding import Holding, Place
+from allocpolicy.observe.likeness import Likeness
 from allocpolicy.storage import directories
 from allocpolicy.storage import found as files
 from allocpolicy.storage.directories import Directory
@@ -27,10 +31,40 @@ from allocpolicy.storage.tree import Listing
 _WRITABLE = 0o222
 
 
-class _Kind(enum.Enum):
-    STAMPED = enum.auto()
-    UNSTAMPED = enum.auto()
-    IMAGE = enum.auto()
+class Kind(enum.StrEnum):
+    """As what a file counts; the values are the words of listings."""
+
+    STAMPED = "disk"
+    UNSTAMPED = "disk without a stamp"
+    BASE = "base image"
+    ISO = "ISO image"
+    OTHER = "other file"
+
+
+_KINDS = {
+    Likeness.DISK: Kind.UNSTAMPED,
+    Likeness.BASE: Kind.BASE,
+    Likeness.ISO: Kind.ISO,
+    Likeness.OTHER: Kind.OTHER,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One file, and as what it counts; bytes. What is no disk promises nothing."""
+
+    path: str
+    kind: Kind
+    virtual_size: int
+    actual_size: int
+    unwritten: int
+    promised: int
+    malformed: bool
+
+    @property
+    def is_disk(self) -> bool:
+        """Return whether it counts as a disk."""
+        return self.kind in (Kind.STAMPED, Kind.UNSTAMPED)
 
 
 class Ledger:
@@ -45,6 +79,7 @@ class Ledger:
         shared: Iterable[Place],
         image_cache_dir: Path | None,
         max_promised_bytes: int = 0,
+        bases: Iterable[Inode] = (),
     ) -> None:
         self._left_out = None if other_than is None else inode(os.fstat(other_than))
         self._leased = leased
@@ -53,25 +88,22 @@ class Ledger:
         self._max_promised_bytes = max_promised_bytes
         self._linked: set[Inode] = set()
         self._shared = set(shared)
-        self._kinds = dict.fromkeys(_Kind, 0)
         self._unshared = 0
-        self.malformed = self.unreadable = 0
-        self.virtual_size = self.unwritten = self.promised = 0
+        self._entries: list[tuple[Inode, Entry]] = []
+        self._overlays: set[Inode] = set()
+        self._backing = set(bases)
+        self.unreadable = 0
 
     @property
-    def stamped(self) -> int:
-        """Return the number of disks with a stamp."""
-        return self._kinds[_Kind.STAMPED]
-
-    @property
-    def unstamped(self) -> int:
-        """Return the number of disks without one."""
-        return self._kinds[_Kind.UNSTAMPED]
-
-    @property
-    def images(self) -> int:
-        """Return the number of files that are not disks."""
-        return self._kinds[_Kind.IMAGE]
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the files that were entered, in that order."""
+        bases = self._backing - self._overlays
+        return tuple(
+            dataclasses.replace(entry, kind=Kind.BASE, promised=0)
+            if entry.kind is Kind.UNSTAMPED and found in bases
+            else entry
+            for found, entry in self._entries
+        )
 
     @property
     def allocated(self) -> int:
@@ -111,17 +143,17 @@ class Ledger:
             holding = holding or self._read(path, status, directory=directory)
         except FileNotFoundError:  # it was removed meanwhile
             return
-        kind = _kind(status, stamped=holding.stamped, cached=cached)
-        if kind is _Kind.UNSTAMPED and self._max_promised_bytes:
+        kind = _kind(status, holding, cached=cached)
+        if kind is Kind.UNSTAMPED and self._max_promised_bytes:
             holding = holding.believed(self._max_promised_bytes)
-        self._kinds[kind] += 1
         self._unshared += holding.actual_size - holding.shared
         self._shared.update(holding.shared_places)
-        if kind is not _Kind.IMAGE:
-            self.malformed += holding.malformed
-            self.virtual_size += holding.virtual_size
-            self.unwritten += holding.unwritten
-            self.promised += holding.promised
+        found = inode(status)
+        self._entries.append((found, _entry(path, kind, holding)))
+        if holding.overlay:
+            self._overlays.add(found)
+        if holding.backing is not None:
+            self._backing.add(holding.backing)
 
     def _known(self, path: str, status: os.stat_result) -> Holding | None:
         """Return what was measured of the file, if it still takes as much.
@@ -206,11 +238,26 @@ def _has_stamp(path: str) -> bool:
         return False
 
 
-def _kind(status: os.stat_result, *, stamped: bool, cached: bool) -> _Kind:
-    if stamped:
-        return _Kind.STAMPED
-    writable = bool(status.st_mode & _WRITABLE) and not cached
-    return _Kind.UNSTAMPED if writable else _Kind.IMAGE
+def _kind(status: os.stat_result, holding: Holding, *, cached: bool) -> Kind:
+    if holding.stamped:
+        return Kind.STAMPED
+    kind = _KINDS[holding.likeness]
+    if kind is Kind.UNSTAMPED and (cached or not status.st_mode & _WRITABLE):
+        return Kind.BASE
+    return kind
+
+
+def _entry(path: str, kind: Kind, holding: Holding) -> Entry:
+    promises = kind in (Kind.STAMPED, Kind.UNSTAMPED)
+    return Entry(
+        path=path,
+        kind=kind,
+        virtual_size=holding.virtual_size,
+        actual_size=holding.actual_size,
+        unwritten=holding.unwritten,
+        promised=holding.promised if promises else 0,
+        malformed=holding.malformed,
+    )
 
 
 def _covered(places: Iterable[tuple[int, int]]) -> int:

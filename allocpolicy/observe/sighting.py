@@ -22,7 +22,9 @@ from allocpolicy.images.overlay import Overlay
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import holding as holdings
+from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.holding import Holding
+from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
@@ -32,11 +34,6 @@ from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.mount import Identity
 
-_WRITABLE = 0o222
-_NO_STAMP = (
-    "it has no stamp: no policy is known; choose one with --strategy, and give its"
-    " format with --format"
-)
 # A disk of 64 TiB takes 2 s and 50 MiB if its clusters are in order; one of 1 TiB whose
 # 16 million clusters are all in disorder takes 2 s and 400 MiB.
 BOUND = Bound(seconds=20, memory=1 << 30)
@@ -54,6 +51,8 @@ class Sighting:
 
     ``inode`` is (device, number), and ``holding`` the storage that the file takes; None
     when it was not even opened. ``overlay`` is what it is on, as its header has it.
+    Without ``observed`` and ``fault`` nothing says by what policy the file is to be
+    judged, and ``likeness`` is what it looks like.
     """
 
     path: Path
@@ -65,6 +64,9 @@ class Sighting:
     overlay: Overlay | None = None
     inherited: Inherited | None = None
 
+    likeness: Likeness = Likeness.DISK
+    named: bool = False
+
     @property
     def policy(self) -> Stamp | None:
         """Return its stamp, or what it inherits instead."""
@@ -72,7 +74,7 @@ class Sighting:
 
     @property
     def passed_over(self) -> bool:
-        """Return whether the open file turned out not to be a disk."""
+        """Return whether no policy is known for the file: it has no stamp."""
         return self.observed is None and self.fault is None
 
 
@@ -83,48 +85,44 @@ class Observer:
         self,
         *,
         unstamped: DiskFormat | None,
+        force: bool = False,
         trusted: tuple[Path, ...] = (),
         inherit: bool = False,
         bound: Bound = BOUND,
     ) -> None:
-        self._unstamped, self._trusted = unstamped, trusted
+        self._unstamped, self._force, self._trusted = unstamped, force, trusted
         self._inherit = inherit
         self._bound = bound
         self._identities: dict[int, Identity] = {}
         self._leases = Leases()
 
     def __call__(self, found: Found) -> Sighting | None:
-        """Return what the file is; None when it is not opened, or is gone.
-
-        A file without a stamp may be an overlay, but not one inside an image cache.
-        """
-        path, stamped = Path(found.path), True  # as far as is known
+        """Return what the file is; None when it is gone."""
+        path = Path(found.path)
         try:
-            stamped = stamps.is_visible(found.path)
-            if found.cached and not stamped and not found.named:
-                return None
+            has_stamp = stamps.is_visible(found.path)
             with image_file.found_resolved(path) as file:
-                self._refuse_leased(file)
+                if self._is_leased(file):
+                    if has_stamp or found.named:
+                        raise ImageError(path, existing.BEING_REWRITTEN)
+                    return _unopened(file, found)
                 with image_file.reopened(file) as image, effort.bounded(self._bound):
-                    return self._look(image.fd, path=path, named=found.named)
+                    return self._look(image.fd, found=found)
         except (ImageError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
-            gone = isinstance(cause, FileNotFoundError)
-            passed_over = gone or not (stamped or self._unstamped)
-            if passed_over and not found.named:
-                return None
+            if isinstance(cause, FileNotFoundError) and not found.named:
+                return None  # it was removed meanwhile
             return Sighting(path=path, fault=_unverifiable(_reason(error)))
 
-    def _refuse_leased(self, file: ImageFile) -> None:
-        """Refuse a disk that is being rewritten: opening it would stop the rewrite.
+    def _is_leased(self, file: ImageFile) -> bool:
+        """Return whether another process has a lease on the file.
 
-        :raises ImageError: when another process has a lease on it.
+        It may be rewriting a disk, and would stop if we opened it.
         """
-        if self._leases.include(file.fd):
-            raise ImageError(file.path, existing.BEING_REWRITTEN)
+        return self._leases.include(file.fd)
 
-    def _look(self, fd: int, *, path: Path, named: bool) -> Sighting:
-        status = os.fstat(fd)
+    def _look(self, fd: int, *, found: Found) -> Sighting:
+        status, path = os.fstat(fd), Path(found.path)
         stamp = inherited = observed = None
         try:
             stamp = stamps.read(fd, path=path)
@@ -136,42 +134,54 @@ class Observer:
                 with contextlib.suppress(ImageError):
                     inherited = heritage.of(fd, path=path, reach=reach)
             known = stamp or (inherited.stamp if inherited else None)
-            observed, fault = self._observed(fd, path=path, stamp=known, named=named)
+            observed, fault = self._observed(fd, found=found, stamp=known)
+        holding = _holding(fd, path=path, observed=observed, stamp=stamp)
         return Sighting(
             path=path,
             inode=inode(status),
             stamp=stamp,
             observed=observed,
             fault=fault,
-            holding=_holding(fd, path=path, observed=observed, stamp=stamp),
+            holding=holding,
             overlay=overlay.of(fd, path=path),
             inherited=inherited,
+            likeness=_likeness(holding, found),
+            named=found.named,
         )
 
     def _observed(
-        self, fd: int, *, path: Path, stamp: Stamp | None, named: bool
+        self, fd: int, *, found: Found, stamp: Stamp | None
     ) -> tuple[Observation | None, Verdict | None]:
-        """Return the observation, or the disk's fault; neither if it is not a disk.
+        """Return the observation, or the disk's fault; neither if no policy is known.
+
+        A policy for disks without a stamp is for those that are named, or found in a
+        directory and look like its format.
 
         :param stamp: the disk's own, or the inherited one.
         """
-        format = stamp.format if stamp else self._unstamped
-        if format is None:
-            return None, _unverifiable(_NO_STAMP) if named else None
-        if not stamp and not named and not _looks_like(fd, format):
+        format, path = stamp.format if stamp else self._unstamped, Path(found.path)
+        if format is None or not (stamp or _may_be(fd, format, found)):
             return None, None
-        surroundings = self._surroundings(fd, stamped=stamp is not None)
+        if stamp is None and not self._force:
+            said = existing.contradiction(fd, format)
+            if said is not None:
+                return None, _unverifiable(said)
+        return self._seen(fd, path=path, format=format, stamped=stamp is not None)
+
+    def _seen(
+        self, fd: int, *, path: Path, format: DiskFormat, stamped: bool
+    ) -> tuple[Observation | None, Verdict | None]:
+        """Return the observation, or the disk's fault."""
+        surroundings = self._surroundings(fd, stamped=stamped)
         try:
-            found = observe.look(
-                fd, path=path, format=format, surroundings=surroundings
-            )
+            seen = observe.look(fd, path=path, format=format, surroundings=surroundings)
         except ImageError as error:
             return None, Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
         except (TooMuchWork, StorageFailed) as error:
             return None, _unverifiable(error.reason)
         except MemoryError:
             return None, _unverifiable(_NO_MEMORY)
-        return found.observation, None
+        return seen.observation, None
 
     def _surroundings(self, fd: int, *, stamped: bool) -> Surroundings:
         """Return them; one format is said for all disks without a stamp.
@@ -211,19 +221,44 @@ def _holding(
     return None
 
 
+def _likeness(holding: Holding | None, found: Found) -> Likeness:
+    """Return what a file without a stamp looks like; in a cache nothing is a disk."""
+    likeness = holding.likeness if holding else Likeness.DISK
+    if likeness is Likeness.DISK and found.cached:
+        return Likeness.BASE
+    return likeness
+
+
+def _unopened(file: ImageFile, found: Found) -> Sighting:
+    """Return what is seen of a file without a stamp that another process leases."""
+    status = os.fstat(file.fd)
+    holding = holdings.unread(status, stamped=False)
+    return Sighting(
+        path=file.path, inode=inode(status), likeness=_likeness(holding, found)
+    )
+
+
 def lost(found: Found) -> Sighting:
     """Return what is said of a file if a worker was killed while it looked at it."""
     return Sighting(path=Path(found.path), fault=_unverifiable(LOST))
 
 
-def _looks_like(fd: int, format: DiskFormat) -> bool:
+def _may_be(fd: int, format: DiskFormat, found: Found) -> bool:
     """Return whether a file without a stamp passes for a disk of the format.
 
-    The user has named the format; files that don't look like it are skipped.
+    The user has named the format; files in directories that don't look like it are
+    passed over.
     """
+    if found.named:
+        return True
+    if found.cached:
+        return False
     if format is DiskFormat.QCOW2:
         return os.pread(fd, len(MAGIC), 0) == MAGIC
-    return bool(os.fstat(fd).st_mode & _WRITABLE)
+    status = os.fstat(fd)
+    if likenesses.of(fd, status) is not Likeness.DISK:
+        return False
+    return existing.contradiction(fd, format) is None
 
 
 def _unverifiable(reason: str) -> Verdict:

@@ -22,7 +22,7 @@ class Found:
     """A file that may be a disk; ``named`` by the user, not found in a directory.
 
     Its path has no symbolic links in it. ``cached``: it is inside an image cache, and
-    so is a disk only if it has a stamp.
+    without a stamp is a base image.
     """
 
     path: str

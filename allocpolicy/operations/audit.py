@@ -1,8 +1,10 @@
 """Every disk of a fleet against its policy: observed in parallel, judged here.
 
 Workers observe; this process judges, because only it has seen all disks of a filesystem
-and knows the headroom that they need together. Each directory is listed once, and each
-file opened at most once: the workers' measurements go into the accounts.
+and knows the headroom that they need together, and which files are the base images of
+others. Each directory is listed once, and each file opened at most once: the workers'
+measurements go into the accounts. No file that looks like an image is left out in
+silence: without a policy it has a row, or is counted as what it is.
 """
 
 from __future__ import annotations
@@ -24,18 +26,27 @@ from allocpolicy.observe import account, covering, sighting
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.covering import Covering
 from allocpolicy.observe.holding import Place
+from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.surroundings import lack_of_headroom
 from allocpolicy.observe.walk import Found, walk
 from allocpolicy.observe.workers import spread
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry.judge import Judge
-from allocpolicy.report.audit import Audit, Row, Storage
+from allocpolicy.report.audit import Audit, Finding, Remark, Row, Storage
 from allocpolicy.resolve import checks
 from allocpolicy.storage import directories, mount, tree
+from allocpolicy.storage.inode import Inode
 from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.tree import Listing
 
+NO_STAMP = (
+    "it has no stamp: no policy is known; choose one with --strategy, and give its"
+    " format with --format"
+)
+_BASE = "a base image: another image has it as its backing file"
+_READ_ONLY = "a base image: nobody may write to it, or it is in an image cache"
+_ISO = "an ISO image"
 FEW = 100  # disks that one process observes in the time that workers take to start
 
 
@@ -45,6 +56,7 @@ class Given:
 
     choice: Choice
     format: DiskFormat
+    force: bool = False  # whatever their content looks like
 
 
 def audit(
@@ -81,6 +93,10 @@ def audit(
         )
     ]
     books = _Books(seen, shared=shared, policy=policy, listed=listed)
+    bases = _bases(seen)
+    passed_over = tuple(_passed_over(seen, bases=bases))
+    no_disks = {row.disk for row in passed_over}
+    disks = [one for one in seen if one.path not in no_disks]
     above = covering.look(
         walked.files,
         seen=seen,
@@ -89,13 +105,16 @@ def audit(
     )
     rows = [
         dataclasses.replace(row, uncovered=_uncovered(one, above))
-        for one, row in _judged(seen, policy=policy, given=given, lack=books.lack)
+        for one, row in _judged(disks, policy=policy, given=given, lack=books.lack)
         if not _is_left(one, above)
     ]
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
         filesystems=tuple(books.closed()),
+        passed_over=passed_over,
+        bases=sum(row.verdict.reason != _ISO for row in passed_over),
+        unlisted=len(walked.unreadable),
     )
 
 
@@ -113,6 +132,7 @@ def _look(
         import numpy as np  # noqa: F401  (once, and not once in every worker)
     observer = Observer(
         unstamped=given.format if given else None,
+        force=given.force if given else False,
         trusted=policy.trusted_base_directories,
         inherit=policy.inherits,
     )
@@ -148,6 +168,31 @@ def _judged(
     for one in seen:
         if not one.passed_over:
             yield one, _row(one, given=given, judge=judge, lack=lack(one))
+        elif one.named or one.likeness is not Likeness.OTHER:
+            verdict = Finding(judgement=Remark.NO_POLICY, reason=NO_STAMP)
+            yield one, Row(disk=one.path, strategy=None, verdict=verdict)
+
+
+def _bases(seen: Sequence[Sighting]) -> set[Inode]:
+    """Return the base images: backing files of others that have none themselves."""
+    held = [(one.inode, one.holding) for one in seen if one.holding is not None]
+    overlays = {found for found, holding in held if holding.overlay}
+    return {one.backing for _, one in held if one.backing is not None} - overlays
+
+
+def _passed_over(seen: Sequence[Sighting], *, bases: set[Inode]) -> Iterator[Row]:
+    """Yield the rows of images without a stamp that are no disks, nor named as such."""
+    for one in seen:
+        if one.stamp or one.named or one.inode is None:
+            continue
+        said = _READ_ONLY if one.likeness is Likeness.BASE else None
+        if one.likeness is Likeness.ISO:
+            said = _ISO
+        if one.likeness is Likeness.DISK and one.inode in bases:
+            said = _BASE
+        if said is not None:
+            verdict = Finding(judgement=Remark.PASSED_OVER, reason=said)
+            yield Row(disk=one.path, strategy=None, verdict=verdict)
 
 
 def _is_left(seen: Sighting, above: Covering) -> bool:
@@ -205,7 +250,8 @@ class _Books:
         self._accounts: dict[str, Account] = {}
         parents: dict[str, set[Path]] = defaultdict(set)
         for one in seen:
-            identity = None if one.passed_over else self._identity(one)
+            no_disk = one.passed_over and one.likeness is not Likeness.DISK
+            identity = None if no_disk else self._identity(one)
             if identity is not None:
                 parents[identity.key].add(one.path.parent)
         measured = {one.inode: one.holding for one in seen if one.inode and one.holding}

@@ -25,10 +25,12 @@ def capacity(directory: Path, *, policy: Policy) -> Capacity:
         except OSError as error:
             refuse_failure(error, path=directory, action="open the directory")
             raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
+        taken, entries = account.listing(found.path, policy=policy)
         return Capacity(
             directory=found.path,
             filesystem=mount.identify(fd),
             quotas=quota.quotas(fd),
-            account=account.take(found.path, policy=policy),
+            account=taken,
             limits=policy.limits,
+            entries=entries,
         )

@@ -53,14 +53,16 @@ class Change:
     """What the user wants of an existing disk.
 
     Without a flavor and extra specs the disk's stamp is its policy. ``format`` is for
-    disks without a stamp. ``virtual_size`` (bytes) is for `resize` alone. ``chain``: a
-    disk without a stamp has the policy of the nearest disk below it that has one, as
-    with `Policy.inherits`. ``found``: nobody named the disk, which was found to be an
-    overlay by its header alone.
+    disks without a stamp; with ``force``, whatever their content looks like.
+    ``virtual_size`` (bytes) is for `resize` alone. ``chain``: a disk without a stamp
+    has the policy of the nearest disk below it that has one, as with `Policy.inherits`.
+    ``found``: nobody named the disk, which was found to be an overlay by its header
+    alone.
     """
 
     disk: Path
     format: DiskFormat | None = None
+    force: bool = False
     virtual_size: int | None = None
     disk_role: DiskRole = DiskRole.ROOT
     flavor: Flavor | None = None
@@ -104,6 +106,7 @@ def _change(
         held_disk.opened(
             change.disk,
             format=change.format,
+            force=change.force,
             dry_run=dry_run,
             trusted=_heritage(change, policy=policy),
         ) as disk,

@@ -25,29 +25,31 @@ def inspect(
     *,
     policy: Policy,
     format: DiskFormat | None = None,
+    force: bool = False,
     given: Choice | None = None,
 ) -> Inspection:
     """Return what the disk at ``path`` is, judged by its stamp, or else by ``given``.
 
     :param format: the format of a disk without a stamp.
+    :param force: believe the format, whatever the content looks like.
     :raises ImageError: when it cannot be opened, or is malformed.
     """
     with (
         named(path, action="look at the disk"),
-        opened(path, format=format, policy=policy) as disk,
+        opened(path, format=format, force=force, policy=policy) as disk,
     ):
         return inspect_open(disk, policy=policy, given=given)
 
 
 def opened(
-    path: Path, *, format: DiskFormat | None, policy: Policy
+    path: Path, *, format: DiskFormat | None, force: bool = False, policy: Policy
 ) -> contextlib.AbstractContextManager[Disk]:
     """Open a disk to be inspected; it may have its policy from the disks below it.
 
     :raises ImageError: when it can't be opened, or its format is unknown.
     """
     trusted = policy.trusted_base_directories if policy.inherits else None
-    return existing.opened(path, declared=format, trusted=trusted)
+    return existing.opened(path, declared=format, force=force, trusted=trusted)
 
 
 def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspection:

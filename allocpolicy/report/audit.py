@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +11,32 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.observe.account import Account
 
-UNCOVERED = "uncovered"
-WORDS = (*map(str, Judgement), UNCOVERED)  # that an audit has for a disk
+
+class Remark(enum.StrEnum):
+    """What only an audit says of a disk, and never a strategy."""
+
+    OUTDATED = "outdated"
+    UNCOVERED = "uncovered"
+    NO_POLICY = "no policy"
+    MISSING = "missing"
+    PASSED_OVER = "passed over"
+
+
+# An audit's words for a disk, as its rows and metrics have them.
+WORDS: tuple[str, ...] = (
+    *(Judgement.MEETS.value, Judgement.DRIFTED.value, Remark.OUTDATED.value),
+    *(Judgement.UNVERIFIABLE.value, Remark.UNCOVERED.value),
+    *(Remark.NO_POLICY.value, Remark.MISSING.value),
+)
+FINDINGS = frozenset({Judgement.DRIFTED, Remark.OUTDATED, Remark.MISSING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What the audit itself finds of a disk, and why."""
+
+    judgement: Remark
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +50,15 @@ class Row:
 
     disk: Path
     strategy: str | None
-    verdict: Verdict
+    verdict: Verdict | Finding
     observed: Observation | None = None
     uncovered: str | None = None
 
     @property
     def word(self) -> str:
         """Return the audit's word for the disk, one of `WORDS`."""
-        return UNCOVERED if self.uncovered else str(self.verdict.judgement)
+        judgement = Remark.UNCOVERED if self.uncovered else self.verdict.judgement
+        return judgement.value
 
     @property
     def reason(self) -> str:
@@ -66,19 +93,64 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """All rows, sorted by disk, and the filesystems, sorted by key."""
+    """All rows, sorted by disk, and the filesystems, sorted by key.
+
+    ``passed_over`` are the rows of files that look like images and are no disks, and
+    ``bases`` is how many of them are base images. ``unlisted`` rows are of paths that
+    could not be read.
+    """
 
     rows: tuple[Row, ...]
     filesystems: tuple[Storage, ...]
+    passed_over: tuple[Row, ...] = ()
+    bases: int = 0
+    unlisted: int = 0
 
     @property
     def drifted(self) -> bool:
-        """Return whether any disk has drifted, or guests write elsewhere."""
+        """Return whether any disk has drifted, is outdated, missing or uncovered."""
         return any(
-            row.uncovered or row.verdict.judgement is Judgement.DRIFTED
-            for row in self.rows
+            row.uncovered or row.verdict.judgement in FINDINGS for row in self.rows
         )
 
-    def as_document(self) -> list[dict[str, object]]:
-        """Return the list that ``-f json`` prints: schemas/audit.json."""
-        return [row.as_document() for row in self.rows]
+    @property
+    def counts(self) -> Counter[str]:
+        """Return how many disks have which word."""
+        found = Counter(row.word for row in self.rows)
+        found[Judgement.UNVERIFIABLE.value] -= self.unlisted
+        return found
+
+    @property
+    def summary(self) -> str:
+        """Return the audit in one line, which says what was not judged, too."""
+        counts = self.counts
+        seldom = (Remark.OUTDATED, Remark.MISSING, Remark.UNCOVERED)
+        others = len(self.passed_over) - self.bases
+        parts = [
+            f"{counts[Judgement.MEETS.value]} meet",
+            f"{counts[Judgement.DRIFTED.value]} drifted",
+            *(
+                f"{counts[word.value]} {word}"
+                for word in (*seldom, Judgement.UNVERIFIABLE)
+                if counts[word.value]
+            ),
+            f"{counts[Remark.NO_POLICY.value]} without policy",
+            _counted(self.bases, "base image"),
+            *([_counted(others, "ISO image")] if others else ()),
+        ]
+        if self.unlisted:
+            parts.append(f"{_counted(self.unlisted, 'path')} not read")
+        disks = _counted(len(self.rows) - self.unlisted, "disk")
+        return f"{disks}: {', '.join(parts)}"
+
+    def as_document(self, *, whole: bool = False) -> list[dict[str, object]]:
+        """Return the list that ``-f json`` prints: schemas/audit.json.
+
+        :param whole: with the files that were passed over.
+        """
+        rows = (*self.rows, *(self.passed_over if whole else ()))
+        return [row.as_document() for row in sorted(rows, key=lambda row: row.disk)]
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"

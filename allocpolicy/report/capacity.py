@@ -8,6 +8,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import Limits
 from allocpolicy.execute import admission
 from allocpolicy.observe.account import Account
+from allocpolicy.observe.ledger import Entry
 from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.quota import Quota, QuotaType
 from allocpolicy.wording import format_size
@@ -15,13 +16,14 @@ from allocpolicy.wording import format_size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """The account of a filesystem, and the limits that apply to it."""
+    """The account of a filesystem, the limits that apply to it, and what it counts."""
 
     directory: Path
     filesystem: Identity
     quotas: dict[QuotaType, Quota]
     account: Account
     limits: Limits
+    entries: tuple[Entry, ...] = ()
 
     @property
     def outlook(self) -> str:
@@ -31,8 +33,11 @@ class Capacity:
             return f"the filesystem would be short of {format_size(-spare)}"
         return f"all of them fit, with {format_size(spare)} to spare"
 
-    def as_document(self) -> dict[str, object]:
-        """Return the object that ``-f json`` prints: schemas/capacity.json."""
+    def as_document(self, *, listed: bool = False) -> dict[str, object]:
+        """Return the object that ``-f json`` prints: schemas/capacity.json.
+
+        :param listed: with every file, and as what it counts.
+        """
         taken, limits = self.account, self.limits
         quotas = {kind.name.lower(): None for kind in QuotaType} | {
             kind.name.lower(): asdict(one) for kind, one in self.quotas.items()
@@ -49,4 +54,17 @@ class Capacity:
             "reserved_host_disk": limits.reserved_host_disk,
             "left": admission.left(taken, limits=limits),
             "outlook": self.outlook,
+            "listed": self._listed() if listed else None,
         }
+
+    def _listed(self) -> list[dict[str, object]]:
+        return [
+            {
+                "path": one.path,
+                "kind": str(one.kind),
+                "virtual_size": one.virtual_size,
+                "actual_size": one.actual_size,
+                "promised": one.promised,
+            }
+            for one in sorted(self.entries, key=lambda entry: entry.path)
+        ]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
-from allocpolicy.report.audit import WORDS, Audit, Row
+from allocpolicy.report.audit import WORDS, Audit, Remark, Row
 from allocpolicy.storage import directories, temporary
 from allocpolicy.storage.failure import FAULTS, NO_SPACE
 from allocpolicy.storage.space import free_bytes
@@ -48,7 +48,8 @@ _SIZES: tuple[tuple[str, str, Callable[[Row], int]], ...] = (
 
 def text(audit: Audit) -> str:
     """Return the metrics of all disks and filesystems, in UTF-8's range."""
-    return "".join([*_verdicts(audit), *_sizes(audit), *_filesystems(audit), "# EOF\n"])
+    parts = (_verdicts, _counts, _sizes, _filesystems)
+    return "".join([*(line for part in parts for line in part(audit)), "# EOF\n"])
 
 
 def write(path: Path, audit: Audit) -> None:
@@ -80,6 +81,23 @@ def _verdicts(audit: Audit) -> Iterator[str]:
                 "verdict": word,
             }
             yield _sample(name, labels, int(row.word == word))
+
+
+def _counts(audit: Audit) -> Iterator[str]:
+    """Yield what also an audit has that finds nothing: the series must not end."""
+    counts = audit.counts
+    unstamped = counts[Remark.NO_POLICY.value]
+    for name, about, value in (
+        (
+            "audited_disks",
+            "Disks that a policy is known of.",
+            counts.total() - unstamped,
+        ),
+        ("unstamped_files", "Files like disks, without a policy.", unstamped),
+        ("base_images", "Base images, which have no policy.", audit.bases),
+    ):
+        yield _head(f"allocpolicy_{name}", about)
+        yield f"allocpolicy_{name} {value}\n"
 
 
 def _sizes(audit: Audit) -> Iterator[str]:

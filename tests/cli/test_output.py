@@ -90,6 +90,9 @@ ARGUMENTS = {
     "inspect": ("DISK",),
     "provision": ("NEW", "--size", "1M"),
     "resize": ("DISK", "2M"),
+    "stamp remove": ("DISK",),
+    "stamp set": ("DISK", "--strategy", "none"),
+    "stamp show": ("DISK",),
     "strategy list": (),
     "strategy show": ("none",),
 }

@@ -104,8 +104,11 @@ def test_both_parsers_read_every_sample(parse: object) -> None:
     assert dict(values(families, "allocpolicy_disk_verdict")) == {
         "/d/ameets": 0,
         "/d/adrifted": 1,
+        "/d/aoutdated": 0,
         "/d/aunverifiable": 0,
         "/d/auncovered": 0,
+        "/d/ano policy": 0,
+        "/d/amissing": 0,
     }
     for name, value in (
         ("allocpolicy_disk_virtual_bytes", 1 << 46),
@@ -145,7 +148,12 @@ def test_any_name_of_a_file_can_be_a_label(parse: object, name: bytes) -> None:
 def test_an_audit_of_nothing_is_valid_too(parse: object) -> None:
     assert callable(parse)
     families = list(parse(metrics.text(Audit(rows=(), filesystems=()))))
-    assert not any(family.samples for family in families)
+    counts = {sample.name: sample.value for one in families for sample in one.samples}
+    assert counts == {
+        "allocpolicy_audited_disks": 0,
+        "allocpolicy_unstamped_files": 0,
+        "allocpolicy_base_images": 0,
+    }
 
 
 def test_a_disk_that_could_not_be_observed_has_a_verdict_and_no_sizes() -> None:

@@ -1,0 +1,118 @@
+"""``allocpolicy stamp show``, ``set`` and ``remove``: the policy recorded on a disk."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from allocpolicy.cli import choice, disk_format
+from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.command import ShowOne
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.images import image_file
+from allocpolicy.images import stamp as stamps
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.operations import stamp
+from allocpolicy.storage.failure import named
+
+_FIELDS = ("version", "requested", "effective", "format")
+
+
+def _add_disk(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="DISK", help="the disk")
+
+
+class StampShow(ShowOne):
+    """Show the stamp of a disk: the policy that is recorded on it.
+
+    The disk itself is not looked at; inspect says whether it keeps to its policy.
+    """
+
+    columns = fields = _FIELDS
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        _add_disk(parser)
+
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        path = arguments.path
+        with named(path, action="read its stamp"), image_file.opened(path) as image:
+            found = stamps.read(image.fd, path=image.path)
+        if found is None:
+            raise ImageError(path, "it has no stamp")
+        return _shown(found, arguments)
+
+
+class StampSet(ShowOne):
+    """Record a policy on a disk, without bringing the disk to it.
+
+    Only the stamp is written, also while a virtual machine has the disk open. Whether
+    the disk keeps the promise is measured afterwards, and told as the verdict; that it
+    has the given format is your word as far as its header doesn't tell. A disk that has
+    a stamp keeps the format in it: remove the stamp first if that is wrong. apply
+    brings the disk to its policy.
+    """
+
+    columns = fields = (*_FIELDS, "verdict")
+    state = "the disk has its old stamp or the new one"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        _add_disk(parser)
+        disk_format.add_option(parser)
+        choice.add_options(parser)
+
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        policy = self.policy(arguments)
+        if choice.given(arguments, policy=policy) is None:
+            raise InvalidRequest(
+                "choose the policy: --strategy NAME, --flavor or --extra-spec"
+            )
+        stamping = stamp.Stamping(
+            disk=arguments.path,
+            selection=choice.selection(arguments, policy=policy),
+            format=arguments.disk_format,
+            force=arguments.force,
+        )
+        found = stamp.record(stamping, policy=policy)
+        assert found.stamp is not None
+        assert found.verdict is not None
+        verdict: object = asdict(found.verdict)
+        if not structured(arguments):
+            verdict = f"{found.verdict.judgement}: {found.verdict.reason}"
+        return {**_shown(found.stamp, arguments), "verdict": verdict}
+
+
+class StampRemove(ShowOne):
+    """Remove the stamp of a disk, also one that is malformed.
+
+    The disk's content stays as it is; audit then says that it has no policy.
+    """
+
+    columns = fields = ("disk", "outcome")
+    state = "the disk has its stamp, or none"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        _add_disk(parser)
+
+    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        stamp.remove(arguments.path, policy=self.policy(arguments))
+        return {"disk": str(arguments.path), "outcome": "removed"}
+
+
+def _shown(found: Stamp, arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the stamp by name: as schemas/stamp.json has it, or for people."""
+    if structured(arguments):
+        return dict(found.as_document())
+    return {
+        "version": found.version,
+        "requested": _chosen(found.requested),
+        "effective": _chosen(found.effective),
+        "format": found.format,
+    }
+
+
+def _chosen(chosen: Choice) -> str:
+    options = (f"{name} = {value}" for name, value in chosen.options.items())
+    return lines([chosen.strategy, *options])

@@ -1,0 +1,96 @@
+"""Writing and removing the stamp of an existing disk, and nothing else of it.
+
+Both are done under the disk's lock, and never while it is being rewritten. A virtual
+machine that has the disk open doesn't notice: a stamp is an xattr, and no content. What
+is recorded is not made true here: the verdict says whether it is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import ImageError, Unsupported
+from allocpolicy.images import existing, image_file
+from allocpolicy.images import stamp as stamps
+from allocpolicy.images.existing import Disk
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.operations import held_disk
+from allocpolicy.operations.inspect import inspect, inspect_open
+from allocpolicy.report.inspection import Inspection
+from allocpolicy.resolve.selection import Selection
+from allocpolicy.storage import lease
+from allocpolicy.storage.failure import named
+
+_NO_XATTRS = "its filesystem has no user xattrs: no stamp can be recorded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamping:
+    """The policy that a disk is to have, and its format if it has no stamp.
+
+    ``force``: it is raw, whatever its content looks like.
+    """
+
+    disk: Path
+    selection: Selection
+    format: DiskFormat | None = None
+    force: bool = False
+
+
+def record(stamping: Stamping, *, policy: Policy) -> Inspection:
+    """Record the policy on the disk; return what the disk is, judged by it.
+
+    A file that is no disk of its format gets no stamp; a disk that doesn't keep the
+    promise gets it, and the verdict says so. The format in a stamp stays.
+
+    :raises ImageError: when it can't be opened, is malformed, is being rewritten, or
+        its format is unknown or contradicts its content.
+    :raises Unsupported: when the filesystem can't record it.
+    :raises Error: for anything else; the disk has its old stamp or the new one.
+    """
+    path, choice = stamping.disk, stamping.selection.choice
+    with (
+        named(path, action="record its stamp"),
+        held_disk.locked(path, policy=policy, dry_run=False),
+    ):
+        with existing.opened(
+            path, declared=stamping.format, force=stamping.force
+        ) as disk:
+            inspect_open(disk, policy=policy, given=None)  # it is one of its format
+            stamp = Stamp(requested=choice, effective=choice, format=disk.format)
+            with existing.writable(disk) as fd:
+                if stamps.write(fd, stamp) is None:
+                    raise Unsupported(path, _NO_XATTRS)
+                os.fsync(fd)
+        return inspect(path, policy=policy)
+
+
+def remove(path: Path, *, policy: Policy) -> None:
+    """Remove the stamp, valid or not, from the disk, whose content stays as it is.
+
+    :raises ImageError: when it can't be opened, has no stamp, or is being rewritten.
+    :raises Error: for anything else; the disk has its stamp or none.
+    """
+    with (
+        named(path, action="remove its stamp"),
+        held_disk.locked(path, policy=policy, dry_run=False),
+        image_file.found(path) as found,
+    ):
+        if lease.is_leased(found.fd):
+            raise ImageError(path, existing.BEING_REWRITTEN)
+        with image_file.reopened(found) as image:
+            disk = Disk(
+                path=image.path,
+                fd=image.fd,
+                directory=image.directory,
+                format=DiskFormat.RAW,  # as good as any: nothing is read
+                stamp=None,
+            )
+            with existing.writable(disk) as fd:
+                if not stamps.remove(fd):
+                    raise ImageError(path, "it has no stamp")
+                os.fsync(fd)

@@ -1,0 +1,178 @@
+"""Nothing goes silently green: what has no policy is told, counted and listed."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import schema
+from allocpolicy.images import stamp as stamps
+from tests.harness.cli import allocpolicy, provision
+from tests.harness.images import MIB, qemu_img
+
+SIZE = 8 * MIB
+JSON = ("-f", "json")
+on_all = pytest.mark.filesystems("ext4", "xfs", "btrfs")
+
+
+def verdicts(*arguments: object, status: int = 0) -> dict[str, str]:
+    """Audit; return the verdict of each file by its name."""
+    finished = allocpolicy("audit", *arguments, *JSON)
+    assert finished.status == status, finished.stderr
+    rows = finished.document
+    assert schema.validate(rows, schema=schema.load("audit")) == []
+    return {Path(row["disk"]).name: row["verdict"] for row in rows}
+
+
+def summary(*arguments: object) -> str:
+    """Return what an audit comes to."""
+    (line,) = allocpolicy("audit", *arguments).stderr.splitlines()
+    return line.removeprefix("audit: ")
+
+
+def metrics(directory: Path) -> dict[str, str]:
+    textfile = directory.parent / "x.prom"
+    allocpolicy("audit", directory, "--textfile", textfile)
+    lines = textfile.read_text().splitlines()
+    textfile.unlink()
+    return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+
+@on_all
+def test_a_fleet_that_was_never_stamped_is_all_told(directory: Path) -> None:
+    """In every format, each disk; and nothing else."""
+    fleet = directory / "fleet"
+    fleet.mkdir()
+    for format in ("qcow2", "raw", "vmdk", "vdi"):
+        qemu_img("create", "-q", "-f", format, fleet / format, SIZE)
+    (fleet / "flavors.yaml").write_text("flavors: {}\n")
+    assert set(verdicts(fleet).values()) == {"no policy"}
+    assert set(verdicts(fleet, "--require-stamp", status=1)) == {
+        *("qcow2", "raw", "vdi", "vmdk")
+    }
+    assert summary(fleet) == (
+        "4 disks: 0 meet, 0 drifted, 4 without policy, 0 base images"
+    )
+    assert allocpolicy("-q", "audit", fleet).stderr == ""
+    shown = metrics(fleet)
+    assert shown["allocpolicy_unstamped_files"] == "4"
+    assert shown["allocpolicy_audited_disks"] == "0"
+    disk = f'disk="{fleet / "raw"}",strategy="",verdict="no policy"'
+    assert shown[f"allocpolicy_disk_verdict{{{disk}}}"] == "1"
+    assert any(name.startswith("allocpolicy_filesystem_promised") for name in shown)
+
+
+@on_all
+@pytest.mark.parametrize("tool", [("cp", "--sparse=always"), ("rsync",), ("tar",)])
+def test_a_copy_that_lost_its_stamp_is_found(
+    directory: Path, tool: tuple[str, ...]
+) -> None:
+    place = directory / "disks"
+    place.mkdir()
+    disk, moved = place / "disk", directory / "moved"
+    provision(disk, "--strategy", "space", "--format", "raw", "--size", SIZE)
+    assert verdicts(place, "--require-stamp") == {"disk": "meets"}
+    disk.rename(moved)
+    if tool == ("tar",):
+        archive = directory / "archive.tar"
+        subprocess.run(["tar", "-cf", archive, "-C", directory, "moved"], check=True)
+        subprocess.run(["tar", "-xf", archive, "-C", place], check=True)
+        (place / "moved").rename(disk)
+    elif tool == ("rsync",):
+        disk.write_bytes(moved.read_bytes())  # what it does without -X
+    else:
+        subprocess.run([*tool, moved, disk], check=True)
+    assert verdicts(place, "--require-stamp", status=1) == {"disk": "no policy"}
+
+
+def write_iso(path: Path) -> None:
+    descriptor = b"\x01CD001\x01".ljust(80, b"\0") + struct.pack("<I", MIB // 2048)
+    path.write_bytes((bytes(16 * 2048) + descriptor).ljust(MIB, b"\0"))
+
+
+@pytest.fixture
+def mixed(directory: Path) -> Path:
+    """Give a directory of disks, and of what else lies beside disks."""
+    base = directory / "base"
+    qemu_img("create", "-q", "-f", "qcow2", base, SIZE)
+    provision(directory / "disk", "--base", base, "--base-format", "qcow2")
+    overlay = ("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b")
+    qemu_img(*overlay, directory / "disk", directory / "snapshot")
+    qemu_img(*overlay, directory / "snapshot", directory / "second")
+    qemu_img("create", "-q", "-f", "raw", directory / "golden", SIZE)
+    (directory / "golden").chmod(0o444)
+    (directory / "_base").mkdir()
+    qemu_img("create", "-q", "-f", "raw", directory / "_base" / "cached", SIZE)
+    write_iso(directory / "iso")
+    (directory / "notes").write_text("no disk\n" * 20_000)
+    return directory
+
+
+@on_all
+def test_base_images_and_isos_are_counted_and_can_be_listed(mixed: Path) -> None:
+    """They need no policy; a file in the middle of a chain is a disk."""
+    disks = {"disk": "uncovered", "second": "no policy", "snapshot": "no policy"}
+    others = dict.fromkeys(("base", "golden", "cached", "iso"), "passed over")
+    assert verdicts(mixed, status=1) == disks
+    assert verdicts(mixed, "--all", status=1) == disks | others
+    assert summary(mixed) == (
+        "3 disks: 0 meet, 0 drifted, 1 uncovered, 2 without policy, 3 base images,"
+        " 1 ISO image"
+    )
+    assert metrics(mixed)["allocpolicy_base_images"] == "3"
+
+
+@on_all
+def test_capacity_lists_what_it_counts_and_as_what(mixed: Path) -> None:
+    """What is no disk promises nothing, whatever its size; the sums are the list's."""
+    shown = allocpolicy("host", "capacity", mixed, "--disks", *JSON).document
+    assert schema.validate(shown, schema=schema.load("capacity")) == []
+    kinds = {Path(one["path"]).name: one["kind"] for one in shown["listed"]}
+    assert kinds == {
+        "disk": "disk",
+        **dict.fromkeys(("snapshot", "second"), "disk without a stamp"),
+        **dict.fromkeys(("base", "golden", "cached"), "base image"),
+        "iso": "ISO image",
+        "notes": "other file",
+    }
+    assert (shown["disks"], shown["unstamped"], shown["images"]) == (3, 2, 5)
+    promised = {one["kind"]: one["promised"] for one in shown["listed"]}
+    assert promised["base image"] == promised["ISO image"] == 0
+    total = sum(one["promised"] for one in shown["listed"])
+    assert total == shown["promised"] > 3 * SIZE
+    table = allocpolicy("host", "capacity", mixed, "--disks").stdout
+    assert f"{mixed / 'notes'}: other file, " in table
+    assert allocpolicy("host", "capacity", mixed, *JSON).document["listed"] is None
+
+
+@on_all
+def test_a_policy_that_is_given_is_not_for_base_images(mixed: Path) -> None:
+    """Nor for what is no raw disk, where that is said of all."""
+    given = ("--strategy", "space", "--format")
+    found = verdicts(mixed, *given, "qcow2", status=1)
+    assert found.keys() == {"disk", "snapshot", "second"}
+    assert verdicts(mixed, *given, "raw", status=1) == {
+        "disk": "uncovered",
+        "snapshot": "no policy",
+        "second": "no policy",
+    }
+
+
+def test_a_file_that_is_named_is_told_whatever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("no disk")
+    assert verdicts(tmp_path / "notes") == {"notes": "no policy"}
+    assert verdicts(tmp_path) == {}
+
+
+@on_all
+def test_a_stamp_makes_a_disk_of_anything(mixed: Path) -> None:
+    """A base image below others too: it is a disk, with the policy of its stamp."""
+    finished = allocpolicy(
+        *("apply", mixed / "golden", "--format", "raw", "--strategy", "none")
+    )
+    assert finished.status == 0, finished.stderr
+    assert verdicts(mixed, status=1)["golden"] == "meets"
+    assert stamps.is_visible(str(mixed / "golden"))
