@@ -18,7 +18,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.images.reach import Reach
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.storage import lease, writers
+from allocpolicy.storage import lease, qemu_lock, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.inode import Inode, inode
 
@@ -49,6 +49,8 @@ def of(fd: int, *, path: Path, reach: Reach) -> Inherited:
         when the chain can't be followed that far.
     :raises OSError: when it can't be read.
     """
+    if qemu_lock.held_as_raw(fd):
+        raise ImageError(path, "QEMU has it open as a raw disk")
     top = _layer(fd, path=path, format=DiskFormat.QCOW2)
     for layer in chain.walk(top, reach=reach, opened=_opened):
         if layer.stamp is not None:

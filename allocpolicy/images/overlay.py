@@ -74,8 +74,12 @@ def find(path: Path, *, leases: Leases) -> Overlay | None:
 def of(fd: int, *, path: Path) -> Overlay | None:
     """Return an open file as an overlay; None if it names no backing file.
 
+    A file that QEMU has open as a raw disk is none, whatever its guest wrote.
+
     :raises OSError: when it can't be read.
     """
+    if qemu_lock.held_as_raw(fd):
+        return None
     try:
         name = read_header(fd, path=path).backing_file
     except ImageError:  # it is no qcow2

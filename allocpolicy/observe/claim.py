@@ -1,8 +1,9 @@
 """What the header of a file without a stamp claims, as far as it is believed.
 
-Nothing says whether such a file is a qcow2, as an external snapshot is, or a raw disk
-whose guest wrote the header. A claim beyond the whole filesystem is believed only of a
-file that ends as a qcow2 does: no new image in a raw disk stops all other disks.
+While a VM runs, QEMU's locks tell whether such a file is a qcow2, as an external
+snapshot is, or a raw disk whose guest wrote the header. Otherwise nothing does. A claim
+beyond the whole filesystem is believed only of a file that ends as a qcow2 does: no new
+image in a raw disk stops all other disks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.qcow2 import ending
 from allocpolicy.qcow2.geometry import geometry
 from allocpolicy.qcow2.header import MAGIC, Header, read_header
+from allocpolicy.storage import qemu_lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ def of(fd: int, *, path: Path) -> Claim:
 
     :raises OSError: when it cannot be read.
     """
-    if os.pread(fd, len(MAGIC), 0) != MAGIC:
+    if os.pread(fd, len(MAGIC), 0) != MAGIC or qemu_lock.held_as_raw(fd):
         return NOTHING
     try:
         header = read_header(fd, path=path)

@@ -45,28 +45,18 @@ class Covering:
 
         If the topmost overlay has a policy, those below it need none.
 
-        :param in_use: the disk's `known_use`.
-        """
-        tops = self._unless_in_use(self._tops(disk, passed={disk}), in_use=in_use)
-        return _words(tops)
-
-    def topmost(self, disk: Inode, *, in_use: Use | None) -> tuple[Overlay, ...]:
-        """Return the topmost overlays on a disk, whether they have a policy or not."""
-        tops = self._tops(disk, passed={disk}, with_policy=True)
-        return self._unless_in_use(tops, in_use=in_use)
-
-    def _unless_in_use(
-        self, tops: Iterable[Overlay], *, in_use: Use | None
-    ) -> tuple[Overlay, ...]:
-        """Return the overlays, sorted, without those that can't be on the disk.
-
-        A disk that QEMU writes to has none: QEMU doesn't allow it. Nor is a file in use
-        one if its QEMU doesn't have the disk open.
+        :param in_use: what QEMU's lock bytes say about the disk, if known. One that
+            QEMU writes to has no overlay in use: QEMU doesn't allow it.
         """
         if in_use is Use.WRITING:
+            return None
+        return _words(_sorted(self._tops(disk, passed={disk})))
+
+    def topmost(self, disk: Inode, *, in_use: Use | None) -> Sequence[Overlay]:
+        """Return the topmost overlays on a disk, whether they have a policy or not."""
+        if in_use is Use.WRITING:
             return ()
-        found = (one for one in tops if in_use is not Use.NONE or not one.written)
-        return tuple(sorted(found, key=lambda one: one.path))
+        return _sorted(self._tops(disk, passed={disk}, with_policy=True))
 
     def _tops(
         self, below: Inode, *, passed: set[Inode], with_policy: bool = False
@@ -126,13 +116,8 @@ def _seen(one: Sighting) -> Overlay | None:
     return dataclasses.replace(found, has_policy=True, raw=raw)
 
 
-def known_use(in_use: Use, *, format: DiskFormat) -> Use | None:
-    """Return what QEMU's lock bytes prove about a disk; None if they prove nothing.
-
-    QEMU locks an open qcow2 in any case, and a raw disk only for who uses it.
-    """
-    unsure = format is DiskFormat.RAW and in_use is Use.NONE
-    return None if unsure else in_use
+def _sorted(overlays: Iterable[Overlay]) -> Sequence[Overlay]:
+    return sorted(overlays, key=lambda one: one.path)
 
 
 def _file(one: Overlay) -> Inode | None:

@@ -202,16 +202,14 @@ def _is_left(seen: Sighting, above: Covering) -> bool:
     """
     if seen.inherited is None or seen.observed is None or seen.inode is None:
         return False
-    in_use = covering.known_use(seen.observed.in_use, format=seen.observed.format)
-    return bool(above.topmost(seen.inode, in_use=in_use))
+    return bool(above.topmost(seen.inode, in_use=seen.observed.in_use))
 
 
 def _uncovered(seen: Sighting, above: Covering) -> str | None:
     """Return where guests write instead of a disk with a policy, in words."""
     if seen.stamp is None or seen.inode is None:
         return None
-    disk = seen.observed
-    in_use = covering.known_use(disk.in_use, format=disk.format) if disk else None
+    in_use = seen.observed.in_use if seen.observed else None
     return above.uncovered(seen.inode, in_use=in_use)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from allocpolicy.contract.facts import DiskFormat, Observation, Use
+from allocpolicy.contract.facts import Observation, Use
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import existing, image_file
-from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import covering
 from allocpolicy.observe import disk as observe
@@ -44,10 +43,7 @@ def topmost(path: Path, *, policy: Policy) -> Path:
         if lease.is_leased(found.fd):
             raise ImageError(path, existing.BEING_REWRITTEN)
         with image_file.reopened(found) as image:
-            stamp = stamps.read(image.fd, path=image.path)
-            format = stamp.format if stamp else DiskFormat.RAW  # which proves less
-            in_use = covering.known_use(observe.use(image.fd), format=format)
-            file = inode(os.fstat(image.fd))
+            file, in_use = inode(os.fstat(image.fd)), observe.use(image.fd)
     tops = beside(found.path, policy=policy).topmost(file, in_use=in_use)
     if len(tops) > 1:
         names = ", ".join(str(one.path) for one in tops)
@@ -61,8 +57,7 @@ def uncovered(disk: Disk, observed: Observation, *, policy: Policy) -> str | Non
 
     Without a stamp it has no policy that would cover anything.
     """
-    in_use = covering.known_use(observed.in_use, format=disk.format)
-    if disk.stamp is None or in_use is Use.WRITING:
+    if disk.stamp is None or observed.in_use is Use.WRITING:
         return None
     above = beside(disk.path, policy=policy)
-    return above.uncovered(inode(os.fstat(disk.fd)), in_use=in_use)
+    return above.uncovered(inode(os.fstat(disk.fd)), in_use=observed.in_use)

@@ -26,6 +26,15 @@ def held_for_writing(fd: int) -> bool:
     return any(_is_locked(fd, byte) for byte in (_WRITE, _RESIZE))
 
 
+def held_as_raw(fd: int) -> bool:
+    """Return whether QEMU writes to the image as to a raw one, for a guest.
+
+    Whatever a guest asks for, a format that has metadata of its own also takes "resize"
+    on its file while it is writable (block.c, bdrv_default_perms_for_storage).
+    """
+    return _is_locked(fd, _WRITE) and not _is_locked(fd, _RESIZE)
+
+
 def _is_locked(fd: int, start: int, *, length: int = 1) -> bool:
     wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted)

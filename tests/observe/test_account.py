@@ -220,6 +220,10 @@ def test_a_guest_gains_little_by_a_header_in_a_raw_disk(directory: Path) -> None
     with disk.open("r+b") as file:
         file.write(header)
     assert promised() > 60 << 40
+    with images.held_by_qemu(disk, format="raw"):
+        assert promised() <= len(header)
+    with images.held_by_qemu(disk, format="qcow2"):
+        assert promised() > 60 << 40
     assert SIZE // 2 < promised(limit=SIZE) <= SIZE
 
 

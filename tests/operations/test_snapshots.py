@@ -18,6 +18,7 @@ from tests.harness.images import MIB
 
 SIZE = 16 * MIB
 JSON = ("-f", "json")
+INHERIT = {"OS_ALLOCPOLICY__SNAPSHOT_POLICY": "inherit"}
 
 pytestmark = [pytest.mark.qemu, pytest.mark.filesystems("xfs")]
 
@@ -191,7 +192,7 @@ def test_a_disk_that_drifted_below_a_snapshot_says_both(directory: Path) -> None
 
 
 def test_a_header_in_a_raw_disk_is_no_snapshot(directory: Path) -> None:
-    """Of one whose stamp says raw; of one whose QEMU doesn't have the disk open."""
+    """Of one whose stamp says raw; of one that QEMU has open as raw."""
     disk = disk_in(directory)
     top = snapshot(disk, "top")
     header = top.read_bytes()
@@ -204,7 +205,11 @@ def test_a_header_in_a_raw_disk_is_no_snapshot(directory: Path) -> None:
     other.write_bytes(header)
     os.truncate(other, SIZE)
     with images.held_by_qemu(other, format="raw"):
-        assert audited(disk, status=0)["disk"].startswith("meets")
+        assert audited(directory, status=0)["disk"].startswith("meets")
+        assert len(audited(directory, status=0, **INHERIT)) == 2
+        assert applied("--chain", disk)["disk"] == str(disk)
+    with images.held_by_qemu(other, format="qcow2"):
+        assert audited(disk, status=1)["disk"] == uncovered(other)
 
 
 def test_a_loop_of_overlays_ends(directory: Path) -> None:
@@ -217,9 +222,6 @@ def test_a_loop_of_overlays_ends(directory: Path) -> None:
             "create", "-q", "-f", "qcow2", *arguments, directory / name, SIZE
         )
     assert audited(directory, status=1) == {"disk": uncovered(top)}
-
-
-INHERIT = {"OS_ALLOCPOLICY__SNAPSHOT_POLICY": "inherit"}
 
 
 def applied(*arguments: object, status: int = 0, **variables: str) -> dict[str, Any]:
