@@ -81,6 +81,7 @@ from allocpolicy.steps.create import SetNocow as SetNocow
 from allocpolicy.steps.create import mapped_data_offset as mapped_data_offset
 from allocpolicy.steps.grow import GrowQcow2 as GrowQcow2
 from allocpolicy.steps.grow import GrowRaw as GrowRaw
+from allocpolicy.steps.grow import ReserveGrown as ReserveGrown
 from allocpolicy.steps.grow import growing_steps as growing_steps
 from allocpolicy.steps.grow import grown_size as grown_size
 from allocpolicy.steps.reserve import FillHoles as FillHoles

@@ -37,6 +37,7 @@ from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
 
 PROGRAM = "qemu-img"
+MISSING = 127  # the exit status of a program that isn't installed
 NOT_INSTALLED = "it is not installed; bindep.txt lists the system packages"
 MEMORY_LIMIT = 4 << 30
 OUTPUT_SLACK = 64 << 20
@@ -167,6 +168,35 @@ def replay(image: Image, *, virtual_size: int) -> None:
     size = os.fstat(image.fd).st_size
     arguments = ["check", "-q", "-r", "all", image.target]
     _run(arguments, source=image, work=virtual_size, output=size)
+
+
+def resize(
+    socket: int, *, path: Path, virtual_size: int, mapped: bool, backing_size: int
+) -> None:
+    """Grow the qcow2 that an NBD server gives on a connected socket.
+
+    :param path: the image's, for messages.
+    :param mapped: map the new clusters (preallocation=metadata).
+    :param backing_size: of its backing file, which isn't opened: what it has beyond the
+        old size must not show. 0 without one.
+    :raises CommandError: when qemu-img fails.
+    """
+    server = {"type": "fd", "str": str(socket)}
+    how = ["--preallocation=metadata"] if mapped else []
+    with open(os.memfd_create("backing"), "wb") as backing:
+        backing.truncate(backing_size)
+        below_fd = backing.fileno()
+        opened = {"driver": "file", "filename": f"/proc/self/fd/{below_fd}"}
+        below = {"driver": "raw", "read-only": True, "file": opened}
+        nodes = {
+            "driver": "qcow2",
+            "file": {"driver": "nbd", "server": server},
+            "backing": below if backing_size else None,
+        }
+        images = [Image(fd=fd, format="raw", path=path) for fd in (socket, below_fd)]
+        name = "json:" + json.dumps(nodes)
+        arguments = ["resize", "-q", *how, name, str(virtual_size)]
+        _run(arguments, source=images[0], target=images[1], work=virtual_size)
 
 
 def measure(image: Image, *, format: str, virtual_size: int) -> int:

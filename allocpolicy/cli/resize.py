@@ -24,7 +24,9 @@ class Resize(ShowOne):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("path", type=Path, metavar="DISK", help="the disk to grow")
-        parser.add_argument("size", metavar="SIZE", help=size.HELP)
+        parser.add_argument(
+            "size", metavar="SIZE", help=f"the new size, or +SIZE to add: {size.HELP}"
+        )
         disk_format.add_option(parser)
         choice.add_options(parser)
         parser.add_argument(
@@ -32,11 +34,13 @@ class Resize(ShowOne):
         )
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+        wanted: str = arguments.size.strip()
         change = Change(
             disk=arguments.path,
             format=arguments.disk_format,
             force=arguments.force,
-            virtual_size=size.parse(arguments.size),
+            virtual_size=size.parse(wanted.removeprefix("+")),
+            added=wanted.startswith("+"),
             disk_role=arguments.disk,
             flavor=choice.flavor(arguments),
             extra_specs=choice.extra_specs(arguments),

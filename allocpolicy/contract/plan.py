@@ -42,7 +42,13 @@ class Target(Protocol):
 
 @runtime_checkable
 class Step(Protocol):
-    """One thing to do; third-party steps are treated like bundled ones."""
+    """One thing to do; third-party steps are treated like bundled ones.
+
+    A step may also have a method ``check(target)``, which changes nothing and raises
+    what ``run`` would, as far as that can be known before the plan begins: a dry run
+    calls it, too. The target is then the disk as it is, perhaps open only for reading,
+    or an empty file if a new one is to be made.
+    """
 
     __slots__ = ()
 

@@ -88,7 +88,7 @@ def run_steps(
     :raises Error: as the steps do.
     """
     before = os.fstat(target.fd).st_blocks * 512
-    admission.admit(plan, job, directory=directory)
+    admit(plan, job, target=target, directory=directory)
     found = job.selection.loaded.found
     for step in plan.steps:
         with (
@@ -103,6 +103,22 @@ def run_steps(
         ):
             call.run(step, handed, watch=job.watch)
         has_taken(os.fstat(target.fd).st_blocks * 512 - before)
+
+
+def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
+    """Check what can be known of the steps and the space; a dry run ends here.
+
+    :raises NotEnoughSpace: where free space, or what was promised to others, shows it.
+    :raises Error: as the steps do.
+    """
+    found = job.selection.loaded.found
+    for step in plan.steps:
+        with (
+            unswapped(target, directory=directory, found=found) as handed,
+            blaming(found),
+        ):
+            call.check(step, handed)
+    admission.admit(plan, job, directory=directory)
 
 
 def verified(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:

@@ -12,9 +12,9 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.execute import admission, existing, new
+from allocpolicy.execute import build, existing, new
 from allocpolicy.execute.job import Job, Outcome
-from allocpolicy.storage import directories
+from allocpolicy.storage import staging
 
 
 def execute(plan: Plan, job: Job) -> Outcome | None:
@@ -47,9 +47,12 @@ def _rehearse(plan: Plan, job: Job) -> None:
     """Check what can be checked without running a step."""
     if plan.mode is Mode.NOTHING and job.disk is not None:
         return
+    if job.disk is not None and plan.mode is Mode.IN_PLACE:
+        existing.rehearse(plan, job, job.disk)
+        return
     if job.disk is None:
         new.check_mode(plan, job)
-    elif plan.mode is Mode.STAGED:
+    else:
         existing.check_rewritable(job, job.disk)
-    with directories.readable(job.directory) as directory:
-        admission.admit(plan, job, directory=directory)
+    with staging.create(job.directory) as staged:
+        build.admit(plan, job, target=staged, directory=staged.directory_fd)

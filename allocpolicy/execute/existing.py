@@ -26,7 +26,7 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.execute import admission, under_lease
+from allocpolicy.execute import admission, build, under_lease
 from allocpolicy.execute.build import built, run_steps, verified
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
@@ -78,6 +78,19 @@ class _InPlace:
     def adopt(self, path: Path) -> None:
         """Refuse: a ready-made file must not replace the disk."""
         raise Unsupported(path, "a disk in place can't adopt a ready-made file")
+
+
+def rehearse(plan: Plan, job: Job, hold: Hold) -> None:
+    """Check what can be known of a plan in place; nothing is changed, no lease taken.
+
+    :raises Error: as `change` does.
+    """
+    if not plan.online:
+        hold.require()
+    existing.check_writable(hold.disk)
+    target = _InPlace(fd=hold.disk.fd, directory=job.host.directory)
+    with directories.readable(job.directory) as directory:
+        build.admit(plan, job, target=target, directory=directory)
 
 
 def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:

@@ -26,6 +26,9 @@ NO_WHOLE_LEASES = (
     "can't determine whether it is in use: a lease on {} doesn't show who opens the"
     " file below it or elsewhere; change the disk on the local filesystem that has it"
 )
+NOT_OURS = (
+    "can't determine whether it is in use: leases are for the file's owner and root"
+)
 _PATIENCE = 5.0  # seconds; a mere look at a disk keeps it open for less
 
 
@@ -33,12 +36,14 @@ _PATIENCE = 5.0  # seconds; a mere look at a disk keeps it open for less
 class Hold:
     """Whether an open disk is ours alone; ``problem`` says why it is not.
 
-    ``telling``: the filesystem shows who has it open.
+    ``telling``: the filesystem shows who has it open. ``rehearsed``: for a dry run,
+    which takes no lease: the problem is what can be known without one.
     """
 
     disk: Disk
     problem: str | None = None
     telling: bool = True
+    rehearsed: bool = False
 
     def is_whole(self) -> bool:
         """Return whether the disk is ours, and no other process opened it since."""
@@ -52,7 +57,7 @@ class Hold:
         """
         if self.problem is not None:
             raise self.refusal(self.problem)
-        if not lease.is_whole(self.disk.fd):
+        if not self.rehearsed and not lease.is_whole(self.disk.fd):
             raise ImageError(self.disk.path, OPENED_MEANWHILE)
 
     def refusal(self, reason: str) -> ImageError | Unsupported:
@@ -72,6 +77,18 @@ def held(disk: Disk) -> Iterator[Hold]:
         if use(disk.fd) is not Use.NONE:
             problem, telling = IN_USE, True
         yield Hold(disk=disk, problem=problem, telling=telling)
+
+
+def foreseen(disk: Disk) -> Hold:
+    """Return what `held` would find, as far as that can be known without a lease."""
+    problem, telling = None, True
+    if not lease.are_whole(disk.fd):
+        problem, telling = NO_WHOLE_LEASES.format(mount.of(disk.fd).type), False
+    elif os.geteuid() not in (0, os.fstat(disk.fd).st_uid):
+        problem, telling = NOT_OURS, False
+    if use(disk.fd) is not Use.NONE:
+        problem, telling = IN_USE, True
+    return Hold(disk=disk, problem=problem, telling=telling, rehearsed=True)
 
 
 def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:

@@ -119,6 +119,18 @@ def writable(disk: Disk) -> Iterator[int]:
         os.close(fd)
 
 
+def check_writable(disk: Disk) -> None:
+    """Check that `writable` would succeed.
+
+    :raises ImageError: when there is no permission to write.
+    :raises Unsupported: as `writable` does.
+    """
+    if mount.type_by_magic(disk.fd) == "overlay":
+        raise Unsupported(disk.path, _OVERLAY)
+    if not os.access(f"/proc/self/fd/{disk.fd}", os.W_OK, effective_ids=True):
+        raise ImageError(disk.path, "cannot write to it: no permission, or read-only")
+
+
 def _inherited(
     image: ImageFile, *, trusted: tuple[Path, ...], declared: DiskFormat | None
 ) -> Inherited | None:

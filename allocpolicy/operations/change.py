@@ -54,16 +54,17 @@ class Change:
 
     Without a flavor and extra specs the disk's stamp is its policy. ``format`` is for
     disks without a stamp; with ``force``, whatever their content looks like.
-    ``virtual_size`` (bytes) is for `resize` alone. ``chain``: a disk without a stamp
-    has the policy of the nearest disk below it that has one, as with `Policy.inherits`.
-    ``found``: nobody named the disk, which was found to be an overlay by its header
-    alone.
+    ``virtual_size`` (bytes) is for `resize` alone; it is ``added`` to the disk's own,
+    or is the new one. ``chain``: a disk without a stamp has the policy of the nearest
+    disk below it that has one, as with `Policy.inherits`. ``found``: nobody named the
+    disk, which was found to be an overlay by its header alone.
     """
 
     disk: Path
     format: DiskFormat | None = None
     force: bool = False
     virtual_size: int | None = None
+    added: bool = False
     disk_role: DiskRole = DiskRole.ROOT
     flavor: Flavor | None = None
     extra_specs: Mapping[str, str] = field(default_factory=dict)
@@ -216,6 +217,8 @@ def _grown_size(
     wanted, present = change.virtual_size, current.virtual_size
     if wanted is None:
         raise InvalidRequest("no size: give the disk's new size")
+    if change.added:
+        wanted += present
     if wanted < present:
         raise InvalidRequest(
             f"{change.disk}: it has {format_size(present)}, and shrinking it to"

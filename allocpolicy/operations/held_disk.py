@@ -15,7 +15,7 @@ from allocpolicy.contract.facts import DiskFormat, Facts
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError
 from allocpolicy.execute import admission
-from allocpolicy.execute.hold import Hold, held, rewrite_obstacle
+from allocpolicy.execute.hold import Hold, foreseen, held, rewrite_obstacle
 from allocpolicy.images import content, existing, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.existing import Disk
@@ -66,7 +66,7 @@ def opened(
 def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold]:
     """Try to get exclusive use of the disk; a dry run doesn't try."""
     if dry_run:
-        return contextlib.nullcontext(Hold(disk=disk))
+        return contextlib.nullcontext(foreseen(disk))
     return held(disk)
 
 

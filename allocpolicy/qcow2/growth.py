@@ -35,11 +35,14 @@ _L1 = ">IQ", 36  # entries, offset
 _REFCOUNT_TABLE = ">QI", 48  # offset, clusters
 _AUTOCLEAR = ">Q", 88
 
-_RESIZE = "grow it with qemu-img resize"
-_REMEDIES = dict.fromkeys(Kind, _RESIZE) | {
+RESIZE = "grow it with qemu-img resize"
+QEMU_REMEDIES = {
     Kind.CORRUPT: obstacles.REPAIR,
     Kind.DIRTY: obstacles.REPAIR,
+    Kind.EXTERNAL_DATA: RESIZE,
+    Kind.ENCRYPTION: f"{RESIZE}, which takes its secret (--object secret)",
 }
+_REMEDIES = dict.fromkeys(Kind, RESIZE) | QEMU_REMEDIES
 
 
 def grow(
@@ -64,17 +67,17 @@ def grow(
     :raises ImageError: when it can't be grown in place, saying what to do.
     :raises InvalidRequest: when qcow2 has no such virtual size.
     """
-    refuse(
-        _faults(header, virtual_size, mapped=mapped, backing_size=backing_size),
+    _refuse_what_fails(
+        header,
         path=path,
-    )
-    geometry.geometry(
-        virtual_size, cluster_size=header.cluster_size, extended_l2=header.extended_l2
+        virtual_size=virtual_size,
+        mapped=mapped,
+        backing_size=backing_size,
     )
     if virtual_size == header.virtual_size:
         return
     plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
-    stale_offset, stale_length = _stale_bytes(fd, plan, path=path)
+    stale_offset, stale_length = stale_bytes(fd, header, plan.last_l2, path=path)
     with _cut_on_failure(fd):
         _append(fd, plan, advance=advance)
         # The file's new length first: clusters that were counted beyond its end would
@@ -96,6 +99,44 @@ def grow(
         os.fsync(fd)
 
 
+def check(
+    fd: int,
+    header: Header,
+    *,
+    path: Path,
+    virtual_size: int,
+    mapped: bool,
+    backing_size: int,
+) -> int:
+    """Return how long the file will be; what can be known to prevent the growth fails.
+
+    :raises ImageError: when it can't be grown in place, saying what to do.
+    :raises InvalidRequest: when qcow2 has no such virtual size.
+    """
+    _refuse_what_fails(
+        header,
+        path=path,
+        virtual_size=virtual_size,
+        mapped=mapped,
+        backing_size=backing_size,
+    )
+    plan = layout(fd, header, virtual_size=virtual_size, mapped=mapped, path=path)
+    stale_bytes(fd, header, plan.last_l2, path=path)
+    return _file_size(fd, plan)
+
+
+def _refuse_what_fails(
+    header: Header, *, path: Path, virtual_size: int, mapped: bool, backing_size: int
+) -> None:
+    refuse(
+        _faults(header, virtual_size, mapped=mapped, backing_size=backing_size),
+        path=path,
+    )
+    geometry.geometry(
+        virtual_size, cluster_size=header.cluster_size, extended_l2=header.extended_l2
+    )
+
+
 @contextlib.contextmanager
 def _cut_on_failure(fd: int) -> Iterator[None]:
     """Give the file its old length again if the body fails; nothing refers further."""
@@ -115,12 +156,12 @@ def _faults(
     yield smaller, f"its virtual size is {old} bytes; shrinking it loses data"
     yield from obstacles.faults(header, remedies=_REMEDIES)
     bits = header.refcount_bits
-    yield bits != 8 * REFCOUNT_SIZE, f"its refcounts have {bits} bits; {_RESIZE}"
+    yield bits != 8 * REFCOUNT_SIZE, f"its refcounts have {bits} bits; {RESIZE}"
     # The guest would see what the backing file has there.
     shorter = old < backing_size and virtual_size > old
-    yield shorter, f"its backing file is longer than its {old} bytes; {_RESIZE}"
+    yield shorter, f"its backing file is longer than its {old} bytes; {RESIZE}"
     hidden = mapped and header.backing_file is not None and not header.extended_l2
-    yield hidden, f"mapped clusters hide a backing file without subclusters; {_RESIZE}"
+    yield hidden, f"mapped clusters hide a backing file without subclusters; {RESIZE}"
 
 
 def _file_size(fd: int, plan: Layout) -> int:
@@ -215,26 +256,30 @@ def _write_l1(
     writer.write_all(fd, entries, offset=offset, advance=advance)
 
 
-def _stale_bytes(fd: int, plan: Layout, *, path: Path) -> tuple[int, int]:
+def stale_bytes(
+    fd: int, header: Header, last_l2: int, *, path: Path
+) -> tuple[int, int]:
     """Return where the last cluster has nonzero bytes beyond the old size.
 
-    As (host offset, length). QEMU leaves such bytes only in an image that was shrunk.
+    As (host offset, length); ``last_l2`` is the host offset of the L2 table in which
+    the old size ends, 0 if there is none. QEMU leaves such bytes only in an image that
+    was shrunk.
 
     :raises ImageError: when they are compressed.
     """
-    header, inside = plan.header, plan.header.virtual_size % plan.size
-    if not inside or not plan.last_l2:
+    size = header.cluster_size
+    index, inside = divmod(header.virtual_size, size)
+    if not inside or not last_l2:
         return 0, 0
-    width = plan.size // header.l2_entries
-    column = (plan.old.clusters - 1) % header.l2_entries
-    entry = tables.read_entry(fd, plan.last_l2 + column * width)
-    host, length = entry & tables.OFFSET, plan.size - inside
+    width = size // header.l2_entries
+    entry = tables.read_entry(fd, last_l2 + index % header.l2_entries * width)
+    host, length = entry & tables.OFFSET, size - inside
     if entry & tables.COMPRESSED:
         offset = header.virtual_size - inside
         run = content.compressed_run(entry, offset=offset, header=header)
-        whole = content.inflate(fd, header, run._replace(length=plan.size), path=path)
+        whole = content.inflate(fd, header, run._replace(length=size), path=path)
         stale = whole[inside:].strip(b"\0") != b""
-        refuse([(stale, f"it was shrunk inside compressed data; {_RESIZE}")], path=path)
+        refuse([(stale, f"it was shrunk inside compressed data; {RESIZE}")], path=path)
         return 0, 0
     if not host or not reading.read(fd, length, offset=host + inside).strip(b"\0"):
         return 0, 0

@@ -176,13 +176,23 @@ def _last_l2(fd: int, header: Header, old: Span, *, path: Path) -> int:
     if not old.l1_entries:
         return 0
     index = old.l1_entries - 1
-    entry = tables.read_entry(fd, header.l1_offset + index * TABLE_ENTRY_SIZE)
+    entry = _last_l1_entry(fd, header)
     offset = entry & tables.OFFSET
     end = os.fstat(fd).st_size - header.cluster_size
     wrong = entry != offset | tables.COPIED or not 0 < offset <= end
     if entry and (wrong or offset % header.cluster_size):
         raise ImageError(path, f"L1 entry {index} is wrong; see qemu-img check")
     return offset
+
+
+def any_last_l2(fd: int, header: Header) -> int:
+    """Return the same of consistent tables, whoever shares it."""
+    return _last_l1_entry(fd, header) & tables.OFFSET if header.needed_l1_entries else 0
+
+
+def _last_l1_entry(fd: int, header: Header) -> int:
+    index = header.needed_l1_entries - 1
+    return tables.read_entry(fd, header.l1_offset + index * TABLE_ENTRY_SIZE)
 
 
 def _later(fd: int, header: Header, end: int, new: int, *, path: Path) -> int:

@@ -71,6 +71,13 @@ def described(step: Step) -> str:
     return wording.bounded(said)
 
 
+def check(step: Step, target: Target) -> None:
+    """Let the step check what can be known; call it where its plugin is blamed."""
+    hook: object = getattr(step, "check", None)
+    if callable(hook):
+        hook(target)
+
+
 def run(step: Step, target: Target, *, watch: Watcher) -> None:
     """Run one step; call it where its plugin is blamed."""
     step.run(target, watch(described(step)))

@@ -13,7 +13,7 @@ from allocpolicy.progress import Progress, counted
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, Geometry, geometry
 from allocpolicy.qcow2.writer import Backing
-from allocpolicy.storage import extent_size, inode_flags
+from allocpolicy.storage import extent_size, inode_flags, longest
 from allocpolicy.storage.failure import own_work
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.wording import format_size
@@ -54,12 +54,23 @@ class CreateQcow2(Step):
         return self._geometry.data_offset
 
     @property
+    def _length(self) -> int:
+        return self.full_size if self.mapped else 0
+
+    @property
     def _geometry(self) -> Geometry:
         return geometry(
             self.virtual_size,
             cluster_size=self.cluster_size,
             extended_l2=self.mapped and self.backing is not None,
         )
+
+    def check(self, target: Target) -> None:
+        """Raise what would prevent it because of the file's length.
+
+        :raises Unsupported: when the file can't become so long.
+        """
+        longest.refuse_longer(target.fd, self._length, path=target.directory)
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
@@ -109,6 +120,13 @@ class CreateRaw(Step):
     @override
     def describe(self) -> str:
         return f"create a sparse raw image of {format_size(self.virtual_size)}"
+
+    def check(self, target: Target) -> None:
+        """Raise what would prevent it because of the file's length.
+
+        :raises Unsupported: when the file can't become so long.
+        """
+        longest.refuse_longer(target.fd, self.virtual_size, path=target.directory)
 
     @override
     def run(self, target: Target, progress: Progress) -> None:

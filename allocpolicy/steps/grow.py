@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
 
 from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
-from allocpolicy.qcow2 import geometry, growth
-from allocpolicy.qcow2.consistency import check_tables
-from allocpolicy.qcow2.header import read_header
+from allocpolicy.qcow2 import geometry, growth, growth_by_qemu, recorded, refcounts
+from allocpolicy.qcow2.consistency import check_tables, checked
+from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.qcow2.recorded import Recorded
+from allocpolicy.steps import qemu_growth
 from allocpolicy.steps.reserve import Reserve, ReservePastEnd
+from allocpolicy.storage import longest
 from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
 
@@ -30,6 +35,13 @@ class GrowRaw(Step):
     def describe(self) -> str:
         return f"grow the raw disk to {format_size(self.virtual_size)}"
 
+    def check(self, target: Target) -> None:
+        """Raise what would prevent it because of the file's length.
+
+        :raises Unsupported: when the file can't become so long.
+        """
+        longest.refuse_longer(target.fd, self.virtual_size, path=target.directory)
+
     @override
     def run(self, target: Target, progress: Progress) -> None:
         with own_work(
@@ -39,6 +51,14 @@ class GrowRaw(Step):
             os.ftruncate(target.fd, self.virtual_size)
 
 
+class _Wanted(TypedDict):
+    """What a growth is asked for."""
+
+    virtual_size: int
+    mapped: bool
+    backing_size: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowQcow2(Step):
     """Afterwards a qcow2 has ``virtual_size`` bytes; the new ones read as zeroes.
@@ -46,7 +66,8 @@ class GrowQcow2(Step):
     ``mapped``: the new clusters are all mapped, to storage that is a hole or was
     reserved past the end. ``backing_size`` is the virtual size of its backing file, 0
     without one. New tables are appended, then one write of the header switches to them:
-    a kill leaves the old size or the new one.
+    a kill leaves the old size or the new one. What only QEMU can grow (snapshots,
+    persistent bitmaps, refcounts of other widths) QEMU grows, in memory.
     """
 
     virtual_size: int
@@ -58,21 +79,74 @@ class GrowQcow2(Step):
         mapped = ", all mapped" if self.mapped else ""
         return f"grow the qcow2 to {format_size(self.virtual_size)}{mapped}"
 
+    def check(self, target: Target) -> None:
+        """Raise what would prevent the growth; nothing is changed.
+
+        :raises ImageError: when the image can't be grown.
+        :raises Unsupported: when its file would become too long.
+        """
+        fd, path = target.fd, target.directory
+        header = read_header(fd, path=path)
+        with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
+            if self._takes_qemu(header):
+                self._by_qemu(fd, header, path=path)
+            else:
+                length = growth.check(fd, header, path=path, **self._wanted)
+                longest.refuse_longer(fd, length, path=path)
+
     @override
     def run(self, target: Target, progress: Progress) -> None:
         fd, path = target.fd, target.directory
         header = read_header(fd, path=path)
-        check_tables(fd, header, path=path)
+        advance = counted(progress, total=self.virtual_size)
         with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
-            growth.grow(
-                fd,
-                header,
-                path=path,
-                virtual_size=self.virtual_size,
-                mapped=self.mapped,
-                backing_size=self.backing_size,
-                advance=counted(progress, total=self.virtual_size),
-            )
+            if self._takes_qemu(header):
+                changes = self._by_qemu(fd, header, path=path)
+                recorded.commit(changes, fd, advance=advance)
+                return
+            check_tables(fd, header, path=path)
+            growth.grow(fd, header, path=path, advance=advance, **self._wanted)
+
+    def _takes_qemu(self, header: Header) -> bool:
+        size, backing_size = self.virtual_size, self.backing_size
+        return growth_by_qemu.is_needed(
+            header, virtual_size=size, backing_size=backing_size
+        )
+
+    def _by_qemu(self, fd: int, header: Header, *, path: Path) -> Recorded:
+        growth_by_qemu.check(fd, header, path=path, **self._wanted)
+        check_tables(fd, header, path=path, vm_state=True)
+        return qemu_growth.recorded(fd, header, path=path, **self._wanted)
+
+    @property
+    def _wanted(self) -> _Wanted:
+        return {
+            "virtual_size": self.virtual_size,
+            "mapped": self.mapped,
+            "backing_size": self.backing_size,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveGrown(Step):
+    """Afterwards a grown qcow2 has storage for every write of its guest.
+
+    That is ``length`` bytes of the file; more, if QEMU grew it and placed its new
+    tables otherwise than expected.
+    """
+
+    length: int
+
+    @override
+    def describe(self) -> str:
+        return f"reserve {format_size(self.length)} with fallocate"
+
+    @override
+    def run(self, target: Target, progress: Progress) -> None:
+        fd, path = target.fd, target.directory
+        size, known = os.fstat(fd).st_size, checked(fd, path=path)
+        needed = refcounts.count(fd, known, path=path, file_size=size).full_size
+        Reserve(length=max(needed, self.length)).run(target, progress)
 
 
 def grown_size(current: Observation, *, virtual_size: int) -> int:
@@ -108,4 +182,4 @@ def growing_steps(
         backing_size=chain[0].virtual_size or 0 if chain else 0,
     )
     # What was reserved past the end becomes the file's.
-    return (*first, grow, Reserve(length=reserved)) if reserved else (grow,)
+    return (*first, grow, ReserveGrown(length=reserved)) if reserved else (grow,)

@@ -9,7 +9,7 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
-from allocpolicy.storage import reservation, zeroes
+from allocpolicy.storage import longest, reservation, zeroes
 from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
 
@@ -28,6 +28,13 @@ class Reserve(Step):
     @override
     def describe(self) -> str:
         return f"reserve {format_size(self.length)} with fallocate"
+
+    def check(self, target: Target) -> None:
+        """Raise what would prevent it because of the file's length.
+
+        :raises Unsupported: when the file can't become so long.
+        """
+        longest.refuse_longer(target.fd, self.length, path=target.directory)
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
@@ -51,6 +58,13 @@ class ReservePastEnd(Step):
     @override
     def describe(self) -> str:
         return f"reserve {format_size(self.length)} with fallocate, past the end"
+
+    def check(self, target: Target) -> None:
+        """Raise what would prevent it because of the file's length.
+
+        :raises Unsupported: when the file can't become so long.
+        """
+        longest.refuse_longer(target.fd, self.length, path=target.directory)
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
@@ -79,6 +93,13 @@ class FillHoles(Step):
     @override
     def describe(self) -> str:
         return f"write zeroes to the holes of the first {format_size(self.length)}"
+
+    def check(self, target: Target) -> None:
+        """Raise what would prevent it because of the file's length.
+
+        :raises Unsupported: when the file can't become so long.
+        """
+        longest.refuse_longer(target.fd, self.length, path=target.directory)
 
     @override
     def run(self, target: Target, progress: Progress) -> None:

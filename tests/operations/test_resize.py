@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -226,6 +227,165 @@ def test_a_reservation_takes_what_is_missing_and_no_more(
     assert finished.status == 0, finished.stderr
     assert finished.document[0]["allocation"] == "reserved"
     assert resized(disk, "340M", **exact)["observed"]["allocation"] == "reserved"
+
+
+def with_bitmap(disk: Path) -> None:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, SIZE)
+    images.qemu_img("bitmap", "--add", disk, "changed")
+    images.qemu_io(disk, "write -P 5 1M 1M", format="qcow2")
+
+
+def with_snapshot(disk: Path) -> None:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, SIZE)
+    images.qemu_io(disk, "write -P 5 1M 1M", format="qcow2")
+    images.qemu_img("snapshot", "-c", "before", disk)
+    images.qemu_io(disk, "write -P 6 1M 3M", format="qcow2")
+
+
+def with_wide_refcounts(disk: Path) -> None:
+    options = "refcount_bits=64,cluster_size=512"
+    images.qemu_img("create", "-q", "-f", "qcow2", "-o", options, disk, SIZE)
+    images.qemu_io(disk, "write -P 5 1M 1M", format="qcow2")
+
+
+def with_a_longer_backing_file(disk: Path) -> None:
+    """What it has beyond the overlay's end must not show."""
+    base = disk.with_suffix(".base")
+    base.write_bytes(b"\x77" * (2 * SIZE))
+    backing = ("-b", base.name, "-F", "raw")
+    images.qemu_img("create", "-q", "-f", "qcow2", *backing, disk, SIZE)
+    images.qemu_io(disk, "write -P 5 1M 1M", format="qcow2")
+
+
+def extras(disk: Path) -> Any:
+    """Return its snapshots and its bitmaps."""
+    found = images.info(disk, format="qcow2")
+    names = [one["name"] for one in found.get("snapshots", [])]
+    return names, found["format-specific"]["data"].get("bitmaps")
+
+
+@ALL
+@pytest.mark.parametrize("policy", ["none", "space"])
+@pytest.mark.parametrize(
+    "make",
+    [with_bitmap, with_snapshot, with_wide_refcounts, with_a_longer_backing_file],
+)
+def test_what_only_qemu_can_grow_is_grown_by_it(
+    directory: Path, make: Callable[[Path], None], policy: str
+) -> None:
+    disk = directory / "disk"
+    subprocess.run(["chattr", "+C", directory], capture_output=True, check=False)
+    make(disk)
+    before, expected = extras(disk), grown_copy(disk, format="qcow2")
+    choice = ("--format", "qcow2", *POLICIES[policy])
+    original = disk.read_bytes(), used(disk)
+    assert allocpolicy("resize", disk, "+96M", *choice, "--dry-run").status == 0
+    assert (disk.read_bytes(), used(disk)) == original
+    finished = allocpolicy("resize", disk, "+96M", *choice, "-f", "json")
+    assert finished.status == 0, finished.stderr
+    observed = finished.document["observed"]
+    assert observed["virtual_size"] == GROWN
+    if policy == "space":
+        assert observed["allocation"] == "reserved"
+    assert_sound(disk, format="qcow2")
+    assert extras(disk) == before
+    assert images.same_content(disk, expected, formats=("qcow2", "raw"))
+    images.qemu_io(disk, "write -P 7 150M 10M", format="qcow2")
+    assert_sound(disk, format="qcow2")
+
+
+def used(disk: Path) -> int:
+    return disk.stat().st_blocks * 512
+
+
+def encrypted(disk: Path) -> str:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, SIZE)
+    with disk.open("r+b") as file:  # LUKS, by hand: making it takes QEMU long
+        file.seek(32)
+        file.write(b"\0\0\0\2")
+    return "--object secret"
+
+
+def dirty(disk: Path) -> str:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, SIZE)
+    with disk.open("r+b") as file:
+        file.seek(72)
+        file.write(b"\0\0\0\0\0\0\0\1")
+    return "qemu-img check -r all"
+
+
+def old_with_snapshot(disk: Path) -> str:
+    images.qemu_img("create", "-q", "-f", "qcow2", "-o", "compat=0.10", disk, SIZE)
+    images.qemu_img("snapshot", "-c", "before", disk)
+    return "qemu-img amend -o compat=1.1"
+
+
+def narrow(disk: Path) -> str:
+    options = "refcount_bits=1"
+    images.qemu_img("create", "-q", "-f", "qcow2", "-o", options, disk, SIZE)
+    return "qemu-img amend -o refcount_bits=16"
+
+
+@pytest.mark.parametrize("make", [encrypted, dirty, old_with_snapshot, narrow])
+def test_what_cannot_grow_is_known_when_it_is_planned(
+    tmp_path: Path, make: Callable[[Path], str]
+) -> None:
+    """A dry run says the same; nothing is taken, and the message names the disk."""
+    disk = tmp_path / "disk"
+    remedy = make(disk)
+    before = disk.read_bytes(), used(disk)
+    choice = ("--format", "qcow2", *POLICIES["space"])
+    for options in (["--dry-run"], []):
+        finished = allocpolicy("resize", disk, "1G", *choice, *options)
+        assert finished.status == 2, finished.stderr
+        assert remedy in finished.stderr
+        assert str(disk) in finished.stderr
+        assert (disk.read_bytes(), used(disk)) == before
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+@pytest.mark.parametrize("policy", ["none", "space", "sparse"])
+def test_a_file_that_would_be_too_long_is_known_when_it_is_planned(
+    fresh_filesystem: Callable[..., Path], format: str, policy: str
+) -> None:
+    """ext4 with blocks of 1 KiB has files of up to 4 TiB."""
+    if (format, policy) == ("qcow2", "none"):
+        return  # its file stays short until the guest has written so much
+    place = fresh_filesystem("ext4", mkfs_options=("-b", "1024"))
+    disk = place / "disk"
+    provision(disk, "--size", SIZE, "--format", format, *POLICIES[policy])
+    for options in (["--dry-run"], []):
+        finished = allocpolicy("resize", disk, "5T", *options)
+        assert finished.status == 4, finished.stderr
+        assert "EFBIG" in finished.stderr
+        assert used(disk) < 2 * SIZE
+        new = ("provision", place / "new", "--format", format, "--size", "5T")
+        finished = allocpolicy(*new, *POLICIES[policy], *options)
+        assert finished.status == 4, finished.stderr
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_what_a_growth_took_before_it_failed_is_given_back(
+    fresh_filesystem: Callable[..., Path], kind: str
+) -> None:
+    """All but what was there before, also where the disk had storage past its end."""
+    disk = fresh_filesystem(kind) / "disk"
+    provision(disk, "--size", SIZE, "--format", "raw", *POLICIES["space"])
+    limited = {"OS_ALLOCPOLICY__HEADROOM_MINIMUM": "0"}
+    leave_free(disk.parent, 100 * MIB)
+    before = used(disk)
+    assert allocpolicy("resize", disk, "400M", **limited).status == 3
+    assert used(disk) == before
+    if kind == "ext4":
+        return  # it punches no holes past the end
+    subprocess.run(["fallocate", "-n", "-o", str(SIZE), "-l", "8M", disk], check=True)
+    before = used(disk)
+    fill = "from allocpolicy.storage import past_end, fallocate; import os, sys;"
+    fill += "fd = os.open(sys.argv[1], os.O_RDWR); seen = past_end.look(fd);"
+    fill += "fallocate.allocate_past_end(fd, offset=64 << 20, length=32 << 20);"
+    fill += "past_end.give_back(fd, before=seen)"
+    subprocess.run([sys.executable, "-c", fill, disk], check=True)
+    assert used(disk) == before
 
 
 @ALL

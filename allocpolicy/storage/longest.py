@@ -1,0 +1,61 @@
+"""How long a file can become: the filesystem's maximum, and RLIMIT_FSIZE.
+
+A longer one is EFBIG (ext4 with blocks of 4 KiB: 16 TiB).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from pathlib import Path
+
+from allocpolicy.errors import Unsupported
+from allocpolicy.wording import format_size
+
+_MOST = (1 << 63) - 1
+
+
+def refuse_longer(fd: int, length: int, *, path: Path) -> None:
+    """Check that the open file can become so long; one that is, stays.
+
+    :raises Unsupported: when it can't.
+    """
+    if length <= os.fstat(fd).st_size:
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and length > limit:
+        raise _too_long(path, length, f"RLIMIT_FSIZE (ulimit -f) allows {limit} bytes")
+    if not _reaches(fd, length):
+        most = format_size(_longest(fd))
+        raise _too_long(path, length, f"the filesystem's longest file has {most}")
+
+
+def _too_long(path: Path, length: int, reason: str) -> Unsupported:
+    return Unsupported(
+        path, f"the file would be {format_size(length)} long (EFBIG), and {reason}"
+    )
+
+
+def _reaches(fd: int, offset: int) -> bool:
+    """Return whether the filesystem knows the offset: lseek(2) is EINVAL beyond."""
+    try:
+        os.lseek(fd, offset, os.SEEK_SET)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    finally:
+        os.lseek(fd, 0, os.SEEK_SET)
+    return True
+
+
+def _longest(fd: int) -> int:
+    least, most = 0, _MOST
+    while least < most:
+        middle = (least + most + 1) // 2
+        if _reaches(fd, middle):
+            least = middle
+        else:
+            most = middle - 1
+    return least
