@@ -10,6 +10,7 @@ from allocpolicy.contract.facts import BaseImage, Host
 from allocpolicy.contract.policy import Policy
 from allocpolicy.storage import direct_io, filesystem, reflink, staging
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.filesystem import Filesystem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,23 @@ def storage(
         shareable = frozenset(fd for fd in fds if _can_share(fd, staged.fd))
         aligned = direct_io.alignment(staged.fd)
         found = filesystem.probe_file(staged)
+    return _storage(
+        found,
+        directory=directory,
+        policy=policy,
+        shareable=shareable,
+        direct_io_alignment=aligned,
+    )
+
+
+def _storage(
+    found: Filesystem,
+    *,
+    directory: Directory,
+    policy: Policy,
+    shareable: frozenset[int] = frozenset(),
+    direct_io_alignment: int | None,
+) -> Storage:
     return Storage(
         host=Host(
             directory=directory.path,
@@ -52,7 +70,20 @@ def storage(
             limits=policy.limits,
         ),
         shareable=shareable,
-        direct_io_alignment=aligned,
+        direct_io_alignment=direct_io_alignment,
+    )
+
+
+def of_disk(fd: int, *, directory: Directory, policy: Policy) -> Storage:
+    """Return the same as far as an open disk shows it; nothing is tried, or shared.
+
+    For a directory in which no file can be made.
+    """
+    return _storage(
+        filesystem.of_file(fd),
+        directory=directory,
+        policy=policy,
+        direct_io_alignment=direct_io.alignment(fd),
     )
 
 

@@ -115,7 +115,8 @@ def _change(
     ):
         requested = _selection(change, disk=disk, policy=policy)
         hold = stack.enter_context(held_disk.hold(disk, dry_run=dry_run))
-        look = held_disk.look(disk, policy=policy)
+        grows = operation is Operation.RESIZE
+        look = held_disk.look(disk, policy=policy, grows=grows)
         request = _request(
             change, operation, hold=hold, current=look.observation, policy=policy
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import (
     Error,
@@ -27,9 +27,14 @@ from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import call, installed
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.selection import resolve_fallback
+from allocpolicy.storage import attributes
 from allocpolicy.wording import format_size
 
 AS_REQUESTED = "as requested"
+UNSEEN_XATTRS = (
+    "trusted.* attributes, which only root sees, are not carried over: run it as root"
+    " if the disk may have some"
+)
 REPLANS = 8
 
 
@@ -75,7 +80,9 @@ def _attempt(job: Job, *, reason: str) -> Attempt:
                 raise
             continue
         break
-    reasons = filter(None, (reason, job.remark, plan.reason))
+    rewritten = job.disk is not None and plan.mode is Mode.STAGED
+    unseen = UNSEEN_XATTRS if rewritten and not attributes.sees_all() else ""
+    reasons = filter(None, (reason, job.remark, plan.reason, unseen))
     return Attempt(
         job=job, reason="; ".join(reasons), plan=plan, steps=steps, outcome=outcome
     )

@@ -11,9 +11,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.contract.facts import DiskFormat, Facts
+from allocpolicy.contract.facts import DiskFormat, Facts, Observation
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import ImageError
+from allocpolicy.errors import (
+    DestinationError,
+    ImageError,
+    InvalidRequest,
+    NotEnoughSpace,
+)
 from allocpolicy.execute import admission
 from allocpolicy.execute.hold import Hold, foreseen, held, rewrite_obstacle
 from allocpolicy.images import content, existing, image_file
@@ -70,8 +75,11 @@ def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold
     return held(disk)
 
 
-def look(disk: Disk, *, policy: Policy) -> observe.Look:
+def look(disk: Disk, *, policy: Policy, grows: bool) -> observe.Look:
     """Observe the disk.
+
+    What is done in place doesn't need the format of a backing file, but a growth needs
+    the size.
 
     :raises ImageError: also when a backing file is missing: nothing here repairs that;
         or when one may not be opened on the word of the disk's header.
@@ -81,9 +89,19 @@ def look(disk: Disk, *, policy: Policy) -> observe.Look:
         disk.fd, path=disk.path, format=disk.format, surroundings=around
     )
     observed = found.observation
-    if (problem := observed.broken_chain or observed.unseen_chain) is not None:
+    problem = observed.broken_chain or observed.unseen_chain
+    if problem is not None and (grows or not _is_unreadable(observed)):
         raise ImageError(disk.path, problem)
     return found
+
+
+def _is_unreadable(observed: Observation) -> bool:
+    """Return whether the chain ends at a file whose format isn't recorded, or unknown.
+
+    Such a file is there (`images.chain`).
+    """
+    last = observed.backing_chain[-1]
+    return not last.unseen and last.format not in tuple(DiskFormat)
 
 
 @contextlib.contextmanager
@@ -114,12 +132,20 @@ def facts(
                 if isinstance(error.__cause__, OSError):
                     refuse_failure(error.__cause__, path=error.path, action="open it")
                 obstacle = error.reason if error.path == disk.path else str(error)
-        if base is None:
-            found = host.storage(directory, policy=policy)
+        file = content.as_file(disk) if base else None
+        images = (base, file) if base and file else ()
+        try:
+            found = host.storage(directory, policy=policy, images=images)
+        except (DestinationError, NotEnoughSpace) as error:
+            # No file can be made there, which work in place doesn't need.
+            found = host.of_disk(disk.fd, directory=directory, policy=policy)
+            with _told_as(error):
+                problem = obstacle or str(error)
+                yield Facts(host=found.host, base=None, obstacle=problem)
+            return
+        if base is None or file is None:
             yield Facts(host=found.host, base=None, obstacle=obstacle)
             return
-        file = content.as_file(disk)
-        found = host.storage(directory, policy=policy, images=(base, file))
         yield Facts(
             host=found.host,
             base=base,
@@ -127,3 +153,14 @@ def facts(
             file=file,
             shares_file=found.shares(file),
         )
+
+
+@contextlib.contextmanager
+def _told_as(error: DestinationError | NotEnoughSpace) -> Iterator[None]:
+    """Raise the error itself where it is what keeps the disk from being rewritten."""
+    try:
+        yield
+    except InvalidRequest as refusal:
+        if str(error) in refusal.reason:
+            raise error from refusal
+        raise

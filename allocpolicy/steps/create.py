@@ -141,9 +141,12 @@ class CreateRaw(Step):
 class SetNocow(Step):
     """Afterwards overwriting the file's blocks allocates nothing (btrfs NOCOW).
 
-    btrfs accepts the inode flag only while the file is empty. Unsupported where the
-    file keeps the compression of the disk that it replaces.
+    btrfs accepts the inode flag only while the file is empty, and not compressed.
+    ``inherited``: a compression that the file has is its directory's, and ends.
+    Otherwise it is that of the disk that the file replaces: unsupported.
     """
+
+    inherited: bool = False
 
     @override
     def describe(self) -> str:
@@ -151,10 +154,11 @@ class SetNocow(Step):
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
-        if inode_flags.has(target.fd, InodeFlag.COMPR):
+        if not self.inherited and inode_flags.has(target.fd, InodeFlag.COMPR):
             reason = "a compressed file can't be NOCOW; use chattr -c on the disk first"
             raise Unsupported(target.directory, reason)
         with own_work(fd=target.fd, path=target.directory, needed=0, action="NOCOW"):
+            inode_flags.remove(target.fd, InodeFlag.COMPR)
             inode_flags.add(target.fd, InodeFlag.NOCOW)
 
 

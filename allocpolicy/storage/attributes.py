@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import stat
 from collections.abc import Collection
+from pathlib import Path
 
 from allocpolicy.storage import fsxattr, inode_flags, patience
 from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 
+_CAP_SYS_ADMIN = 21
+_ALL_UIDS = str((1 << 32) - 1)
 # XFS's own flags; those of other filesystems are inode flags as well.
 _CARRIED_XFLAGS = (
     fsxattr.FS_XFLAG_REALTIME
@@ -47,6 +51,17 @@ def carry_over(
         value = os.getxattr(source, name)
         patience.asked(functools.partial(os.setxattr, target, name, value), fd=target)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
+
+
+def sees_all() -> bool:
+    """Return whether `carry_over` sees all xattrs: ``trusted.`` ones only root does.
+
+    That takes CAP_SYS_ADMIN (xattr(7)) outside of any user namespace.
+    """
+    status = Path("/proc/self/status").read_text()
+    (effective,) = re.findall(r"^CapEff:\s*(\w+)$", status, re.MULTILINE)
+    everybody = Path("/proc/self/uid_map").read_text().split() == ["0", "0", _ALL_UIDS]
+    return bool(int(effective, 16) >> _CAP_SYS_ADMIN & 1) and everybody
 
 
 def _remove(fd: int, name: str) -> None:

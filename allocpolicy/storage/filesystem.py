@@ -16,6 +16,7 @@ from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import Staged
 
 _PROBE = 64 << 10
+_RESERVING = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,35 @@ def probe_file(staged: Staged) -> Filesystem:
     )
 
 
+def of_file(fd: int) -> Filesystem:
+    """Return what the filesystem of an open file is; its type says what it can do.
+
+    For where nothing can be tried. A reservation finds out at once what is not so.
+
+    :raises OSError: when the mount cannot be found.
+    """
+    identity, found = mount.identify(fd), space.of(fd)
+    return Filesystem(
+        type=identity.type,
+        key=identity.key,
+        block_size=os.fstatvfs(fd).f_bsize,
+        size=found.size,
+        free=found.free,
+        fallocate=identity.type in _RESERVING,
+        copy_on_write=identity.copy_on_write,
+        nocow=identity.copy_on_write and identity.type == "btrfs",
+        user_xattr=_has_user_xattr(fd),
+    )
+
+
+def _has_user_xattr(fd: int) -> bool:
+    try:
+        os.getxattr(fd, "user.probe")
+    except OSError as error:
+        return error.errno not in UNSUPPORTED
+    return True
+
+
 def _reserves(fd: int) -> bool:
     try:
         fallocate.allocate(fd, offset=0, length=_PROBE)
@@ -89,7 +119,9 @@ def _reserves(fd: int) -> bool:
 
 
 def _accepts_nocow(fd: int) -> bool:
+    """Set the flag; a compression that the directory gave the file ends."""
     try:
+        inode_flags.remove(fd, InodeFlag.COMPR)
         inode_flags.add(fd, InodeFlag.NOCOW)
     except OSError as error:
         if error.errno not in UNSUPPORTED | {errno.EINVAL, errno.EPERM}:

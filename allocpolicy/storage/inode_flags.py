@@ -51,6 +51,16 @@ def add(fd: int, flags: InodeFlag) -> None:
     write(fd, read(fd) | flags)
 
 
+def remove(fd: int, flags: InodeFlag) -> None:
+    """Clear flags; without COMPR btrfs forgets the property `compression`, too.
+
+    :raises OSError: as `add`.
+    """
+    found = read(fd)
+    if found & flags:
+        write(fd, found & ~flags)
+
+
 def write(fd: int, flags: int) -> None:
     """Set the inode's flag bits, and clear those that are not in ``flags``.
 

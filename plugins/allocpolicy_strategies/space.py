@@ -108,9 +108,10 @@ def _new(request: Request, facts: Facts, *, fill: bool) -> Plan:
     """Create an overlay; raw has none, so copy the base image."""
     size, base = request.virtual_size, facts.base
     if request.format is DiskFormat.RAW:
-        return _staged(CreateRaw(virtual_size=size), facts, copied=base, fill=fill)
+        raw = CreateRaw(virtual_size=size)
+        return _staged(raw, facts, copied=base, fill=fill, new=True)
     overlay = CreateQcow2(virtual_size=size, backing=base)
-    return _staged(overlay, facts, copied=None, fill=fill)
+    return _staged(overlay, facts, copied=None, fill=fill, new=True)
 
 
 def _rewritten(
@@ -129,6 +130,7 @@ def _rewritten(
         facts,
         copied=facts.required_file(),
         fill=fill,
+        new=False,
     )
     reason = "rewritten: its blocks are shared, or move on overwriting"
     return replace(plan, reason=reason)
@@ -140,11 +142,12 @@ def _staged(
     *,
     copied: BaseImage | None,
     fill: bool,
+    new: bool,
 ) -> Plan:
     length = create.full_size
     return Plan(
         mode=Mode.STAGED,
-        steps=tuple(_staged_steps(create, facts, copied=copied, fill=fill)),
+        steps=tuple(_staged_steps(create, facts, copied=copied, fill=fill, new=new)),
         peak_bytes=length,
         promised_bytes=length,
         reserved_bytes=length,
@@ -158,10 +161,11 @@ def _staged_steps(
     *,
     copied: BaseImage | None,
     fill: bool,
+    new: bool,
 ) -> Iterator[Step]:
     """Yield the steps that build a disk; zeroes fill the holes that the copy left."""
     if facts.host.filesystem.nocow:
-        yield SetNocow()
+        yield SetNocow(inherited=new)
     yield create
     if not fill:
         yield Reserve(length=create.full_size)

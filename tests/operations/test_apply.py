@@ -427,6 +427,109 @@ def test_a_compressed_disk_is_reserved_only_after_that_ends(
     assert applied(disk, "--strategy", "space")["allocation"] == "reserved"
 
 
+@pytest.mark.filesystems("btrfs")
+@pytest.mark.parametrize("how", ["flag", "property"])
+@pytest.mark.parametrize("policy", [SPACE, FALLOC])
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_a_compressed_directorys_new_disks_are_reserved_all_the_same(
+    directory: Path, format: str, policy: tuple[str, ...], how: str
+) -> None:
+    """What a new file has of its directory isn't anybody's will for the disk."""
+    if how == "flag":
+        subprocess.run(["chattr", "+c", directory], check=True)
+    else:
+        os.setxattr(directory, "btrfs.compression", b"zstd")
+    disk = directory / "disk"
+    choice = ("--size", SIZE, "--format", format)
+    assert provision(disk, *choice, *policy)["observed"]["allocation"] == "reserved"
+    # A disk that the directory's compression is on says what to do.
+    provision(directory / "thin", *choice, "--strategy", "none")
+    finished = allocpolicy("apply", directory / "thin", *SPACE)
+    assert finished.status == 4
+    assert "chattr -c" in finished.stderr
+    subprocess.run(["chattr", "-c", directory / "thin"], check=True)
+    assert applied(directory / "thin", *SPACE)["allocation"] == "reserved"
+
+
+@ALL
+def test_work_in_place_needs_no_writable_directory(directory: Path) -> None:
+    disk = directory / "disk"
+    provision(disk, "--size", SIZE, "--format", "raw", *SPACE)
+    punch(disk)
+    subprocess.run(["chattr", "+i", directory], check=True)
+    for options in (["--dry-run"], []):
+        assert applied(disk, *options)["mode"] == "in_place"
+    assert used(disk) >= SIZE
+    finished = allocpolicy("apply", disk, "--strategy", "none", "--thin")
+    assert finished.status == 2
+    assert "no permission to write in the directory" in finished.stderr
+
+
+@ALL
+def test_a_backing_files_format_matters_to_a_rewrite_only(
+    directory: Path, base: Path
+) -> None:
+    disk = directory / "disk"
+    subprocess.run(["chattr", "+C", directory], capture_output=True, check=False)
+    backing = ("-b", base, "-F", "raw")
+    images.qemu_img("create", "-q", "-f", "qcow2", *backing, disk, SIZE)
+    with disk.open("r+b") as file:  # make its header extension one that QEMU ignores
+        header = file.read(1024)
+        file.seek(header.index(b"\xe2\x79\x2a\xca"))
+        file.write(b"\x12\x34\x56\x78")
+    finished = allocpolicy("apply", disk, "--format", "qcow2", *PERFORMANCE)
+    assert finished.status == 2
+    assert f"qemu-img rebase -u -b {base} -F FORMAT {disk}" in finished.stderr
+    row = applied(disk, "--format", "qcow2", *SPACE)
+    assert (row["mode"], row["allocation"]) == ("in_place", "reserved")
+    finished = allocpolicy("resize", disk, "+1M")
+    assert finished.status == 2
+    assert "qemu-img rebase" in finished.stderr
+
+
+@ALL
+def test_the_advice_for_a_backed_disk_that_drifted_leads_somewhere(
+    directory: Path, base: Path
+) -> None:
+    disk = directory / "disk"
+    backed = "allocpolicy:performance.layout=backed"
+    options = ("--extra-spec", "allocpolicy:performance.cluster_size=128K")
+    choice = (*PERFORMANCE, *options, "--extra-spec", backed)
+    provision(disk, "--base", base, "--size", SIZE, *choice)
+    images.qemu_io(disk, "discard 0 2M", format="qcow2", discard="unmap")
+    before = content(disk, format="qcow2")
+    for words in (("apply", disk), ("resize", disk, "+1M")):
+        finished = allocpolicy(*words)
+        assert finished.status == 2
+        said = finished.stderr.strip().partition("standalone with allocpolicy ")[2]
+        assert said == " ".join(["apply", str(disk), *PERFORMANCE, *options])
+    assert allocpolicy(*said.split()).status == 0
+    assert applied(disk)["mode"] == "nothing"
+    assert content(disk, format="qcow2") == before
+    assert allocpolicy("resize", disk, "+1M").status == 0
+
+
+def test_attributes_that_only_root_sees_are_told() -> None:
+    with ordinary_user.public_directory() as place:
+        disk = place / "disk"
+        owner = ("--owner", f"{ordinary_user.UID}:{ordinary_user.UID}")
+        provision(disk, "--size", SIZE, *owner)
+        os.setxattr(disk, "trusted.note", b"lost where nobody sees it")
+        assert "trusted" not in applied(disk, *PERFORMANCE, "--dry-run")["reason"]
+        arguments = ("apply", disk, *PERFORMANCE, "-f", "json")
+        finished = subprocess.run(
+            ordinary_user.command(*command(*arguments)),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(XDG_RUNTIME_DIR=str(place)),
+        )
+    assert finished.returncode == 0, finished.stderr
+    (row,) = json.loads(finished.stdout)
+    assert row["mode"] == "staged"
+    assert "trusted.* attributes, which only root sees" in row["reason"]
+
+
 @ALL
 def test_a_disk_in_use_is_reserved_but_not_rewritten(
     directory: Path, base: Path

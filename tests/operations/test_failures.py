@@ -126,6 +126,9 @@ def test_a_lack_of_inodes_is_told_and_hinders_no_work_in_place(
     fresh_filesystem: FreshFilesystem,
 ) -> None:
     place = fresh_filesystem("ext4", mkfs_options=("-N", "64"))
+    disk = place / "disk"
+    provision(disk, "--size", "64M", "--format", "raw", "--strategy", "space")
+    images.qemu_io(disk, "discard 8M 8M", format="raw", discard="unmap")
     with pytest.raises(OSError, match="No space left"):  # noqa: PT012
         for number in range(10_000):
             (place / f"file-{number}").touch()
@@ -133,6 +136,14 @@ def test_a_lack_of_inodes_is_told_and_hinders_no_work_in_place(
     assert failed.status == 3
     assert "no free inodes" in failed.stderr
     assert " needed, " not in failed.stderr
+    failed = allocpolicy("apply", disk, "--strategy", "none", "--thin")
+    assert failed.status == 3
+    assert "no free inodes" in failed.stderr
+    for options in (["--dry-run"], []):
+        done = allocpolicy("apply", disk, "-f", "json", *options)
+        assert (done.status, done.document[0]["mode"]) == (0, "in_place"), done.stderr
+    assert disk.stat().st_blocks * 512 >= 64 << 20
+    assert allocpolicy("resize", disk, "+8M").status == 0
 
 
 def test_a_cache_that_is_perhaps_not_durable_is_no_disk(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ def new(request: Request, wanted: Wanted, facts: Facts) -> Plan:
     """Create an image; only an overlay needs no copy of the base image."""
     create = _create(request, wanted)
     copied = None if wanted.backed else facts.base
-    return _staged(create, wanted, facts, copied=copied)
+    return _staged(create, wanted, facts, copied=copied, new=True)
 
 
 def must_be_rewritten(current: Observation, wanted: Wanted, facts: Facts) -> bool:
@@ -56,16 +57,29 @@ def rewritten(
 
     :raises PlanError: when the disk is to grow as well, or to have a backing file.
     """
-    if request.operation is Operation.RESIZE:
-        raise PlanError("it does not keep its promise: run allocpolicy apply first")
     if wanted.backed:
         raise PlanError(
-            "allocpolicy:performance.layout = backed is for new disks; an existing one"
-            " can be made standalone"
+            "it doesn't keep its promise, and allocpolicy:performance.layout = backed"
+            f" is for new disks: make it standalone with {_standalone(request, wanted)}"
         )
+    if request.operation is Operation.RESIZE:
+        raise PlanError("it does not keep its promise: run allocpolicy apply first")
     copied = facts.required_base()
     kept = replace(wanted, data=_kept_data(request, current, wanted, facts))
-    return _staged(_create(request, kept), kept, facts, copied=copied)
+    return _staged(_create(request, kept), kept, facts, copied=copied, new=False)
+
+
+def _standalone(request: Request, wanted: Wanted) -> str:
+    """Return the command that gives a disk the same options, but no backing file."""
+    options = {"data": wanted.data, "cluster_size": wanted.cluster_size}
+    defaults = {"data": "sparse", "cluster_size": "auto"}
+    words = [
+        f"--extra-spec allocpolicy:performance.{name}={value}"
+        for name, value in options.items()
+        if value != defaults[name]
+    ]
+    apply = f"allocpolicy apply {shlex.quote(str(request.destination))}"
+    return " ".join([apply, "--strategy performance", *words])
 
 
 def _kept_data(
@@ -118,6 +132,7 @@ def _staged(
     facts: Facts,
     *,
     copied: BaseImage | None,
+    new: bool,
 ) -> Plan:
     length = create.full_size
     shared = _sharing(wanted, facts) is Sharing.SHARED
@@ -125,7 +140,7 @@ def _staged(
     reasons = _why_clusters(create, wanted), _why_copied(copied, wanted, facts)
     return Plan(
         mode=Mode.STAGED,
-        steps=tuple(_staged_steps(create, wanted, facts, copied=copied)),
+        steps=tuple(_staged_steps(create, wanted, facts, copied=copied, new=new)),
         peak_bytes=create.data_offset + data_bytes if wanted.thin else length,
         promised_bytes=length,
         reserved_bytes=0 if wanted.thin else length,
@@ -140,10 +155,11 @@ def _staged_steps(
     facts: Facts,
     *,
     copied: BaseImage | None,
+    new: bool,
 ) -> Iterator[Step]:
     """Yield the steps that build a disk; zeroes fill the holes that the copy left."""
     if not wanted.thin and facts.host.filesystem.nocow:
-        yield SetNocow()
+        yield SetNocow(inherited=new)
     yield create
     if wanted.reserved_by(facts):
         yield Reserve(length=create.full_size)
