@@ -1,6 +1,7 @@
 from allocpolicy.contract.facts import Allocation as Allocation
 from allocpolicy.contract.facts import BackingFile as BackingFile
 from allocpolicy.contract.facts import BaseImage as BaseImage
+from allocpolicy.contract.facts import DataFile as DataFile
 from allocpolicy.contract.facts import DiskFormat as DiskFormat
 from allocpolicy.contract.facts import Facts as Facts
 from allocpolicy.contract.facts import Headroom as Headroom

@@ -55,6 +55,23 @@ def format_size(size: int) -> str:
     return f"{value:.1f} {unit} ({size} bytes)"
 
 
+def amount(size: int) -> str:
+    """Return a byte count in two or three digits: ``28 GiB``, ``1.5 MiB``."""
+    value, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1024, larger
+    digits = f"{value:.0f}" if value >= 10 or unit == "bytes" else f"{value:.1f}"
+    return f"{digits.removesuffix('.0')} {unit}"
+
+
+def share(part: int, whole: int, *, what: str) -> str:
+    """Return ``28 GiB of holes, 70 %``: a part, and its share, never rounded up."""
+    percent = 100 * part // whole if whole else 0
+    return f"{amount(part)} {what}, {percent or 'under 1'} %"
+
+
 def choices(words: Iterable[str], *, nearest_to: str) -> str:
     """Return ``allowed: a, b``, with ``; did you mean 'b'?`` when one is near."""
     listed = tuple(words)

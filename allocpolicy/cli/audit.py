@@ -33,7 +33,10 @@ class Audit(Lister):
     """
 
     _summary = ""
-    columns = ("disk", "strategy", "mapping", "allocation", "verdict", "reason")
+    columns = (
+        *("disk", "strategy", "mapping", "allocation", "verdict", "reason"),
+        *("chain_length", "dirty", "leaked_bytes"),
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(

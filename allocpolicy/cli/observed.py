@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.facts import DataFile, Observation
 from allocpolicy.contract.strategy import Attachment
-from allocpolicy.wording import format_size
+from allocpolicy.wording import amount, format_size
 
 COLUMNS = (
     *("format", "virtual_size", "file_size", "actual_size"),
     *("mapping", "allocation", "guaranteed", "backing_file"),
+    *("chain_length", "data_file", "snapshots", "dirty", "leaked"),
 )
 
 
@@ -21,11 +22,31 @@ def rows(seen: Observation) -> Mapping[str, object]:
         "virtual_size": format_size(seen.virtual_size),
         "file_size": format_size(seen.file_size),
         "actual_size": format_size(seen.actual_size),
-        "mapping": seen.mapping,
+        "mapping": ": ".join(filter(None, (seen.mapping, seen.mapping_gaps))),
         "allocation": seen.allocation,
         "guaranteed": f"no: {seen.exception}" if seen.exception else "yes",
         "backing_file": seen.backing_file or "-",
+        **{name: value for name, value in _remarks(seen) if value},
     }
+
+
+def _remarks(seen: Observation) -> Iterator[tuple[str, object]]:
+    """Yield what few disks have."""
+    yield "chain_length", seen.chain_length
+    yield "data_file", seen.data_file and _data_file(seen.data_file)
+    yield "snapshots", seen.named_snapshots
+    yield "dirty", "yes: it was not closed" if seen.dirty else None
+    if seen.leaked_clusters:
+        size = format_size(seen.leaked_bytes or 0)
+        yield "leaked", f"{seen.leaked_clusters} clusters, {size}"
+
+
+def _data_file(data: DataFile) -> str:
+    named = data.path or "not named"
+    if data.file_size is None or data.actual_size is None:
+        return f"{named} ({data.problem})"
+    sizes = f"{amount(data.file_size)}, {amount(data.actual_size)} allocated"
+    return f"{named} ({sizes}, {data.allocation})"
 
 
 def options(hints: Attachment) -> str:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from allocpolicy.errors import PlanError
 from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.obstacles import snapshots_in_words
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.filesystem import Filesystem
+from allocpolicy.wording import share
 
 
 class DiskFormat(enum.StrEnum):
@@ -216,6 +218,29 @@ class BackingFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """The external data file of a qcow2, measured; sizes are bytes, as the disk's are.
+
+    ``problem`` says why it isn't known how it is allocated; ``unseen``: because it was
+    not opened, a disk's header alone being no reason to. ``raw``: its content is what
+    the guest sees, whatever the tables say.
+    """
+
+    path: Path | None
+    raw: bool = False
+    file_size: int | None = None
+    actual_size: int | None = None
+    full_size: int | None = None
+    allocation: Allocation = Allocation.UNVERIFIABLE
+    exception: str | None = None
+    filesystem: str | None = None
+    extents: ExtentSummary | None = None
+    problem: str | None = None
+    unseen: bool = False
+    direct_io: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What a disk is, measured: st_blocks, FIEMAP and the qcow2 tables.
 
@@ -224,9 +249,18 @@ class Observation:
     the guest stays inside the file: what a reservation must cover.
     ``overwrites_in_place``: overwriting a block that has storage of its own allocates
     nothing. ``hindrances`` say what prevents a rewrite of the disk. ``backing_chain``
-    begins with the disk's own backing file. ``direct_io_alignment``: of what the length
-    of a raw disk must be a multiple for QEMU to open it with O_DIRECT; None where
-    O_DIRECT does not work, or where that is unknown.
+    begins with the disk's own backing file; ``chain_length`` counts it.
+    ``direct_io_alignment``: of what the length of a raw disk must be a multiple for
+    QEMU to open it with O_DIRECT; None where O_DIRECT does not work, or where that is
+    unknown.
+
+    Of the virtual size so many bytes are ``unmapped``, ``compressed`` and
+    ``shared_inside`` the file, with internal snapshots for example: the first write to
+    each cluster there allocates one. Of the internal snapshots the first few are named.
+    ``leaked_clusters`` are counted in the refcounts and used by nothing; None where
+    that isn't known. ``dirty``: the refcounts may lag behind, as QEMU has not closed
+    the image. With a ``data_file``, sizes and extents are those of the file that has
+    the tables, and the allocation is that of both.
     """
 
     format: DiskFormat
@@ -249,6 +283,16 @@ class Observation:
     hindrances: tuple[str, ...] = ()
     backing_chain: tuple[BackingFile, ...] = ()
     direct_io_alignment: int | None = None
+    chain_length: int = 0
+    unmapped: int = 0
+    compressed: int = 0
+    shared_inside: int = 0
+    snapshot_count: int = 0
+    snapshots: tuple[str, ...] = ()
+    dirty: bool = False
+    leaked_clusters: int | None = None
+    leaked_bytes: int | None = None
+    data_file: DataFile | None = None
 
     @property
     def opens_directly(self) -> bool:
@@ -257,9 +301,30 @@ class Observation:
         The length of a qcow2 doesn't matter: QEMU may extend the file.
         """
         alignment = self.direct_io_alignment
-        if alignment is None or not all(one.direct_io for one in self.backing_chain):
+        below = (*self.backing_chain, *((self.data_file,) if self.data_file else ()))
+        if alignment is None or not all(one.direct_io for one in below):
             return False
         return self.format is DiskFormat.QCOW2 or self.file_size % alignment == 0
+
+    @property
+    def mapping_gaps(self) -> str:
+        """Return how much of the guest's is not mapped, or not for itself, and why."""
+        shared = f"shared with {self.named_snapshots or 'other parts of the file'}"
+        parts = {
+            "not mapped": self.unmapped,
+            "compressed": self.compressed,
+            shared: self.shared_inside,
+        }
+        return "; ".join(
+            share(part, self.virtual_size, what=what)
+            for what, part in parts.items()
+            if part
+        )
+
+    @property
+    def named_snapshots(self) -> str:
+        """Return the internal snapshots with their names, or nothing."""
+        return snapshots_in_words(self.snapshot_count, self.snapshots)
 
     @property
     def reserved_size(self) -> int:
@@ -270,6 +335,14 @@ class Observation:
     def broken_chain(self) -> str | None:
         """Return why the backing chain ends too early, or None."""
         return self._problem(unseen=False)
+
+    @property
+    def unknown_data(self) -> str | None:
+        """Return why it is unknown how the guest's data is allocated, or None."""
+        data = self.data_file
+        if data is None or data.problem is None:
+            return None
+        return f"its data file{f' {data.path}' if data.path else ''}: {data.problem}"
 
     @property
     def unseen_chain(self) -> str | None:

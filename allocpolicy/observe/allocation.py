@@ -11,7 +11,7 @@ from allocpolicy.storage import extent, inode_flags
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.space import free_bytes
-from allocpolicy.wording import format_size
+from allocpolicy.wording import share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,23 +69,42 @@ def exception(
     allocation: Allocation,
     storage: FileStorage,
     *,
+    full_size: int,
     fd: int,
     surroundings: Surroundings,
 ) -> str | None:
     """Return why a write of the guest may meet ENOSPC, or None."""
     extents, filesystem = storage.extents, surroundings.filesystem
     if allocation is Allocation.THIN:
-        if extents and extents.shared:
-            return f"{format_size(extents.shared)} are shared with other files"
-        return "thin: some of the disk has no storage of its own yet"
+        return f"thin: {_lack(storage, full_size=full_size)}"
     if allocation is Allocation.UNVERIFIABLE:
         if extents is None:
             return f"{filesystem} does not show how a file is allocated (no FIEMAP)"
-        return (
-            f"{filesystem} may allocate anew on overwriting (not NOCOW, or compressed)"
-        )
+        reason = f"{filesystem} may allocate anew on overwriting"
+        if extents.encoded:
+            much = share(extents.encoded, storage.file_size, what="are compressed")
+            return f"{reason}: {much}"
+        return f"{reason} (not NOCOW)"
     unwritten = extents.unwritten if extents else 0
     unwritten += surroundings.unwritten_beside()
     return lack_of_headroom(
         surroundings.headroom, unwritten=unwritten, free=free_bytes(fd)
     )
+
+
+def _lack(storage: FileStorage, *, full_size: int) -> str:
+    """Return how much has no storage of its own, and which share of the whole it is."""
+    size, extents = storage.file_size, storage.extents
+    whole, beyond = max(full_size, size), full_size - size
+    hole = extents.hole if extents else max(0, size - storage.actual_size)
+    parts = {
+        "of holes": hole,
+        "that is not allocated yet": extents.delalloc if extents else 0,
+        "beyond the end of the file": beyond,
+    }
+    none = [share(part, whole, what=what) for what, part in parts.items() if part > 0]
+    shared = extents.shared if extents else 0
+    said = [share(shared, whole, what="are shared with other files")] if shared else []
+    if none:
+        said.append(f"no storage of its own yet for {' and '.join(none)}")
+    return "; ".join(said)

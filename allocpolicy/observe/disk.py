@@ -6,12 +6,15 @@ mapping is what the qcow2 tables say.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.contract.facts import (
+    Allocation,
     BackingFile,
+    DataFile,
     DiskFormat,
     MappingState,
     Observation,
@@ -19,15 +22,29 @@ from allocpolicy.contract.facts import (
 )
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import chain
-from allocpolicy.images.reach import Reach
-from allocpolicy.observe.allocation import exception, file_storage
+from allocpolicy.observe import data_file as data_files
+from allocpolicy.observe.allocation import FileStorage, exception, file_storage
+from allocpolicy.observe.data_file import of_both
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2 import refcounts
 from allocpolicy.qcow2.consistency import Checked, checked
-from allocpolicy.qcow2.obstacles import hindrances
+from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.mapping import Mapped
+from allocpolicy.qcow2.obstacles import hindrances, snapshots_in_words
+from allocpolicy.qcow2.snapshots import snapshots
 from allocpolicy.storage import direct_io, qemu_lock
+from allocpolicy.wording import amount
 
 LOOKS = 3  # at a disk that is being written to
+_NAMED = 8  # of a disk's internal snapshots
+_LAGGING = (
+    "the dirty bit is set, and a VM is writing: its refcounts are not in the file"
+    " (lazy_refcounts); they are once the VM has stopped"
+)
+_BITMAPS_LAG = (
+    "the dirty bit is set, and it has persistent bitmaps: repair it with qemu-img check"
+    " -r all"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +58,15 @@ class _Content:
     cluster_size: int | None = None
     extended_l2: bool = False
     hindrances: tuple[str, ...] = field(default=())
+    unmapped: int = 0
+    compressed: int = 0
+    shared_inside: int = 0
+    snapshot_count: int = 0
+    snapshots: tuple[str, ...] = ()
+    dirty: bool = False
+    leaked_clusters: int | None = None
+    data_file: DataFile | None = None
+    unknown: str | None = None
 
 
 def disk(
@@ -56,13 +82,15 @@ def disk(
     :param path: for messages, and where a relative backing file is looked for.
     :raises ImageError: when the qcow2 tables are malformed.
     """
-    raw = format is DiskFormat.RAW
-    reach = surroundings.reach
-    content = _read_raw(fd) if raw else _read_qcow2(fd, path, known, reach=reach)
+    in_use = use(fd)
+    if format is DiskFormat.RAW:
+        content = _read_raw(fd)
+    else:
+        content = _read_qcow2(fd, path, known, in_use=in_use, surroundings=surroundings)
     storage = file_storage(fd, surroundings=surroundings)
-    allocation = storage.allocation(full_size=content.full_size)
-    reason = exception(allocation, storage, fd=fd, surroundings=surroundings)
+    allocation, reason = _allocation(content, storage, fd=fd, surroundings=surroundings)
     nearest = content.backing_chain[0] if content.backing_chain else None
+    leaked = content.leaked_clusters
     return Observation(
         format=format,
         virtual_size=content.virtual_size,
@@ -80,11 +108,44 @@ def disk(
         cluster_size=content.cluster_size,
         extended_l2=content.extended_l2,
         overwrites_in_place=storage.overwrites_in_place,
-        in_use=use(fd),
+        in_use=in_use,
         hindrances=content.hindrances,
         backing_chain=content.backing_chain,
         direct_io_alignment=direct_io.alignment(fd),
+        chain_length=len(content.backing_chain),
+        unmapped=content.unmapped,
+        compressed=content.compressed,
+        shared_inside=content.shared_inside,
+        snapshot_count=content.snapshot_count,
+        snapshots=content.snapshots,
+        dirty=content.dirty,
+        leaked_clusters=leaked,
+        leaked_bytes=None if leaked is None else leaked * (content.cluster_size or 0),
+        data_file=content.data_file,
     )
+
+
+def _allocation(
+    content: _Content, storage: FileStorage, *, fd: int, surroundings: Surroundings
+) -> tuple[Allocation, str | None]:
+    """Return the disk's allocation, and why a write of its guest may meet ENOSPC."""
+    allocation = storage.allocation(full_size=content.full_size)
+    reason = exception(
+        allocation,
+        storage,
+        full_size=content.full_size,
+        fd=fd,
+        surroundings=surroundings,
+    )
+    if content.data_file is not None:
+        allocation, reason = of_both(allocation, reason, data_file=content.data_file)
+    if reason and content.snapshots and content.shared_inside:
+        copied = amount(content.shared_inside)
+        named = snapshots_in_words(content.snapshot_count, content.snapshots)
+        reason += f"; {copied} are shared with {named}, and copied when written to"
+    if content.unknown is None or allocation is Allocation.THIN:
+        return allocation, reason
+    return Allocation.UNVERIFIABLE, content.unknown
 
 
 def use(fd: int) -> Use:
@@ -100,11 +161,22 @@ def _read_raw(fd: int) -> _Content:
 
 
 def _read_qcow2(
-    fd: int, path: Path, known: Checked | None, *, reach: Reach
+    fd: int,
+    path: Path,
+    known: Checked | None,
+    *,
+    in_use: Use,
+    surroundings: Surroundings,
 ) -> _Content:
     known = known or checked(fd, path=path)
-    header, mapped = known.header, known.mapped
+    header, mapped, reach = known.header, known.mapped, surroundings.reach
     counted = refcounts.count(fd, known, path=path, file_size=os.fstat(fd).st_size)
+    found = itertools.islice(snapshots(fd, header, path=path), _NAMED)
+    names = tuple(one.name for one in found)
+
+    def size(clusters: int) -> int:
+        return min(clusters * header.cluster_size, header.virtual_size)
+
     return _Content(
         virtual_size=header.virtual_size,
         full_size=counted.full_size,
@@ -112,8 +184,38 @@ def _read_qcow2(
         backing_chain=chain.chain(header, fd=fd, path=path, reach=reach),
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
-        hindrances=tuple(hindrances(header)),
+        hindrances=tuple(hindrances(header, snapshots=names)),
+        unmapped=size(mapped.unmapped),
+        compressed=size(mapped.compressed),
+        shared_inside=size(mapped.shared),
+        snapshot_count=header.snapshots,
+        snapshots=names,
+        dirty=header.dirty,
+        # What QEMU has allocated a moment ago may not be in the tables yet.
+        leaked_clusters=None if in_use is Use.WRITING else counted.leaked,
+        data_file=_data_file(fd, header, known, path=path, surroundings=surroundings),
+        unknown=_unknown(header, mapped, in_use=in_use),
     )
+
+
+def _data_file(
+    fd: int, header: Header, known: Checked, *, path: Path, surroundings: Surroundings
+) -> DataFile | None:
+    if not header.has_external_data_file:
+        return None
+    mapped = known.mapped.state == "full"
+    return data_files.data_file(
+        header, fd=fd, path=path, mapped=mapped, surroundings=surroundings
+    )
+
+
+def _unknown(header: Header, mapped: Mapped, *, in_use: Use) -> str | None:
+    """Return why it is unknown what the guest's writes will still allocate, or None."""
+    if not header.dirty or not mapped.missing:
+        return None
+    if in_use is Use.WRITING:
+        return _LAGGING
+    return _BITMAPS_LAG if header.has_bitmaps else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import backing_name
 from allocpolicy.images import stamp as stamps
-from allocpolicy.observe import claim
+from allocpolicy.observe import claim, data_file
 from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.qcow2 import geometry
@@ -98,6 +98,8 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
             virtual_size, full_size = _qcow2_sizes(
                 header, fd=fd, thin=stamp.effective.strategy == THIN
             )
+            if header.has_external_data_file:
+                full_size = max(file_size, _of_two(fd, header, path=path))
             backing = header.backing_file
     except InvalidRequest:
         full_size, malformed = _file_bytes(status), True
@@ -117,7 +119,7 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
 
 
 def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:
-    """Return what an open disk with a stamp holds, as it was observed.
+    """Return what an open disk of one file, with a stamp, holds, as it was observed.
 
     :param strategy: the effective one.
     :raises InvalidRequest: when no image can have such numbers.
@@ -164,9 +166,27 @@ def _qcow2_sizes(
     whole = of_guest(
         image.virtual_size, cluster_size=size, extended_l2=image.extended_l2
     )
+    if isinstance(image, Observation) and image.snapshot_count:
+        return image.virtual_size, max(whole, image.full_size)
+    if isinstance(image, Header) and image.snapshots:
+        # The guest can't overwrite what they keep.
+        return image.virtual_size, whole + -(-status.st_size // size) * size
     if thin and _is_punched(status, whole=whole, hint=extent_size.of(fd), size=size):
         return image.virtual_size, whole
     return image.virtual_size, max(whole, -(-status.st_size // size) * size)
+
+
+def _of_two(fd: int, header: Header, *, path: Path) -> int:
+    """Return what the tables take, and what the data file doesn't count for itself.
+
+    :raises InvalidRequest: when no image can have such numbers.
+    """
+    whole = geometry.geometry(
+        header.virtual_size,
+        cluster_size=header.cluster_size,
+        extended_l2=header.extended_l2,
+    )
+    return whole.metadata_bytes + data_file.uncounted(header, fd=fd, path=path)
 
 
 def _is_punched(status: os.stat_result, *, whole: int, hint: int, size: int) -> bool:

@@ -211,7 +211,7 @@ def _holding(
     """
     with contextlib.suppress(OSError):
         try:
-            if observed is not None and stamp is not None:
+            if observed and stamp and observed.data_file is None:
                 strategy = stamp.effective.strategy
                 with contextlib.suppress(InvalidRequest):  # numbers that no image has
                     return holdings.of_observed(fd, observed, strategy=strategy)

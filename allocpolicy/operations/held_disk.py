@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.contract.facts import DiskFormat, Facts, Observation
+from allocpolicy.contract.facts import Allocation, DiskFormat, Facts, Observation
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import (
     DestinationError,
@@ -89,6 +90,8 @@ def look(disk: Disk, *, policy: Policy, grows: bool) -> observe.Look:
         disk.fd, path=disk.path, format=disk.format, surroundings=around
     )
     observed = found.observation
+    if observed.unknown_data is not None:
+        raise ImageError(disk.path, observed.unknown_data)
     problem = observed.broken_chain or observed.unseen_chain
     if problem is not None and (grows or not _is_unreadable(observed)):
         raise ImageError(disk.path, problem)
@@ -118,8 +121,11 @@ def facts(
     They aren't opened when there is nothing to do, or when a rewrite is impossible.
 
     :param obstacle: what else prevents a rewrite.
+    :raises ImageError: when there is something to do to a disk of two files.
     """
     disk, directory = hold.disk, hold.disk.directory
+    if look.observation.data_file is not None and not meets:
+        raise ImageError(disk.path, _two_files(look.observation, path=disk.path))
     obstacle = rewrite_obstacle(hold, look.observation) or obstacle
     with contextlib.ExitStack() as stack:
         base = None
@@ -164,3 +170,18 @@ def _told_as(error: DestinationError | NotEnoughSpace) -> Iterator[None]:
         if str(error) in refusal.reason:
             raise error from refusal
         raise
+
+
+def _two_files(current: Observation, *, path: Path) -> str:
+    """Return why a disk with an external data file isn't changed, and what helps."""
+    data = current.data_file
+    assert data is not None
+    reason = f"its data is in {data.path}, an external data file; only disks of one"
+    reason = f"{reason} file are changed"
+    if current.allocation is not Allocation.THIN:
+        return reason
+    return (
+        f"{reason}; reserve both with fallocate -l {data.full_size}"
+        f" {shlex.quote(str(data.path))} and fallocate -l {current.reserved_size}"
+        f" {shlex.quote(str(path))}, then run apply again"
+    )

@@ -7,10 +7,11 @@ base images and rewrites, in `growth` for growing.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy import wording
 from allocpolicy.qcow2.header import EncryptionMethod, Header, refuse
 
 REPAIR = "repair it with qemu-img check -r all first"
@@ -52,14 +53,31 @@ _REWRITE_REMEDIES: Mapping[Kind, str] = {  # the others have none
 }
 
 
-def found(header: Header) -> Iterator[Obstacle]:
-    """Yield an image's obstacles, most serious first."""
-    for kind, present, name, statement in _all(header):
+def found(header: Header, *, snapshots: Sequence[str] = ()) -> Iterator[Obstacle]:
+    """Yield an image's obstacles, most serious first.
+
+    :param snapshots: the names of the first internal snapshots, if known.
+    """
+    for kind, present, name, statement in _all(header, snapshots):
         if present:
             yield Obstacle(kind=kind, name=name, statement=statement)
 
 
-def _all(header: Header) -> Iterator[tuple[Kind, bool, str, str]]:
+def snapshots_in_words(count: int, names: Sequence[str]) -> str:
+    """Return ``internal snapshot x`` or ``3 internal snapshots (x, y, …)``, or nothing.
+
+    :param names: of the first ones, if known.
+    """
+    if not count:
+        return ""
+    named = ", ".join(map(wording.bounded, names))
+    if count == 1:
+        return f"internal snapshot {named}" if names else "1 internal snapshot"
+    more = ", …" if 0 < len(names) < count else ""
+    return f"{count} internal snapshots" + (f" ({named}{more})" if names else "")
+
+
+def _all(header: Header, names: Sequence[str]) -> Iterator[tuple[Kind, bool, str, str]]:
     corrupt = "the corrupt bit", "QEMU marked it as corrupt"
     yield Kind.CORRUPT, header.corrupt, *corrupt
     dirty = "the dirty bit", "it was not closed cleanly"
@@ -70,7 +88,7 @@ def _all(header: Header) -> Iterator[tuple[Kind, bool, str, str]]:
     encryption = f"encryption ({method.name})", f"it is encrypted ({method.name})"
     yield Kind.ENCRYPTION, method is not EncryptionMethod.NONE, *encryption
     count = header.snapshots
-    snapshots = f"{count} internal snapshot{'' if count == 1 else 's'}"
+    snapshots = snapshots_in_words(count, names)
     yield Kind.SNAPSHOTS, count > 0, snapshots, f"it has {snapshots}"
     bitmaps = "persistent bitmaps"
     yield Kind.BITMAPS, header.has_bitmaps, bitmaps, f"it has {bitmaps}"
@@ -98,12 +116,14 @@ def check_base(header: Header, *, path: Path) -> None:
     refuse(faults(header, remedies=_BASE_REMEDIES), path=path)
 
 
-def hindrances(header: Header) -> Iterator[str]:
+def hindrances(header: Header, *, snapshots: Sequence[str] = ()) -> Iterator[str]:
     """Yield what prevents rewriting an image, each with its remedy.
 
     A rewrite would lose it (bitmaps, snapshots), miss it (external data), destroy it
     (LUKS ties data to host offsets), or trust what QEMU doesn't (corrupt, dirty).
+
+    :param snapshots: the names of the first internal snapshots, if known.
     """
-    for obstacle in found(header):
+    for obstacle in found(header, snapshots=snapshots):
         remedy = _REWRITE_REMEDIES.get(obstacle.kind)
         yield f"{obstacle.name} ({remedy})" if remedy else obstacle.name

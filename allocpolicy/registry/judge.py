@@ -38,8 +38,9 @@ class Judge:
         """Return whether the disk keeps what the choice promises.
 
         A missing backing file is drift, whatever the strategy: the guest can't even
-        read the disk. If one was not looked at, the disk can't meet its policy. If the
-        strategy is unavailable, the disk is unverifiable.
+        read the disk. If one was not looked at, or it is unknown how the data file is
+        allocated, the disk can't meet its policy. If the strategy is unavailable, the
+        disk is unverifiable.
         """
         if (reason := observation.broken_chain) is not None:
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
@@ -51,7 +52,7 @@ class Judge:
             verdict = call.verify(loaded, options=options, observation=observation)
         except Error as error:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=str(error))
-        unseen = observation.unseen_chain
+        unseen = observation.unseen_chain or observation.unknown_data
         if unseen is not None and verdict.judgement is Judgement.MEETS:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=unseen)
         return verdict

@@ -79,6 +79,9 @@ class Row:
             "allocation": str(seen.allocation) if seen else None,
             "verdict": self.word,
             "reason": self.reason,
+            "chain_length": seen.chain_length if seen else None,
+            "dirty": seen.dirty if seen else None,
+            "leaked_bytes": seen.leaked_bytes if seen else None,
         }
 
 

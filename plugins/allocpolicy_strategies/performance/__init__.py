@@ -95,7 +95,7 @@ class Performance(Strategy):
             reason = f"it has a backing file, {observation.backing_file}"
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
         if observation.mapping is not MappingState.FULL:
-            reason = f"mapping is {observation.mapping}"
+            reason = f"mapping is {observation.mapping}: {observation.mapping_gaps}"
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
         allocation = observation.allocation
         reason = f"mapping is full, allocation is {allocation}"
