@@ -16,7 +16,7 @@ from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
 from allocpolicy.images import identity, image_file, inspector
 from allocpolicy.images.image_file import ImageFile
-from allocpolicy.qcow2 import geometry
+from allocpolicy.qcow2 import bitmaps, geometry
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import MAX_BACKING_NAME, Header, read_header
 from allocpolicy.qcow2.obstacles import check_base
@@ -188,6 +188,7 @@ def _raw(fd: int) -> _Content:
 def _checked_qcow2(fd: int, *, path: Path) -> _Content:
     header = read_header(fd, path=path)
     check_base(header, path=path)
+    bitmaps.check(fd, header, path=path)
     mapped = check_tables(fd, header, path=path)
     return _Content(
         virtual_size=header.virtual_size,

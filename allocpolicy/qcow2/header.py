@@ -30,7 +30,10 @@ CRYPTO = 0x0537BE77
 DATA_FILE = 0x44415441
 _BITMAPS = struct.Struct(">IIQQ")  # number, reserved, directory's size and offset
 _MAX_BITMAPS = 65535
-_MAX_BITMAP_DIRECTORY = _MAX_BITMAPS * 24  # QEMU's limit
+_MAX_BITMAP_DIRECTORY = _MAX_BITMAPS * 1024  # QEMU's limit
+_SNAPSHOT_SIZE = 40  # the least that one takes in the snapshot table
+_MAX_SNAPSHOTS = 65536
+_MAX_OFFSET = (1 << 63) - 1
 _FORMAT_SIZE = 16  # QEMU's buffer for the backing format's name
 MAX_BACKING_NAME = 1023
 MAX_REFCOUNT_TABLE_SIZE = 8 << 20  # QEMU's limit, given in the specification
@@ -70,6 +73,14 @@ class Autoclear(enum.IntFlag):
     RAW_EXTERNAL_DATA = 1 << 1
 
 
+class BitmapDirectory(NamedTuple):
+    """Where the persistent bitmaps are listed that QEMU loads."""
+
+    bitmaps: int
+    size: int
+    offset: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """A header with valid numbers; offsets and sizes in bytes."""
@@ -92,6 +103,7 @@ class Header:
     autoclear: Autoclear
     header_length: int
     has_bitmaps: bool
+    bitmap_directory: BitmapDirectory | None
     compression_type: int
     data_file: str | None = None
 
@@ -171,6 +183,7 @@ def read_header(fd: int, *, path: Path) -> Header:
         autoclear=Autoclear(raw.autoclear_features),
         header_length=raw.header_length,
         has_bitmaps=_has_bitmaps(extensions.get(BITMAPS)),
+        bitmap_directory=_bitmap_directory(extensions.get(BITMAPS), raw=raw),
         compression_type=cluster[COMPRESSION_TYPE] if has_compression_type else 0,
         data_file=_data_file(extensions.get(DATA_FILE)),
     )
@@ -258,13 +271,14 @@ def _extensions(cluster: bytes, *, raw: _RawHeader, path: Path) -> dict[int, byt
     extensions: dict[int, bytes] = {}
     position = raw.header_length
     end = raw.backing_file_offset or 1 << raw.cluster_bits
-    while position + EXTENSION.size <= min(end, len(cluster)):
+    while position < end and position + EXTENSION.size <= len(cluster):
         kind, length = EXTENSION.unpack_from(cluster, position)
+        position += EXTENSION.size
+        too_long = position + length > end  # the last one, too, whose kind is 0
+        refuse([(too_long, f"its header extension {kind:#x} is too long")], path=path)
         if kind == 0:
             break
-        position += EXTENSION.size
         faults = (
-            (position + length > end, f"its header extension {kind:#x} is too long"),
             (position + length > len(cluster), "the file ends inside its header"),
             (kind in extensions, f"its header extension {kind:#x} occurs twice"),
         )
@@ -278,6 +292,16 @@ def _has_bitmaps(extension: bytes | None) -> bool:
     return extension is not None and int.from_bytes(extension[:4], "big") > 0
 
 
+def _bitmap_directory(
+    extension: bytes | None, *, raw: _RawHeader
+) -> BitmapDirectory | None:
+    """Return it; QEMU ignores bitmaps that somebody forgot to keep up."""
+    if extension is None or not raw.autoclear_features & Autoclear.BITMAPS:
+        return None
+    count, _, size, offset = _BITMAPS.unpack(extension)
+    return BitmapDirectory(bitmaps=count, size=size, offset=offset)
+
+
 def _extension_faults(
     extensions: dict[int, bytes], *, raw: _RawHeader
 ) -> Iterator[tuple[bool, str]]:
@@ -288,13 +312,16 @@ def _extension_faults(
     encrypted = raw.crypt_method == EncryptionMethod.LUKS
     odd = CRYPTO in extensions and not encrypted
     yield odd, "it has a LUKS header, but is not encrypted by LUKS"
+    alone = not raw.incompatible_features & Incompatible.EXTERNAL_DATA_FILE
+    odd = bool(raw.autoclear_features & Autoclear.RAW_EXTERNAL_DATA) and alone
+    yield odd, "it says that its external data file is raw, and has none"
     bitmaps = extensions.get(BITMAPS)
     if bitmaps is None:
         return
     wrong = len(bitmaps) != _BITMAPS.size
     yield wrong, "its bitmaps extension has a wrong length"
-    if wrong or raw.version < 3 or not raw.autoclear_features & Autoclear.BITMAPS:
-        return  # QEMU ignores bitmaps that somebody forgot to keep up
+    if wrong or not raw.autoclear_features & Autoclear.BITMAPS:
+        return
     count, reserved, size, offset = _BITMAPS.unpack(bitmaps)
     wrong = (
         not 0 < count <= _MAX_BITMAPS or reserved or offset % (1 << raw.cluster_bits)
@@ -329,9 +356,22 @@ def _header_faults(header: Header, *, file_size: int) -> Iterator[tuple[bool, st
     wrong = not size <= table <= -(-file_size // size) * size - table_size
     yield wrong or table % size != 0, f"its refcount table's offset {table} is invalid"
     wrong = not size <= l1 <= file_size - l1_size or l1 % size != 0
-    yield l1_size > 0 and wrong, f"its L1 table's offset {l1} is invalid"
+    wrong = wrong if l1_size else l1 % size != 0 or l1 > _MAX_OFFSET
+    yield wrong, f"its L1 table's offset {l1} is invalid"
     overlap = l1 < table + table_size and table < l1 + l1_size
     yield overlap, "its L1 table and its refcount table overlap"
+    yield from _snapshot_faults(header, file_size=file_size)
+
+
+def _snapshot_faults(header: Header, *, file_size: int) -> Iterator[tuple[bool, str]]:
+    """Yield what is wrong with where the snapshot table is; QEMU asks without any."""
+    count, offset = header.snapshots, header.snapshots_offset
+    table = "its table of internal snapshots is malformed"
+    yield count > _MAX_SNAPSHOTS, f"{table}: it has {count} entries"
+    wrong = offset % header.cluster_size != 0 or offset > _MAX_OFFSET
+    yield wrong, f"{table}: its offset {offset} is invalid"
+    outside = count > 0 and offset + count * _SNAPSHOT_SIZE > file_size
+    yield outside, f"{table}: it is outside the file"
 
 
 def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:
