@@ -31,7 +31,7 @@ SYSTEM = (
 )
 QEMU = "qemu: QEMU makes the images, and is the oracle"
 MOUNTING = {"mount_point", "fresh_filesystem"}
-# btrfs gives the space of removed files back late; its image is sparse.
+# btrfs gives the space of removed files back late.
 SIZES = {"btrfs": 4 * GIB}
 
 # How fast the machine is decides nothing; each example of a test has files of its own.

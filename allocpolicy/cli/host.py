@@ -15,6 +15,7 @@ from allocpolicy.operations.capacity import capacity
 from allocpolicy.operations.probe import probe
 from allocpolicy.report.capacity import Capacity
 from allocpolicy.report.probe import Probe, Trial, capabilities
+from allocpolicy.storage.below import Layer
 from allocpolicy.storage.quota import Quota
 from allocpolicy.wording import format_size
 
@@ -69,7 +70,7 @@ class HostProbe(_HostCommand):
 
     columns = fields = (
         *("directory", "filesystem", "key", "block_size", "size", "free"),
-        *("copy_on_write", "capabilities", "direct_io", "strategies"),
+        *("copy_on_write", "below", "capabilities", "direct_io", "strategies"),
     )
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
@@ -85,6 +86,7 @@ def _readable(found: Probe) -> dict[str, object]:
     return {
         "size": format_size(storage.filesystem.size),
         "free": format_size(storage.filesystem.free),
+        "below": lines(map(_layer, found.below)) or "no device",
         "capabilities": lines(
             f"{name}: {'yes' if can else 'no'}" for name, can in able.items()
         ),
@@ -93,6 +95,11 @@ def _readable(found: Probe) -> dict[str, object]:
         else "no",
         "strategies": lines(map(_trial, found.trials)),
     }
+
+
+def _layer(layer: Layer) -> str:
+    said = f"{layer.name}: {layer.kind}"
+    return f"{said}; {layer.exception}" if layer.exception else said
 
 
 def _trial(trial: Trial) -> str:

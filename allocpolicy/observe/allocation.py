@@ -85,6 +85,8 @@ def exception(
             much = share(extents.encoded, storage.file_size, what="are compressed")
             return f"{reason}: {much}"
         return f"{reason} (not NOCOW)"
+    if surroundings.below is not None:
+        return surroundings.below
     unwritten = extents.unwritten if extents else 0
     unwritten += surroundings.unwritten_beside()
     return lack_of_headroom(

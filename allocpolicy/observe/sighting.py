@@ -28,7 +28,7 @@ from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
-from allocpolicy.storage import effort, mount
+from allocpolicy.storage import below, effort, mount
 from allocpolicy.storage.effort import Bound
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.lease import Leases
@@ -93,7 +93,7 @@ class Observer:
         self._unstamped, self._force, self._trusted = unstamped, force, trusted
         self._inherit = inherit
         self._bound = bound
-        self._identities: dict[int, Identity] = {}
+        self._identities: dict[int, tuple[Identity, str | None]] = {}
         self._leases = Leases()
 
     def __call__(self, found: Found) -> Sighting | None:
@@ -190,14 +190,15 @@ class Observer:
         """
         device = os.fstat(fd).st_dev
         if device not in self._identities:
-            self._identities[device] = mount.identify(fd)
-        identity = self._identities[device]
+            self._identities[device] = mount.identify(fd), below.exception(fd)
+        identity, exception = self._identities[device]
         return Surroundings(
             filesystem=identity.type,
             copy_on_write=identity.copy_on_write,
             headroom=_NO_HEADROOM,
             unwritten_beside=lambda: 0,
             reach=reaches.of(fd, trusted=self._trusted, followed=stamped),
+            below=exception,
         )
 
 

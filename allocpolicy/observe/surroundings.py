@@ -11,7 +11,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.reach import Reach
 from allocpolicy.observe import account
-from allocpolicy.storage import mount
+from allocpolicy.storage import below, mount
 from allocpolicy.storage.filesystem import Filesystem
 from allocpolicy.storage.mount import Identity
 from allocpolicy.wording import format_size
@@ -23,6 +23,8 @@ class Surroundings:
 
     ``unwritten_beside`` returns the reserved-unwritten bytes of the other disks in the
     same account: they need headroom, too. ``reach`` is what its header may lead to.
+    ``below`` says why what lies below the filesystem
+    can't guarantee storage.
     """
 
     filesystem: str
@@ -30,6 +32,7 @@ class Surroundings:
     headroom: Headroom
     unwritten_beside: Callable[[], int]
     reach: Reach
+    below: str | None = None
 
 
 def surroundings(
@@ -57,6 +60,7 @@ def surroundings(
         headroom=policy.headroom,
         unwritten_beside=unwritten_beside,
         reach=reach or reaches.of(fd, trusted=policy.trusted_base_directories),
+        below=below.exception(fd),
     )
 
 

@@ -23,7 +23,7 @@ from allocpolicy.progress import unwatched
 from allocpolicy.registry import installed
 from allocpolicy.report.probe import Probe, Trial
 from allocpolicy.resolve.selection import resolve
-from allocpolicy.storage import capability
+from allocpolicy.storage import below, capability
 from allocpolicy.storage.failure import named
 
 VIRTUAL_SIZE = 4 << 20
@@ -45,6 +45,7 @@ def probe(directory: Path, *, policy: Policy) -> Probe:
         return Probe(
             directory=opened.path,
             capabilities=capability.find(opened),
+            below=below.layers(opened.fd),
             trials=tuple(_trials(place, facts=facts, policy=alone)),
         )
 

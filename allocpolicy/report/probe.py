@@ -8,6 +8,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.execute.job import Outcome
+from allocpolicy.storage.below import Layer
 from allocpolicy.storage.capability import Capabilities
 
 
@@ -27,6 +28,7 @@ class Probe:
 
     directory: Path
     capabilities: Capabilities
+    below: tuple[Layer, ...]
     trials: tuple[Trial, ...]
 
     def as_document(self) -> dict[str, object]:
@@ -42,6 +44,7 @@ class Probe:
             "free": filesystem.free,
             "copy_on_write": filesystem.copy_on_write,
             "capabilities": capabilities(found),
+            "below": [asdict(layer) for layer in self.below],
             "direct_io": asdict(found.direct_io) if found.direct_io else None,
             "strategies": [_row(trial) for trial in self.trials],
         }

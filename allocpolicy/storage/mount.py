@@ -29,12 +29,16 @@ _OVERWRITES_IN_PLACE = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """A line of /proc/self/mountinfo; ``options`` are the filesystem's own."""
+    """A line of /proc/self/mountinfo; ``options`` are the filesystem's own.
+
+    ``point`` is where it is mounted; empty if that isn't known.
+    """
 
     type: str
     source: str
     device: str
     options: str = ""
+    point: str = ""
 
     @property
     def key(self) -> str:
@@ -61,7 +65,7 @@ def identify(fd: int) -> Identity:
     :raises OSError: when the mount cannot be found.
     """
     mount = of(fd)
-    storage = _storage_of(mount, fd)
+    storage = storage_of(mount, fd)
     return Identity(
         type=mount.type,
         key=storage.key,
@@ -98,9 +102,15 @@ def _mount_id(fd: int) -> str:
 
 def _parse(line: str) -> Mount:
     left, _, right = line.partition(" - ")
-    device = left.split()[2]
+    device, _, point = left.split()[2:5]
     kind, source, options = right.split(" ", 2)
-    return Mount(type=kind, source=_unescape(source), device=device, options=options)
+    return Mount(
+        type=kind,
+        source=_unescape(source),
+        device=device,
+        options=options,
+        point=_unescape(point),
+    )
 
 
 def type_by_magic(fd: int) -> str:
@@ -113,7 +123,7 @@ def type_by_magic(fd: int) -> str:
     return _MAGIC.get(buffer[0], f"filesystem {buffer[0]:#x}")
 
 
-def _storage_of(mount: Mount, fd: int) -> Mount:
+def storage_of(mount: Mount, fd: int) -> Mount:
     """Return the mount that stores the open file, or new files of the open directory.
 
     For an overlay that is the mount of its upper directory. If that path belongs to

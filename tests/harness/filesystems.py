@@ -1,4 +1,4 @@
-"""Real filesystems for tests, made on sparse files and mounted through loop devices."""
+"""Real filesystems for tests, made on files and mounted through loop devices."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ MKFS_OPTIONS = {
 }
 # ramfs has no direct I/O, as tmpfs had none before Linux 6.6.
 MEMORY = ("tmpfs", "ramfs")
+# Discards would punch holes into the file that a filesystem is on; only btrfs discards
+# unless it is told not to.
+NODISCARD = {"btrfs": ("nodiscard",)}
 KINDS = (*MKFS_OPTIONS, "tmpfs")
 
 # mount(8) says these when the host has no such filesystem, no loop device or no right
@@ -52,12 +55,14 @@ def mounted(
     options: Sequence[str] = (),
     mkfs_options: Sequence[str] = (),
     sector_size: int | None = None,
+    sparse: bool = False,
 ) -> Iterator[Path]:
     """Make a filesystem of ``size`` bytes below ``directory``; yield its mount point.
 
-    With ``sector_size`` it is on a device with such sectors. It is unmounted and its
-    file removed whatever happens. mkfs.xfs refuses less than 300 MiB, mkfs.btrfs less
-    than about 110 MiB.
+    With ``sector_size`` it is on a device with such sectors. Its file has all of its
+    storage, unless it is to be ``sparse``. It is unmounted and its file removed
+    whatever happens. mkfs.xfs refuses less than 300 MiB, mkfs.btrfs less than about
+    110 MiB.
 
     :raises Unavailable: when the host lacks the filesystem, its mkfs, loop devices or
         the right to mount.
@@ -78,6 +83,10 @@ def mounted(
         else:
             options = ("loop", *options)
             source = make_image(kind, size=size, directory=place, options=mkfs_options)
+        if kind not in MEMORY:
+            options = (*NODISCARD.get(kind, ()), *options)
+            if not sparse:
+                run("fallocate", "--length", str(size), place / "image")
         mount_point = place / "mnt"
         mount_point.mkdir()
         mount(kind, source=source, mount_point=mount_point, options=options)
