@@ -31,7 +31,8 @@ class HostCapacity(_HostCommand):
     """Show what a directory's filesystem holds, and what its disks may still take."""
 
     columns = (
-        *("directory", "filesystem", "size", "used", "free", "reserved_blocks"),
+        *("directory", "filesystem", "budget"),
+        *("size", "used", "free", "reserved_blocks"),
         *("quota", "disks", "images"),
         *("virtual_size", "allocated", "unwritten", "promised"),
         *("overcommit_ratio", "max_overcommit_ratio", "reserved_host_disk"),
@@ -119,6 +120,7 @@ def _summary(found: Capacity) -> dict[str, object]:
     rows: dict[str, object] = {
         "directory": found.directory,
         "filesystem": f"{found.filesystem.type} ({found.filesystem.key})",
+        "budget": taken.budget or "all of the filesystem",
     }
     rows |= {
         name: format_size(getattr(taken, name))

@@ -27,7 +27,7 @@ from allocpolicy.execute.job import Job
 from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Holding
-from allocpolicy.storage import directories, mount, named_lock, space
+from allocpolicy.storage import budget, directories, mount, named_lock, space
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.space import Space
 from allocpolicy.wording import format_size
@@ -89,13 +89,13 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
     """
     _refuse_excess(plan, job)
     asked = _ask(plan, job)
-    if not asked.exact and asked.refusal(space.of(directory)) is None:
+    if not asked.exact and asked.refusal(budget.space_of(directory)) is None:
         return
     space.settle(directory)
-    if asked.refusal(space.of(directory)) is None:
+    if asked.refusal(budget.space_of(directory)) is None:
         return
     space.wait_until_still(directory)
-    refusal = asked.refusal(space.of(directory))
+    refusal = asked.refusal(budget.space_of(directory))
     if refusal is not None:
         raise refusal
 

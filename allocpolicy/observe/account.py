@@ -15,7 +15,7 @@ from types import MappingProxyType
 from allocpolicy.contract.policy import Policy
 from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.ledger import Entry, Kind, Ledger
-from allocpolicy.storage import directories, lease, mount, space, tree
+from allocpolicy.storage import budget, directories, lease, mount, tree
 from allocpolicy.storage.inode import Inode
 from allocpolicy.storage.space import Space
 from allocpolicy.storage.tree import Listing, Tree
@@ -25,7 +25,9 @@ from allocpolicy.storage.tree import Listing, Tree
 class Account:
     """A filesystem, its disks, and what they were promised; bytes and counts.
 
-    size, used, free, reserved_blocks: as `space.Space` has them.
+    size, used, free, reserved_blocks: as `space.Space` has them. ``budget`` names the
+    part of the filesystem that they are of, and the disks in it (`storage.budget`);
+    None: all of the filesystem.
 
     disks: how many there are; ``unstamped`` of them have no stamp and count as raw, or
     as what their header says if that takes more (`observe.claim`); ``malformed`` have
@@ -53,6 +55,7 @@ class Account:
     allocated: int
     unwritten: int
     promised: int
+    budget: str | None = None
 
     @property
     def overcommit_ratio(self) -> float:
@@ -79,7 +82,7 @@ def take(
     shared: Iterable[Place] = (),
     bases: Iterable[Inode] = (),
 ) -> Account:
-    """Return the account of the directory's filesystem.
+    """Return the account of the directory's filesystem, or of its budget there.
 
     Disks below the ``others`` and the policy's disk_directories also count if they are
     on that filesystem.
@@ -119,6 +122,7 @@ def listing(
     """
     with directories.opened(directory) as found:
         fd = found.fd
+        part = budget.of(fd)
         ledger = Ledger(
             other_than=other_than,
             leased=lease.leased_inodes(devices=lease.lock_devices(fd)),
@@ -127,19 +131,31 @@ def listing(
             image_cache_dir=policy.image_cache_dir,
             max_promised_bytes=policy.limits.max_promised_bytes,
             bases=bases,
+            budget=part,
         )
         tree_of = Tree(key=mount.identify(fd).key, listed=listed)
         for one in itertools.chain((directory, *others), policy.disk_directories):
             for files in tree_of.listings(one):
                 ledger.enter(files)
-        there = space.of(fd)
+        there = budget.space_of(fd)
     entries = ledger.entries
-    closed = _closed(ledger, entries, there, unreadable=len(tree_of.unreadable))
+    closed = _closed(
+        ledger,
+        entries,
+        there,
+        unreadable=len(tree_of.unreadable),
+        budget=part.name if part else None,
+    )
     return closed, entries
 
 
 def _closed(
-    ledger: Ledger, entries: Sequence[Entry], there: Space, *, unreadable: int
+    ledger: Ledger,
+    entries: Sequence[Entry],
+    there: Space,
+    *,
+    unreadable: int,
+    budget: str | None,
 ) -> Account:
     """Return the account of the ledger's files; ``unreadable`` counts directories."""
     disks = [one for one in entries if one.is_disk]
@@ -157,4 +173,5 @@ def _closed(
         allocated=ledger.allocated,
         unwritten=sum(one.unwritten for one in disks),
         promised=sum(one.promised for one in disks),
+        budget=budget,
     )

@@ -10,7 +10,6 @@ from allocpolicy.observe.surroundings import Surroundings, lack_of_headroom
 from allocpolicy.storage import extent, inode_flags
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode_flags import InodeFlag
-from allocpolicy.storage.space import free_bytes
 from allocpolicy.wording import share
 
 
@@ -90,7 +89,7 @@ def exception(
     unwritten = extents.unwritten if extents else 0
     unwritten += surroundings.unwritten_beside()
     return lack_of_headroom(
-        surroundings.headroom, unwritten=unwritten, free=free_bytes(fd)
+        surroundings.headroom, unwritten=unwritten, free=surroundings.free(fd)
     )
 
 

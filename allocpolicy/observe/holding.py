@@ -21,7 +21,7 @@ from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.storage import effort, extent, extent_size
+from allocpolicy.storage import budget, effort, extent, extent_size
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode import Inode, inode
 
@@ -44,6 +44,7 @@ class Holding:
     too, and ``shared_places`` where it is. ``malformed``: it has a stamp, but the stamp
     or its header is invalid. ``likeness`` is that of a file without a stamp.
     ``overlay``: it has a backing file, and ``backing`` is which, if it is there.
+    ``project`` is the file's, for quotas; None if unknown.
     """
 
     virtual_size: int
@@ -59,6 +60,7 @@ class Holding:
     likeness: Likeness = Likeness.DISK
     overlay: bool = False
     backing: Inode | None = None
+    project: int | None = None
 
     @property
     def promised(self) -> int:
@@ -224,6 +226,7 @@ def _holding(
         stamped=stamped,
         overlay=backing is not None,
         backing=_inode_at(backing) if backing is not None else None,
+        project=budget.project_of(fd),
     )
 
 

@@ -24,6 +24,7 @@ from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.storage import directories
 from allocpolicy.storage import found as files
+from allocpolicy.storage.budget import Budget
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.tree import Listing
@@ -80,11 +81,13 @@ class Ledger:
         image_cache_dir: Path | None,
         max_promised_bytes: int = 0,
         bases: Iterable[Inode] = (),
+        budget: Budget | None = None,
     ) -> None:
         self._left_out = None if other_than is None else inode(os.fstat(other_than))
         self._leased = leased
         self._measured = measured
         self._image_cache_dir = image_cache_dir
+        self._budget = budget
         self._max_promised_bytes = max_promised_bytes
         self._linked: set[Inode] = set()
         self._shared = set(shared)
@@ -143,13 +146,19 @@ class Ledger:
             holding = holding or self._read(path, status, directory=directory)
         except FileNotFoundError:  # it was removed meanwhile
             return
+        self._note_chain(inode(status), holding)
+        if self._budget and not self._budget.covers(
+            project=holding.project, device=status.st_dev
+        ):
+            return
         kind = _kind(status, holding, cached=cached)
         if kind is Kind.UNSTAMPED and self._max_promised_bytes:
             holding = holding.believed(self._max_promised_bytes)
         self._unshared += holding.actual_size - holding.shared
         self._shared.update(holding.shared_places)
-        found = inode(status)
-        self._entries.append((found, _entry(path, kind, holding)))
+        self._entries.append((inode(status), _entry(path, kind, holding)))
+
+    def _note_chain(self, found: Inode, holding: Holding) -> None:
         if holding.overlay:
             self._overlays.add(found)
         if holding.backing is not None:

@@ -11,9 +11,10 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.reach import Reach
 from allocpolicy.observe import account
-from allocpolicy.storage import below, mount
+from allocpolicy.storage import below, budget, directories, mount
 from allocpolicy.storage.filesystem import Filesystem
 from allocpolicy.storage.mount import Identity
+from allocpolicy.storage.space import free_bytes
 from allocpolicy.wording import format_size
 
 
@@ -23,7 +24,8 @@ class Surroundings:
 
     ``unwritten_beside`` returns the reserved-unwritten bytes of the other disks in the
     same account: they need headroom, too. ``reach`` is what its header may lead to.
-    ``below`` says why what lies below the filesystem
+    ``free`` returns what may still be taken beside an open disk: statvfs(3) does not
+    answer for its directory's budget. ``below`` says why what lies below the filesystem
     can't guarantee storage.
     """
 
@@ -33,6 +35,7 @@ class Surroundings:
     unwritten_beside: Callable[[], int]
     reach: Reach
     below: str | None = None
+    free: Callable[[int], int] = free_bytes
 
 
 def surroundings(
@@ -61,7 +64,13 @@ def surroundings(
         unwritten_beside=unwritten_beside,
         reach=reach or reaches.of(fd, trusted=policy.trusted_base_directories),
         below=below.exception(fd),
+        free=lambda _: _free_in(directory),
     )
+
+
+def _free_in(directory: Path) -> int:
+    with directories.opened(directory) as found:
+        return budget.space_of(found.fd).free
 
 
 def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from allocpolicy.contract.facts import DiskFormat, Headroom
 from allocpolicy.contract.policy import Policy
@@ -35,9 +36,8 @@ from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Finding, Remark, Row, Storage
 from allocpolicy.resolve import checks
-from allocpolicy.storage import directories, mount, tree
+from allocpolicy.storage import budget, directories, mount, tree
 from allocpolicy.storage.inode import Inode
-from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.tree import Listing
 
 NO_STAMP = (
@@ -233,7 +233,7 @@ def _unlisted(path: str, reason: str) -> Row:
 
 
 class _Books:
-    """The filesystems of the observed disks, by device; subvolumes share one."""
+    """The accounts of the observed disks: one a filesystem, and one a budget on it."""
 
     def __init__(
         self,
@@ -244,56 +244,67 @@ class _Books:
         listed: Callable[[str], Listing],
     ) -> None:
         self._headroom: Headroom = policy.headroom
-        self._identities: dict[int, Identity] = {}
-        self._accounts: dict[str, Account] = {}
-        parents: dict[str, set[Path]] = defaultdict(set)
+        self._homes: dict[tuple[int, Path], _Home | None] = {}
+        self._accounts: dict[_Home, Account] = {}
+        parents: dict[_Home, set[Path]] = defaultdict(set)
         for one in seen:
             no_disk = one.passed_over and one.likeness is not Likeness.DISK
-            identity = None if no_disk else self._identity(one)
-            if identity is not None:
-                parents[identity.key].add(one.path.parent)
+            home = None if no_disk else self._home(one)
+            if home is not None:
+                parents[home].add(one.path.parent)
         measured = {one.inode: one.holding for one in seen if one.inode and one.holding}
-        for key, found in parents.items():
+        for home, found in parents.items():
             with suppress(OSError):  # it is gone by now, or may not be read
-                self._accounts[key] = account.take(
+                self._accounts[home] = account.take(
                     *sorted(found),
                     policy=policy,
                     listed=listed,
                     measured=measured,
-                    shared=self._places(key, shared),
+                    shared=self._places(home.key, shared),
                 )
 
     def _places(self, key: str, shared: Mapping[int, set[Place]]) -> set[Place]:
-        devices = (one for one, found in self._identities.items() if found.key == key)
+        homes = self._homes.items()
+        devices = {one for (one, _), home in homes if home and home.key == key}
         return set().union(*(shared.get(device, ()) for device in devices))
 
     def lack(self, seen: Sighting) -> str | None:
         """Return the headroom that is missing on a disk's filesystem, or None."""
-        identity = self._identity(seen)
-        if identity is None or identity.key not in self._accounts:
+        home = self._home(seen)
+        if home is None or home not in self._accounts:
             return None
-        taken = self._accounts[identity.key]
+        taken = self._accounts[home]
         return lack_of_headroom(
             self._headroom, unwritten=taken.unwritten, free=taken.free
         )
 
     def closed(self) -> Iterator[Storage]:
-        """Yield each filesystem once."""
-        types = {one.key: one.type for one in self._identities.values()}
-        for key, taken in sorted(self._accounts.items(), key=lambda item: item[0]):
-            yield Storage(key=key, type=types[key], account=taken)
+        """Yield each filesystem once, and each budget."""
+        for home, taken in sorted(self._accounts.items(), key=lambda item: item[0]):
+            yield Storage(key=home.key, type=home.type, account=taken)
 
-    def _identity(self, seen: Sighting) -> Identity | None:
-        """Return which filesystem the disk is on; None when its directory is gone."""
+    def _home(self, seen: Sighting) -> _Home | None:
+        """Return whose space the disk takes; None when its directory is gone."""
         if seen.inode is None:
             return None
-        device = seen.inode[0]
-        if device not in self._identities:
+        key = seen.inode[0], seen.path.parent
+        if key not in self._homes:
+            self._homes[key] = None
             with suppress(OSError):
-                self._identities[device] = _identify(seen.path.parent)
-        return self._identities.get(device)
+                self._homes[key] = _home_of(seen.path.parent)
+        return self._homes[key]
 
 
-def _identify(directory: Path) -> Identity:
+class _Home(NamedTuple):
+    """A filesystem, and the budget on it; empty where all of it is there to take."""
+
+    key: str
+    budget: str
+    type: str
+
+
+def _home_of(directory: Path) -> _Home:
     with directories.opened(directory) as found:
-        return mount.identify(found.fd)
+        identity, part = mount.identify(found.fd), budget.of(found.fd)
+    name = part.name if part else ""
+    return _Home(key=identity.key, budget=name, type=identity.type)

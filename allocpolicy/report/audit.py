@@ -87,7 +87,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """A filesystem that audited disks are on: its key, its type, and its account."""
+    """A filesystem, or a budget on it, of audited disks: key, type and account."""
 
     key: str
     type: str

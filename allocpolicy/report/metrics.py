@@ -119,6 +119,8 @@ def _filesystems(audit: Audit) -> Iterator[str]:
         yield _head(name, about, unit="bytes")
         for one in audit.filesystems:
             labels = {"filesystem": one.key, "type": one.type}
+            if one.account.budget:
+                labels["budget"] = one.account.budget
             yield _sample(name, labels, getattr(one.account, size))
 
 

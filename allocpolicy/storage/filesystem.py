@@ -9,7 +9,14 @@ import errno
 import os
 from dataclasses import dataclass
 
-from allocpolicy.storage import fallocate, inode_flags, mount, space, staging
+from allocpolicy.storage import (
+    budget,
+    fallocate,
+    inode_flags,
+    mount,
+    space,
+    staging,
+)
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import FAULTS, NO_SPACE, UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
@@ -62,7 +69,7 @@ def probe_file(staged: Staged) -> Filesystem:
     :raises OSError: when the mount cannot be found.
     """
     identity = mount.identify(staged.directory_fd)
-    found = space.of(staged.directory_fd)
+    found = budget.space_of(staged.directory_fd)
     # First, because btrfs accepts the flag only while the file is empty.
     nocow = identity.copy_on_write and _accepts_nocow(staged.fd)
     return Filesystem(

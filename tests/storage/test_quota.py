@@ -29,7 +29,7 @@ pytestmark = pytest.mark.system
 CODE = f"""
 import ctypes, dataclasses, json, os, struct
 from pathlib import Path
-from allocpolicy.storage import fsxattr, mount, quota, space
+from allocpolicy.storage import budget, fsxattr, mount, quota, space
 from allocpolicy.storage.quota import QuotaType
 
 libc = ctypes.CDLL(None)
@@ -39,6 +39,17 @@ def limit(fd, kind, id):
     device = os.fsencode(mount.of(fd).source)
     assert libc.quotactl(ctypes.c_int(0x800008 << 8 | kind), device, id, limits) == 0
 
+def budget_of(fd):
+    found = budget.of(fd)
+    return found and dataclasses.asdict(found)
+
+def unprivileged(fd):
+    os.seteuid(65534)
+    try:
+        return budget_of(fd)
+    finally:
+        os.seteuid(0)
+
 def seen(fd):
     found = quota.quotas(fd)
     by_device = ctypes.create_string_buffer(72)
@@ -47,6 +58,8 @@ def seen(fd):
         "quotas": {{kind.name: dataclasses.asdict(one) for kind, one in found.items()}},
         "used_by_device": struct.unpack("=8QL4x", by_device.raw)[2],
         "space": dataclasses.asdict(space.of(fd)),
+        "budget": budget_of(fd),
+        "unprivileged": unprivileged(fd),
     }}
 
 for kind in {tuple(MOUNTS)}:
@@ -62,7 +75,19 @@ for kind in {tuple(MOUNTS)}:
     disk = os.open(directory / "disk", os.O_WRONLY | os.O_CREAT)
     os.write(disk, bytes({WRITTEN}))
     os.fsync(disk)
-    print(json.dumps({{"kind": kind, "before": before, "after": seen(fd)}}))
+    after = seen(fd)
+    os.close(os.open(Path("/", kind, "other"), os.O_WRONLY | os.O_CREAT))
+    other = os.open(Path("/", kind, "other"), os.O_RDONLY)
+    fill = os.open(Path("/", kind, "fill"), os.O_WRONLY | os.O_CREAT)
+    whole = space.of(disk)
+    os.posix_fallocate(fill, 0, whole.free - {MIB})
+    os.sync()
+    full = seen(fd)
+    print(json.dumps({{
+        "kind": kind, "before": before, "after": after, "full": full,
+        "projects": [budget.project_of(disk), budget.project_of(other)],
+        "whole": space.of(disk).free,
+    }}))
 """
 
 
@@ -117,6 +142,23 @@ def test_the_space_of_a_project_is_its_limit(seen: dict[str, Any], kind: str) ->
     assert before["size"] > SIZE // 2
     assert after["size"] == SOFT
     assert SOFT - WRITTEN - MIB < after["free"] <= SOFT - WRITTEN
+
+
+@pytest.mark.parametrize("kind", MKFS_OPTIONS)
+def test_a_limited_project_is_the_budget_of_its_directory(
+    seen: dict[str, Any], kind: str
+) -> None:
+    """Whoever asks; its free space is no more than the filesystem has."""
+    before, after, full = (seen[kind][when] for when in ("before", "after", "full"))
+    assert before["budget"] is None
+    assert before["unprivileged"] is None
+    assert after["budget"] == after["unprivileged"]
+    found = after["budget"]
+    assert (found["name"], found["project"]) == (f"project {PROJECT}", PROJECT)
+    assert found["space"]["size"] == SOFT
+    assert found["space"]["free"] == after["space"]["free"]
+    assert seen[kind]["projects"] == [PROJECT, 0]
+    assert full["budget"]["space"]["free"] <= seen[kind]["whole"] <= 2 * MIB
 
 
 @pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
