@@ -135,7 +135,8 @@ def describe_base(base: Path) -> Sequence[tuple[str, str]]:
 def differences(report: Report) -> Mapping[str, str]:
     """Return the ten properties in which the disks may differ."""
     seen = report["observed"]
-    hints = {k: v for k, v in report["attachment"].items() if v not in (None, "off")}
+    given = report["attachment"].items()
+    hints = {k: v for k, v in given if v not in (None, "off", False)}
     return {
         "strategy": report["effective"]["strategy"],
         "virtual size": short(seen["virtual_size"]),

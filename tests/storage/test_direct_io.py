@@ -67,7 +67,6 @@ def test_qemu_needs_it(ext4: Path) -> None:
 
 
 @pytest.mark.qemu
-@pytest.mark.system
 def test_there_may_be_no_direct_io(tmp_path: Path) -> None:
     """ramfs has none, as tmpfs had none before Linux 6.6."""
     with filesystems.mounted("ramfs", size=MIB, directory=tmp_path) as ramfs:
