@@ -57,3 +57,12 @@ def opened(
             raise ImageError(name, "it is the disk itself")
     with reach.opened(name) as image:
         yield image
+
+
+def full_size(header: Header, *, mapped: bool) -> int:
+    """Return the bytes that the file has when the guest has written everything.
+
+    The first write to a cluster writes all of it, also what is beyond the virtual size.
+    """
+    size, whole = header.cluster_size, header.virtual_size
+    return whole if mapped else -(-whole // size) * size

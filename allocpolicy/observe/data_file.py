@@ -9,7 +9,6 @@ from pathlib import Path
 from allocpolicy.contract.facts import Allocation, DataFile
 from allocpolicy.errors import ImageError, OutOfReach
 from allocpolicy.images import data_file as data_files
-from allocpolicy.images import reach as reaches
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.observe.allocation import exception, file_storage
 from allocpolicy.observe.surroundings import Surroundings
@@ -45,7 +44,7 @@ def data_file(
         ) as image:
             found = _measured(
                 image,
-                full_size=_full_size(header, mapped=mapped),
+                full_size=data_files.full_size(header, mapped=mapped),
                 surroundings=_around(image, fd=fd, path=path, disk=surroundings),
             )
             return replace(found, raw=raw)
@@ -58,34 +57,6 @@ def data_file(
             problem=error.reason,
             unseen=isinstance(error, OutOfReach),
         )
-
-
-def uncounted(header: Header, *, fd: int, path: Path) -> int:
-    """Return the bytes that the data file may still take, and doesn't count for itself.
-
-    Below the disk's directory it is a file of the same account, and counts as long as
-    it is. On another filesystem it takes nothing of the disk's.
-    """
-    reach = reaches.of(fd, trusted=())
-    try:
-        with data_files.opened(header, disk=fd, path=path, reach=reach) as image:
-            status = os.fstat(image.fd)
-            counted = image.path.is_relative_to(os.path.realpath(path.parent))
-    except (ImageError, OSError):
-        return 0
-    if status.st_dev != os.fstat(fd).st_dev:
-        return 0
-    there = status.st_size if counted else status.st_blocks * 512
-    return max(0, _full_size(header, mapped=False) - there)
-
-
-def _full_size(header: Header, *, mapped: bool) -> int:
-    """Return the bytes that the file has when the guest has written everything.
-
-    The first write to a cluster writes all of it, also what is beyond the virtual size.
-    """
-    size, whole = header.cluster_size, header.virtual_size
-    return whole if mapped else -(-whole // size) * size
 
 
 def _around(

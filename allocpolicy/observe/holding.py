@@ -16,7 +16,7 @@ from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import backing_name
 from allocpolicy.images import stamp as stamps
-from allocpolicy.observe import claim, data_file
+from allocpolicy.observe import claim, uncounted
 from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.qcow2 import geometry
@@ -188,7 +188,7 @@ def _of_two(fd: int, header: Header, *, path: Path) -> int:
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
     )
-    return whole.metadata_bytes + data_file.uncounted(header, fd=fd, path=path)
+    return whole.metadata_bytes + uncounted.of(header, fd=fd, path=path)
 
 
 def _is_punched(status: os.stat_result, *, whole: int, hint: int, size: int) -> bool:
