@@ -50,26 +50,26 @@ class Covering:
         """
         if in_use is Use.WRITING:
             return None
-        return _words(_sorted(self._tops(disk, passed={disk})))
+        return _words(_sorted(self._tops(disk)))
 
     def topmost(self, disk: Inode, *, in_use: Use | None) -> Sequence[Overlay]:
         """Return the topmost overlays on a disk, whether they have a policy or not."""
         if in_use is Use.WRITING:
             return ()
-        return _sorted(self._tops(disk, passed={disk}, with_policy=True))
+        return _sorted(self._tops(disk, with_policy=True))
 
-    def _tops(
-        self, below: Inode, *, passed: set[Inode], with_policy: bool = False
-    ) -> Iterator[Overlay]:
-        """Yield the topmost overlays, each once; chains may be loops."""
-        for one in self._above(below):
-            if one.inode in passed or (one.has_policy and not with_policy):
-                continue
-            passed.add(one.inode)
-            if one.written or not any(self._above(one.inode)):
-                yield one
-            else:
-                yield from self._tops(one.inode, passed=passed, with_policy=with_policy)
+    def _tops(self, disk: Inode, *, with_policy: bool = False) -> Iterator[Overlay]:
+        """Yield the topmost overlays, each once; chains may be long, or loops."""
+        waiting, passed = [disk], {disk}
+        while waiting:
+            for one in self._above(waiting.pop()):
+                if one.inode in passed or (one.has_policy and not with_policy):
+                    continue
+                passed.add(one.inode)
+                if one.written or not any(self._above(one.inode)):
+                    yield one
+                else:
+                    waiting.append(one.inode)
 
     def _above(self, below: Inode) -> Iterator[Overlay]:
         """Yield the overlays on a file that who may write to them may read.

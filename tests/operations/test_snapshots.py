@@ -212,6 +212,17 @@ def test_a_header_in_a_raw_disk_is_no_snapshot(directory: Path) -> None:
         assert audited(disk, status=1)["disk"] == uncovered(other)
 
 
+def test_a_chain_may_be_longer_than_anybody_makes_it(directory: Path) -> None:
+    """Whoever may create files there doesn't end the audit."""
+    disk = disk_in(directory, name="n0000")
+    content = snapshot(disk, "n0001", backing="n0000").read_bytes()
+    for number in range(1, 1500):
+        header = content.replace(b"n0000", f"n{number - 1:04}".encode())
+        (directory / f"n{number:04}").write_bytes(header)
+    top = directory / "n1499"
+    assert audited(disk, status=1)["n0000"] == uncovered(top)
+
+
 def test_a_loop_of_overlays_ends(directory: Path) -> None:
     """Nothing opens it, and nothing is said of the disk that doesn't belong to it."""
     disk = disk_in(directory)
