@@ -37,6 +37,7 @@ from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
 
 PROGRAM = "qemu-img"
+_CORRUPT, _LEAKS = 2, 3  # of qemu-img check
 MISSING = 127  # the exit status of a program that isn't installed
 NOT_INSTALLED = "it is not installed; bindep.txt lists the system packages"
 MEMORY_LIMIT = 4 << 30
@@ -170,6 +171,30 @@ def replay(image: Image, *, virtual_size: int) -> None:
     _run(arguments, source=image, work=virtual_size, output=size)
 
 
+def check_served(socket: int, *, path: Path, virtual_size: int) -> None:
+    """Check the tables of the qcow2 that an NBD server gives; clusters may be leaked.
+
+    :raises ImageError: when they are not sound.
+    :raises CommandError: when qemu-img fails otherwise.
+    """
+    image = Image(fd=socket, format="qcow2", path=path)
+    arguments = ["check", "-q", _served(socket, backing=None)]
+    try:
+        _run(arguments, source=image, work=virtual_size)
+    except CommandError as error:
+        if error.status == _LEAKS:
+            return
+        if error.status == _CORRUPT:
+            raise damage(image, reason="see qemu-img check") from error
+        raise
+
+
+def _served(socket: int, *, backing: dict[str, object] | None) -> str:
+    """Return the block nodes of a qcow2 that an NBD server gives, as a file name."""
+    file = {"driver": "nbd", "server": {"type": "fd", "str": str(socket)}}
+    return "json:" + json.dumps({"driver": "qcow2", "file": file, "backing": backing})
+
+
 def resize(
     socket: int, *, path: Path, virtual_size: int, mapped: bool, backing_size: int
 ) -> None:
@@ -181,20 +206,14 @@ def resize(
         old size must not show. 0 without one.
     :raises CommandError: when qemu-img fails.
     """
-    server = {"type": "fd", "str": str(socket)}
     how = ["--preallocation=metadata"] if mapped else []
     with open(os.memfd_create("backing"), "wb") as backing:
         backing.truncate(backing_size)
         below_fd = backing.fileno()
         opened = {"driver": "file", "filename": f"/proc/self/fd/{below_fd}"}
         below = {"driver": "raw", "read-only": True, "file": opened}
-        nodes = {
-            "driver": "qcow2",
-            "file": {"driver": "nbd", "server": server},
-            "backing": below if backing_size else None,
-        }
         images = [Image(fd=fd, format="raw", path=path) for fd in (socket, below_fd)]
-        name = "json:" + json.dumps(nodes)
+        name = _served(socket, backing=below if backing_size else None)
         arguments = ["resize", "-q", *how, name, str(virtual_size)]
         _run(arguments, source=images[0], target=images[1], work=virtual_size)
 

@@ -194,7 +194,7 @@ def commit(recorded: Recorded, fd: int, *, advance: Callable[[int], None]) -> No
     ]
     _write(fd, higher, advance=advance)
     _write(fd, kept, advance=advance)
-    _write(fd, [_joined(head)] if head else [], advance=advance)
+    _write(fd, _at_once(recorded, head), advance=advance)
     _write(fd, counts, advance=advance)
 
 
@@ -207,14 +207,14 @@ def _write(
     os.fsync(fd)
 
 
-def _joined(pieces: list[tuple[int, bytes]]) -> tuple[int, bytes]:
-    """Return adjacent pieces as one: the header's cluster is written at once."""
-    first, last = pieces[0], pieces[-1]
-    content = bytearray(last[0] + len(last[1]) - first[0])
-    for offset, piece in pieces:
-        start = offset - first[0]
-        content[start : start + len(piece)] = piece
-    return first[0], bytes(content)
+def _at_once(
+    recorded: Recorded, head: list[tuple[int, bytes]]
+) -> list[tuple[int, bytes]]:
+    """Return what changed in the header's cluster as one piece."""
+    if not head:
+        return []
+    first, (last, content) = head[0][0], head[-1]
+    return [(first, recorded.final(first, last + len(content) - first))]
 
 
 def _higher(old: bytes, new: bytes, recorded: Recorded) -> bytes:

@@ -6,6 +6,7 @@ socket, and what it writes is recorded in memory; nothing is changed before it i
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from allocpolicy import nbd, qemu_img
@@ -14,6 +15,16 @@ from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.recorded import Recorded
 
 _ROOM = 1 << 50  # bytes of the file that QEMU sees: it never runs into its end
+
+
+class _AsItIs:
+    """The file's own bytes, which nobody writes."""
+
+    def __init__(self, record: Recorded) -> None:
+        self.read = record.original
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Drop it: opening an image for reading writes nothing."""
 
 
 def recorded(
@@ -30,6 +41,9 @@ def recorded(
     :raises ImageError: when QEMU refuses, saying why.
     """
     record = Recorded(fd, header, path=path)
+    with nbd.served(_AsItIs(record), size=os.fstat(fd).st_size) as socket:
+        # Where refcounts are too low, QEMU would overwrite what is in use.
+        qemu_img.check_served(socket, path=path, virtual_size=header.virtual_size)
     with nbd.served(record, size=_ROOM) as socket:
         try:
             qemu_img.resize(

@@ -326,7 +326,18 @@ def narrow(disk: Path) -> str:
     return "qemu-img amend -o refcount_bits=16"
 
 
-@pytest.mark.parametrize("make", [encrypted, dirty, old_with_snapshot, narrow])
+def miscounted(disk: Path) -> str:
+    """QEMU would take the clusters of the snapshot's table for free ones."""
+    with_snapshot(disk)
+    with disk.open("r+b") as file:
+        file.seek(2 * 65536)  # the refcount block
+        file.write(bytes(64))
+    return "qemu-img check"
+
+
+@pytest.mark.parametrize(
+    "make", [encrypted, dirty, old_with_snapshot, narrow, miscounted]
+)
 def test_what_cannot_grow_is_known_when_it_is_planned(
     tmp_path: Path, make: Callable[[Path], str]
 ) -> None:
