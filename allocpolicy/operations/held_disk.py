@@ -12,7 +12,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.contract.facts import Allocation, DiskFormat, Facts, Observation
+from allocpolicy.contract.facts import (
+    Allocation,
+    BaseImage,
+    DiskFormat,
+    Facts,
+    Observation,
+)
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import (
     DestinationError,
@@ -130,35 +136,49 @@ def facts(
     with contextlib.ExitStack() as stack:
         base = None
         if obstacle is None and not meets:
-            try:
-                reach = reaches.of(disk.fd, trusted=policy.trusted_base_directories)
-                below = content.opened(disk, checked=look.checked, reach=reach)
-                base = stack.enter_context(below)
-            except ImageError as error:
-                if isinstance(error.__cause__, OSError):
-                    refuse_failure(error.__cause__, path=error.path, action="open it")
-                obstacle = error.reason if error.path == disk.path else str(error)
+            base, obstacle = _opened(disk, look, policy=policy, stack=stack)
         file = content.as_file(disk) if base else None
         images = (base, file) if base and file else ()
         try:
             found = host.storage(directory, policy=policy, images=images)
         except (DestinationError, NotEnoughSpace) as error:
             # No file can be made there, which work in place doesn't need.
+            stack.enter_context(_told_as(error))
             found = host.of_disk(disk.fd, directory=directory, policy=policy)
-            with _told_as(error):
-                problem = obstacle or str(error)
-                yield Facts(host=found.host, base=None, obstacle=problem)
-            return
-        if base is None or file is None:
-            yield Facts(host=found.host, base=None, obstacle=obstacle)
-            return
-        yield Facts(
-            host=found.host,
-            base=base,
-            shares_base=base.plain and found.shares(base),
-            file=file,
-            shares_file=found.shares(file),
-        )
+            base, obstacle = None, obstacle or str(error)
+        yield _facts(found, base, file, obstacle=obstacle)
+
+
+def _opened(
+    disk: Disk, look: observe.Look, *, policy: Policy, stack: contextlib.ExitStack
+) -> tuple[BaseImage | None, str | None]:
+    """Return what the guest reads, open for the stack's lifetime, or why it isn't."""
+    try:
+        reach = reaches.of(disk.fd, trusted=policy.trusted_base_directories)
+        below = content.opened(disk, checked=look.checked, reach=reach)
+        return stack.enter_context(below), None
+    except ImageError as error:
+        if isinstance(error.__cause__, OSError):
+            refuse_failure(error.__cause__, path=error.path, action="open it")
+        return None, error.reason if error.path == disk.path else str(error)
+
+
+def _facts(
+    found: host.Storage,
+    base: BaseImage | None,
+    file: BaseImage | None,
+    *,
+    obstacle: str | None,
+) -> Facts:
+    if base is None or file is None:
+        return Facts(host=found.host, base=None, obstacle=obstacle)
+    return Facts(
+        host=found.host,
+        base=base,
+        shares_base=base.plain and found.shares(base),
+        file=file,
+        shares_file=found.shares(file),
+    )
 
 
 @contextlib.contextmanager
