@@ -36,6 +36,7 @@ from allocpolicy.errors import Error as Error
 from allocpolicy.errors import ExtraSpecError as ExtraSpecError
 from allocpolicy.errors import FailedAfterwards as FailedAfterwards
 from allocpolicy.errors import FlavorError as FlavorError
+from allocpolicy.errors import FormatUnknown as FormatUnknown
 from allocpolicy.errors import ImageError as ImageError
 from allocpolicy.errors import InvalidRequest as InvalidRequest
 from allocpolicy.errors import NoFreeInodes as NoFreeInodes

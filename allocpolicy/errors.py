@@ -8,6 +8,7 @@ Error                          5
 │   ├── StrategyNotFound       2  no such strategy is installed
 │   ├── PlanError              2  the strategy cannot fulfil this request
 │   ├── ImageError             2  an unsafe, malformed or busy image
+│   │   ├── FormatUnknown      2  a disk without a stamp, and no format was given
 │   │   └── OutOfReach         2  a backing file that its disk's owner may not read
 │   ├── DestinationError       2  no usable directory for the disk
 │   └── DestinationExists      2  provision never overwrites
@@ -106,6 +107,10 @@ class ImageError(InvalidRequest):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
         self.path = path
+
+
+class FormatUnknown(ImageError):
+    """A disk has no stamp, and nobody said what its format is: ``(path, reason)``."""
 
 
 class OutOfReach(ImageError):

@@ -1,4 +1,7 @@
-"""``allocpolicy inspect``: what a disk is, and whether it keeps to its policy."""
+"""``allocpolicy inspect``: what a disk is, and whether it keeps to its policy.
+
+Or what a base image is.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocpolicy.cli import choice, disk_format, libvirt_xml, observed
+from allocpolicy.cli import choice, disk_format, libvirt_xml, observed, progress
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import ShowOne
+from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.facts import BackingFile
-from allocpolicy.contract.policy import Version
-from allocpolicy.errors import InvalidRequest
+from allocpolicy.contract.policy import Policy, Version
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.errors import FormatUnknown, ImageError, InvalidRequest
+from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.inspect import inspect_open, opened
+from allocpolicy.report.base_inspection import ROLE, BaseInspection
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.storage.failure import named
+from allocpolicy.wording import format_size
 
 if TYPE_CHECKING:
     from allocpolicy.cli.picture import Picture
@@ -26,25 +34,37 @@ class Inspect(ShowOne):
 
     Nothing is changed, and a virtual machine that has the disk open is not disturbed.
     The disk's policy is the one in its stamp; one that is given here is for a disk
-    without a stamp.
+    without a stamp. A file without a stamp, and without a --format or a policy here, is
+    looked at as a base image: its format, its size, and what a conversion needs.
     """
 
     columns = (
         *("disk", "stamp", "requested", "inherited from"),
         *observed.COLUMNS,
         *("backing_chain", "extents", "in_use", "hindrances", "verdict", "uncovered"),
-        "attach with",
+        *("attach with", "image", "role", "packed", "data", "converted copy"),
+        "converted from",
     )
     fields = (
         *("disk", "stamp", "observed", "verdict", "attachment"),
         *("inherited_from", "uncovered"),
+        *("role", "image", "format", "packed", "virtual_size", "file_size"),
+        *("actual_size", "data_bytes", "converted_bytes", "converted_from"),
     )
     _picture: Picture | None = None
     _elements: str | None = None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("path", type=Path, metavar="DISK", help="the disk")
+        parser.add_argument(
+            "path", type=Path, metavar="DISK", help="the disk, or base image"
+        )
         disk_format.add_option(parser)
+        parser.add_argument(
+            "--base-format",
+            type=one_of(FORMATS),
+            choices=FORMATS,
+            help="look at it as a base image of this format",
+        )
         parser.add_argument(
             "--libvirt-xml",
             action="store_true",
@@ -58,11 +78,26 @@ class Inspect(ShowOne):
         choice.add_options(parser)
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
-        table = arguments.formatter == "table"
-        if arguments.picture and not table:
+        if arguments.picture and arguments.formatter != "table":
             raise InvalidRequest("--picture works only with -f table")
         policy = self.policy(arguments)
         given = choice.given(arguments, policy=policy)
+        disks_only = given or arguments.picture or arguments.libvirt_xml
+        if arguments.base_format:
+            if disks_only or arguments.disk_format:
+                raise InvalidRequest("--base-format: a base image is no disk")
+            return _base(arguments)
+        try:
+            return self._disk(arguments, policy=policy, given=given)
+        except FormatUnknown as error:
+            if disks_only:
+                raise
+            return _base(arguments, unknown=error)
+
+    def _disk(
+        self, arguments: argparse.Namespace, *, policy: Policy, given: Choice | None
+    ) -> Mapping[str, object]:
+        table = arguments.formatter == "table"
         with (
             named(arguments.path, action="look at the disk"),
             opened(
@@ -96,6 +131,44 @@ class Inspect(ShowOne):
         if self._picture is not None:
             self._picture.draw()
         return status
+
+
+def _base(
+    arguments: argparse.Namespace, *, unknown: FormatUnknown | None = None
+) -> Mapping[str, object]:
+    """Return what the file is as a base image.
+
+    :param unknown: why it can't be looked at as a disk, if nobody said what it is.
+    """
+    from allocpolicy.operations.inspect_base import inspect_base
+
+    try:
+        with progress.shown() as watch:
+            declared = arguments.base_format
+            found = inspect_base(arguments.path, declared=declared, watch=watch)
+    except ImageError as error:
+        if unknown is None or error.path != unknown.path:
+            raise
+        reason = f"as a base image: {error.reason}; as a disk: {unknown.reason}"
+        raise ImageError(error.path, reason) from error
+    return found.as_document() if structured(arguments) else _base_summary(found)
+
+
+def _base_summary(found: BaseInspection) -> Mapping[str, object]:
+    copy = found.converted_bytes
+    rows: dict[str, object] = {"image": found.image, "role": ROLE, "stamp": "none"}
+    rows["format"] = found.format
+    rows |= {"packed": found.packed} if found.packed else {}
+    rows["virtual_size"] = format_size(found.virtual_size)
+    rows["file_size"] = format_size(found.file_size)
+    rows["actual_size"] = format_size(found.actual_size)
+    rows["data"] = f"up to {format_size(found.data_bytes)}"
+    rows["converted copy"] = (
+        "not needed" if copy is None else f"up to {format_size(copy)}, in the cache"
+    )
+    if found.converted_from:
+        rows["converted from"] = found.converted_from
+    return rows
 
 
 def _elements(found: Inspection, *, libvirt: Version | None) -> str:

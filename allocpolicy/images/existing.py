@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.errors import ImageError, Unsupported
+from allocpolicy.errors import FormatUnknown, ImageError, Unsupported
 from allocpolicy.images import appearance, heritage, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
@@ -136,7 +136,7 @@ def _inherited(
 ) -> Inherited | None:
     """Return the policy that a disk without a stamp has from those below it, if any.
 
-    :raises ImageError: when it has none, and its format isn't declared either.
+    :raises FormatUnknown: when it has none, and its format isn't declared either.
     """
     reach = reaches.of(image.fd, trusted=trusted)
     try:
@@ -146,7 +146,7 @@ def _inherited(
             return None
         cause = error.reason if error.path == image.path else str(error)
         reason = f"it has no stamp, and inherits no policy ({cause}); state its format"
-        raise ImageError(image.path, f"{reason} with --format") from error
+        raise FormatUnknown(image.path, f"{reason} with --format") from error
 
 
 def contradiction(fd: int, format: DiskFormat) -> str | None:
@@ -178,7 +178,7 @@ def _format(
     if stamp is None:
         if declared is None:
             reason = "its format is unknown, as it has no stamp; state it with --format"
-            raise ImageError(path, reason)
+            raise FormatUnknown(path, reason)
         return declared
     if declared not in (None, stamp.format):
         reason = f"its stamp says {stamp.format}, not {declared}"

@@ -73,6 +73,7 @@ EXAMPLES = [
     errors.StrategyNotFound("name", "x"),
     errors.PlanError("x"),
     errors.ImageError(Path("/i"), "x"),
+    errors.FormatUnknown(Path("/i"), "x"),
     errors.OutOfReach(Path("/i"), "x"),
     errors.DestinationError(Path("/d"), "x"),
     errors.DestinationExists(Path("/d")),

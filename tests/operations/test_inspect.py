@@ -169,7 +169,7 @@ def test_a_report_and_an_inspection_agree(directory: Path) -> None:
 
 def test_without_a_stamp_nothing_is_guessed(tmp_path: Path) -> None:
     disk = create(tmp_path / "disk", SIZE)
-    refused = allocpolicy("inspect", disk)
+    refused = allocpolicy("inspect", disk, "--libvirt-xml")
     assert refused.status == 2
     assert "--format" in refused.stderr
     document = inspected(disk, "--format", "qcow2")

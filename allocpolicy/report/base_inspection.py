@@ -1,0 +1,34 @@
+"""The inspection of a base image: what it is, and what a disk made from it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.report.plain import plain
+
+ROLE = "base image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseInspection:
+    """What a base image is, as its own headers say; sizes in bytes.
+
+    ``packed`` says what the image is packed in, if it is. ``data_bytes`` is the most
+    that a thin copy takes, ``converted_bytes`` the most that the image cache takes for
+    a raw copy, None where the image is used as it is.
+    """
+
+    image: Path
+    format: str
+    packed: str | None
+    virtual_size: int
+    file_size: int
+    actual_size: int
+    data_bytes: int
+    converted_bytes: int | None
+    converted_from: str | None
+
+    def as_document(self) -> dict[str, object]:
+        """Return the object that ``-f json`` prints: schemas/base_inspection.json."""
+        return {"role": ROLE, "stamp": None, **(plain(self) or {})}
