@@ -68,7 +68,7 @@ class Image:
 
     ``part`` is the (offset, length) of the guest's bytes that are meant; None for all.
     ``overlay`` is an open qcow2 of the file's size, which holds what was written in the
-    file's place.
+    file's place. ``others`` are open files that the image names by ``/proc/self/fd/N``.
     """
 
     fd: int
@@ -76,6 +76,7 @@ class Image:
     path: Path
     part: tuple[int, int] | None = None
     overlay: int | None = None
+    others: tuple[int, ...] = ()
 
     @property
     def source(self) -> str:
@@ -107,7 +108,8 @@ class Image:
     @property
     def fds(self) -> list[int]:
         """Return the descriptors that qemu-img inherits."""
-        return [self.fd] if self.overlay is None else [self.fd, self.overlay]
+        overlay = [] if self.overlay is None else [self.overlay]
+        return [self.fd, *overlay, *self.others]
 
 
 def _file(fd: int, common: Mapping[str, object] | None = None) -> dict[str, object]:

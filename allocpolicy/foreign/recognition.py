@@ -138,7 +138,7 @@ def _is_old_tar(head: bytes) -> bool:
 
 def _text(head: bytes) -> Content | None:
     """Recognise text, if it has lines or is no whole sector; NULs may pad it."""
-    if _is_vmdk_descriptor(head):
+    if is_vmdk_descriptor(head):
         name = "a vmdk descriptor, which names other files"
         return Content(name=name, kind=Kind.IMAGE, format="vmdk")
     text = _decoded(head.rstrip(b"\0"))
@@ -153,7 +153,7 @@ def _text(head: bytes) -> Content | None:
     return None
 
 
-def _is_vmdk_descriptor(head: bytes) -> bool:
+def is_vmdk_descriptor(head: bytes) -> bool:
     """Return whether QEMU, or a tool less strict, would take it for a descriptor."""
     for _, encoding in (*_BYTE_ORDER_MARKS, (b"", "latin-1")):
         text = head.decode(encoding, errors="replace").partition("\0")[0]

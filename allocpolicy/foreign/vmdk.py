@@ -65,6 +65,18 @@ def is_compressed(fd: int) -> bool:
     return bool(_header(fd, 0).compression)
 
 
+def extent_size(fd: int, *, path: Path) -> int:
+    """Return the size of one sparse extent of several, in bytes, as its header says.
+
+    :raises ImageError: when it is none, or compressed.
+    """
+    header = _header(fd, 0)
+    wrong = header.magic != MAGIC or not header.capacity or not header.grain_size
+    if wrong or header.compression or header.directory == GD_AT_END:
+        raise ImageError(path, "it is no sparse extent of a vmdk of several files")
+    return header.capacity * SECTOR
+
+
 def checked_size(fd: int, *, path: Path) -> int:
     """Check that the whole image is in this one file; return its virtual size.
 
@@ -73,8 +85,8 @@ def checked_size(fd: int, *, path: Path) -> int:
     """
     header = _header(fd, 0)
     if header.magic != MAGIC:
-        reason = "it is a vmdk that names other files; convert it with qemu-img first"
-        raise ImageError(path, reason)
+        reason = "it is a vmdk of a kind that is not read"
+        raise ImageError(path, f"{reason}; convert it with qemu-img first")
     # With a capacity of 0 QEMU believes the descriptor about where the data is.
     if not header.capacity or not header.grain_size:
         raise ImageError(path, "it is malformed: its capacity or grain size is 0")

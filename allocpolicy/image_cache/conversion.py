@@ -36,7 +36,7 @@ def measure(source: Image, *, virtual_size: int) -> tuple[int, int]:
             size, required = _measured(readable, virtual_size=virtual_size)
             stored = sum(map(_stored_bytes, readable.fds))
     except CommandError as error:
-        raise _blamed(error, source) from error
+        raise blamed(error, source) from error
     if size != virtual_size:
         reason = f"it contradicts itself: its header says that it has {virtual_size}"
         raise ImageError(source.path, f"{reason} bytes, and QEMU reads {size}")
@@ -94,7 +94,7 @@ def convert(
     except NotEnoughSpace as error:  # its own numbers are those of a full disk
         raise NotEnoughSpace(target.path, data_bytes, free, parts) from error
     except CommandError as error:
-        raise _blamed(error, source) from error
+        raise blamed(error, source) from error
 
 
 def _parts(source: Image, *, virtual_size: int) -> Iterator[tuple[int, int] | None]:
@@ -121,7 +121,7 @@ def _parts(source: Image, *, virtual_size: int) -> Iterator[tuple[int, int] | No
         yield start, end - start
 
 
-def _blamed(error: CommandError, image: Image) -> CommandError | ImageError:
+def blamed(error: CommandError, image: Image) -> CommandError | ImageError:
     """Return the image's error for the message of a check or a conversion."""
     if error.status in _NOT_THE_IMAGE:
         return error

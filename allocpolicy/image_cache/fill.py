@@ -46,8 +46,12 @@ def measure_packed(
 
     :raises ImageError: when it is damaged, or no disk image, or too large.
     """
-    from allocpolicy.image_cache import unpacking
+    from allocpolicy.image_cache import assembly, unpacking
+    from allocpolicy.image_cache.unpacking import Measured
 
+    if source.files is not None:
+        size, data_bytes = assembly.measure(source.files)
+        return Measured(format="vmdk", virtual_size=size, data_bytes=data_bytes)
     limit = unpacking.limit(source, largest=largest)
     return unpacking.measure(source, limit=limit, progress=progress)
 
@@ -111,6 +115,17 @@ def _made(
 ) -> Iterator[Staged]:
     """Yield the raw copy, marked as the entry, in an unnamed file."""
     with contextlib.ExitStack() as stack:
+        if source.files is not None:
+            from allocpolicy.image_cache import assembly
+
+            staged = stack.enter_context(
+                assembly.assembled(
+                    source.files, directory=directory, beside=beside, progress=progress
+                )
+            )
+            mark(staged.fd)
+            yield staged
+            return
         if source.is_packed:
             from allocpolicy.image_cache import unpacking
 

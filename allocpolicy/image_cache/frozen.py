@@ -37,6 +37,8 @@ class Frozen:
 
         :raises ImageError: when somebody opened the image for writing.
         """
+        if self.source.files is not None:
+            self.source.files.refuse_if_written()
         if not self.copied:
             identity.refuse_if_written(self.source)
 

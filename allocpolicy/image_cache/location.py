@@ -21,7 +21,7 @@ DEFAULT_NAME = "_base"  # of the cache beside the disks
 HASHES = ".memo"
 USERS = ".users"
 _ENTRY_NAME = re.compile(
-    r"[0-9a-f]{64}\.(vmdk|vpc|vhdx|vdi|qed|(gzip|xz|zstd|bzip2|ova)(-[a-z0-9]+)?)"
+    r"[0-9a-f]{64}\.(vmdk|vpc|vhdx|vdi|qed|vmdk-files|(gzip|xz|zstd|bzip2|ova)(-[a-z0-9]+)?)"
     r"(\.v[0-9]+)?\.raw"
 )
 # vpc: without it, QEMU computed the size, and the end of the disk could be missing.

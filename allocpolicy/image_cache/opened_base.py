@@ -85,7 +85,12 @@ class OpenedBase:
         ):
             users.record(self._cache, self._name, self._disk.path)
             self._recorded = True
-            if self._digest and identity.of(self._source.fd) == self._source.identity:
+            one = self._source.files is None
+            if (
+                one
+                and self._digest
+                and identity.of(self._source.fd) == self._source.identity
+            ):
                 hashes.remember(self._cache, self._source.fd, digest=self._digest)
         return self.base
 
@@ -112,7 +117,9 @@ class OpenedBase:
 
     def _known(self) -> BaseImage | None:
         """Return the source's copy in the cache, if there is one."""
-        digest = hashes.recall(self._cache, self._source.fd)
+        digest = None  # of several files, none of them tells
+        if self._source.files is None:
+            digest = hashes.recall(self._cache, self._source.fd)
         if digest is None:
             digest = self._hashed(self._source)
             identity.refuse_if_changed(self._source)
@@ -143,6 +150,8 @@ class OpenedBase:
             pending = (
                 f"unpack {source.path} ({source.format}: {inner.format}) to {path}"
             )
+            if source.files is not None:
+                pending = f"put the files of {source.path} (vmdk) together to {path}"
         else:
             size, data_bytes = fill.measure(source)
         return BaseImage(
@@ -162,6 +171,10 @@ class OpenedBase:
         """Return the SHA-256 of the source's bytes."""
         assert self._home is not None
         what = f"find {source.path} in the image cache {self._home.path}"
+        if source.files is not None:
+            from allocpolicy.image_cache import assembly
+
+            return assembly.digest(source, progress=self._watch(what))
         return hashes.compute(source.fd, self._watch(what))
 
     def _in_cache(self, digest: str) -> BaseImage | None:

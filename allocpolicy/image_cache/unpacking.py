@@ -133,6 +133,9 @@ def _write(fd: int, chunk: bytes, *, at: int, beside: int, path: Path) -> None:
 
 
 def _refuse_nested(format: str, *, path: Path) -> None:
+    if format == inspector.SPLIT:
+        reason = "it holds only the descriptor of a vmdk, which names other files"
+        raise ImageError(path, f"{reason}; unpack all of them first")
     if format in inspector.PACKED:
         reason = f"it is packed twice: unpack it until one layer ({format}) is left"
         raise ImageError(path, reason)

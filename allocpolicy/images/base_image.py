@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
-from allocpolicy.images import identity, image_file, inspector
+from allocpolicy.images import identity, image_file, inspector, vmdk_files
 from allocpolicy.images.image_file import ImageFile
+from allocpolicy.images.vmdk_files import Files
 from allocpolicy.qcow2 import bitmaps, geometry
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import MAX_BACKING_NAME, Header, read_header
@@ -28,7 +29,8 @@ class SourceImage:
     """The file that the user named, open and checked, in any supported format.
 
     Of a packed image (``format`` is one of `inspector.PACKED`) no size is known, and
-    ``declared`` is what was said of the image in it.
+    ``declared`` is what was said of the image in it. ``files`` are those that a vmdk
+    descriptor names.
     """
 
     file: ImageFile
@@ -38,6 +40,7 @@ class SourceImage:
     plain: bool
     identity: tuple[int, ...]
     declared: str | None = None
+    files: Files | None = None
     header: Header | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -69,9 +72,14 @@ def open_source(path: Path, *, declared: str | None) -> Iterator[SourceImage]:
     :raises ImageError: when it is missing, unsafe, malformed, busy or not of the
         declared format.
     """
-    with image_file.opened(path) as image:
+    with contextlib.ExitStack() as stack:
+        image = stack.enter_context(image_file.opened(path))
         identity.hold(image.fd, path=image.path)
-        yield checked(image, declared=declared)
+        source = checked(image, declared=declared)
+        if source.format == inspector.SPLIT:
+            files = stack.enter_context(vmdk_files.opened(image))
+            source = replace(source, files=files)
+        yield source
 
 
 def as_base(source: SourceImage) -> BaseImage:
@@ -140,7 +148,7 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
         data_bytes=content.data_bytes,
         plain=content.plain,
         identity=opened,
-        declared=declared if format in inspector.PACKED else None,
+        declared=declared if format in inspector.PACKED - {inspector.SPLIT} else None,
         header=content.header,
     )
 

@@ -38,11 +38,13 @@ INSPECTORS = {
 _QEMU_NAMES = {theirs: ours for ours, theirs in INSPECTORS.items()}
 FORMATS = tuple(INSPECTORS)
 # What a disk image may be packed in; it is taken out first.
-PACKED = frozenset({"gzip", "xz", "zstd", "bzip2", "ova"})
+SPLIT = "vmdk-files"  # a vmdk descriptor that names other files
+PACKED = frozenset({"gzip", "xz", "zstd", "bzip2", "ova", SPLIT})
 # What the inspector may find in a raw disk, which holds the guest's bytes.
 _RAW_CONTENT = frozenset({"raw", "gpt", "iso"})
 _RECOGNIZED = frozenset({"raw", "luks"})  # told apart by `recognition`
 _CHUNK = 1 << 20
+_DESCRIPTOR = 4096  # of a vmdk: enough to recognise it
 _READ_AT_LEAST = 64 << 20  # a vhdx keeps in the first few MiB what must be read
 _VPC_COOKIE, _VPC_FOOTER_SIZE = b"conectix", 512
 _STRUTILS = "oslo_utils.strutils"
@@ -90,6 +92,8 @@ def agreed_format(
     :raises ImageError: when they don't, or the format is ambiguous or not supported.
     """
     found = "raw" if inspector is None else str(inspector)
+    if found in ("raw", "vmdk") and declared in (None, "vmdk") and _is_split(fd):
+        return SPLIT
     if declared is None:
         return _found_format(fd, found, path=path)
     if declared not in INSPECTORS:
@@ -121,6 +125,10 @@ def _found_format(fd: int, found: str, *, path: Path) -> str:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"its format {found} is not supported: use {choices}")
     return _QEMU_NAMES[found]
+
+
+def _is_split(fd: int) -> bool:
+    return recognition.is_vmdk_descriptor(reading.read(fd, _DESCRIPTOR, offset=0))
 
 
 def _packed_in(fd: int) -> str | None:
