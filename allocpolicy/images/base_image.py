@@ -154,14 +154,16 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
 
 
 def claimed(fd: int, *, declared: str | None, path: Path) -> tuple[str, int]:
-    """Return (format, virtual size) as the headers at a file's ends say.
+    """Return (format, virtual size) of an unpacked image by the headers at its ends.
 
-    Nothing else is checked; of a packed image the size is 0.
+    Nothing else is checked; if it is packed itself, the size is 0.
 
     :raises ImageError: when it is unsafe, malformed or not of the declared format.
     """
     match = inspector.inspect(fd, path=path)
-    format = inspector.agreed_format(fd, match, path=path, declared=declared)
+    format = inspector.agreed_format(
+        fd, match, path=path, declared=declared, unpacked=True
+    )
     if format in inspector.PACKED:
         return format, 0
     if format == "raw":

@@ -82,12 +82,17 @@ def inspect(fd: int, *, path: Path) -> FileInspector | None:
 
 
 def agreed_format(
-    fd: int, inspector: FileInspector | None, *, path: Path, declared: str | None
+    fd: int,
+    inspector: FileInspector | None,
+    *,
+    path: Path,
+    declared: str | None,
+    unpacked: bool = False,
 ) -> str:
     """Return QEMU's name of the format, on which declaration and content agree.
 
     Of a packed image it is one of `PACKED`; a declaration other than raw is about the
-    image in it.
+    image in it, and what is ``unpacked`` can't be declared raw.
 
     :raises ImageError: when they don't, or the format is ambiguous or not supported.
     """
@@ -95,7 +100,7 @@ def agreed_format(
     if found in ("raw", "vmdk") and declared in (None, "vmdk") and _is_split(fd):
         return SPLIT
     if declared is None:
-        return _found_format(fd, found, path=path)
+        return _found_format(fd, found, path=path, unpacked=unpacked)
     if declared not in INSPECTORS:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"unknown base format {declared!r}: use {choices}")
@@ -112,15 +117,18 @@ def agreed_format(
     return declared
 
 
-def _found_format(fd: int, found: str, *, path: Path) -> str:
+def _found_format(fd: int, found: str, *, path: Path, unpacked: bool) -> str:
     """Return QEMU's name of the format that the inspector found."""
     if found == "raw" and _is_fixed_vpc(fd):
         reason = "it may be raw or a fixed vpc: its last sector is a vpc footer"
-        raise ImageError(path, f"{reason}; state which with --base-format raw or vpc")
+        remedy = "state which with --base-format raw or vpc"
+        if unpacked:
+            remedy = "say --base-format vpc, or unpack it first if it is raw"
+        raise ImageError(path, f"{reason}; {remedy}")
     if found == "raw" and (outer := _packed_in(fd)):
         return outer
     if found in _RECOGNIZED:
-        _refuse_recognized(fd, path=path)
+        _refuse_recognized(fd, path=path, unpacked=unpacked)
     if found not in _QEMU_NAMES:
         choices = ", ".join(FORMATS)
         raise ImageError(path, f"its format {found} is not supported: use {choices}")
@@ -141,7 +149,7 @@ def _packed_in(fd: int) -> str | None:
     return content.format if content.format in PACKED else None
 
 
-def _refuse_recognized(fd: int, *, path: Path) -> None:
+def _refuse_recognized(fd: int, *, path: Path, unpacked: bool) -> None:
     """Refuse content that is something else than a disk, so that raw must be declared.
 
     :raises ImageError: naming what it is, and what to do.
@@ -153,6 +161,8 @@ def _refuse_recognized(fd: int, *, path: Path) -> None:
         reason = f"it has {size} bytes, less than a sector: was the download complete?"
     else:
         return
+    if unpacked:
+        raise ImageError(path, f"what is packed in it can't be a disk: {reason}")
     raise ImageError(path, f"{reason} (with --base-format raw, its bytes are the disk)")
 
 

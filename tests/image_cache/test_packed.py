@@ -139,6 +139,11 @@ class TestUntrusted:
         page.write_text("<html>\n")
         refuse(directory, compressed(page), says="HTML")
 
+    def test_a_fixed_vpc_must_be_declared(self, directory: Path, raw: Path) -> None:
+        base = compressed(images.convert(raw, format="vpc", options="subformat=fixed"))
+        refuse(directory, base, says="--base-format vpc, or unpack it first")
+        provision(directory / "disk", "--base", base, "--base-format", "vpc")
+
     def test_another_format_than_declared(self, directory: Path, raw: Path) -> None:
         base = compressed(images.convert(raw, format="qcow2"))
         refuse(directory, base, "--base-format", "vmdk", says="content is qcow2")
