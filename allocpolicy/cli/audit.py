@@ -16,6 +16,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import DestinationError, InvalidRequest
 from allocpolicy.operations.audit import Given, audit
 from allocpolicy.report.audit import Remark
+from allocpolicy.resolve import expected
 
 DRIFTED = 1
 
@@ -29,7 +30,9 @@ class Audit(Lister):
     A disk's policy is the effective one in its stamp. A policy that is given here is
     for disks without a stamp and needs --format; it never overrides a stamp. Files that
     look like disks and have no policy have rows, too. A last line on stderr sums up; -q
-    before the command omits it. Exit status 1: a disk has drifted, or is uncovered.
+    before the command omits it. Outdated: the disk is as its stamp says, and its flavor
+    in --flavors, or the operator's option, has changed since. Exit status 1: a disk has
+    drifted, is uncovered, outdated or missing.
     """
 
     _summary = ""
@@ -42,7 +45,7 @@ class Audit(Lister):
         parser.add_argument(
             "paths",
             type=Path,
-            nargs="+",
+            nargs="*",
             metavar="PATH",
             help="a disk, or a directory that is searched for disks recursively",
         )
@@ -52,6 +55,13 @@ class Audit(Lister):
             type=Path,
             metavar="FILE",
             help="write metrics (OpenMetrics) for node_exporter's textfile collector",
+        )
+        parser.add_argument(
+            "--expect",
+            type=Path,
+            metavar="FILE",
+            help="disks that must exist and have a policy: a path on each line, or JSON"
+            " or YAML: a list of paths, or an object of paths and strategies",
         )
         parser.add_argument(
             "--require-stamp",
@@ -74,6 +84,8 @@ class Audit(Lister):
     def rows(self, arguments: argparse.Namespace) -> list[Cells]:
         policy = self.policy(arguments)
         given = _given(arguments, policy=policy)
+        if not arguments.paths and arguments.expect is None:
+            raise InvalidRequest("name a disk or a directory, or --expect FILE")
         textfile = arguments.textfile
         if textfile is not None and not textfile.parent.is_dir():
             raise DestinationError(textfile, "its directory does not exist")
@@ -82,6 +94,8 @@ class Audit(Lister):
                 arguments.paths,
                 policy=policy,
                 given=given,
+                flavors=choice.recorded(arguments),
+                expected=expected.read(arguments.expect) if arguments.expect else {},
                 jobs=arguments.jobs,
                 watch=watch,
             )
@@ -117,7 +131,7 @@ def _jobs(text: str) -> int:
 
 
 def _given(arguments: argparse.Namespace, *, policy: Policy) -> Given | None:
-    chosen = choice.given(arguments, policy=policy)
+    chosen = choice.given(arguments, policy=policy, alone=True)
     if chosen is None:
         if arguments.disk_format is not None:
             raise InvalidRequest(

@@ -43,8 +43,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def flavor(arguments: argparse.Namespace) -> Flavor | None:
+def recorded(arguments: argparse.Namespace) -> dict[str, Flavor] | None:
+    """Return today's flavors, for disks whose stamps record a flavor's name, if given.
+
+    :raises FlavorError: when the file cannot be read, or is not valid.
+    """
+    if arguments.flavors is None:
+        return None
+    return flavors.load_flavors(arguments.flavors)
+
+
+def flavor(arguments: argparse.Namespace, *, alone: bool = False) -> Flavor | None:
     """Return the flavor that the arguments choose, if any.
+
+    :param alone: a file alone chooses none, and is for `recorded`.
 
     A key of its that only resembles ours is told on stderr.
 
@@ -54,6 +66,8 @@ def flavor(arguments: argparse.Namespace) -> Flavor | None:
     if arguments.flavor is None and arguments.flavors is None:
         return None
     if arguments.flavor is None:
+        if alone:
+            return None
         raise InvalidRequest("--flavors needs --flavor NAME")
     if arguments.flavors is None:
         raise InvalidRequest("--flavor needs --flavors FILE")
@@ -83,7 +97,9 @@ def extra_specs(arguments: argparse.Namespace) -> dict[str, str]:
     return given
 
 
-def selection(arguments: argparse.Namespace, *, policy: Policy) -> Selection:
+def selection(
+    arguments: argparse.Namespace, *, policy: Policy, alone: bool = False
+) -> Selection:
     """Return the selection that results from the arguments and the policy.
 
     :raises InvalidRequest: (its subclasses) when they are wrong.
@@ -91,18 +107,24 @@ def selection(arguments: argparse.Namespace, *, policy: Policy) -> Selection:
     return resolve(
         policy=policy,
         disk_role=arguments.disk,
-        flavor=flavor(arguments),
+        flavor=flavor(arguments, alone=alone),
         overrides=extra_specs(arguments),
     )
 
 
-def given(arguments: argparse.Namespace, *, policy: Policy) -> Choice | None:
+def given(
+    arguments: argparse.Namespace, *, policy: Policy, alone: bool = False
+) -> Choice | None:
     """Return the strategy and options that the arguments choose, if they choose any.
+
+    :param alone: a file of flavors alone chooses none.
 
     :raises InvalidRequest: (its subclasses) when they are wrong.
     """
     chosen = (arguments.flavors, arguments.flavor, arguments.strategy)
+    if alone and arguments.flavor is None:
+        chosen = (None, None, arguments.strategy)
     if chosen == (None, None, None) and not arguments.extra_spec:
         return None
-    selected = selection(arguments, policy=policy)
+    selected = selection(arguments, policy=policy, alone=alone)
     return Choice(strategy=selected.strategy, options=selected.options)

@@ -66,6 +66,7 @@ class Job:
             requested=self.requested.choice,
             effective=self.selection.choice,
             format=self.request.format,
+            asked=self.requested.asked,
         )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.contract.strategy import Choice
+from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.storage import patience
 from allocpolicy.storage.failure import UNSUPPORTED
@@ -31,23 +31,46 @@ VERSION = 1
 REMOVE = "remove it with allocpolicy stamp remove"
 MAX_SIZE = 4096  # bytes; ext4 stores no more
 _FIELDS = {"version", "requested", "effective", "format"}
+_ASKED = {"flavor", "disk", "extra_specs"}
 _DEPTH = 32  # of lists and objects in each other
 _NAME = re.compile(r"[a-z0-9_-]+")  # of a strategy or an option
 _MAX_DIGITS = 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What led to the selection: the flavor's name, the role, the command line.
+
+    The answer was that of the flavors and of the operator's options at the time.
+    """
+
+    flavor: str | None
+    disk: DiskRole
+    extra_specs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What is recorded: the selection as requested and as carried out."""
+    """What is recorded: the selection as requested and as carried out.
+
+    ``asked`` is None in stamps that don't record it.
+    """
 
     requested: Choice
     effective: Choice
     format: DiskFormat
     version: int = VERSION
+    asked: Asked | None = None
 
     def as_document(self) -> dict[str, object]:
         """Return what is recorded: schemas/stamp.json."""
-        return asdict(self)
+        document = asdict(self)
+        document["format"] = self.format.value
+        if self.asked is None:
+            del document["asked"]
+        else:
+            document["asked"]["disk"] = self.asked.disk.value
+        return document
 
 
 def write(fd: int, stamp: Stamp) -> Stamp | None:
@@ -125,7 +148,7 @@ def _parse(content: bytes) -> Stamp:
     if len(content) > MAX_SIZE:
         raise ValueError("too long")
     document = _plain(content)
-    if not isinstance(document, dict) or document.keys() != _FIELDS:
+    if not isinstance(document, dict) or document.keys() - {"asked"} != _FIELDS:
         raise ValueError("fields")
     if type(document["version"]) is not int or document["version"] != VERSION:
         raise ValueError("version")
@@ -133,6 +156,7 @@ def _parse(content: bytes) -> Stamp:
         requested=_parse_choice(document["requested"]),
         effective=_parse_choice(document["effective"]),
         format=DiskFormat(document["format"]),
+        asked=_parse_asked(document["asked"]) if "asked" in document else None,
     )
 
 
@@ -188,6 +212,17 @@ def _integer(text: str) -> int:
     if len(text) > _MAX_DIGITS:
         raise ValueError("too many digits")
     return int(text)
+
+
+def _parse_asked(document: object) -> Asked:
+    if not isinstance(document, dict) or document.keys() != _ASKED:
+        raise TypeError(document)
+    flavor, specs = document["flavor"], document["extra_specs"]
+    if not isinstance(flavor, str | None) or not isinstance(specs, dict):
+        raise TypeError(document)
+    if not all(isinstance(value, str) for value in specs.values()):
+        raise TypeError(document)
+    return Asked(flavor=flavor, disk=DiskRole(document["disk"]), extra_specs=specs)
 
 
 def _parse_choice(document: object) -> Choice:

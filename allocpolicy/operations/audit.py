@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from allocpolicy.contract.facts import DiskFormat, Headroom
 from allocpolicy.contract.policy import Policy
@@ -32,10 +33,12 @@ from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.surroundings import lack_of_headroom
 from allocpolicy.observe.walk import Found, walk
 from allocpolicy.observe.workers import spread
+from allocpolicy.operations import expectation
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Finding, Remark, Row, Storage
 from allocpolicy.resolve import checks
+from allocpolicy.resolve.renewal import Renewal
 from allocpolicy.storage import budget, directories, mount, tree
 from allocpolicy.storage.inode import Inode
 from allocpolicy.storage.tree import Listing
@@ -47,6 +50,9 @@ NO_STAMP = (
 _BASE = "a base image: another image has it as its backing file"
 _READ_ONLY = "a base image: nobody may write to it, or it is in an image cache"
 _ISO = "an ISO image"
+if TYPE_CHECKING:
+    from allocpolicy.resolve.flavors import Flavor
+
 FEW = 100  # disks that one process observes in the time that workers take to start
 
 
@@ -64,6 +70,8 @@ def audit(
     *,
     policy: Policy,
     given: Given | None = None,
+    flavors: Mapping[str, Flavor] | None = None,
+    expected: Mapping[Path, str | None] = MappingProxyType({}),
     jobs: int | None = None,
     watch: Watcher = unwatched,
 ) -> Audit:
@@ -74,6 +82,10 @@ def audit(
 
     :param policy: the operator's: headroom, disk_directories and image_cache_dir.
     :param given: judges disks that have no stamp; a stamp is never overridden.
+    :param flavors: today's flavors by name: a disk whose flavor has changed since is
+        outdated, as one is whose policy the operator's options gave.
+    :param expected: disks that must exist and have a policy, and which strategy, if
+        that matters; they are looked at, too.
     :param jobs: the number of processes; by default one per core, and only one for a
         few disks.
     :raises ImageError: when a path does not exist.
@@ -84,6 +96,8 @@ def audit(
         raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
     listed = functools.cache(tree.listed)
     cache = policy.image_cache_dir
+    awaited = expectation.look(expected)
+    paths = (*paths, *awaited.disks)
     walked = walk(paths, listed=listed, image_cache_dir=cache)
     shared: dict[int, set[Place]] = defaultdict(set)
     seen = [
@@ -103,11 +117,14 @@ def audit(
         listed=listed,
         trusted=policy.trusted_base_directories,
     )
+    judged = _judged(disks, policy=policy, given=given, lack=books.lack)
+    renewed = _renewed(judged, renewal=Renewal(policy=policy, flavors=flavors))
     rows = [
         dataclasses.replace(row, uncovered=_uncovered(one, above))
-        for one, row in _judged(disks, policy=policy, given=given, lack=books.lack)
+        for one, row in expectation.judged(renewed, expected=awaited)
         if not _is_left(one, above)
     ]
+    rows += (*awaited.missing, *expectation.vanished(seen, expected=awaited))
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
@@ -171,6 +188,27 @@ def _judged(
         elif one.named or one.likeness is not Likeness.OTHER:
             verdict = Finding(judgement=Remark.NO_POLICY, reason=NO_STAMP)
             yield one, Row(disk=one.path, strategy=None, verdict=verdict)
+
+
+def _renewed(
+    judged: Iterable[tuple[Sighting, Row]], *, renewal: Renewal
+) -> Iterator[tuple[Sighting, Row]]:
+    """Yield the rows; a disk is outdated if it only keeps to what its policy was."""
+    for one, row in judged:
+        judgement = row.verdict.judgement
+        settled = judgement not in (Judgement.MEETS, Judgement.UNVERIFIABLE)
+        if one.stamp is None or one.observed is None or settled:
+            yield one, row
+            continue
+        verdict: Verdict | Finding = row.verdict
+        said = renewal.change(one.stamp)
+        if said is not None and isinstance(verdict, Verdict):
+            if judgement is Judgement.MEETS:
+                verdict = Finding(judgement=Remark.OUTDATED, reason=said)
+            else:
+                reason = f"{verdict.reason}; {said}"
+                verdict = dataclasses.replace(verdict, reason=reason)
+        yield one, dataclasses.replace(row, verdict=verdict)
 
 
 def _bases(seen: Sequence[Sighting]) -> set[Inode]:

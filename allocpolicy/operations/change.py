@@ -33,6 +33,7 @@ from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry import call
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.flavors import Flavor
+from allocpolicy.resolve.renewal import Renewal
 from allocpolicy.resolve.selection import Selection, resolve, resolve_stamp
 from allocpolicy.storage.failure import named
 from allocpolicy.wording import format_size
@@ -52,7 +53,8 @@ ONLINE_RESIZE = (
 class Change:
     """What the user wants of an existing disk.
 
-    Without a flavor and extra specs the disk's stamp is its policy. ``format`` is for
+    Without a flavor and extra specs the disk's stamp is its policy, as it would be
+    today: with the ``flavors`` and the operator's options of today. ``format`` is for
     disks without a stamp; with ``force``, whatever their content looks like.
     ``virtual_size`` (bytes) is for `resize` alone; it is ``added`` to the disk's own,
     or is the new one. ``chain``: a disk without a stamp has the policy of the nearest
@@ -67,6 +69,7 @@ class Change:
     added: bool = False
     disk_role: DiskRole = DiskRole.ROOT
     flavor: Flavor | None = None
+    flavors: Mapping[str, Flavor] | None = None
     extra_specs: Mapping[str, str] = field(default_factory=dict)
     allow_thin: bool = False
     dry_run: bool = False
@@ -177,12 +180,19 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
             flavor=change.flavor,
             overrides=change.extra_specs,
         )
-    if disk.policy is None:
+    stamp = disk.policy
+    if stamp is None:
         raise InvalidRequest(
             f"{disk.path}: it has no stamp; choose its policy, for example with"
             " --strategy"
         )
-    return resolve_stamp(disk.policy.requested, path=disk.path, policy=policy)
+    if change.virtual_size is None:
+        renewal = Renewal(policy=policy, flavors=change.flavors)
+        if (today := renewal.selection(stamp)) is not None:
+            return today
+    return resolve_stamp(
+        stamp.requested, path=disk.path, policy=policy, asked=stamp.asked
+    )
 
 
 def _request(

@@ -61,7 +61,12 @@ def record(stamping: Stamping, *, policy: Policy) -> Inspection:
             path, declared=stamping.format, force=stamping.force
         ) as disk:
             inspect_open(disk, policy=policy, given=None)  # it is one of its format
-            stamp = Stamp(requested=choice, effective=choice, format=disk.format)
+            stamp = Stamp(
+                requested=choice,
+                effective=choice,
+                format=disk.format,
+                asked=stamping.selection.asked,
+            )
             with existing.writable(disk) as fd:
                 if stamps.write(fd, stamp) is None:
                     raise Unsupported(path, _NO_XATTRS)

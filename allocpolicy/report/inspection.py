@@ -34,7 +34,7 @@ class Inspection:
         """Return the object that ``-f json`` prints: schemas/inspection.json."""
         return {
             "disk": str(self.disk),
-            "stamp": plain(self.stamp),
+            "stamp": self.stamp.as_document() if self.stamp else None,
             "observed": plain(self.observed),
             "verdict": plain(self.verdict),
             "attachment": plain(self.attachment),

@@ -63,7 +63,7 @@ class Report:
             "observed": plain(self.observed),
             "verdict": plain(self.verdict),
             "attachment": plain(self.attachment),
-            "stamp": plain(self.stamp),
+            "stamp": self.stamp.as_document() if self.stamp else None,
             "steps": list(self.steps),
             "elapsed": self.elapsed,
         }

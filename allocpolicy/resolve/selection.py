@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, StrategyNotFound
-from allocpolicy.images.stamp import XATTR
+from allocpolicy.images.stamp import XATTR, Asked
 from allocpolicy.registry import installed, option_values
 from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Loaded
@@ -45,7 +45,7 @@ class Selection:
     """The loaded strategy and all its options, each with its origin.
 
     ``candidates`` are all values considered, nearest first. ``option_specs`` are the
-    extra specs in force for options of any strategy.
+    extra specs in force for options of any strategy. ``asked`` is what led to it.
     """
 
     strategy: str
@@ -55,6 +55,7 @@ class Selection:
     option_origins: Mapping[str, Origin]
     candidates: tuple[Candidate, ...] = field(default=(), repr=False)
     option_specs: tuple[OptionSpec, ...] = field(default=(), repr=False)
+    asked: Asked | None = field(default=None, repr=False, compare=False)
 
     @property
     def choice(self) -> Choice:
@@ -78,7 +79,25 @@ def resolve(
     :raises StrategyFailed: when the selected strategy cannot be loaded.
     """
     near_miss.refuse_others(overrides or {})
-    given = extra_specs.parse(overrides or {}, source=COMMAND_LINE)
+    selected = _resolved(
+        policy=policy, disk_role=disk_role, flavor=flavor, overrides=overrides or {}
+    )
+    asked = Asked(
+        flavor=flavor.name if flavor else None,
+        disk=disk_role,
+        extra_specs=dict(overrides or {}),
+    )
+    return dataclasses.replace(selected, asked=asked)
+
+
+def _resolved(
+    *,
+    policy: Policy,
+    disk_role: DiskRole,
+    flavor: Flavor | None,
+    overrides: Mapping[str, str],
+) -> Selection:
+    given = extra_specs.parse(overrides, source=COMMAND_LINE)
     if not policy.flavor_override:
         checks.refuse_overrides(given, policy=policy)
         ignored = tuple(candidates.ignored(flavor, policy=policy))
@@ -121,7 +140,9 @@ def resolve_fallback(selection: Selection, *, name: str, reason: str) -> Selecti
     )
 
 
-def resolve_stamp(choice: Choice, *, path: Path, policy: Policy) -> Selection:
+def resolve_stamp(
+    choice: Choice, *, path: Path, policy: Policy, asked: Asked | None = None
+) -> Selection:
     """Return the selection that a disk's stamp records; newer options have defaults.
 
     :raises ImageError: when the operator does not allow the strategy, or it does not
@@ -149,6 +170,7 @@ def resolve_stamp(choice: Choice, *, path: Path, policy: Policy) -> Selection:
         options=complete,
         origin=origin,
         option_origins=dict.fromkeys(complete, origin),
+        asked=asked,
     )
 
 

@@ -25,13 +25,16 @@ def read(path: Path) -> object:
     :raises Invalid: when it cannot be read or is not valid, saying where.
     """
     try:
-        return _parse(_text(path), is_yaml=path.suffix in (".yaml", ".yml"))
+        return _parse(text(path), is_yaml=path.suffix in (".yaml", ".yml"))
     except RecursionError as error:
         raise Invalid("it is nested too deeply") from error
 
 
-def _text(path: Path) -> str:
-    """Return the text of the file, which may be a pipe."""
+def text(path: Path) -> str:
+    """Return the text of the file, which may be a pipe.
+
+    :raises Invalid: when it cannot be read, is empty, or is no UTF-8 text.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(SIZE_LIMIT + 1)
@@ -40,12 +43,12 @@ def _text(path: Path) -> str:
     if len(content) > SIZE_LIMIT:
         raise Invalid(f"it is larger than {SIZE_LIMIT} bytes")
     try:
-        text = content.decode("utf-8-sig")
+        decoded = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Invalid(f"it is not UTF-8 text (at byte {error.start})") from error
-    if not text.strip():
+    if not decoded.strip():
         raise Invalid("it is empty")
-    return text
+    return decoded
 
 
 def _parse(text: str, *, is_yaml: bool) -> object:
