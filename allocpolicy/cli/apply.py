@@ -11,8 +11,11 @@ from allocpolicy.cli.cells import blanked, lines
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.contract.plan import Mode
 from allocpolicy.contract.policy import Policy
-from allocpolicy.operations import snapshots
+from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.operations import fleet, snapshots
+from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import Change, apply
+from allocpolicy.operations.fleet import Member
 from allocpolicy.report.report import Report
 
 
@@ -23,7 +26,8 @@ class Apply(Lister):
     place is done in place; otherwise the disk is rewritten beside itself and exchanged,
     which requires that nobody has it open. Storage is given back only with --thin.
     Every disk is tried and has a row; each failure is also told on stderr, and the exit
-    status is that of the first.
+    status is that of the first. In a directory, disks without a stamp are skipped,
+    unless both a policy and --format are given; base images are no disks.
     """
 
     columns = (
@@ -42,10 +46,19 @@ class Apply(Lister):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "disks", type=Path, nargs="+", metavar="DISK", help="a disk"
+            "disks",
+            type=Path,
+            nargs="+",
+            metavar="DISK",
+            help="a disk, or a directory that is searched for disks recursively",
         )
         disk_format.add_option(parser)
         choice.add_options(parser)
+        parser.add_argument(
+            "--drifted",
+            action="store_true",
+            help="change only disks that an audit finds drifted or outdated",
+        )
         parser.add_argument(
             "--chain",
             action="store_true",
@@ -64,9 +77,8 @@ class Apply(Lister):
 
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         policy, rows = self.policy(arguments), []
-        first, *others = arguments.disks
         change = Change(
-            disk=first,
+            disk=Path(),
             format=arguments.disk_format,
             force=arguments.force,
             disk_role=arguments.disk,
@@ -76,16 +88,50 @@ class Apply(Lister):
             allow_thin=arguments.thin,
             dry_run=arguments.dry_run,
         )
+        found = self._members(arguments, policy=policy, change=change)
         with progress.shown() as watch:
-            for one in (change, *(replace(change, disk=disk) for disk in others)):
+            for member in found:
+                format = None if member.stamped else change.format
+                one = replace(change, disk=member.disk, format=format)
+                if member.skipped is not None:
+                    rows.append(_left(one.disk, "skipped", reason=member.skipped))
+                    continue
                 try:
+                    if member.failed is not None:
+                        raise ImageError(one.disk, member.failed)
                     if arguments.chain:
-                        one = _on_top(one, policy=policy)  # noqa: PLW2901
+                        one = _on_top(one, policy=policy)
                     rows.append(_row(apply(one, policy=policy, watch=watch)))
                 except Exception as error:  # noqa: BLE001  (the other disks' turn)
                     self.fail(error)
-                    rows.append(_failed(one.disk, reason=str(error)))
+                    rows.append(_left(one.disk, "failed", reason=str(error)))
         return blanked(rows, arguments=arguments)
+
+    def _members(
+        self, arguments: argparse.Namespace, *, policy: Policy, change: Change
+    ) -> tuple[Member, ...]:
+        """Return the disks to be changed.
+
+        :raises InvalidRequest: when a policy is given for disks that drifted.
+        """
+        chosen = choice.given(arguments, policy=policy, alone=True)
+        if arguments.drifted and chosen is not None:
+            raise InvalidRequest(
+                "--drifted goes by each disk's own policy: leave --strategy, --flavor"
+                " and --extra-spec out"
+            )
+        given = None
+        if chosen is not None and change.format is not None:
+            given = Given(choice=chosen, format=change.format, force=change.force)
+        with progress.shown(counted=True) as watch:
+            return fleet.members(
+                arguments.disks,
+                policy=policy,
+                given=given,
+                flavors=change.flavors,
+                drifted=arguments.drifted,
+                watch=watch,
+            )
 
 
 def _on_top(change: Change, *, policy: Policy) -> Change:
@@ -120,6 +166,7 @@ def _outcome(report: Report) -> str:
     return "planned" if report.observed is None else "changed"
 
 
-def _failed(disk: Path, *, reason: str) -> Row:
-    said = {"disk": str(disk), "outcome": "failed", "reason": reason}
+def _left(disk: Path, outcome: str, *, reason: str) -> Row:
+    """Return the row of a disk that was skipped, or that failed."""
+    said = {"disk": str(disk), "outcome": outcome, "reason": reason}
     return tuple(said.get(name) for name in Apply.columns)

@@ -1,0 +1,83 @@
+"""Which disks at and below some paths are to be changed, as an audit finds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import Judgement
+from allocpolicy.images import stamp as stamps
+from allocpolicy.operations.audit import Given, audit
+from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.report.audit import Remark, Row
+
+if TYPE_CHECKING:
+    from allocpolicy.resolve.flavors import Flavor
+
+_TO_MEND = frozenset({Judgement.DRIFTED, Remark.OUTDATED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A disk that a change is for; or why it is left out, or can't be judged.
+
+    ``skipped``: it has no policy, and none is given for such disks. ``failed``: it, or
+    a directory, could not be read. ``stamped``: it was found in a directory and has a
+    stamp, which says its format.
+    """
+
+    disk: Path
+    stamped: bool = False
+    skipped: str | None = None
+    failed: str | None = None
+
+
+def members(
+    paths: Iterable[Path],
+    *,
+    policy: Policy,
+    given: Given | None = None,
+    flavors: Mapping[str, Flavor] | None = None,
+    drifted: bool = False,
+    watch: Watcher = unwatched,
+) -> tuple[Member, ...]:
+    """Return the disks that are named, and those in directories, sorted by path.
+
+    Base images are no disks, unless they are named.
+
+    :param given: disks in directories without a stamp that look like its format are
+        changed, too.
+    :param drifted: only disks that have drifted or are outdated; none is skipped.
+    :raises ImageError: when a path does not exist, and disks must be looked for.
+    """
+    paths = tuple(paths)
+    if not drifted and not any(path.is_dir() for path in paths):
+        return tuple(Member(disk=path) for path in paths)
+    named = () if drifted else tuple(path for path in paths if not path.is_dir())
+    below = paths if drifted else tuple(path for path in paths if path.is_dir())
+    found = audit(below, policy=policy, given=given, flavors=flavors, watch=watch)
+    chosen = (one for row in found.rows if (one := _member(row, drifted=drifted)))
+    return (*(Member(disk=path) for path in named), *chosen)
+
+
+def _member(row: Row, *, drifted: bool) -> Member | None:
+    judgement = row.verdict.judgement
+    if row.strategy is None:
+        if judgement is Remark.NO_POLICY:
+            skipped = Member(disk=row.disk, skipped=row.verdict.reason)
+            return None if drifted else skipped
+        return Member(disk=row.disk, failed=row.verdict.reason)
+    if drifted and judgement not in _TO_MEND:
+        return None
+    return Member(disk=row.disk, stamped=_is_stamped(row.disk))
+
+
+def _is_stamped(path: Path) -> bool:
+    try:
+        return stamps.is_visible(os.fspath(path))
+    except OSError:  # opening it tells
+        return False
