@@ -13,7 +13,8 @@ from allocpolicy.cli.cells import blanked
 from allocpolicy.cli.command import Lister
 from allocpolicy.cli.command import Row as Cells
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import DestinationError, InvalidRequest
+from allocpolicy.errors import DestinationError, ImageError, InvalidRequest
+from allocpolicy.images import image_file
 from allocpolicy.operations.audit import Given, audit
 from allocpolicy.report.audit import Remark
 from allocpolicy.resolve import expected
@@ -82,6 +83,7 @@ class Audit(Lister):
         choice.add_options(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[Cells]:
+        self._check_paths(arguments.paths)
         policy = self.policy(arguments)
         given = _given(arguments, policy=policy)
         if not arguments.paths and arguments.expect is None:
@@ -109,6 +111,22 @@ class Audit(Lister):
         document = found.as_document(whole=arguments.all)
         rows = (tuple(row.values()) for row in document)
         return blanked(rows, arguments=arguments)
+
+    def _check_paths(self, paths: Sequence[Path]) -> None:
+        """Tell every path that does not exist.
+
+        :raises ImageError: for the last of them.
+        """
+        problems = []
+        for path in paths:
+            try:
+                image_file.resolve(path)
+            except ImageError as error:
+                problems.append(error)
+        for problem in problems[:-1]:
+            self.fail(problem)
+        if problems:
+            raise problems[-1]
 
     def produce_output(
         self,

@@ -52,16 +52,20 @@ def members(
     :param given: disks in directories without a stamp that look like its format are
         changed, too.
     :param drifted: only disks that have drifted or are outdated; none is skipped.
-    :raises ImageError: when a path does not exist, and disks must be looked for.
     """
     paths = tuple(paths)
     if not drifted and not any(path.is_dir() for path in paths):
         return tuple(Member(disk=path) for path in paths)
-    named = () if drifted else tuple(path for path in paths if not path.is_dir())
-    below = paths if drifted else tuple(path for path in paths if path.is_dir())
+    below = tuple(path for path in paths if _is_searched(path, drifted=drifted))
+    named = (path for path in paths if path not in below)
     found = audit(below, policy=policy, given=given, flavors=flavors, watch=watch)
     chosen = (one for row in found.rows if (one := _member(row, drifted=drifted)))
     return (*(Member(disk=path) for path in named), *chosen)
+
+
+def _is_searched(path: Path, *, drifted: bool) -> bool:
+    """Return whether an audit looks at the path first; one that is gone is tried."""
+    return path.is_dir() or (drifted and path.exists())
 
 
 def _member(row: Row, *, drifted: bool) -> Member | None:

@@ -92,6 +92,12 @@ def test_a_given_policy_is_for_disks_and_for_no_base_image(fleet: Path) -> None:
 
 @on_ext4
 def test_what_is_wrong_in_a_directory_is_told(fleet: Path) -> None:
+    gone = fleet / "gone"
+    for paths in ((gone, fleet), (fleet, gone)):
+        finished = allocpolicy("apply", "--drifted", *paths, "--dry-run", "-f", "json")
+        assert finished.status == 2
+        rows = {Path(row["disk"]).name: row["outcome"] for row in finished.document}
+        assert rows == {"gone": "failed", "drifted": "planned"}
     os.setxattr(fleet / "thin", stamps.XATTR, b"{")
     finished = allocpolicy("apply", fleet, "-f", "json")
     assert finished.status == 2

@@ -301,6 +301,10 @@ def test_a_path_that_is_not_there_exits_2(tmp_path: Path) -> None:
     assert finished.stderr == (
         f"audit: image {tmp_path / 'no'}: cannot open it: No such file or directory\n"
     )
+    several = allocpolicy("audit", tmp_path / "a", tmp_path, tmp_path / "b")
+    assert several.status == 2
+    named = [line.split(":")[1] for line in several.stderr.splitlines()]
+    assert named == [f" image {tmp_path / name}" for name in ("a", "b")]
 
 
 def stamp(disk: Path, *, strategy: str, options: dict[str, object]) -> None:
