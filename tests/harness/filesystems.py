@@ -20,6 +20,7 @@ MKFS_OPTIONS = {
 }
 # ramfs has no direct I/O, as tmpfs had none before Linux 6.6.
 MEMORY = ("tmpfs", "ramfs")
+LARGEST_STORED = 4 << 30  # a larger filesystem is on a sparse file
 # Discards would punch holes into the file that a filesystem is on; only btrfs discards
 # unless it is told not to.
 NODISCARD = {"btrfs": ("nodiscard",)}
@@ -60,9 +61,9 @@ def mounted(
     """Make a filesystem of ``size`` bytes below ``directory``; yield its mount point.
 
     With ``sector_size`` it is on a device with such sectors. Its file has all of its
-    storage, unless it is to be ``sparse``. It is unmounted and its file removed
-    whatever happens. mkfs.xfs refuses less than 300 MiB, mkfs.btrfs less than about
-    110 MiB.
+    storage, unless it is to be ``sparse`` or is larger than `LARGEST_STORED`. It is
+    unmounted and its file removed whatever happens. mkfs.xfs refuses less than 300 MiB,
+    mkfs.btrfs less than about 110 MiB.
 
     :raises Unavailable: when the host lacks the filesystem, its mkfs, loop devices or
         the right to mount.
@@ -85,7 +86,7 @@ def mounted(
             source = make_image(kind, size=size, directory=place, options=mkfs_options)
         if kind not in MEMORY:
             options = (*NODISCARD.get(kind, ()), *options)
-            if not sparse:
+            if not sparse and size <= LARGEST_STORED:
                 run("fallocate", "--length", str(size), place / "image")
         mount_point = place / "mnt"
         mount_point.mkdir()

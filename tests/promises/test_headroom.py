@@ -64,7 +64,9 @@ def reserve(disk: Path, *, image_format: str) -> None:
     report = provision(
         disk, "--strategy", "space", "--format", image_format, *arguments
     )
-    assert report["observed"]["guaranteed"]
+    observed = report["observed"]
+    assert observed["allocation"] == "reserved"
+    assert observed["guaranteed"] or "sparse loop file" in observed["exception"]
 
 
 def test_scattered_first_writes_find_space(storage: Path) -> None:
