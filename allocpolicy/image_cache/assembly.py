@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from allocpolicy import qemu_img
 from allocpolicy.contract.facts import DiskFormat
@@ -16,6 +17,7 @@ from allocpolicy.errors import CommandError, NotEnoughSpace
 from allocpolicy.foreign.reading import SECTOR
 from allocpolicy.foreign.vmdk_extents import FLAT, SPARSE, Extent
 from allocpolicy.image_cache import conversion, hashes
+from allocpolicy.images import base_image
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.images.vmdk_files import Files, Part
 from allocpolicy.progress import Progress
@@ -48,12 +50,14 @@ def digest(source: SourceImage, *, progress: Progress) -> str:
     return hasher.hexdigest()
 
 
-def measure(files: Files) -> tuple[int, int]:
+def measure(files: Files, *, path: Path) -> tuple[int, int]:
     """Return (virtual size, most data bytes) of the disk; its sparse files are sound.
 
-    :raises ImageError: when QEMU finds one damaged.
+    :param path: of the descriptor.
+    :raises ImageError: when QEMU finds one damaged, or the size is absurd.
     """
     size = sum(one.length for one in files.extents)
+    base_image.check_size(size, path=path)
     data = 0
     for part, extent in _each(files):
         if extent.kind == SPARSE:
@@ -64,15 +68,16 @@ def measure(files: Files) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def assembled(
-    files: Files, *, directory: Directory, beside: int, progress: Progress
+    files: Files, *, path: Path, directory: Directory, beside: int, progress: Progress
 ) -> Iterator[Staged]:
     """Yield the disk in an unnamed raw file.
 
+    :param path: of the descriptor.
     :param beside: the bytes that must stay free.
     :raises ImageError: when a file is damaged.
     :raises NotEnoughSpace: when it does not fit.
     """
-    size, data_bytes = measure(files)
+    size, data_bytes = measure(files, path=path)
     what = "the files of a vmdk put together"
     with (
         staging.create(directory) as staged,

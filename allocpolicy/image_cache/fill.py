@@ -50,7 +50,7 @@ def measure_packed(
     from allocpolicy.image_cache.unpacking import Measured
 
     if source.files is not None:
-        size, data_bytes = assembly.measure(source.files)
+        size, data_bytes = assembly.measure(source.files, path=source.path)
         return Measured(format="vmdk", virtual_size=size, data_bytes=data_bytes)
     limit = unpacking.limit(source, largest=largest)
     return unpacking.measure(source, limit=limit, progress=progress)
@@ -120,7 +120,11 @@ def _made(
 
             staged = stack.enter_context(
                 assembly.assembled(
-                    source.files, directory=directory, beside=beside, progress=progress
+                    source.files,
+                    path=source.path,
+                    directory=directory,
+                    beside=beside,
+                    progress=progress,
                 )
             )
             mark(staged.fd)

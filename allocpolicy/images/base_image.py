@@ -140,7 +140,7 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
         size = alone.checked_size(fd, format=format, path=path)
         content = _Content(virtual_size=size, data_bytes=size, plain=False)
     if format not in inspector.PACKED:
-        _check_size(content.virtual_size, path=path)
+        check_size(content.virtual_size, path=path)
     return SourceImage(
         file=file,
         format=format,
@@ -176,11 +176,15 @@ def claimed(fd: int, *, declared: str | None, path: Path) -> tuple[str, int]:
         from allocpolicy.foreign import alone
 
         size = alone.checked_size(fd, format=format, path=path)
-    _check_size(size, path=path)
+    check_size(size, path=path)
     return format, size
 
 
-def _check_size(virtual_size: int, *, path: Path) -> None:
+def check_size(virtual_size: int, *, path: Path) -> None:
+    """Check that a disk may have the size.
+
+    :raises ImageError: when it is 0, or absurd.
+    """
     if not virtual_size:
         raise ImageError(path, "it is empty")
     if virtual_size > geometry.MAX_VIRTUAL_SIZE:

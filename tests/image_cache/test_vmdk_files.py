@@ -150,6 +150,11 @@ class TestRefused:
         path.chmod(0o600)
         refuse(directory, descriptor, names=path, says="")
 
+    def test_an_absurd_size(self, directory: Path, descriptor: Path) -> None:
+        text = re.sub(rb"RW .*", b"RW 999999999999999 ZERO", descriptor.read_bytes())
+        descriptor.write_bytes(text)
+        refuse(directory, descriptor, names=descriptor, says="absurd")
+
     def test_a_parent(self, directory: Path, descriptor: Path) -> None:
         text = descriptor.read_bytes()
         hint = b'parentFileNameHint="x"\ncreateType'
