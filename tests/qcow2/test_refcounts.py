@@ -292,7 +292,9 @@ def test_a_file_of_the_full_size_never_grows_whatever_qemu_has_not_written_yet(
         images.qemu_img("snapshot", "-c", "one", disk)
     second = [one for one in second if not one.startswith("write -c")]
     then = requests(disk, seed=seed, largest=largest)
-    discard = "unmap" if killed else "ignore"
+    # QEMU punches compressed data out before the table is in the file: a kill loses it.
+    packed = any(one.startswith("write -c") for one in first)
+    discard = "unmap" if killed and not packed else "ignore"
     with running(disk, second, then=then, discard=discard) as qemu:
         full = full_size_of(disk)
         os.truncate(disk, full)
