@@ -21,6 +21,7 @@ from allocpolicy.execute.execution import execute
 from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.images.existing import Disk
+from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import held_disk, size_alignment, snapshots
 from allocpolicy.operations.data_path import (
     Attempt,
@@ -188,11 +189,24 @@ def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
         )
     if change.virtual_size is None:
         renewal = Renewal(policy=policy, flavors=change.flavors)
-        if (today := renewal.selection(stamp)) is not None:
+        if (today := _today(renewal, stamp, path=disk.path)) is not None:
             return today
     return resolve_stamp(
         stamp.requested, path=disk.path, policy=policy, asked=stamp.asked
     )
+
+
+def _today(renewal: Renewal, stamp: Stamp, *, path: Path) -> Selection | None:
+    """Return what the disk's stamp asks for as it would be today, if that is known.
+
+    :raises ImageError: when it can't be had any more.
+    """
+    try:
+        return renewal.selection(stamp)
+    except InvalidRequest as error:
+        reason = f"what its stamp asks for can't be had today: {error}"
+        remedy = "choose its policy, for example with --strategy"
+        raise ImageError(path, f"{reason}; {remedy}") from error
 
 
 def _request(

@@ -13,11 +13,12 @@ from allocpolicy.contract.strategy import Judgement
 from allocpolicy.images import stamp as stamps
 from allocpolicy.operations.audit import Given, audit
 from allocpolicy.progress import Watcher, unwatched
-from allocpolicy.report.audit import Remark, Row
+from allocpolicy.report.audit import Audit, Remark, Row
 
 if TYPE_CHECKING:
     from allocpolicy.resolve.flavors import Flavor
 
+_EMPTY = "it is a directory, and there is no disk in it"
 _TO_MEND = frozenset({Judgement.DRIFTED, Remark.OUTDATED})
 
 
@@ -54,18 +55,28 @@ def members(
     :param drifted: only disks that have drifted or are outdated; none is skipped.
     """
     paths = tuple(paths)
-    if not drifted and not any(path.is_dir() for path in paths):
-        return tuple(Member(disk=path) for path in paths)
     below = tuple(path for path in paths if _is_searched(path, drifted=drifted))
+    if not below:
+        return tuple(Member(disk=path) for path in paths)
     named = (path for path in paths if path not in below)
     found = audit(below, policy=policy, given=given, flavors=flavors, watch=watch)
     chosen = (one for row in found.rows if (one := _member(row, drifted=drifted)))
-    return (*(Member(disk=path) for path in named), *chosen)
+    empty = () if drifted else (path for path in below if _is_empty(path, found))
+    return (
+        *(Member(disk=path) for path in named),
+        *(Member(disk=path, failed=_EMPTY) for path in empty),
+        *chosen,
+    )
 
 
 def _is_searched(path: Path, *, drifted: bool) -> bool:
     """Return whether an audit looks at the path first; one that is gone is tried."""
-    return path.is_dir() or (drifted and path.exists())
+    return os.path.isdir(path) or (drifted and os.path.exists(path))
+
+
+def _is_empty(directory: Path, found: Audit) -> bool:
+    real = Path(os.path.realpath(directory))
+    return not any(row.disk.is_relative_to(real) for row in found.rows)
 
 
 def _member(row: Row, *, drifted: bool) -> Member | None:

@@ -92,6 +92,12 @@ def test_a_given_policy_is_for_disks_and_for_no_base_image(fleet: Path) -> None:
 
 @on_ext4
 def test_what_is_wrong_in_a_directory_is_told(fleet: Path) -> None:
+    empty = fleet / "empty"
+    empty.mkdir()
+    told = allocpolicy("apply", fleet / "kept", empty, "-f", "json")
+    assert told.status == 2
+    assert f"{empty}: it is a directory, and there is no disk in it" in told.stderr
+    assert [row["outcome"] for row in told.document] == ["unchanged", "failed"]
     gone = fleet / "gone"
     for paths in ((gone, fleet), (fleet, gone)):
         finished = allocpolicy("apply", "--drifted", *paths, "--dry-run", "-f", "json")

@@ -140,7 +140,9 @@ def test_a_question_that_has_no_answer_today_is_told(directory: Path) -> None:
         recorded["asked"]["extra_specs"] = wrong
         os.setxattr(disk, stamps.XATTR, json.dumps(recorded).encode())
         assert "can't be said" in audited(disk, status=1)["disk"]
-        assert allocpolicy("apply", disk).status == 2
+        refused = allocpolicy("apply", disk)
+        assert refused.status == 2
+        assert f"{disk}: what its stamp asks for" in refused.stderr
     for wrong in ([], {"flavor": 1}, {"disk": "root"}):
         recorded["asked"] = wrong
         os.setxattr(disk, stamps.XATTR, json.dumps(recorded).encode())
