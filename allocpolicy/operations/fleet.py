@@ -70,7 +70,10 @@ def members(
 
 
 def _is_searched(path: Path, *, drifted: bool) -> bool:
-    """Return whether an audit looks at the path first; one that is gone is tried."""
+    """Return whether an audit looks at the path first.
+
+    One that is gone, or can't be looked at, is tried, which tells.
+    """
     return os.path.isdir(path) or (drifted and os.path.exists(path))
 
 

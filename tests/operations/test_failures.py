@@ -75,7 +75,7 @@ CASES = (
     (PROVISION, "fsync:error=EIO:when=1", 6),
     (PROVISION, "linkat:error=EDQUOT:when=1", 3),
     (APPLY, "fsync:error=EIO:when=1", 6),
-    (APPLY, "newfstatat:error=EIO:when=1", 5),
+    (APPLY, "newfstatat:error=EIO:when=2", 5),  # of the first, trying the disk tells
     (("inspect", "disk"), "openat:error=EIO:when=1", 5),
     (("resize", "disk", "8M"), "openat:error=EIO:when=1", 5),
 )
