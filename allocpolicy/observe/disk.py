@@ -41,6 +41,10 @@ _LAGGING = (
     "the dirty bit is set, and a VM is writing: its refcounts are not in the file"
     " (lazy_refcounts); they are once the VM has stopped"
 )
+_TO_BE_REPAIRED = (
+    "the dirty bit is set: QEMU repairs it when it opens it next, and punches out what"
+    " it no longer needs; run qemu-img check -r all first, then allocpolicy apply"
+)
 _BITMAPS_LAG = (
     "the dirty bit is set, and it has persistent bitmaps: repair it with qemu-img check"
     " -r all"
@@ -67,6 +71,7 @@ class _Content:
     leaked_clusters: int | None = None
     data_file: DataFile | None = None
     unknown: str | None = None
+    repair: str | None = None
 
 
 def disk(
@@ -143,9 +148,12 @@ def _allocation(
         copied = amount(content.shared_inside)
         named = snapshots_in_words(content.snapshot_count, content.snapshots)
         reason += f"; {copied} are shared with {named}, and copied when written to"
-    if content.unknown is None or allocation is Allocation.THIN:
+    if allocation is Allocation.THIN:
         return allocation, reason
-    return Allocation.UNVERIFIABLE, content.unknown
+    if content.unknown is not None:
+        return Allocation.UNVERIFIABLE, content.unknown
+    told = [one for one in (content.repair, reason) if one]
+    return allocation, "; ".join(told) or None
 
 
 def use(fd: int) -> Use:
@@ -195,6 +203,7 @@ def _read_qcow2(
         leaked_clusters=None if in_use is Use.WRITING else counted.leaked,
         data_file=_data_file(fd, header, known, path=path, surroundings=surroundings),
         unknown=_unknown(header, mapped, in_use=in_use),
+        repair=_TO_BE_REPAIRED if header.dirty and mapped.missing else None,
     )
 
 
