@@ -242,18 +242,20 @@ def _grown_size(
     wanted, present = change.virtual_size, current.virtual_size
     if wanted is None:
         raise InvalidRequest("no size: give the disk's new size")
+    alignment = size_alignment.of(
+        policy, format=current.format, direct_io=current.direct_io_alignment
+    )
     if change.added:
-        wanted += present
+        # The size of a disk that another tool made need not be aligned.
+        wanted = alignment.rounded(wanted + present) if wanted else present
     if wanted < present:
         raise InvalidRequest(
             f"{change.disk}: it has {format_size(present)}, and shrinking it to"
             f" {format_size(wanted)} would cut off the guest's data: refused"
         )
     if wanted != present:
+        alignment.check(wanted)
         check_size(wanted)
-        size_alignment.of(
-            policy, format=current.format, direct_io=current.direct_io_alignment
-        ).check(wanted)
         if current.in_use is not Use.NONE or hold.problem == IN_USE:
             raise ImageError(change.disk, ONLINE_RESIZE)
         if hold.problem is not None:

@@ -160,6 +160,23 @@ def test_the_size_that_it_has_is_nothing_to_do(tmp_path: Path) -> None:
     assert disk.stat().st_mtime_ns == before
 
 
+@ALL
+def test_what_is_added_to_an_odd_size_is_rounded_up(directory: Path) -> None:
+    """A disk that another tool made has any size; QEMU needs whole blocks."""
+    disk = directory / "odd.raw"
+    disk.write_bytes(b"guest" * 2_000_001)
+    finished = allocpolicy("apply", disk, "--strategy", "space", "--format", "raw")
+    assert finished.status == 0, finished.stderr
+    wrong = allocpolicy("resize", disk, 20 * MIB + 1)
+    assert wrong.status == 2
+    assert "the next that is one" in wrong.stderr
+    observed = resized(disk, "+10M")["observed"]
+    alignment = observed["direct_io_alignment"] or 512
+    exact = 10_000_005 + 10 * MIB
+    assert observed["virtual_size"] == -(-exact // alignment) * alignment
+    assert disk.read_bytes().startswith(b"guest" * 2_000_001 + bytes(10 * MIB))
+
+
 @pytest.mark.parametrize("size", ["1M", "0", "-5", "nonsense", "100", "1000T"])
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 def test_shrinking_and_what_is_no_size_is_refused(
