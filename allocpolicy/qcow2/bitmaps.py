@@ -63,6 +63,44 @@ def check(fd: int, header: Header, *, path: Path) -> None:
         names.add(name)
 
 
+class Storage(NamedTuple):
+    """Host clusters of all bitmaps: those they take now, and the most they may take."""
+
+    now: int = 0
+    most: int = 0
+
+
+def storage(fd: int, header: Header, *, path: Path) -> Storage:
+    """Return what the bitmaps take, with their tables and directory.
+
+    QEMU stores all of them anew when it closes the image, before it frees the old ones
+    (qcow2_store_persistent_dirty_bitmaps): those with more bits set take more.
+
+    :raises ImageError: when the directory is malformed, or a table not inside the file.
+    """
+    if header.bitmap_directory is None:
+        return Storage()
+    size, room = header.cluster_size, os.fstat(fd).st_size
+    now = most = -(-header.bitmap_directory[1] // size)
+    for bitmap, _ in _directory(fd, header, path=path):
+        length = bitmap.table_size * 8
+        room -= length
+        if room < 0:  # in which no two tables are at the same place
+            raise _malformed(path)
+        table = reading.read(fd, length, offset=bitmap.table_offset)
+        whole = len(table) // 8 * 8
+        numbers = struct.iter_unpack(">Q", table[:whole])
+        now += -(-length // size) + sum(bool(one & _OFFSET) for (one,) in numbers)
+        parts = -(-_stored_bytes(bitmap, header) // size)
+        most += -(-parts * 8 // size) + parts
+    return Storage(now=now, most=max(now, most))
+
+
+def _stored_bytes(bitmap: _Bitmap, header: Header) -> int:
+    bits = -(-header.virtual_size // (1 << bitmap.granularity_bits))
+    return -(-bits // _WORD) * _WORD // 8
+
+
 def _directory(
     fd: int, header: Header, *, path: Path
 ) -> Iterator[tuple[_Bitmap, bytes]]:
@@ -97,8 +135,7 @@ def _faults(bitmap: _Bitmap, header: Header) -> Iterator[bool]:
     yield not offset or offset % header.cluster_size != 0
     stored = size * header.cluster_size
     yield not 0 < stored <= _MAX_SIZE
-    bits = -(-header.virtual_size // (1 << bitmap.granularity_bits))
-    needed = -(-bits // _WORD) * _WORD // 8
+    needed = _stored_bytes(bitmap, header)
     in_use = bool(bitmap.flags & _IN_USE)
     yield not in_use and size != -(-needed // header.cluster_size)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import claims, geometry, stored, tables
+from allocpolicy.qcow2 import bitmaps, claims, geometry, stored, tables
 from allocpolicy.qcow2.consistency import Checked
 from allocpolicy.qcow2.geometry import (
     LARGEST_REQUEST,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _BATCH = 128 << 10  # bytes of refcounts at once: a million of one bit each
 _ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
+# Each time that QEMU closes an image with bitmaps it frees their old clusters, and may
+# skip that hole later. Room for so many holes is there beforehand.
+_HOLES_OF_BITMAPS = 4
 _PLAIN_BITS = 8 * REFCOUNT_SIZE
 
 
@@ -50,7 +53,8 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
 
     It holds for requests of up to `LARGEST_REQUEST`, as long as the guest frees nothing
     (discard=ignore): of the free clusters between used ones, those that such requests
-    may skip don't count. What snapshots share is copied. A fully mapped image needs
+    may skip don't count. What snapshots share is copied, and QEMU stores persistent
+    bitmaps anew when it closes the image. A fully mapped image without them needs
     nothing more; if that is evident, numpy isn't imported.
 
     What the tables refer to is in use, whatever its refcount. Where refcounts may lag,
@@ -62,7 +66,9 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
     size = header.cluster_size
     present = -(-file_size // size)
     alone = are_all(header, beyond=mapped.beyond)
-    whole = not mapped.missing and (not alone or present <= references.count)
+    in_bitmaps = bitmaps.storage(fd, header, path=path)
+    wanted = mapped.missing or in_bitmaps.most
+    whole = not wanted and (not alone or present <= references.count)
     if whole and not header.refcounts_may_lag:
         return Count(full_size=present * size, leaked=0 if alone else None)
     table = tables.read_refcount_table(fd, header, path=path)
@@ -73,14 +79,26 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
         usage = _usage_with(runs, fd, header, table, path=path)
         behind = usage.used > counted
     end = usage.end if behind else 0
-    if mapped.missing:
-        end = _end(header, table, usage, clusters=mapped.missing)
-    if behind or (mapped.missing and header.refcounts_may_lag):
-        end = max(end, _end_of_rebuilt(header, usage, clusters=mapped.missing, end=end))
+    clusters = mapped.missing + _for_bitmaps(in_bitmaps, lost=usage.lost)
+    if clusters:
+        end = _end(header, table, usage, clusters=clusters)
+    if behind or (clusters and header.refcounts_may_lag):
+        end = max(end, _end_of_rebuilt(header, usage, clusters=clusters, end=end))
     return Count(
         full_size=max(present, end) * size,
         leaked=max(0, usage.used - references.count) if alone else None,
     )
+
+
+def _for_bitmaps(stored: bitmaps.Storage, *, lost: int) -> int:
+    """Return the clusters for two generations of the bitmaps, and the holes they leave.
+
+    It is such that the file's end stays where it is when the bitmaps are stored again.
+
+    :param lost: the clusters of holes that are there already.
+    """
+    holes = max(0, _HOLES_OF_BITMAPS * stored.most - lost)
+    return 2 * stored.most - stored.now + holes
 
 
 def _end(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from allocpolicy.errors import ImageError
@@ -304,6 +304,44 @@ def test_a_file_of_the_full_size_never_grows_whatever_qemu_has_not_written_yet(
         assert full_size_of(disk) == full
         qemu_io(disk, then, discard="ignore")
     assert disk.stat().st_size == full
+
+
+@settings(max_examples=25)
+@given(
+    life=lives(),
+    granularities=st.lists(
+        st.sampled_from([512, 4 * KiB, MiB]), min_size=1, max_size=3
+    ),
+    idle=st.booleans(),
+    seed=st.integers(0, 1 << 32),
+    largest=st.sampled_from([1, 64 * KiB, 4 * MiB]),
+    runs=st.integers(1, 4),
+)
+def test_a_file_of_the_full_size_never_grows_when_bitmaps_are_stored(
+    life: tuple[tuple[str, ...], int, list[list[str]]],
+    granularities: list[int],
+    idle: bool,
+    seed: int,
+    largest: int,
+    runs: int,
+    place: Path,
+) -> None:
+    """QEMU stores persistent bitmaps anew each time that it closes the image."""
+    options, virtual_size, (first, _) = life
+    assume("compat=0.10" not in options)
+    disk = create(place / "disk.qcow2", virtual_size, *options)
+    qemu_io(disk, first, discard="unmap")
+    for index, granularity in enumerate(granularities):
+        how = "--disable" if idle else "--enable"
+        added = "bitmap", "--add", how, "-g", f"{granularity}"
+        images.qemu_img(*added, disk, f"bitmap{index}")
+    full = full_size_of(disk)
+    os.truncate(disk, full)
+    writes = requests(disk, seed=seed, largest=largest)
+    for run in range(runs):
+        qemu_io(disk, writes[run::runs], discard="ignore")
+        assert disk.stat().st_size == full
+        assert full_size_of(disk) == full
 
 
 def assert_holds_all_writes(disk: Path, *, seed: int, largest: int) -> None:
