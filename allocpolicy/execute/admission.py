@@ -101,14 +101,20 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
 
 
 def _refuse_excess(plan: Plan, job: Job) -> None:
-    """Check that one disk may be promised as much; what it has already, it keeps."""
+    """Check that one disk may be promised as much; what it has already, it keeps.
+
+    It may also give it back: what a thin qcow2 takes beyond what its guest can write
+    is metadata, and nobody reserves it.
+    """
     allowed, path = job.host.limits.max_promised_bytes, job.request.destination
     if not allowed or plan.promised_bytes <= allowed:
         return
     current = job.disk.disk.fd if job.disk else None
     if current is not None:
         held = holding.measure(current, path=path)
-        if plan.promised_bytes <= held.own:
+        reserves = bool(plan.reserved_bytes)
+        asked = plan.promised_bytes if reserves else job.request.virtual_size
+        if asked <= held.own:
             return
     raise InvalidRequest(
         f"{path}: {format_size(plan.promised_bytes)} would be promised to it, but"
