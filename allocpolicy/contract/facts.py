@@ -278,6 +278,7 @@ class Observation:
     backing_format: str | None = None
     cluster_size: int | None = None
     extended_l2: bool = False
+    qcow2_version: int | None = None
     overwrites_in_place: bool = True
     in_use: Use = Use.NONE
     hindrances: tuple[str, ...] = ()

@@ -61,6 +61,7 @@ class _Content:
     backing_chain: tuple[BackingFile, ...] = ()
     cluster_size: int | None = None
     extended_l2: bool = False
+    version: int | None = None
     hindrances: tuple[str, ...] = field(default=())
     unmapped: int = 0
     compressed: int = 0
@@ -112,6 +113,7 @@ def disk(
         backing_format=nearest.format if nearest else None,
         cluster_size=content.cluster_size,
         extended_l2=content.extended_l2,
+        qcow2_version=content.version,
         overwrites_in_place=storage.overwrites_in_place,
         in_use=in_use,
         hindrances=content.hindrances,
@@ -192,6 +194,7 @@ def _read_qcow2(
         backing_chain=chain.chain(header, fd=fd, path=path, reach=reach),
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
+        version=header.version,
         hindrances=tuple(hindrances(header, snapshots=names)),
         unmapped=size(mapped.unmapped),
         compressed=size(mapped.compressed),

@@ -25,6 +25,7 @@ _WORDS = {
 _BUFFERED = {"none": "writeback", "directsync": "writethrough"}
 _OWN = (Allocation.RESERVED, Allocation.WRITTEN)
 _KNOWS_NO_UNREF = {"qemu": (8, 1), "libvirt": (9, 5)}
+_NO_UNREF_VERSION = 3  # QEMU refuses to open an older qcow2 with it
 _SECTOR = 512
 
 
@@ -81,12 +82,13 @@ def fitted(
     qcow2 = observed.format is DiskFormat.QCOW2
     unmaps = qcow2 and wanted.discard == "unmap"
     granularity = observed.cluster_size if unmaps else None
+    keeps = unmaps and (observed.qcow2_version or 0) >= _NO_UNREF_VERSION
     return replace(
         wanted,
         cache=cache,
         io="threads" if wanted.io == "native" and not native else wanted.io,
         l2_cache_size=wanted.l2_cache_size if qcow2 else None,
-        discard_no_unref=wanted.discard_no_unref and unmaps and _know(machines),
+        discard_no_unref=wanted.discard_no_unref and keeps and _know(machines),
         discard_granularity=wanted.discard_granularity or granularity,
     )
 

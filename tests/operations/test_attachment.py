@@ -230,3 +230,10 @@ def test_libvirt_is_told_what_it_knows(ext4: Path, tmp_path: Path) -> None:
     assert 'discard_no_unref="on"' in driver
     assert blockio == '<blockio discard_granularity="65536" />'
     disk.unlink()
+    # QEMU doesn't open version 2 with it.
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "compat=0.10", disk, BASE_SIZE)
+    given = ("--format", "qcow2", "--strategy", "none")
+    old = allocpolicy("inspect", disk, *given, "--libvirt-xml", **known).stdout
+    assert 'discard="unmap"' in old
+    assert "unref" not in old
+    disk.unlink()

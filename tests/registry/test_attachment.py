@@ -38,7 +38,7 @@ RAW = Observation(
     extents=None,
     direct_io_alignment=4096,
 )
-QCOW2 = replace(RAW, format=DiskFormat.QCOW2, cluster_size=65536)
+QCOW2 = replace(RAW, format=DiskFormat.QCOW2, cluster_size=65536, qcow2_version=3)
 BASE = BackingFile(path=Path("/base"), format="raw", virtual_size=GIB)
 
 
@@ -108,6 +108,13 @@ def test_linux_aio_is_for_storage_of_its_own(allocation: Allocation) -> None:
 )
 def test_new_words_are_for_those_who_know_them(machines: Machines, known: bool) -> None:
     assert fitted(QCOW2, machines=machines).discard_no_unref is known
+
+
+def test_an_old_qcow2_is_not_opened_with_new_words() -> None:
+    """QEMU: "discard-no-unref is only supported since qcow2 version 3"."""
+    old = replace(QCOW2, qcow2_version=2)
+    assert not fitted(old, machines=NEW).discard_no_unref
+    assert fitted(old, machines=NEW).discard == "unmap"
 
 
 def test_what_only_qcow2_has_is_not_said_of_raw() -> None:
