@@ -15,6 +15,7 @@ import pytest
 from allocpolicy import qemu_img
 from allocpolicy.errors import Error, ImageError, NotEnoughSpace
 from allocpolicy.progress import unwatched
+from allocpolicy.qemu_nodes import Image
 from tests.harness import cli, filesystems, images, ordinary_user, vhd
 from tests.harness.images import MIB
 
@@ -87,8 +88,8 @@ def test_a_backing_file_in_a_header_is_not_opened(
     with image.open("rb") as source, copied.open("wb") as target:
         target.truncate(decoy.stat().st_size)
         qemu_img.copy_into(
-            qemu_img.Image(fd=source.fileno(), format=format, path=image),
-            qemu_img.Image(fd=target.fileno(), format="raw", path=copied),
+            Image(fd=source.fileno(), format=format, path=image),
+            Image(fd=target.fileno(), format="raw", path=copied),
             progress=unwatched(""),
         )
     assert copied.read_bytes() == bytes(decoy.stat().st_size)
@@ -101,7 +102,7 @@ def test_a_backing_file_that_is_missing_is_not_missed(tmp_path: Path) -> None:
     arguments = ("-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "/no/such", image, MIB)
     images.qemu_img("create", *arguments)
     with image.open("rb") as file:
-        opened = qemu_img.Image(fd=file.fileno(), format="qcow2", path=image)
+        opened = Image(fd=file.fileno(), format="qcow2", path=image)
         qemu_img.check(opened, virtual_size=MIB)
         assert qemu_img.measure(opened, format="raw", virtual_size=MIB) == MIB
 
@@ -119,8 +120,8 @@ def test_a_backing_file_in_a_targets_header_is_not_opened(
     images.qemu_io(source, "write -P 7 4k 4k", format="qcow2")
     with source.open("rb") as reading, target.open("r+b") as writing:
         qemu_img.copy_into(
-            qemu_img.Image(fd=reading.fileno(), format="qcow2", path=source),
-            qemu_img.Image(fd=writing.fileno(), format="qcow2", path=target),
+            Image(fd=reading.fileno(), format="qcow2", path=source),
+            Image(fd=writing.fileno(), format="qcow2", path=target),
             progress=unwatched(""),
         )
     assert b"secret" not in target.read_bytes()
@@ -146,8 +147,8 @@ class TestWhoIsAtFault:
             pytest.raises(Error) as caught,
         ):
             qemu_img.copy_into(
-                qemu_img.Image(fd=reading.fileno(), format=format, path=source),
-                qemu_img.Image(fd=writing.fileno(), format="raw", path=target),
+                Image(fd=reading.fileno(), format=format, path=source),
+                Image(fd=writing.fileno(), format="raw", path=target),
                 progress=unwatched(""),
             )
         assert not re.search("/proc/|json:", str(caught.value))

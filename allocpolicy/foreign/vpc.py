@@ -2,7 +2,7 @@
 
 Specification: Microsoft, "Virtual Hard Disk Image Format Specification" 1.0. The disk's
 size is the footer's "current size". The geometry beside it is rounded down; QEMU goes
-by it where it doesn't know who made the image (`qemu_img` tells it not to).
+by it where it doesn't know who made the image (`qemu_nodes` tells it not to).
 """
 
 from __future__ import annotations

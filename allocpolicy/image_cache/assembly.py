@@ -21,7 +21,7 @@ from allocpolicy.images import base_image
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.images.vmdk_files import Files, Part
 from allocpolicy.progress import Progress
-from allocpolicy.qemu_img import Image
+from allocpolicy.qemu_nodes import Image
 from allocpolicy.storage import copy, sparse, staging
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.directories import Directory

@@ -13,7 +13,8 @@ from allocpolicy.foreign import vhdx_blocks, vmdk
 from allocpolicy.image_cache.replay import replayed
 from allocpolicy.progress import Progress
 from allocpolicy.qcow2 import geometry
-from allocpolicy.qemu_img import Image
+from allocpolicy.qemu_failure import damage
+from allocpolicy.qemu_nodes import Image
 from allocpolicy.storage import sparse
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
@@ -125,7 +126,7 @@ def blamed(error: CommandError, image: Image) -> CommandError | ImageError:
     """Return the image's error for the message of a check or a conversion."""
     if error.status in _NOT_THE_IMAGE:
         return error
-    return qemu_img.damage(image, reason=error.reason)
+    return damage(image, reason=error.reason)
 
 
 def _is_compressed(source: Image) -> bool:

@@ -17,7 +17,7 @@ from allocpolicy.image_cache.frozen import Frozen
 from allocpolicy.image_cache.home import Cache, Home
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress
-from allocpolicy.qemu_img import Image
+from allocpolicy.qemu_nodes import Image
 from allocpolicy.storage import directories, staging, temporary
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained

@@ -12,7 +12,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
-from allocpolicy import qemu_img
+from allocpolicy import qemu_failure, qemu_img
 from allocpolicy.errors import CommandError, ImageError
 from allocpolicy.foreign import ova
 from allocpolicy.images.base_image import SourceImage
@@ -85,7 +85,7 @@ def _running(source: SourceImage, *, limit: int) -> Iterator[subprocess.Popen[by
             env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError as error:
-        raise CommandError(("prlimit",), 127, qemu_img.NOT_INSTALLED) from error
+        raise CommandError(("prlimit",), 127, qemu_failure.NOT_INSTALLED) from error
     with process:
         try:
             yield process
@@ -102,7 +102,7 @@ def _output(
     said = process.stderr.read(qemu_img.MESSAGE_LIMIT).decode(errors="replace")
     status = process.wait()
     if status in _NOT_THE_IMAGE:
-        reason = qemu_img.NOT_INSTALLED if status == 127 else said
+        reason = qemu_failure.NOT_INSTALLED if status == 127 else said
         raise CommandError(_PROGRAMS[source.format], status, reason)
     if status:
         reason = " ".join(said.split()) or f"exit status {status}"

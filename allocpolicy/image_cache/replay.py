@@ -15,7 +15,7 @@ from allocpolicy import qemu_img
 from allocpolicy.errors import ImageError
 from allocpolicy.foreign import vhdx
 from allocpolicy.qcow2 import geometry, writer
-from allocpolicy.qemu_img import Image
+from allocpolicy.qemu_nodes import Image
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from allocpolicy import qemu_img
+from allocpolicy import qemu_img, qemu_nodes
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.images import reading
@@ -61,8 +61,8 @@ class CopyBase(Step):
 
     def _convert(self, target: Target, progress: Progress) -> None:
         base, directory = self.base, target.directory
-        source = qemu_img.Image(fd=base.fd, format=base.format, path=base.path)
-        disk = qemu_img.Image(fd=target.fd, format=self.format, path=directory)
+        source = qemu_nodes.Image(fd=base.fd, format=base.format, path=base.path)
+        disk = qemu_nodes.Image(fd=target.fd, format=self.format, path=directory)
         qemu_img.copy_into(source, disk, progress=progress)
 
     def _copy_layers(self, target: Target, progress: Progress) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from allocpolicy import nbd, qemu_img
+from allocpolicy import nbd, qemu_failure, qemu_img
 from allocpolicy.errors import CommandError, ImageError
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.recorded import Recorded
@@ -54,7 +54,7 @@ def recorded(
                 backing_size=backing_size,
             )
         except CommandError as error:
-            if error.status == qemu_img.MISSING:
+            if error.status == qemu_failure.MISSING:
                 raise
             said = error.reason.removeprefix(f"{path}: ")
             reason = f"QEMU can't grow it: {said}"
