@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import Change, apply
 from allocpolicy.operations.fleet import Member
 from allocpolicy.report.report import Report
+
+_SKIPPED = "skipped"
 
 
 class Apply(Lister):
@@ -57,7 +60,8 @@ class Apply(Lister):
         parser.add_argument(
             "--drifted",
             action="store_true",
-            help="change only disks that an audit finds drifted or outdated",
+            help="change only disks that an audit finds drifted or outdated; with"
+            " --chain also those that are uncovered",
         )
         parser.add_argument(
             "--chain",
@@ -94,7 +98,7 @@ class Apply(Lister):
                 format = None if member.stamped else change.format
                 one = replace(change, disk=member.disk, format=format)
                 if member.skipped is not None:
-                    rows.append(_left(one.disk, "skipped", reason=member.skipped))
+                    rows.append(_left(one.disk, _SKIPPED, reason=member.skipped))
                     continue
                 try:
                     if member.failed is not None:
@@ -105,7 +109,7 @@ class Apply(Lister):
                 except Exception as error:  # noqa: BLE001  (the other disks' turn)
                     self.fail(error)
                     rows.append(_left(one.disk, "failed", reason=str(error)))
-        return blanked(rows, arguments=arguments)
+        return blanked(_told_once(rows), arguments=arguments)
 
     def _members(
         self, arguments: argparse.Namespace, *, policy: Policy, change: Change
@@ -130,8 +134,15 @@ class Apply(Lister):
                 given=given,
                 flavors=change.flavors,
                 drifted=arguments.drifted,
+                chain=arguments.chain,
                 watch=watch,
             )
+
+
+def _told_once(rows: list[Row]) -> list[Row]:
+    """Leave out that a disk was skipped where it was reached by the one below it."""
+    done = {row[0] for row in rows if row[1] != _SKIPPED}
+    return [row for row in rows if row[1] != _SKIPPED or row[0] not in done]
 
 
 def _on_top(change: Change, *, policy: Policy) -> Change:
@@ -168,5 +179,5 @@ def _outcome(report: Report) -> str:
 
 def _left(disk: Path, outcome: str, *, reason: str) -> Row:
     """Return the row of a disk that was skipped, or that failed."""
-    said = {"disk": str(disk), "outcome": outcome, "reason": reason}
+    said = {"disk": os.path.abspath(disk), "outcome": outcome, "reason": reason}
     return tuple(said.get(name) for name in Apply.columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +99,7 @@ class StampRemove(ShowOne):
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         stamp.remove(arguments.path, policy=self.policy(arguments))
-        return {"disk": str(arguments.path), "outcome": "removed"}
+        return {"disk": os.path.abspath(arguments.path), "outcome": "removed"}
 
 
 def _shown(found: Stamp, arguments: argparse.Namespace) -> dict[str, object]:

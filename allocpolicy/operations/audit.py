@@ -221,7 +221,8 @@ def _bases(seen: Sequence[Sighting]) -> set[Inode]:
 def _passed_over(seen: Sequence[Sighting], *, bases: set[Inode]) -> Iterator[Row]:
     """Yield the rows of images without a stamp that are no disks, nor named as such."""
     for one in seen:
-        if one.stamp or one.named or one.inode is None:
+        has_stamp = one.stamp or (one.holding and one.holding.stamped)  # if malformed
+        if has_stamp or one.named or one.inode is None:
             continue
         said = _READ_ONLY if one.likeness is Likeness.BASE else None
         if one.likeness is Likeness.ISO:

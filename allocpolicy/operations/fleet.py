@@ -44,6 +44,7 @@ def members(
     given: Given | None = None,
     flavors: Mapping[str, Flavor] | None = None,
     drifted: bool = False,
+    chain: bool = False,
     watch: Watcher = unwatched,
 ) -> tuple[Member, ...]:
     """Return the disks that are named, and those in directories, sorted by path.
@@ -53,6 +54,7 @@ def members(
     :param given: disks in directories without a stamp that look like its format are
         changed, too.
     :param drifted: only disks that have drifted or are outdated; none is skipped.
+    :param chain: with drifted, also those that are uncovered.
     """
     paths = tuple(paths)
     below = tuple(path for path in paths if _is_searched(path, drifted=drifted))
@@ -60,7 +62,9 @@ def members(
         return tuple(Member(disk=path) for path in paths)
     named = (path for path in paths if path not in below)
     found = audit(below, policy=policy, given=given, flavors=flavors, watch=watch)
-    chosen = (one for row in found.rows if (one := _member(row, drifted=drifted)))
+    chosen = (
+        one for row in found.rows if (one := _member(row, drifted=drifted, chain=chain))
+    )
     empty = () if drifted else (path for path in below if _is_empty(path, found))
     return (
         *(Member(disk=path) for path in named),
@@ -82,14 +86,14 @@ def _is_empty(directory: Path, found: Audit) -> bool:
     return not any(row.disk.is_relative_to(real) for row in found.rows)
 
 
-def _member(row: Row, *, drifted: bool) -> Member | None:
+def _member(row: Row, *, drifted: bool, chain: bool) -> Member | None:
     judgement = row.verdict.judgement
     if row.strategy is None:
         if judgement is Remark.NO_POLICY:
             skipped = Member(disk=row.disk, skipped=row.verdict.reason)
             return None if drifted else skipped
         return Member(disk=row.disk, failed=row.verdict.reason)
-    if drifted and judgement not in _TO_MEND:
+    if drifted and judgement not in _TO_MEND and not (chain and row.uncovered):
         return None
     return Member(disk=row.disk, stamped=_is_stamped(row.disk))
 

@@ -91,6 +91,38 @@ def test_a_given_policy_is_for_disks_and_for_no_base_image(fleet: Path) -> None:
 
 
 @on_ext4
+def test_what_is_uncovered_in_a_directory_is_mended_with_its_chain(
+    fleet: Path,
+) -> None:
+    """And no row says that the snapshot has no policy once another gave it one."""
+    (fleet / "below" / "drifted").unlink()
+    snapshot = fleet / "a snapshot"
+    of_disk = ("-b", fleet / "kept", "-F", "raw")
+    qemu_img("create", "-q", "-f", "qcow2", *of_disk, snapshot)
+    assert applied("--drifted", fleet) == {}
+    planned = applied("--drifted", "--chain", fleet, "--dry-run")
+    assert outcomes(planned) == {"a snapshot": "planned"}
+    finished = allocpolicy("apply", "--chain", fleet, "-f", "json")
+    rows = [(Path(row["disk"]).name, row["outcome"]) for row in finished.document]
+    assert sorted(rows) == [
+        ("a snapshot", "changed"),
+        ("thin", "unchanged"),
+        ("unstamped", "skipped"),
+    ]
+
+
+@on_ext4
+def test_a_disk_whose_stamp_is_malformed_is_no_base_image(fleet: Path) -> None:
+    """Though a snapshot is on it."""
+    of_disk = ("-b", fleet / "thin", "-F", "raw")
+    qemu_img("create", "-q", "-f", "qcow2", *of_disk, fleet / "top")
+    os.setxattr(fleet / "thin", stamps.XATTR, b"{")
+    rows = allocpolicy("audit", fleet, "-f", "json").document
+    said = {Path(row["disk"]).name: row["verdict"] for row in rows}
+    assert said["thin"] == "unverifiable"
+
+
+@on_ext4
 def test_what_is_wrong_in_a_directory_is_told(fleet: Path) -> None:
     empty = fleet / "empty"
     empty.mkdir()
