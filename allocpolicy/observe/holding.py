@@ -115,7 +115,8 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
         full_size=full_size,
         actual_size=actual_size,
         stamped=stamped,
-        backing=backing_name.path(backing, image=path) if backing else None,
+        overlay=backing is not None,
+        backing=backing_name.file(backing, image=path) if backing else None,
     )
     return replace(holding, malformed=malformed, likeness=likeness)
 
@@ -127,6 +128,7 @@ def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:
     :raises InvalidRequest: when no image can have such numbers.
     """
     virtual_size = full_size = disk.file_size
+    backing = disk.backing_file
     if disk.format is DiskFormat.QCOW2:
         virtual_size, full_size = _qcow2_sizes(disk, fd=fd, thin=strategy == THIN)
     return _holding(
@@ -136,7 +138,10 @@ def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:
         full_size=full_size,
         actual_size=disk.actual_size,
         stamped=True,
-        backing=disk.backing_file,
+        overlay=backing is not None,
+        backing=backing_name.file(os.fspath(backing), image=backing)
+        if backing
+        else None,
     )
 
 
@@ -209,7 +214,8 @@ def _holding(
     full_size: int,
     actual_size: int,
     stamped: bool,
-    backing: Path | None = None,
+    overlay: bool,
+    backing: Path | None,
 ) -> Holding:
     shared = extents.shared if extents else 0
     encoded = extents.encoded if extents else 0
@@ -224,7 +230,7 @@ def _holding(
         shared_places=places,
         unwritten=extents.unwritten if extents else 0,
         stamped=stamped,
-        overlay=backing is not None,
+        overlay=overlay,
         backing=_inode_at(backing) if backing is not None else None,
         project=budget.project_of(fd),
     )

@@ -13,9 +13,10 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest, StorageFailed, TooMuchWork
-from allocpolicy.images import existing, heritage, image_file, overlay
+from allocpolicy.images import appearance, existing, heritage, image_file, overlay
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
+from allocpolicy.images.appearance import Family
 from allocpolicy.images.heritage import Inherited
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.overlay import Overlay
@@ -52,7 +53,8 @@ class Sighting:
     ``inode`` is (device, number), and ``holding`` the storage that the file takes; None
     when it was not even opened. ``overlay`` is what it is on, as its header has it.
     Without ``observed`` and ``fault`` nothing says by what policy the file is to be
-    judged, and ``likeness`` is what it looks like.
+    judged, and ``likeness`` is what it looks like. ``foreign`` names its content if
+    that is an image of a format that no disk has.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class Sighting:
 
     likeness: Likeness = Likeness.DISK
     named: bool = False
+    foreign: str | None = None
 
     @property
     def policy(self) -> Stamp | None:
@@ -147,6 +150,7 @@ class Observer:
             inherited=inherited,
             likeness=_likeness(holding, found),
             named=found.named,
+            foreign=None if stamp else _foreign(fd),
         )
 
     def _observed(
@@ -228,6 +232,15 @@ def _likeness(holding: Holding | None, found: Found) -> Likeness:
     if likeness is Likeness.DISK and found.cached:
         return Likeness.BASE
     return likeness
+
+
+def _foreign(fd: int) -> str | None:
+    """Return in words what the content is if it is an image that no disk can be."""
+    with contextlib.suppress(OSError):
+        if os.pread(fd, len(MAGIC), 0) != MAGIC:
+            seen = appearance.of(fd, file_size=os.fstat(fd).st_size)
+            return seen.name if seen and seen.family is Family.IMAGE else None
+    return None
 
 
 def _unopened(file: ImageFile, found: Found) -> Sighting:

@@ -186,8 +186,24 @@ def _judged(
         if not one.passed_over:
             yield one, _row(one, given=given, judge=judge, lack=lack(one))
         elif one.named or one.likeness is not Likeness.OTHER:
-            verdict = Finding(judgement=Remark.NO_POLICY, reason=NO_STAMP)
+            reason = _no_policy(one, given=given)
+            verdict = Finding(judgement=Remark.NO_POLICY, reason=reason)
             yield one, Row(disk=one.path, strategy=None, verdict=verdict)
+
+
+def _no_policy(seen: Sighting, *, given: Given | None) -> str:
+    """Return why no policy is known of a file, and how it gets one."""
+    if seen.foreign is not None:
+        return (
+            f"it has no stamp: its content is {seen.foreign}, and only qcow2 and raw"
+            " disks have policies; make one of it with provision --base"
+        )
+    if given is not None:
+        return (
+            f"it has no stamp, and does not look like a {given.format} disk, which the"
+            " given policy is for"
+        )
+    return NO_STAMP
 
 
 def _renewed(

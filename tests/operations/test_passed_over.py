@@ -41,6 +41,12 @@ def metrics(directory: Path) -> dict[str, str]:
     return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
 
+def told(fleet: Path, name: str, *arguments: object) -> str:
+    """Audit; return the reason in a disk's row."""
+    rows = allocpolicy("audit", fleet, *arguments, "-f", "json").document
+    return str(next(one["reason"] for one in rows if Path(one["disk"]).name == name))
+
+
 @on_all
 def test_a_fleet_that_was_never_stamped_is_all_told(directory: Path) -> None:
     """In every format, each disk; and nothing else."""
@@ -50,6 +56,12 @@ def test_a_fleet_that_was_never_stamped_is_all_told(directory: Path) -> None:
         qemu_img("create", "-q", "-f", format, fleet / format, SIZE)
     (fleet / "flavors.yaml").write_text("flavors: {}\n")
     assert set(verdicts(fleet).values()) == {"no policy"}
+    for advice in ("vmdk", "vdi"):
+        assert f"its content is a {advice} image, and only qcow2 and raw" in told(
+            fleet, advice
+        )
+    given = ("--format", "raw", "--strategy", "none")
+    assert "does not look like a raw disk" in told(fleet, "qcow2", *given)
     assert set(verdicts(fleet, "--require-stamp", status=1)) == {
         *("qcow2", "raw", "vdi", "vmdk")
     }
@@ -63,6 +75,21 @@ def test_a_fleet_that_was_never_stamped_is_all_told(directory: Path) -> None:
     disk = f'disk="{fleet / "raw"}",strategy="",verdict="no policy"'
     assert shown[f"allocpolicy_disk_verdict{{{disk}}}"] == "1"
     assert any(name.startswith("allocpolicy_filesystem_promised") for name in shown)
+
+
+@on_all
+def test_a_base_image_is_known_by_any_name_of_it(directory: Path) -> None:
+    """QEMU writes json:{...} into an overlay whose chain was given with options."""
+    fleet = directory / "fleet"
+    fleet.mkdir()
+    base = fleet / "base"
+    qemu_img("create", "-q", "-f", "qcow2", base, SIZE)
+    named = f'json:{{"driver": "qcow2", "file.filename": "{base}"}}'
+    of_base = ("-b", named, "-F", "qcow2", "-u")
+    qemu_img("create", "-q", "-f", "qcow2", *of_base, fleet / "top", SIZE)
+    assert set(verdicts(fleet)) == {"top"}
+    capacity = allocpolicy("host", "capacity", fleet, *JSON).document
+    assert (capacity["disks"], capacity["images"]) == (1, 1)
 
 
 @on_all
