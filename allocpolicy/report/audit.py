@@ -124,6 +124,18 @@ class Audit:
         return found
 
     @property
+    def unstamped(self) -> int:
+        """Return how many files like disks have no policy, expected ones included."""
+        words = (Remark.NO_POLICY.value, Judgement.DRIFTED.value)
+        return sum(row.strategy is None and row.word in words for row in self.rows)
+
+    @property
+    def audited(self) -> int:
+        """Return how many disks are there and are looked at by a policy."""
+        counts = self.counts
+        return counts.total() - counts[Remark.MISSING.value] - self.unstamped
+
+    @property
     def summary(self) -> str:
         """Return the audit in one line, which says what was not judged, too."""
         counts = self.counts

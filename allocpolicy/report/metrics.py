@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
-from allocpolicy.report.audit import WORDS, Audit, Remark, Row
+from allocpolicy.report.audit import WORDS, Audit, Row
 from allocpolicy.storage import directories, temporary
 from allocpolicy.storage.failure import FAULTS, NO_SPACE
 from allocpolicy.storage.space import free_bytes
@@ -85,15 +85,9 @@ def _verdicts(audit: Audit) -> Iterator[str]:
 
 def _counts(audit: Audit) -> Iterator[str]:
     """Yield what also an audit has that finds nothing: the series must not end."""
-    counts = audit.counts
-    unstamped = counts[Remark.NO_POLICY.value]
     for name, about, value in (
-        (
-            "audited_disks",
-            "Disks that a policy is known of.",
-            counts.total() - unstamped,
-        ),
-        ("unstamped_files", "Files like disks, without a policy.", unstamped),
+        ("audited_disks", "Disks that a policy is known of.", audit.audited),
+        ("unstamped_files", "Files like disks, without a policy.", audit.unstamped),
         ("base_images", "Base images, which have no policy.", audit.bases),
     ):
         yield _head(f"allocpolicy_{name}", about)

@@ -15,7 +15,7 @@ from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import Error
 from allocpolicy.registry import option_values
 from allocpolicy.registry.blame import blaming
-from allocpolicy.resolve.selection import Selection, resolve
+from allocpolicy.resolve.selection import Origin, Selection, resolve
 from allocpolicy.schema import Invalid
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class Renewal:
         if today is None or _same(today, stamp.requested):
             return None
         said = _said(today, stamp.requested)
-        by = f"{today.origin.key} ({today.origin.source})"
-        return f"its policy has changed since: {said} by {by}; apply it again"
+        return f"its policy has changed since: {said}; apply it again"
 
     def _answer(self, asked: Asked) -> Selection | Error | None:
         key = repr(asked)
@@ -101,13 +100,25 @@ def _same(today: Selection, requested: Choice) -> bool:
 
 
 def _said(today: Selection, requested: Choice) -> str:
+    """Return each difference, and what says so today."""
     if today.strategy != requested.strategy:
-        return f"it is {today.strategy}, and was {requested.strategy}"
+        difference = f"it is {today.strategy}, and was {requested.strategy}"
+        return f"by {_by(today.origin)} {difference}"
     names = sorted({*today.options, *requested.options})
     changed = (
-        f"{today.strategy}.{name} is {today.options.get(name, 'no option any more')},"
+        f"{_source(today, name)}{today.strategy}.{name} is"
+        f" {today.options.get(name, 'no option any more')},"
         f" and was {requested.options.get(name, 'no option')}"
         for name in names
         if today.options.get(name) != requested.options.get(name)
     )
     return "; ".join(changed)
+
+
+def _source(today: Selection, option: str) -> str:
+    origin = today.option_origins.get(option)
+    return f"by {_by(origin)} " if origin is not None else ""
+
+
+def _by(origin: Origin) -> str:
+    return f"{origin.key} ({origin.source})"

@@ -73,7 +73,8 @@ def test_a_changed_flavor_outdates_its_disks_and_apply_mends_them(
     assert audited(disk, "--flavors", file, status=0)["disk"].startswith("meets")
     flavors(directory, small=specs("performance", data="full"))
     said = audited(disk, "--flavors", file, status=1)["disk"]
-    assert "performance.data is full, and was falloc" in said
+    by = f"by allocpolicy:performance.data (flavor small in {file})"
+    assert f"{by} performance.data is full, and was falloc" in said
     flavors(directory, other=specs("performance"))
     assert audited(disk, "--flavors", file, status=0)["disk"].startswith("meets")
 
@@ -89,7 +90,10 @@ def test_a_changed_option_of_the_operator_outdates_the_disks_that_it_gave(
     changed = {DEFAULT: "performance"}
     said = audited(directory, status=1, **changed)
     assert said["given"].startswith("outdated: ")
-    assert "it is performance, and was none" in said["given"]
+    assert (
+        f"by preallocate_images (environment {DEFAULT}) it is performance, and was none"
+        in said["given"]
+    )
     assert said["asked"].startswith("meets")
     assert allocpolicy("apply", directory / "given", **changed).status == 0
     assert audited(directory, status=0, **changed)["given"].startswith("meets")
@@ -185,6 +189,11 @@ def test_an_expected_disk_that_is_gone_or_lost_its_stamp_is_a_finding(
         "audit: 3 disks: 1 meet, 1 drifted, 1 missing, 0 without policy,"
         " 0 base images\n"
     )
+    textfile = directory / "x.prom"
+    allocpolicy("audit", "--expect", file, "--textfile", textfile)
+    counts = textfile.read_text().splitlines()
+    assert "allocpolicy_audited_disks 1" in counts
+    assert "allocpolicy_unstamped_files 1" in counts
     relative = write(
         directory / "other.txt", dict.fromkeys((Path("link"), Path("dir")))
     )
