@@ -32,6 +32,7 @@ class Account:
     disks: how many there are; ``unstamped`` of them have no stamp and count as raw, or
     as what their header says if that takes more (`observe.claim`); ``malformed`` have
     an invalid stamp or header and count by their file's size.
+    External data files count with their disks, and are none themselves.
     images: files that promise nothing: base images, ISO images, any other. unreadable:
     directories that could not be read, which do not count, and files, which count by
     their size.
@@ -159,6 +160,7 @@ def _closed(
 ) -> Account:
     """Return the account of the ledger's files; ``unreadable`` counts directories."""
     disks = [one for one in entries if one.is_disk]
+    promising = disks + [one for one in entries if one.kind is Kind.DATA]
     return Account(
         size=there.size,
         used=there.used,
@@ -167,11 +169,11 @@ def _closed(
         disks=len(disks),
         unstamped=sum(one.kind is Kind.UNSTAMPED for one in disks),
         malformed=sum(one.malformed for one in disks),
-        images=len(entries) - len(disks),
+        images=len(entries) - len(promising),
         unreadable=unreadable + ledger.unreadable,
         virtual_size=sum(one.virtual_size for one in disks),
         allocated=ledger.allocated,
-        unwritten=sum(one.unwritten for one in disks),
-        promised=sum(one.promised for one in disks),
+        unwritten=sum(one.unwritten for one in promising),
+        promised=sum(one.promised for one in promising),
         budget=budget,
     )

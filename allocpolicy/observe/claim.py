@@ -23,12 +23,14 @@ from allocpolicy.storage import qemu_lock
 class Claim:
     """The virtual size, and the file size that holds every write of the guest.
 
-    ``backing_file`` is the name of its backing file.
+    ``backing_file`` is the name of its backing file, ``data_file`` that of its external
+    data file.
     """
 
     virtual_size: int = 0
     full_size: int = 0
     backing_file: str | None = None
+    data_file: str | None = None
 
 
 NOTHING = Claim()
@@ -54,6 +56,7 @@ def of(fd: int, *, path: Path) -> Claim:
         virtual_size=header.virtual_size,
         full_size=full_size,
         backing_file=header.backing_file,
+        data_file=header.data_file,
     )
 
 

@@ -43,7 +43,8 @@ class Holding:
     compressed and can be overwritten. ``shared`` is storage that other files have,
     too, and ``shared_places`` where it is. ``malformed``: it has a stamp, but the stamp
     or its header is invalid. ``likeness`` is that of a file without a stamp.
-    ``overlay``: it has a backing file, and ``backing`` is which, if it is there.
+    ``overlay``: it has a backing file, and ``backing`` is which, if it is there;
+    ``data`` is its external data file.
     ``project`` is the file's, for quotas; None if unknown.
     """
 
@@ -60,6 +61,7 @@ class Holding:
     likeness: Likeness = Likeness.DISK
     overlay: bool = False
     backing: Inode | None = None
+    data: Inode | None = None
     project: int | None = None
 
     @property
@@ -85,7 +87,8 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     status = os.fstat(fd)
     file_size, actual_size = status.st_size, status.st_blocks * 512
     virtual_size = full_size = file_size
-    stamped, malformed, likeness, backing = True, False, Likeness.DISK, None
+    stamped, malformed, likeness = True, False, Likeness.DISK
+    backing = data = None
     try:
         stamp = stamps.read(fd, path=path)
         stamped = stamp is not None
@@ -94,7 +97,7 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
             claimed = claim.of(fd, path=path)
             virtual_size = max(file_size, claimed.virtual_size)
             full_size = max(file_size, claimed.full_size)
-            backing = claimed.backing_file
+            backing, data = claimed.backing_file, claimed.data_file
         elif stamp.format is DiskFormat.QCOW2:
             header = read_header(fd, path=path)
             virtual_size, full_size = _qcow2_sizes(
@@ -102,7 +105,7 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
             )
             if header.has_external_data_file:
                 full_size = max(file_size, _of_two(fd, header, path=path))
-            backing = header.backing_file
+            backing, data = header.backing_file, header.data_file
     except InvalidRequest:
         full_size, malformed = _file_bytes(status), True
     summary = None
@@ -118,7 +121,12 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
         overlay=backing is not None,
         backing=backing_name.file(backing, image=path) if backing else None,
     )
-    return replace(holding, malformed=malformed, likeness=likeness)
+    return replace(
+        holding,
+        malformed=malformed,
+        likeness=likeness,
+        data=_inode_at(Path(data)) if data and os.path.isabs(data) else None,
+    )
 
 
 def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:

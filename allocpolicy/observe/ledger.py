@@ -2,7 +2,8 @@
 
 A file with a stamp is a disk. So is a writable file without one that looks like a disk
 (`observe.likeness`), unless it is inside an image cache (`image_cache.location`) or is
-a base image, the backing file of another and no overlay itself. Every other file
+a base image, the backing file of another and no overlay itself. The external data file
+of a disk promises as a file does, and is no disk beside that one. Every other file
 holds storage and promises nothing. No header of a file without a stamp is believed to
 promise more than one disk may be promised.
 """
@@ -37,6 +38,7 @@ class Kind(enum.StrEnum):
 
     STAMPED = "disk"
     UNSTAMPED = "disk without a stamp"
+    DATA = "data file of a disk"
     BASE = "base image"
     ISO = "ISO image"
     OTHER = "other file"
@@ -52,7 +54,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One file, and as what it counts; bytes. What is no disk promises nothing."""
+    """One file, and as what it counts; bytes. Disks and their data files promise."""
 
     path: str
     kind: Kind
@@ -95,6 +97,7 @@ class Ledger:
         self._entries: list[tuple[Inode, Entry]] = []
         self._overlays: set[Inode] = set()
         self._backing = set(bases)
+        self._data: set[Inode] = set()
         self.unreadable = 0
 
     @property
@@ -102,8 +105,8 @@ class Ledger:
         """Return the files that were entered, in that order."""
         bases = self._backing - self._overlays
         return tuple(
-            dataclasses.replace(entry, kind=Kind.BASE, promised=0)
-            if entry.kind is Kind.UNSTAMPED and found in bases
+            _without_stamp(entry, base=found in bases, data=found in self._data)
+            if entry.kind is Kind.UNSTAMPED
             else entry
             for found, entry in self._entries
         )
@@ -163,6 +166,8 @@ class Ledger:
             self._overlays.add(found)
         if holding.backing is not None:
             self._backing.add(holding.backing)
+        if holding.data is not None:
+            self._data.add(holding.data)
 
     def _known(self, path: str, status: os.stat_result) -> Holding | None:
         """Return what was measured of the file, if it still takes as much.
@@ -267,6 +272,15 @@ def _entry(path: str, kind: Kind, holding: Holding) -> Entry:
         promised=holding.promised if promises else 0,
         malformed=holding.malformed,
     )
+
+
+def _without_stamp(entry: Entry, *, base: bool, data: bool) -> Entry:
+    """Return the entry of a file as what other files make of it."""
+    if base:
+        return dataclasses.replace(entry, kind=Kind.BASE, promised=0)
+    if data:  # its guest sees it by the disk
+        return dataclasses.replace(entry, kind=Kind.DATA, virtual_size=0)
+    return entry
 
 
 def _covered(places: Iterable[tuple[int, int]]) -> int:

@@ -47,6 +47,7 @@ NO_STAMP = (
     "it has no stamp: no policy is known; choose one with --strategy, and give its"
     " format with --format"
 )
+_DATA = "the external data file of another disk"
 _BASE = "a base image: another image has it as its backing file"
 _READ_ONLY = "a base image: nobody may write to it, or it is in an image cache"
 _ISO = "an ISO image"
@@ -130,7 +131,8 @@ def audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
         filesystems=tuple(books.closed()),
         passed_over=passed_over,
-        bases=sum(row.verdict.reason != _ISO for row in passed_over),
+        bases=sum(row.verdict.reason not in (_ISO, _DATA) for row in passed_over),
+        data_files=sum(row.verdict.reason == _DATA for row in passed_over),
         unlisted=len(walked.unreadable),
     )
 
@@ -236,6 +238,7 @@ def _bases(seen: Sequence[Sighting]) -> set[Inode]:
 
 def _passed_over(seen: Sequence[Sighting], *, bases: set[Inode]) -> Iterator[Row]:
     """Yield the rows of images without a stamp that are no disks, nor named as such."""
+    data = {one.holding.data for one in seen if one.holding}
     for one in seen:
         has_stamp = one.stamp or (one.holding and one.holding.stamped)  # if malformed
         if has_stamp or one.named or one.inode is None:
@@ -245,6 +248,8 @@ def _passed_over(seen: Sequence[Sighting], *, bases: set[Inode]) -> Iterator[Row
             said = _ISO
         if one.likeness is Likeness.DISK and one.inode in bases:
             said = _BASE
+        elif one.likeness is Likeness.DISK and one.inode in data:
+            said = _DATA
         if said is not None:
             verdict = Finding(judgement=Remark.PASSED_OVER, reason=said)
             yield Row(disk=one.path, strategy=None, verdict=verdict)

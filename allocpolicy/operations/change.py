@@ -130,6 +130,7 @@ def _change(
                 hold,
                 look,
                 meets=meets,
+                grows=request.virtual_size != look.observation.virtual_size,
                 policy=policy,
                 obstacle=_obstacle(change, disk, policy=policy),
             )

@@ -119,6 +119,7 @@ def facts(
     look: observe.Look,
     *,
     meets: bool,
+    grows: bool,
     policy: Policy,
     obstacle: str | None = None,
 ) -> Iterator[Facts]:
@@ -131,7 +132,9 @@ def facts(
     """
     disk, directory = hold.disk, hold.disk.directory
     if look.observation.data_file is not None and not meets:
-        raise ImageError(disk.path, _two_files(look.observation, path=disk.path))
+        raise ImageError(
+            disk.path, _two_files(look.observation, path=disk.path, grows=grows)
+        )
     obstacle = rewrite_obstacle(hold, look.observation) or obstacle
     with contextlib.ExitStack() as stack:
         base = None
@@ -192,12 +195,14 @@ def _told_as(error: DestinationError | NotEnoughSpace) -> Iterator[None]:
         raise
 
 
-def _two_files(current: Observation, *, path: Path) -> str:
+def _two_files(current: Observation, *, path: Path, grows: bool) -> str:
     """Return why a disk with an external data file isn't changed, and what helps."""
     data = current.data_file
     assert data is not None
     reason = f"its data is in {data.path}, an external data file; only disks of one"
     reason = f"{reason} file are changed"
+    if grows:
+        return f"{reason}; grow it with qemu-img resize, then run allocpolicy apply"
     if current.allocation is not Allocation.THIN:
         return reason
     return (

@@ -99,14 +99,15 @@ class Audit:
     """All rows, sorted by disk, and the filesystems, sorted by key.
 
     ``passed_over`` are the rows of files that look like images and are no disks, and
-    ``bases`` is how many of them are base images. ``unlisted`` rows are of paths that
-    could not be read.
+    ``bases`` and ``data_files`` are how many of them are base images and data files.
+    ``unlisted`` rows are of paths that could not be read.
     """
 
     rows: tuple[Row, ...]
     filesystems: tuple[Storage, ...]
     passed_over: tuple[Row, ...] = ()
     bases: int = 0
+    data_files: int = 0
     unlisted: int = 0
 
     @property
@@ -140,7 +141,7 @@ class Audit:
         """Return the audit in one line, which says what was not judged, too."""
         counts = self.counts
         seldom = (Remark.OUTDATED, Remark.MISSING, Remark.UNCOVERED)
-        others = len(self.passed_over) - self.bases
+        isos = len(self.passed_over) - self.bases - self.data_files
         parts = [
             f"{counts[Judgement.MEETS.value]} meet",
             f"{counts[Judgement.DRIFTED.value]} drifted",
@@ -151,7 +152,8 @@ class Audit:
             ),
             f"{counts[Remark.NO_POLICY.value]} without policy",
             _counted(self.bases, "base image"),
-            *([_counted(others, "ISO image")] if others else ()),
+            *([_counted(self.data_files, "data file")] if self.data_files else ()),
+            *([_counted(isos, "ISO image")] if isos else ()),
         ]
         if self.unlisted:
             parts.append(f"{_counted(self.unlisted, 'path')} not read")

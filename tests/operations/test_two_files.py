@@ -90,6 +90,10 @@ def test_both_files_must_be_reserved(directory: Path, raw: str) -> None:
     assert (disk.stat().st_size, data.stat().st_size) == (length, SIZE)
     refused = allocpolicy("resize", disk, "128M")
     assert (refused.status, disk.stat().st_size) == (2, length)
+    assert "qemu-img resize" in refused.stderr
+    images.qemu_img("resize", "-q", "-f", "qcow2", disk, "128M")
+    refused = allocpolicy("apply", disk)
+    assert (refused.status, "fallocate -l" in refused.stderr) == (2, True)
     images.qemu_img("check", "-q", "-f", "qcow2", disk)
 
 
@@ -190,10 +194,19 @@ def test_what_may_come_counts_once(directory: Path) -> None:
         allocpolicy("apply", disk, "--format", "qcow2", "--strategy", "none").status
         == 0
     )
-    for length in (SIZE, 0):
+    for length in (0, SIZE):
         os.truncate(data, length)
         taken = account.take(directory, policy=Policy())
         assert abs(taken.promised - SIZE) < 2 * MIB
+        assert (taken.disks, taken.unstamped, taken.images) == (1, 0, 0)
+        assert taken.virtual_size == SIZE
+    audited = allocpolicy("audit", directory, "--require-stamp")
+    assert audited.status == 0, audited.stderr
+    assert audited.stderr.endswith("0 without policy, 0 base images, 1 data file\n")
+    listed = allocpolicy("host", "capacity", directory, "--disks", "-f", "json")
+    assert schema.validate(listed.document, schema=schema.load("capacity")) == []
+    kinds = {Path(one["path"]).name: one["kind"] for one in listed.document["listed"]}
+    assert kinds == {"disk": "disk", "data": "data file of a disk"}
     elsewhere = directory / "below"
     elsewhere.mkdir()
     disk.rename(elsewhere / "disk")
