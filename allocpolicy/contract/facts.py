@@ -205,8 +205,9 @@ class BackingFile:
 
     ``problem`` says why the chain isn't followed further; ``virtual_size`` is then
     None, and the format may be. ``unseen``: it was not opened because a disk's header
-    alone is no reason to, so that nothing is known of it. ``direct_io``: O_DIRECT opens
-    it; assumed where nothing is known of it.
+    alone is no reason to, so that nothing is known of it. ``unread``: it is there, but
+    its format is not recorded, or is another than raw and qcow2. ``direct_io``:
+    O_DIRECT opens it; assumed where nothing is known of it.
     """
 
     path: Path
@@ -214,6 +215,7 @@ class BackingFile:
     virtual_size: int | None = None
     problem: str | None = None
     unseen: bool = False
+    unread: bool = False
     direct_io: bool = True
 
 
@@ -336,6 +338,11 @@ class Observation:
     def broken_chain(self) -> str | None:
         """Return why the backing chain ends too early, or None."""
         return self._problem(unseen=False)
+
+    @property
+    def ends_unread(self) -> bool:
+        """Return whether the backing chain ends at a file that is there, but unread."""
+        return bool(self.backing_chain) and self.backing_chain[-1].unread
 
     @property
     def unknown_data(self) -> str | None:

@@ -142,7 +142,7 @@ def chain(
     :raises StorageFailed: when the storage fails, which says nothing of the chain.
     """
     layers = [_Described(path=path, inode=inode(os.fstat(fd)), header=header)]
-    problem, unseen = None, False
+    problem, unseen, lost = None, False, False
     try:
         for layer in walk(layers[0], reach=reach, opened=_described):
             layers.append(layer)  # noqa: PERF402  (those before an error are kept)
@@ -150,13 +150,19 @@ def chain(
         if isinstance(error.__cause__, OSError):
             refuse_failure(error.__cause__, path=error.path, action="open it")
         problem, unseen = error.reason, isinstance(error, OutOfReach)
+        lost = error.__cause__ is not None or unseen
     found = tuple(one.backing_file for one in layers if one.backing_file)
     if problem is None:
         return found
     named = _named_by(layers[-1])
     assert named is not None
+    lost = lost or backing_name.has_protocol(named.name)
     last = BackingFile(
-        path=named.path, format=named.format, problem=problem, unseen=unseen
+        path=named.path,
+        format=named.format,
+        problem=problem,
+        unseen=unseen,
+        unread=not lost and named.format not in tuple(DiskFormat),
     )
     return (*found, last)
 

@@ -99,18 +99,9 @@ def look(disk: Disk, *, policy: Policy, grows: bool) -> observe.Look:
     if observed.unknown_data is not None:
         raise ImageError(disk.path, observed.unknown_data)
     problem = observed.broken_chain or observed.unseen_chain
-    if problem is not None and (grows or not _is_unreadable(observed)):
+    if problem is not None and (grows or not observed.ends_unread):
         raise ImageError(disk.path, problem)
     return found
-
-
-def _is_unreadable(observed: Observation) -> bool:
-    """Return whether the chain ends at a file whose format isn't recorded, or unknown.
-
-    Such a file is there (`images.chain`).
-    """
-    last = observed.backing_chain[-1]
-    return not last.unseen and last.format not in tuple(DiskFormat)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ options. The disk's verdict says so, and other disks are still judged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from allocpolicy import schema
 from allocpolicy.contract.facts import Observation
@@ -38,11 +39,11 @@ class Judge:
         """Return whether the disk keeps what the choice promises.
 
         A missing backing file is drift, whatever the strategy: the guest can't even
-        read the disk. If one was not looked at, or it is unknown how the data file is
-        allocated, the disk can't meet its policy. If the strategy is unavailable, the
-        disk is unverifiable.
+        read the disk. One whose format isn't recorded is there, and is told. If one was
+        not looked at, or it is unknown how the data file is allocated, the disk can't
+        meet its policy. If the strategy is unavailable, the disk is unverifiable.
         """
-        if (reason := observation.broken_chain) is not None:
+        if (reason := observation.broken_chain) and not observation.ends_unread:
             return Verdict(judgement=Judgement.DRIFTED, reason=reason)
         ready = self._ready(choice)
         if isinstance(ready, str):
@@ -55,6 +56,8 @@ class Judge:
         unseen = observation.unseen_chain or observation.unknown_data
         if unseen is not None and verdict.judgement is Judgement.MEETS:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=unseen)
+        if reason:
+            return replace(verdict, reason=f"{verdict.reason}; {reason}")
         return verdict
 
     def attachment(

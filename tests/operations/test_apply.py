@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import struct
@@ -469,9 +470,11 @@ def test_work_in_place_needs_no_writable_directory(directory: Path) -> None:
 def test_a_backing_files_format_matters_to_a_rewrite_only(
     directory: Path, base: Path
 ) -> None:
-    disk = directory / "disk"
+    """An audit agrees with that; a missing one is no disk's, whatever is recorded."""
+    disk, below = directory / "disk", directory / "below"
     subprocess.run(["chattr", "+C", directory], capture_output=True, check=False)
-    backing = ("-b", base, "-F", "raw")
+    shutil.copy(base, below)
+    backing = ("-b", below, "-F", "raw")
     images.qemu_img("create", "-q", "-f", "qcow2", *backing, disk, SIZE)
     with disk.open("r+b") as file:  # make its header extension one that QEMU ignores
         header = file.read(1024)
@@ -479,12 +482,20 @@ def test_a_backing_files_format_matters_to_a_rewrite_only(
         file.write(b"\x12\x34\x56\x78")
     finished = allocpolicy("apply", disk, "--format", "qcow2", *PERFORMANCE)
     assert finished.status == 2
-    assert f"qemu-img rebase -u -b {base} -F FORMAT {disk}" in finished.stderr
+    assert f"qemu-img rebase -u -b {below} -F FORMAT {disk}" in finished.stderr
     row = applied(disk, "--format", "qcow2", *SPACE)
     assert (row["mode"], row["allocation"]) == ("in_place", "reserved")
+    audited = allocpolicy("audit", disk, "-f", "json")
+    assert audited.status == 0
+    assert "qemu-img rebase" in audited.document[0]["reason"]
     finished = allocpolicy("resize", disk, "+1M")
     assert finished.status == 2
     assert "qemu-img rebase" in finished.stderr
+    below.unlink()
+    finished = allocpolicy("apply", disk)
+    assert finished.status == 2
+    assert "No such file" in finished.stderr
+    assert allocpolicy("audit", disk).status == 1
 
 
 @ALL
