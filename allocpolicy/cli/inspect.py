@@ -20,7 +20,7 @@ from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import FormatUnknown, ImageError, InvalidRequest
 from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.inspect import inspect_open, opened
-from allocpolicy.report.base_inspection import ROLE, BaseInspection
+from allocpolicy.report.base_inspection import BaseInspection
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.storage.failure import named
 from allocpolicy.wording import format_size
@@ -42,7 +42,15 @@ class Inspect(ShowOne):
         *("disk", "stamp", "requested", "inherited from"),
         *observed.COLUMNS,
         *("backing_chain", "extents", "in_use", "hindrances", "verdict", "uncovered"),
-        *("attach with", "image", "role", "packed", "data", "converted copy"),
+        *(
+            "attach with",
+            "image",
+            "role",
+            "as a disk",
+            "packed",
+            "data",
+            "converted copy",
+        ),
         "converted from",
     )
     fields = (
@@ -156,7 +164,10 @@ def _base(
 
 def _base_summary(found: BaseInspection) -> Mapping[str, object]:
     copy = found.converted_bytes
-    rows: dict[str, object] = {"image": found.image, "role": ROLE, "stamp": "none"}
+    rows: dict[str, object] = {"image": found.image, "role": found.role}
+    rows["stamp"] = "none"
+    if not found.is_certain:
+        rows["as a disk"] = f"it has no policy; see it with --format {found.format}"
     rows["format"] = found.format
     rows |= {"packed": found.packed} if found.packed else {}
     rows["virtual_size"] = format_size(found.virtual_size)

@@ -29,10 +29,12 @@ def inspect_base(
         named(path, action="look at the image"),
         base_image.open_source(path, declared=declared) as source,
     ):
-        return _inspection(source, watch=watch)
+        return _inspection(source, is_declared=declared is not None, watch=watch)
 
 
-def _inspection(source: SourceImage, *, watch: Watcher) -> BaseInspection:
+def _inspection(
+    source: SourceImage, *, is_declared: bool, watch: Watcher
+) -> BaseInspection:
     format, packed = source.format, None
     size, data_bytes = source.virtual_size, source.data_bytes
     as_it_is = format in list(DiskFormat)
@@ -47,6 +49,7 @@ def _inspection(source: SourceImage, *, watch: Watcher) -> BaseInspection:
     is_entry = location.is_entry_name(name)
     return BaseInspection(
         image=source.path,
+        is_certain=is_declared or is_entry or not as_it_is,
         format=format,
         packed=packed,
         virtual_size=size,

@@ -29,12 +29,18 @@ def raw(tmp_path: Path) -> Path:
     return raw
 
 
+def state(image: Path) -> object:
+    """Return what an inspection may not change; it may be the first to read."""
+    status = image.stat()
+    return sorted(image.parent.iterdir()), status.st_size, status.st_ctime_ns
+
+
 def inspected(image: Path, *arguments: object) -> dict[str, Any]:
     """Return what is said of an image; nothing is left beside it."""
-    before = sorted(image.parent.iterdir()), image.stat()
+    before = state(image)
     finished = allocpolicy("inspect", image, *arguments, "-f", "json")
     assert finished.status == 0, finished.stderr
-    assert (sorted(image.parent.iterdir()), image.stat()) == before
+    assert state(image) == before
     document: dict[str, Any] = finished.document
     assert not schema.validate(document, schema=schema.load("base_inspection"))
     assert document["image"] == str(image)
@@ -85,6 +91,23 @@ def test_people_read_the_same(raw: Path) -> None:
     assert finished.status == 0, finished.stderr
     for said in ("base image", "vmdk", f"({SIZE} bytes)", "in the cache"):
         assert said in finished.stdout
+    assert "a disk without a policy" not in finished.stdout
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_what_may_be_a_disk_that_lost_its_stamp_is_not_called_a_base_image(
+    tmp_path: Path, format: str
+) -> None:
+    """Only who says --base-format knows; the other way to look at it is named."""
+    disk = tmp_path / "disk"
+    images.qemu_img("create", "-q", "-f", format, disk, "1M")
+    found = inspected(disk)
+    assert found["role"] == "base image, or a disk without a policy"
+    assert inspected(disk, "--base-format", format)["role"] == "base image"
+    said = allocpolicy("inspect", disk).stdout
+    assert f"it has no policy; see it with --format {format}" in said
+    followed = allocpolicy("inspect", disk, "--format", format, "-f", "json")
+    assert (followed.status, followed.document["verdict"]) == (0, None)
 
 
 @pytest.mark.parametrize("options", [["--strategy", "none"], ["--libvirt-xml"]])

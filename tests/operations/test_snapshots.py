@@ -328,9 +328,12 @@ def test_what_is_no_snapshot_inherits_nothing(directory: Path) -> None:
     (directory / "bare").write_bytes(bytes(MIB))
     alone = snapshot(directory / "bare", "alone", of="raw")
     for one in (wrong, alone, directory / "bare"):
-        seen = allocpolicy("inspect", one, *JSON, **INHERIT)
-        assert seen.status == 2 or seen.document["role"] == "base image"
         assert allocpolicy("apply", one, **INHERIT).status == 2
+    for one in (wrong, alone):
+        assert allocpolicy("inspect", one, **INHERIT).status == 2
+    finished = allocpolicy("inspect", directory / "bare", "-f", "json", **INHERIT)
+    assert (finished.status, finished.document["stamp"]) == (0, None)
+    assert "a disk without a policy" in finished.document["role"]
     assert "disk" in audited(directory, status=1, **INHERIT)
     finished = allocpolicy("apply", "--chain", wrong)
     assert finished.status == 2
