@@ -12,13 +12,13 @@ from pathlib import Path
 
 PROJECT = "allocpolicy"
 # Its environment source, and snaps, whose directories are not listed below.
-# One underscore is a mistake, which only oslo.config's side can tell.
-_VARIABLES = (f"OS_{PROJECT.upper()}", "OS_DEFAULT__", "SNAP")
+# What may be a mistake for one of ours, only oslo.config's side can tell.
+_VARIABLES = (f"OS_{PROJECT[:2].upper()}", PROJECT[:2].upper(), "OS_DEFAULT__", "SNAP")
 
 
 def any_used() -> bool:
     """Return whether oslo.config may find one of allocpolicy's options."""
-    if any(name.startswith(_VARIABLES) for name in os.environ):
+    if any(name.upper().startswith(_VARIABLES) for name in os.environ):
         return True
     return any(os.path.lexists(place) for place in default_places())
 

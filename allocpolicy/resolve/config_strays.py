@@ -22,7 +22,7 @@ from allocpolicy.resolve.config_places import PROJECT
 _DEFAULT = "DEFAULT"
 _SHARED = frozenset({"lock_path"})  # other programs have one in [DEFAULT], too
 _NEAR = 0.8
-_VARIABLE = f"OS_{PROJECT.upper()}"
+_VARIABLE, _IN_DEFAULT = f"OS_{PROJECT.upper()}", f"OS_{_DEFAULT}__"
 
 
 def refuse(
@@ -34,21 +34,40 @@ def refuse(
     :raises ConfigError: naming the first, where it is, and the nearest option.
     """
     for name in os.environ:
-        _check_variable(name, ours=ours)
+        _check_variable(name, ours=ours, default=default)
     for path in _files(conf):
         for group, options in _parsed(path).items():
             for option in options:
                 _check(option, group=group, path=path, ours=ours, default=default)
 
 
-def _check_variable(name: str, *, ours: Sequence[str]) -> None:
+def _check_variable(name: str, *, ours: Sequence[str], default: Sequence[str]) -> None:
     """Check a variable of the environment, where oslo.config reads two underscores."""
-    if not name.startswith(_VARIABLE):
-        return
     known = [f"{_VARIABLE}__{option.upper()}" for option in ours]
-    if name not in known:
-        hint = wording.hint(known, nearest_to=name)
+    in_default = [f"{_IN_DEFAULT}{option.upper()}" for option in default]
+    written = name.upper()
+    if written.startswith(_IN_DEFAULT):
+        known, meant = in_default, _near(written, in_default)
+    else:
+        meant = _is_meant(written, ours=ours)
+    if meant and name not in known:
+        hint = wording.hint(known, nearest_to=written)
         raise ConfigError(f"environment {name}: there is no such option{hint}")
+
+
+def _is_meant(written: str, *, ours: Sequence[str]) -> bool:
+    """Return whether a variable is meant for us, in any spelling.
+
+    Without OS_ it may be a script's own: only if it ends like an option of ours.
+    """
+    if written.startswith(_VARIABLE):
+        return True
+    rest = written.removeprefix("OS_")
+    group, _, option = rest.partition("__")
+    if not option and rest.startswith(PROJECT.upper()):
+        group, option = PROJECT, rest.removeprefix(PROJECT.upper()).strip("_")
+    is_option = rest != written or _near(option.lower(), ours)
+    return bool(option) and is_option and _is_like_ours(group)
 
 
 def _check(
@@ -59,13 +78,24 @@ def _check(
         if option not in ours:
             choices = wording.choices(ours, nearest_to=option)
             raise ConfigError(f"{place}: there is no such option; {choices}")
-    elif group == _DEFAULT:
+    elif group.strip().upper() == _DEFAULT:
         if option not in default and option in {*ours} - _SHARED:
             raise ConfigError(f"{place}: it belongs in the group [{PROJECT}]")
         if option not in default and _near(option, default):
             _misspelt(f"{place}: there is no such option", option, default)
-    elif _near(group.lower(), (PROJECT,)):
-        _misspelt(f"{place}: nobody reads this group", group.lower(), (PROJECT,))
+        if option in default and group != _DEFAULT:
+            _misspelt(f"{place}: nobody reads this group", _DEFAULT, (_DEFAULT,))
+    elif _is_like_ours(group):
+        _misspelt(f"{place}: nobody reads this group", PROJECT, (PROJECT,))
+
+
+def _is_like_ours(group: str) -> bool:
+    """Return whether a group is ours but for its spelling, or has our name in its own.
+
+    Of ``[allocpolicy.performance]`` nothing is read either.
+    """
+    letters = "".join(filter(str.isalpha, group.lower()))
+    return PROJECT in letters or _near(letters, (PROJECT,))
 
 
 def _near(word: str, words: Sequence[str]) -> bool:

@@ -23,6 +23,8 @@ from allocpolicy.resolve.extra_specs import (
 
 _NAME = NAMESPACE.rstrip(":")
 _NEAR_NAMESPACE, _NEAR_WORD, _NEAR_KEY = 0.7, 0.85, 0.95
+_NEAR_IF_STRATEGY = 0.5  # where the rest of the key is one of ours
+_NOVAS = "preallocate_images"  # its option, which is no extra spec
 _HEAD = re.compile(r"[^:;.,/=]*")
 
 
@@ -36,11 +38,13 @@ def meant(key: str) -> str | None:
     start = written.find(_NAME)
     if start >= 0:
         return _ours(written[start + len(_NAME) :])
-    if _near(head[0], _NAME, ratio=_NEAR_NAMESPACE):
-        return _ours(written[head.end() :])
-    if ":" not in written and _is_ours(head[0], rest=written[head.end() :]):
-        return _ours(written)
-    return None
+    rest = written[head.end() :]
+    if written == _NOVAS:
+        return STRATEGY
+    if _is_ours(head[0], rest=rest):
+        return _ours(f"{head[0]}.{rest[1:]}" if rest else head[0])
+    ratio = _NEAR_IF_STRATEGY if _is_about_strategies(rest) else _NEAR_NAMESPACE
+    return _ours(rest) if _near(head[0], _NAME, ratio=ratio) else None
 
 
 def among(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -84,8 +88,16 @@ def _ours(rest: str) -> str:
     return nearest[0] if nearest else key
 
 
+def _is_about_strategies(rest: str) -> bool:
+    """Return whether what follows a namespace is ``strategy``, or of one disk."""
+    return any(rest[1:] == key.removeprefix(NAMESPACE) for key in STRATEGY_KEYS)
+
+
 def _is_ours(head: str, *, rest: str) -> bool:
-    """Return whether a key without a namespace is ``strategy`` or ``space.reserve``."""
+    """Return whether a key lacks only our namespace.
+
+    It is ``strategy``, ``space.reserve``, or the same with a colon.
+    """
     if _near(head, "strategy", ratio=_NEAR_WORD):
         return True
     return bool(rest) and head in installed.names()

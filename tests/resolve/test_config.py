@@ -235,6 +235,10 @@ def test_sizes_are_written_as_on_the_command_line(write: Write) -> None:
         ("[allocpolicy]\nx = 1\n", "there is no such option; allowed: "),
         ("[alloc_policy]\npreallocate_images = space\n", "did you mean 'allocpolicy'?"),
         ("[alocpolicy]\nx = 1\n", "nobody reads this group"),
+        ("[allocpolicy.space]\nreserve = zero-fill\n", "nobody reads this group"),
+        ("[nova:allocpolicy]\nx = 1\n", "nobody reads this group"),
+        ("[default]\npreallocate_images = space\n", "did you mean 'DEFAULT'?"),
+        ("[Default]\non_unsupported = fail\n", "it belongs in the group [allocpolicy]"),
         ("[DEFAULT]\npreallocate_image = space\n", "did you mean 'preallocate_im"),
         ("[DEFAULT]\nheadroom_ratio = 0.5\n", "it belongs in the group [allocpolicy]"),
     ],
@@ -267,17 +271,37 @@ def test_what_belongs_to_other_programs_is_theirs(write: Write) -> None:
 
 @pytest.mark.parametrize(
     "variable",
-    ["OS_ALLOCPOLICY__PREALLOCATE_IMAGE", "OS_ALLOCPOLICY_PREALLOCATE_IMAGES"],
+    [
+        *("OS_ALLOCPOLICY__PREALLOCATE_IMAGE", "OS_ALLOCPOLICY_PREALLOCATE_IMAGES"),
+        *("os_allocpolicy__preallocate_images", "OS_ALOCPOLICY__PREALLOCATE_IMAGES"),
+        *("OS_ALLOC_POLICY__PREALLOCATE_IMAGES", "ALLOCPOLICY__PREALLOCATE_IMAGES"),
+        "ALLOCPOLICY_PREALLOCATE_IMAGES",
+    ],
 )
 def test_a_variable_that_nobody_reads_is_told(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that only has an underscore too few."""
+    """Also one that only has an underscore too few, or another case."""
     monkeypatch.setenv(variable, "space")
     assert config_places.any_used()
     message = refusal()
     assert f"environment {variable}" in message
     assert "did you mean 'OS_ALLOCPOLICY__PREALLOCATE_IMAGES'?" in message
+
+
+def test_a_misspelt_variable_for_the_shared_group_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nova reads the right one, too."""
+    monkeypatch.setenv("OS_DEFAULT__PREALLOCATE_IMAGE", "space")
+    assert "did you mean 'OS_DEFAULT__PREALLOCATE_IMAGES'?" in refusal()
+
+
+def test_variables_of_others_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts around allocpolicy have their own."""
+    for name in ("ALLOCPOLICY_HOME", "ALSA_CARD", "OS_ALIAS", "OS_DEFAULT__DEBUG"):
+        monkeypatch.setenv(name, "1")
+    assert policy() == Policy(overridden_defaults=())
 
 
 @pytest.mark.parametrize("content", [b"no equals sign\n", b"[DEFAULT]\nx = \xff\xfe\n"])

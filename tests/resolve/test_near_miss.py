@@ -27,13 +27,18 @@ RESEMBLING = {
     "Strategy.swap": "allocpolicy:strategy.swap",
     "stratgy": "allocpolicy:strategy",
     "space.reserve": "allocpolicy:space.reserve",
+    "space:reserve": "allocpolicy:space.reserve",
+    "strategy:root": "allocpolicy:strategy.root",
+    "alloc:strategy": "allocpolicy:strategy",
+    "polcy:strategy.swap": "allocpolicy:strategy.swap",
+    "preallocate_images": "allocpolicy:strategy",
 }
 OTHERS = (
     *("hw:cpu_policy", "hw:cpu_thread_policy", "quota:disk_read_bytes_sec"),
     *("trait:STORAGE_DISK_SSD", "resources:DISK_GB", "os:secure_boot"),
     *("aggregate_instance_extra_specs:ssd", "capabilities:hypervisor_type"),
     *("hw_rng:allowed", "pci_passthrough:alias", "hide_hypervisor_id", "priority", ""),
-    *("accel:device_profile", "allocation:ratio", "group_policy"),
+    *("accel:device_profile", "allocation:ratio", "group_policy", "hw:strategy"),
 )
 
 
