@@ -15,7 +15,7 @@ from types import MappingProxyType
 from allocpolicy.contract.policy import Policy
 from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.ledger import Entry, Kind, Ledger
-from allocpolicy.storage import budget, directories, lease, mount, tree
+from allocpolicy.storage import budget, directories, mount, tree
 from allocpolicy.storage.inode import Inode
 from allocpolicy.storage.space import Space
 from allocpolicy.storage.tree import Listing, Tree
@@ -126,7 +126,6 @@ def listing(
         part = budget.of(fd)
         ledger = Ledger(
             other_than=other_than,
-            leased=lease.leased_inodes(devices=lease.lock_devices(fd)),
             measured=measured,
             shared=shared,
             image_cache_dir=policy.image_cache_dir,

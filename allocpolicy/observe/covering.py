@@ -96,7 +96,7 @@ def look(
     """
     overlays = [one for each in seen if (one := _seen(each)) is not None]
     passed = {one.path for one in files}
-    leases = Leases()
+    leases = Leases(last=0)  # a few files: of a directory in which others are at work
     for directory in {os.path.dirname(one.path) for one in files if one.named}:
         for path, _ in listed(directory).files:
             if path in passed:

@@ -28,9 +28,11 @@ from allocpolicy.storage import found as files
 from allocpolicy.storage.budget import Budget
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.inode import Inode, inode
+from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.tree import Listing
 
 _WRITABLE = 0o222
+_LEASES_LAST = 0.001  # seconds; many commands may start at once
 
 
 class Kind(enum.StrEnum):
@@ -77,7 +79,6 @@ class Ledger:
         self,
         *,
         other_than: int | None,
-        leased: frozenset[int],
         measured: Mapping[Inode, Holding],
         shared: Iterable[Place],
         image_cache_dir: Path | None,
@@ -86,7 +87,7 @@ class Ledger:
         budget: Budget | None = None,
     ) -> None:
         self._left_out = None if other_than is None else inode(os.fstat(other_than))
-        self._leased = leased
+        self._leases = Leases(last=_LEASES_LAST)
         self._measured = measured
         self._image_cache_dir = image_cache_dir
         self._budget = budget
@@ -189,8 +190,8 @@ class Ledger:
         :raises FileNotFoundError: when it is gone.
         """
         found = None
-        if status.st_ino not in self._leased and directory is not None:
-            found = _read(Path(path), status, directory=directory)
+        if directory is not None:
+            found = _read(Path(path), status, directory=directory, leases=self._leases)
         if found is None:
             self.unreadable += 1
             return holdings.unread(status, stamped=_has_stamp(path))
@@ -210,16 +211,16 @@ def _opened(listing: Listing) -> Iterator[Directory | None]:
 
 
 def _read(
-    path: Path, status: os.stat_result, *, directory: Directory
+    path: Path, status: os.stat_result, *, directory: Directory, leases: Leases
 ) -> Holding | None:
     """Return what the file holds; None when it cannot be read, or was replaced.
 
-    What replaced it is not opened.
+    What replaced it is not opened, nor what is under a lease.
 
     :raises FileNotFoundError: when it is gone.
     """
     try:
-        return _measured(path, status, directory=directory)
+        return _measured(path, status, directory=directory, leases=leases)
     except FileNotFoundError:
         raise
     except OSError:
@@ -227,10 +228,10 @@ def _read(
 
 
 def _measured(
-    path: Path, status: os.stat_result, *, directory: Directory
+    path: Path, status: os.stat_result, *, directory: Directory, leases: Leases
 ) -> Holding | None:
     with files.found(path.name, directory=directory.fd) as found:
-        if inode(os.fstat(found)) != inode(status):
+        if inode(os.fstat(found)) != inode(status) or leases.include(found):
             return None
         fd = files.reopen(found)
         try:

@@ -135,11 +135,13 @@ def lock_devices(fd: int) -> frozenset[str]:
 
 
 class Leases:
-    """Which files are under a lease; for looking at many, read once a second."""
+    """Which files are under a lease, for looking at many.
 
-    _LAST = 1.0  # seconds
+    :param last: for how many seconds what was read once is believed.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, last: float = 1.0) -> None:
+        self._last = last
         self._inodes: frozenset[int] = frozenset()
         self._read = -math.inf
 
@@ -149,7 +151,7 @@ class Leases:
         :param fd: opened with O_PATH, which breaks no lease.
         """
         now = time.monotonic()
-        if now - self._read > self._LAST:
+        if now - self._read > self._last:
             self._inodes, self._read = leased_inodes(), now
         # Other filesystems have the same inode numbers.
         return os.fstat(fd).st_ino in self._inodes and is_leased(fd)

@@ -356,6 +356,26 @@ def test_what_may_not_be_read_is_counted_by_its_size() -> None:
     assert taken.promised >= SIZE - MIB
 
 
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_a_lease_that_is_taken_meanwhile_is_not_broken(directory: Path) -> None:
+    """Of twenty commands that start at once, each looks at the others' disks."""
+    write(directory / "disk", size=SIZE)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fd = os.open(directory / "disk", os.O_RDWR)
+
+    def listed(path: str) -> tree.Listing:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        return tree.listed(path)
+
+    try:
+        taken = account.take(directory, policy=Policy(), listed=listed)
+        assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
+    assert taken.unreadable == 1
+
+
 @ALL
 def test_a_lease_is_not_broken(directory: Path) -> None:
     """A disk that is being rewritten is not opened; nor is the one that is left out."""
@@ -429,7 +449,6 @@ def test_what_replaced_a_listed_file_is_not_opened(directory: Path) -> None:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         ledger = Ledger(
             other_than=None,
-            leased=frozenset(),
             measured={},
             shared=(),
             image_cache_dir=None,
