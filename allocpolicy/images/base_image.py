@@ -17,7 +17,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.images import identity, image_file, inspector, vmdk_files
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.vmdk_files import Files
-from allocpolicy.qcow2 import bitmaps, geometry
+from allocpolicy.qcow2 import bitmaps, cut_short, geometry
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import MAX_BACKING_NAME, Header, read_header
 from allocpolicy.qcow2.obstacles import check_base
@@ -204,6 +204,7 @@ def _checked_qcow2(fd: int, *, path: Path) -> _Content:
     check_base(header, path=path)
     bitmaps.check(fd, header, path=path)
     mapped = check_tables(fd, header, path=path)
+    cut_short.refuse(fd, header, path=path)
     return _Content(
         virtual_size=header.virtual_size,
         data_bytes=mapped.data_bytes,

@@ -120,3 +120,13 @@ def held_by_qemu(disk: Path, *, format: str) -> Iterator[None]:
             process.stdout.close()
             process.terminate()
             process.wait()
+
+
+def mapped_offset(image: Path, guest_offset: int) -> int:
+    """Return where an uncompressed qcow2 has a byte of the guest's, says QEMU."""
+    found = json.loads(qemu_img("map", "--output=json", "-f", "qcow2", image))
+    for run in found:
+        inside = guest_offset - run["start"]
+        if 0 <= inside < run["length"]:
+            return int(run["offset"] + inside)
+    raise ValueError(f"{image} ends before {guest_offset}")
