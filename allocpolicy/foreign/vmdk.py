@@ -38,7 +38,7 @@ PARENT = re.compile(
 EXTENT = re.compile(r'(RW|RDONLY)\s+(\d{1,18})\s+SPARSE\s+"[^"/]+"', re.ASCII)
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """The fields in the specification's order."""
 
     magic: bytes
@@ -55,14 +55,15 @@ class _Header(NamedTuple):
     compression: int
 
 
-def _header(fd: int, offset: int) -> _Header:
+def read_header(fd: int, offset: int) -> Header:
+    """Return the header, or the footer, that an open image has at an offset."""
     data = reading.read(fd, HEADER.size, offset=offset)
-    return _Header._make(HEADER.unpack(data.ljust(HEADER.size, b"\0")))
+    return Header._make(HEADER.unpack(data.ljust(HEADER.size, b"\0")))
 
 
 def is_compressed(fd: int) -> bool:
     """Return whether the open image's grains are compressed."""
-    return bool(_header(fd, 0).compression)
+    return bool(read_header(fd, 0).compression)
 
 
 def extent_size(fd: int, *, path: Path) -> int:
@@ -70,7 +71,7 @@ def extent_size(fd: int, *, path: Path) -> int:
 
     :raises ImageError: when it is none, or compressed.
     """
-    header = _header(fd, 0)
+    header = read_header(fd, 0)
     wrong = header.magic != MAGIC or not header.capacity or not header.grain_size
     if wrong or header.compression or header.directory == GD_AT_END:
         raise ImageError(path, "it is no sparse extent of a vmdk of several files")
@@ -83,7 +84,7 @@ def checked_size(fd: int, *, path: Path) -> int:
     :raises ImageError: when it has a parent, names other files, contradicts itself, or
         is cut short.
     """
-    header = _header(fd, 0)
+    header = read_header(fd, 0)
     if header.magic != MAGIC:
         reason = "it is a vmdk of a kind that is not read"
         raise ImageError(path, f"{reason}; convert it with qemu-img first")
@@ -107,7 +108,7 @@ def checked_size(fd: int, *, path: Path) -> int:
     return header.capacity * SECTOR
 
 
-def _size_faults(header: _Header, *, sectors: int) -> Iterator[tuple[bool, str]]:
+def _size_faults(header: Header, *, sectors: int) -> Iterator[tuple[bool, str]]:
     """Compare the header's capacity, which QEMU reads, with the descriptor's extent.
 
     VirtualBox rounds the capacity up to whole grains.
@@ -117,10 +118,10 @@ def _size_faults(header: _Header, *, sectors: int) -> Iterator[tuple[bool, str]]
     yield not rounded, f"it contradicts itself: its header says {says}"
 
 
-def _check_footer(fd: int, header: _Header, *, path: Path) -> None:
+def _check_footer(fd: int, header: Header, *, path: Path) -> None:
     """Compare the footer, which QEMU prefers, in the second to last sector."""
     size = os.fstat(fd).st_size
-    footer = _header(fd, max(0, size - 2 * SECTOR))
+    footer = read_header(fd, max(0, size - 2 * SECTOR))
     same = footer._replace(
         directory=header.directory, redundant_directory=header.redundant_directory
     )

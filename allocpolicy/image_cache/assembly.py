@@ -14,6 +14,7 @@ from pathlib import Path
 from allocpolicy import qemu_img
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import CommandError, NotEnoughSpace
+from allocpolicy.foreign import vmdk_grains
 from allocpolicy.foreign.reading import SECTOR
 from allocpolicy.foreign.vmdk_extents import FLAT, SPARSE, Extent
 from allocpolicy.image_cache import conversion, hashes
@@ -122,6 +123,7 @@ def _copy(part: Part, extent: Extent, *, staged: Staged, at: int) -> None:
 def _check(part: Part, extent: Extent) -> None:
     with _readable(part, extent) as image:
         qemu_img.check(image, virtual_size=extent.length)
+    vmdk_grains.refuse_cut(part.fd, path=part.path)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from allocpolicy import qemu_img
 from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace
-from allocpolicy.foreign import vhdx_blocks, vmdk
+from allocpolicy.foreign import vhdx_blocks, vmdk, vmdk_grains
 from allocpolicy.image_cache.replay import replayed
 from allocpolicy.progress import Progress
 from allocpolicy.qcow2 import geometry
@@ -54,6 +54,8 @@ def _measured(source: Image, *, virtual_size: int) -> tuple[int, int]:
     """Return the file sizes of a raw and of a qcow2 copy, of a sound image."""
     if source.format in _CHECKED_BY_QEMU:
         qemu_img.check(source, virtual_size=virtual_size)
+    if source.format == "vmdk":
+        vmdk_grains.refuse_cut(source.fd, path=source.path)
     size = qemu_img.measure(source, format="raw", virtual_size=virtual_size)
     return size, qemu_img.measure(source, format="qcow2", virtual_size=virtual_size)
 

@@ -100,3 +100,27 @@ def assert_provision(directory: Path, vmdk: Path, *, accepted: bool) -> None:
     assert finished.status == 2, finished.stderr
     assert f"image {vmdk}: it contradicts itself" in finished.stderr
     assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("missing", [1, 512, 60000])
+@pytest.mark.parametrize("subformat", ["monolithicSparse", "twoGbMaxExtentSparse"])
+def test_an_image_that_ends_inside_its_last_grain_is_refused(
+    tmp_path: Path, subformat: str, missing: int
+) -> None:
+    """The file that lacks something is named; qemu-img check finds nothing wrong."""
+    raw, image = tmp_path / "raw", tmp_path / "image.vmdk"
+    raw.write_bytes(os.urandom(MIB))
+    images.qemu_img(
+        *("convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={subformat}"),
+        *(raw, image),
+    )
+    provision(tmp_path / "whole", "--base", image, "--format", "raw")
+    assert (tmp_path / "whole").read_bytes() == raw.read_bytes()
+    cut = max(tmp_path.glob("image*.vmdk"), key=lambda path: path.stat().st_size)
+    os.truncate(cut, cut.stat().st_size - missing)
+    for options in ([], ["--dry-run"]):
+        finished = allocpolicy(
+            "provision", tmp_path / "disk", "--base", image, *options
+        )
+        assert finished.status == 2
+        assert f"image {cut}: it is cut short" in finished.stderr
