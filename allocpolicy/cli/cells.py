@@ -44,7 +44,9 @@ def cell(value: object, *, formatter: str) -> object:
     breaks and double backslashes, so that each row is a line and no two names look the
     same; shell also escapes what a shell expands.
     """
-    if formatter in ("json", "yaml") or isinstance(value, (int, float, type(None))):
+    if formatter in ("json", "yaml"):
+        return _plain(value)
+    if isinstance(value, (int, float, type(None))):
         return value
     text = value if isinstance(value, str) else str(value)
     if formatter == "table":
@@ -52,6 +54,18 @@ def cell(value: object, *, formatter: str) -> object:
     if formatter == "shell":
         return "".join(_SHELL.get(one, one) for one in printable(text))
     return printable(text.replace("\\", r"\\"))
+
+
+def _plain(value: object) -> object:
+    """Return data of plain types: PyYAML represents no subclass of str (an enum)."""
+    match value:
+        case str():
+            return str(value)
+        case dict():
+            return {_plain(name): _plain(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_plain(one) for one in value]
+    return value
 
 
 # In double quotes, which cliff adds and escapes itself (POSIX.1-2017, XCU 2.2.3).

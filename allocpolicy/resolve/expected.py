@@ -43,4 +43,7 @@ def _named(content: object) -> dict[str, str | None]:
         for name, strategy in named.items()
     ):
         raise Invalid("expected a list of paths, or an object of paths and strategies")
+    for name in named:
+        if "\0" in name:
+            raise Invalid(f"{name!r} is no path: it has a NUL")
     return named

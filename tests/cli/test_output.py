@@ -61,6 +61,24 @@ def test_data_has_the_exact_name(disk: Path) -> None:
         assert (shown[0] if isinstance(shown, list) else shown)["disk"] == str(disk)
 
 
+def test_json_and_yaml_have_the_same(tmp_path: Path) -> None:
+    """Of every command; PyYAML represents no subclass of str."""
+    disk, flavors = tmp_path / "disk", tmp_path / "flavors.yaml"
+    flavors.write_text("flavors: {a: {extra_specs: {}}}\n")
+    provision(disk, "--size", "1M", "--strategy", "none")
+    for command in (
+        *(("apply", disk), ("audit", disk), ("inspect", disk), ("stamp", "show", disk)),
+        ("apply", tmp_path / "gone"),
+        ("stamp", "set", disk, "--strategy", "none"),
+        ("explain", "--strategy", "space"),
+        ("flavor", "validate", flavors),
+        *(("strategy", "list"), ("strategy", "show", "space")),
+    ):
+        shown, told = (allocpolicy(*command, "-f", one) for one in ("json", "yaml"))
+        assert shown.status == told.status, told.stderr
+        assert json.loads(shown.stdout) == yaml.safe_load(told.stdout), command
+
+
 def test_an_error_is_one_printable_line(disk: Path) -> None:
     finished = allocpolicy("provision", disk, "--size", "1M")
     assert finished.status == 2

@@ -224,6 +224,8 @@ def test_an_expected_strategy_must_be_the_one_in_force(directory: Path) -> None:
         ("x.json", "{", "line 1"),
         ("x.yaml", "a", "expected a list of paths"),
         ("x.txt", "", "empty"),
+        ("x.txt", "a\0b", "NUL"),
+        ("x.json", '["a\\u0000"]', "NUL"),
         ("x.txt", None, "No such file"),
     ],
 )
