@@ -47,6 +47,7 @@ _CHUNK = 1 << 20
 _DESCRIPTOR = 4096  # of a vmdk: enough to recognise it
 _READ_AT_LEAST = 64 << 20  # a vhdx keeps in the first few MiB what must be read
 _VPC_COOKIE, _VPC_FOOTER_SIZE = b"conectix", 512
+_OLD_VPC_FOOTER_SIZE = 511  # "Virtual Hard Disk Image Format Specification" 1.0
 _STRUTILS = "oslo_utils.strutils"
 
 
@@ -125,6 +126,15 @@ def _found_format(fd: int, found: str, *, path: Path, unpacked: bool) -> str:
         if unpacked:
             remedy = "say --base-format vpc, or unpack it first if it is raw"
         raise ImageError(path, f"{reason}; {remedy}")
+    if found == "raw" and _is_fixed_vpc(fd, footer=_OLD_VPC_FOOTER_SIZE):
+        reason = (
+            "it may be raw or a fixed vpc: it ends in a vpc footer of 511 bytes, as"
+        )
+        remedy = (
+            "versions of Virtual PC before 2004 wrote it; state --base-format raw, or"
+            " append the byte that it lacks (truncate -s +1 on a copy) and state vpc"
+        )
+        raise ImageError(path, f"{reason} {remedy}")
     if found == "raw" and (outer := _packed_in(fd)):
         return outer
     if found in _RECOGNIZED:
@@ -166,10 +176,10 @@ def _refuse_recognized(fd: int, *, path: Path, unpacked: bool) -> None:
     raise ImageError(path, f"{reason} (with --base-format raw, its bytes are the disk)")
 
 
-def _is_fixed_vpc(fd: int) -> bool:
+def _is_fixed_vpc(fd: int, *, footer: int = _VPC_FOOTER_SIZE) -> bool:
     """Return whether the file ends in a VHD footer (a fixed VHD starts with data)."""
-    footer = max(0, os.fstat(fd).st_size - _VPC_FOOTER_SIZE)
-    return reading.read(fd, len(_VPC_COOKIE), offset=footer) == _VPC_COOKIE
+    offset = max(0, os.fstat(fd).st_size - footer)
+    return reading.read(fd, len(_VPC_COOKIE), offset=offset) == _VPC_COOKIE
 
 
 def _imported() -> ModuleType:

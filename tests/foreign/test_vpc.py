@@ -146,3 +146,16 @@ def test_a_copy_that_an_older_release_cut_is_not_used_again(
     (directory / "one").unlink()
     pruned = allocpolicy("cache", "prune", directory, "-f", "json").document
     assert [row["Outcome"] for row in pruned] == ["removed", "removed"]
+
+
+def test_a_footer_of_511_bytes_is_told(directory: Path, raw: Path) -> None:
+    """QEMU does not read it; as raw it would be part of the disk, without a word."""
+    image = vhd.make(raw, directory / "image", subformat="fixed", creator=b"vpc ")
+    os.truncate(image, image.stat().st_size - 1)
+    finished = allocpolicy("provision", directory / "disk", "--base", image)
+    assert finished.status == 2
+    assert "a vpc footer of 511 bytes" in finished.stderr
+    assert "--base-format raw" in finished.stderr
+    os.truncate(image, image.stat().st_size + 1)  # as it says
+    provision(directory / "disk", "--base", image, "--base-format", "vpc")
+    assert images.same_content(directory / "disk", raw, formats=("qcow2", "raw"))
