@@ -11,6 +11,7 @@ import resource
 from pathlib import Path
 
 from allocpolicy.errors import Unsupported
+from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
 
 _MOST = (1 << 63) - 1
@@ -20,15 +21,19 @@ def refuse_longer(fd: int, length: int, *, path: Path) -> None:
     """Check that the open file can become so long; one that is, stays.
 
     :raises Unsupported: when it can't.
+    :raises StorageFailed: when the filesystem doesn't answer.
     """
     if length <= os.fstat(fd).st_size:
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and length > limit:
         raise _too_long(path, length, f"RLIMIT_FSIZE (ulimit -f) allows {limit} bytes")
-    if not _reaches(fd, length):
-        most = format_size(_longest(fd))
-        raise _too_long(path, length, f"the filesystem's longest file has {most}")
+    with own_work(fd=fd, path=path, needed=0, action="find out how long it can become"):
+        most = None if _reaches(fd, length) else _longest(fd)
+    if most is not None:
+        raise _too_long(
+            path, length, f"the filesystem's longest file has {format_size(most)}"
+        )
 
 
 def _too_long(path: Path, length: int, reason: str) -> Unsupported:
