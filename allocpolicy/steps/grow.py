@@ -86,8 +86,8 @@ class GrowQcow2(Step):
         :raises Unsupported: when its file would become too long.
         """
         fd, path = target.fd, target.directory
-        header = read_header(fd, path=path)
         with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
+            header = read_header(fd, path=path)
             if self._takes_qemu(header):
                 self._by_qemu(fd, header, path=path)
             else:
@@ -97,9 +97,9 @@ class GrowQcow2(Step):
     @override
     def run(self, target: Target, progress: Progress) -> None:
         fd, path = target.fd, target.directory
-        header = read_header(fd, path=path)
         advance = counted(progress, total=self.virtual_size)
         with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
+            header = read_header(fd, path=path)
             if self._takes_qemu(header):
                 changes = self._by_qemu(fd, header, path=path)
                 recorded.commit(changes, fd, advance=advance)

@@ -23,17 +23,16 @@ def refuse_longer(fd: int, length: int, *, path: Path) -> None:
     :raises Unsupported: when it can't.
     :raises StorageFailed: when the filesystem doesn't answer.
     """
-    if length <= os.fstat(fd).st_size:
-        return
+    with own_work(fd=fd, path=path, needed=0, action="find out how long it can become"):
+        if length <= os.fstat(fd).st_size:
+            return
+        most = None if _reaches(fd, length) else _longest(fd)
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and length > limit:
         raise _too_long(path, length, f"RLIMIT_FSIZE (ulimit -f) allows {limit} bytes")
-    with own_work(fd=fd, path=path, needed=0, action="find out how long it can become"):
-        most = None if _reaches(fd, length) else _longest(fd)
     if most is not None:
-        raise _too_long(
-            path, length, f"the filesystem's longest file has {format_size(most)}"
-        )
+        said = f"the filesystem's longest file has {format_size(most)}"
+        raise _too_long(path, length, said)
 
 
 def _too_long(path: Path, length: int, reason: str) -> Unsupported:
