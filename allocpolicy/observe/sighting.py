@@ -138,7 +138,12 @@ class Observer:
                     inherited = heritage.of(fd, path=path, reach=reach)
             known = stamp or (inherited.stamp if inherited else None)
             observed, fault = self._observed(fd, found=found, stamp=known)
-        holding = _holding(fd, path=path, observed=observed, stamp=stamp)
+        holding = None
+        try:
+            holding = _holding(fd, path=path, observed=observed, stamp=stamp)
+        except OSError as error:
+            if observed is None:  # nothing else says that it can't be read
+                fault = fault or _unverifiable(_reason(error))
         return Sighting(
             path=path,
             inode=inode(status),
@@ -208,22 +213,22 @@ class Observer:
 
 def _holding(
     fd: int, *, path: Path, observed: Observation | None, stamp: Stamp | None
-) -> Holding | None:
+) -> Holding:
     """Return what the file holds, from its observation if it is a disk with a stamp.
 
-    None when it cannot be read. Where its extents are too many to be looked at, all of
-    its storage counts as its own.
+    Where its extents are too many to be looked at, all of its storage counts as its
+    own.
+
+    :raises OSError: when it cannot be read.
     """
-    with contextlib.suppress(OSError):
-        try:
-            if observed and stamp and observed.data_file is None:
-                strategy = stamp.effective.strategy
-                with contextlib.suppress(InvalidRequest):  # numbers that no image has
-                    return holdings.of_observed(fd, observed, strategy=strategy)
-            return holdings.measure(fd, path=path)
-        except TooMuchWork:
-            return holdings.measure(fd, path=path, extents=False)
-    return None
+    try:
+        if observed and stamp and observed.data_file is None:
+            strategy = stamp.effective.strategy
+            with contextlib.suppress(InvalidRequest):  # numbers that no image has
+                return holdings.of_observed(fd, observed, strategy=strategy)
+        return holdings.measure(fd, path=path)
+    except TooMuchWork:
+        return holdings.measure(fd, path=path, extents=False)
 
 
 def _likeness(holding: Holding | None, found: Found) -> Likeness:
