@@ -20,7 +20,7 @@ from allocpolicy.progress import Progress
 from allocpolicy.qemu_nodes import Image
 from allocpolicy.storage import directories, staging, temporary
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.failure import explained
+from allocpolicy.storage.failure import explained, refuse_failure
 from allocpolicy.storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ def _publish(staged: Staged, name: str, *, place: Home) -> None:
         except DestinationExists:  # made under another lock_path
             pass
         except FailedAfterwards as error:  # it is the entry that is there, not the disk
+            if isinstance(error.__cause__, OSError):
+                refuse_failure(error.__cause__, path=error.path, action="publish it")
             raise StorageFailed(error.path, error.reason) from error
         directories.sync(cache)
 

@@ -45,6 +45,10 @@ _TO_BE_REPAIRED = (
     "the dirty bit is set: QEMU repairs it when it opens it next, and punches out what"
     " it no longer needs; run qemu-img check -r all first, then allocpolicy apply"
 )
+_CORRUPT = (
+    "QEMU marked it as corrupt, and doesn't open it for writing: repair it with"
+    " qemu-img check -r all first"
+)
 _BITMAPS_LAG = (
     "the dirty bit is set, and it has persistent bitmaps: repair it with qemu-img check"
     " -r all"
@@ -206,7 +210,7 @@ def _read_qcow2(
         leaked_clusters=None if in_use is Use.WRITING else counted.leaked,
         data_file=_data_file(fd, header, known, path=path, surroundings=surroundings),
         unknown=_unknown(header, mapped, in_use=in_use),
-        repair=_TO_BE_REPAIRED if header.dirty and mapped.missing else None,
+        repair=_repair(header, mapped),
     )
 
 
@@ -219,6 +223,13 @@ def _data_file(
     return data_files.data_file(
         header, fd=fd, path=path, mapped=mapped, surroundings=surroundings
     )
+
+
+def _repair(header: Header, mapped: Mapped) -> str | None:
+    """Return why QEMU must repair the image before its guest can write, or None."""
+    if header.corrupt:
+        return _CORRUPT
+    return _TO_BE_REPAIRED if header.dirty and mapped.missing else None
 
 
 def _unknown(header: Header, mapped: Mapped, *, in_use: Use) -> str | None:

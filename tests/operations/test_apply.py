@@ -742,6 +742,17 @@ def test_nothing_that_a_rewrite_would_lose_is_rewritten(tmp_path: Path) -> None:
     assert "external data file" in finished.stderr
 
 
+def test_a_corrupt_disk_is_not_guaranteed(tmp_path: Path) -> None:
+    """It may have all of its storage: QEMU doesn't open it for writing."""
+    disk = tmp_path / "disk"
+    provision(disk, "--size", SIZE, *SPACE)
+    set_bit(disk, bit=1)
+    finished = allocpolicy("inspect", disk, "-f", "json")
+    observed = finished.document["observed"]
+    assert (observed["allocation"], observed["guaranteed"]) == ("reserved", False)
+    assert "qemu-img check -r all" in observed["exception"]
+
+
 @pytest.mark.parametrize("verb", ["apply", "resize"])
 @pytest.mark.parametrize("strategy", ["none", "space", "performance"])
 def test_a_disk_that_lost_its_backing_file_is_refused(
