@@ -16,7 +16,7 @@ from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.obstacles import snapshots_in_words
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.filesystem import Filesystem
-from allocpolicy.wording import share
+from allocpolicy.wording import printable, share
 
 
 class DiskFormat(enum.StrEnum):
@@ -350,7 +350,8 @@ class Observation:
         data = self.data_file
         if data is None or data.problem is None:
             return None
-        return f"its data file{f' {data.path}' if data.path else ''}: {data.problem}"
+        named = f" {printable(str(data.path))}" if data.path else ""
+        return f"its data file{named}: {data.problem}"
 
     @property
     def unseen_chain(self) -> str | None:
@@ -360,5 +361,5 @@ class Observation:
     def _problem(self, *, unseen: bool) -> str | None:
         for one in self.backing_chain:
             if one.problem and one.unseen is unseen:
-                return f"its backing file {one.path}: {one.problem}"
+                return f"its backing file {printable(str(one.path))}: {one.problem}"
         return None

@@ -15,6 +15,7 @@ from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2.header import Autoclear, Header
 from allocpolicy.storage import direct_io, mount
 from allocpolicy.storage.failure import refuse_failure
+from allocpolicy.wording import printable
 
 _WORST_FIRST = (
     Allocation.THIN,
@@ -110,12 +111,13 @@ def of_both(
     :param allocation: that of the file with the tables; likewise ``exception``.
     """
     if data_file.problem is not None:
-        named = f" {data_file.path}" if data_file.path else ""
+        named = f" {printable(str(data_file.path))}" if data_file.path else ""
         return Allocation.UNVERIFIABLE, f"its data file{named}: {data_file.problem}"
     both = {allocation, data_file.allocation}
     said = []
     if data_file.exception:
-        said.append(f"its data file {data_file.path}: {data_file.exception}")
+        name = printable(str(data_file.path))
+        said.append(f"its data file {name}: {data_file.exception}")
     if exception:
         said.append(f"the qcow2 file itself: {exception}")
     return next(one for one in _WORST_FIRST if one in both), "; ".join(said) or None

@@ -36,6 +36,7 @@ from allocpolicy.observe import host
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.storage import named_lock
 from allocpolicy.storage.failure import refuse_failure
+from allocpolicy.wording import printable
 
 
 @contextlib.contextmanager
@@ -190,7 +191,8 @@ def _two_files(current: Observation, *, path: Path, grows: bool) -> str:
     """Return why a disk with an external data file isn't changed, and what helps."""
     data = current.data_file
     assert data is not None
-    reason = f"its data is in {data.path}, an external data file; only disks of one"
+    named = printable(str(data.path))
+    reason = f"its data is in {named}, an external data file; only disks of one"
     reason = f"{reason} file are changed"
     if grows:
         return f"{reason}; grow it with qemu-img resize, then run allocpolicy apply"

@@ -214,3 +214,16 @@ def test_what_may_come_counts_once(directory: Path) -> None:
     assert abs(taken.promised - SIZE) < 2 * MIB
     audited = allocpolicy("audit", elsewhere, "-f", "json")
     assert json.loads(audited.stdout)[0]["verdict"] == "meets"
+
+
+@EXT4
+def test_a_name_that_is_not_printable_draws_on_no_terminal(directory: Path) -> None:
+    """The disk's owner writes the name of its data file."""
+    data = directory / "da\x1bta"
+    disk = create(directory / "disk", SIZE, f"data_file={data}")
+    seen = [inspected(disk, *SPACE)["observed"]["exception"]]
+    data.unlink()
+    seen.append(inspected(disk, *SPACE)["observed"]["exception"])
+    rows = allocpolicy("audit", disk, *SPACE, "-f", "json").document
+    seen.append(rows[0]["reason"])
+    assert all("da\\x1bta" in said and said.isprintable() for said in seen)
