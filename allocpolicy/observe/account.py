@@ -6,9 +6,9 @@ flushed, and no lease is broken: a file under a lease counts as unreadable.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -95,52 +95,45 @@ def take(
     :param bases: known backing files; without a stamp they are base images.
     :raises OSError: when the directory cannot be opened.
     """
-    return listing(
-        directory,
-        *others,
-        policy=policy,
-        other_than=other_than,
-        listed=listed,
-        measured=measured,
-        shared=shared,
-        bases=bases,
-    )[0]
+    entered = partial(
+        Ledger, other_than=other_than, measured=measured, shared=shared, bases=bases
+    )
+    places = (directory, *others)
+    return _taken(places, policy=policy, listed=listed, ledger=entered)[0]
 
 
-def listing(
-    directory: Path,
-    *others: Path,
-    policy: Policy,
-    other_than: int | None = None,
-    listed: Callable[[str], Listing] = tree.listed,
-    measured: Mapping[Inode, Holding] = MappingProxyType({}),
-    shared: Iterable[Place] = (),
-    bases: Iterable[Inode] = (),
-) -> tuple[Account, tuple[Entry, ...]]:
+def listing(directory: Path, *, policy: Policy) -> tuple[Account, tuple[Entry, ...]]:
     """Return the account as `take` does, and every file that is in it.
 
     :raises OSError: when the directory cannot be opened.
     """
-    with directories.opened(directory) as found:
+    return _taken((directory,), policy=policy, listed=tree.listed, ledger=Ledger)
+
+
+def _taken(
+    places: Sequence[Path],
+    *,
+    policy: Policy,
+    listed: Callable[[str], Listing],
+    ledger: Callable[..., Ledger],
+) -> tuple[Account, tuple[Entry, ...]]:
+    """Return the account of the first place's filesystem, and its files."""
+    with directories.opened(places[0]) as found:
         fd = found.fd
         part = budget.of(fd)
-        ledger = Ledger(
-            other_than=other_than,
-            measured=measured,
-            shared=shared,
+        books = ledger(
             image_cache_dir=policy.image_cache_dir,
             max_promised_bytes=policy.limits.max_promised_bytes,
-            bases=bases,
             budget=part,
         )
         tree_of = Tree(key=mount.identify(fd).key, listed=listed)
-        for one in itertools.chain((directory, *others), policy.disk_directories):
+        for one in (*places, *policy.disk_directories):
             for files in tree_of.listings(one):
-                ledger.enter(files)
+                books.enter(files)
         there = budget.space_of(fd)
-    entries = ledger.entries
+    entries = books.entries
     closed = _closed(
-        ledger,
+        books,
         entries,
         there,
         unreadable=len(tree_of.unreadable),

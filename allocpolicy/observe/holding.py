@@ -14,13 +14,14 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.images import backing_name
+from allocpolicy.images import appearance, backing_name
 from allocpolicy.images import stamp as stamps
+from allocpolicy.images.appearance import Appearance, Family
 from allocpolicy.observe import claim, uncounted
 from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.qcow2 import geometry
-from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.qcow2.header import MAGIC, Header, read_header
 from allocpolicy.storage import budget, effort, extent, extent_size
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode import Inode, inode
@@ -42,7 +43,8 @@ class Holding:
     header of a file without a stamp. ``own`` is storage that is neither shared nor
     compressed and can be overwritten. ``shared`` is storage that other files have,
     too, and ``shared_places`` where it is. ``malformed``: it has a stamp, but the stamp
-    or its header is invalid. ``likeness`` is that of a file without a stamp.
+    or its header is invalid. ``likeness`` is that of a file without a stamp; its
+    content is ``foreign`` if it is an image of a format that no disk has, in words.
     ``overlay``: it has a backing file, and ``backing`` is which, if it is there;
     ``data`` is its external data file.
     ``project`` is the file's, for quotas; None if unknown.
@@ -59,6 +61,7 @@ class Holding:
     stamped: bool = False
     malformed: bool = False
     likeness: Likeness = Likeness.DISK
+    foreign: str | None = None
     overlay: bool = False
     backing: Inode | None = None
     data: Inode | None = None
@@ -87,13 +90,15 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     status = os.fstat(fd)
     file_size, actual_size = status.st_size, status.st_blocks * 512
     virtual_size = full_size = file_size
-    stamped, malformed, likeness = True, False, Likeness.DISK
+    stamped, malformed, likeness, foreign = True, False, Likeness.DISK, None
     backing = data = None
     try:
         stamp = stamps.read(fd, path=path)
         stamped = stamp is not None
         if stamp is None:
-            likeness = likenesses.of(fd, status)
+            seen = appearance.of(fd, file_size=file_size)
+            likeness = likenesses.by_appearance(fd, status, seen)
+            foreign = _foreign(fd, seen)
             claimed = claim.of(fd, path=path)
             virtual_size = max(file_size, claimed.virtual_size)
             full_size = max(file_size, claimed.full_size)
@@ -125,8 +130,16 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
         holding,
         malformed=malformed,
         likeness=likeness,
+        foreign=foreign,
         data=_inode_at(Path(data)) if data and os.path.isabs(data) else None,
     )
+
+
+def _foreign(fd: int, seen: Appearance | None) -> str | None:
+    """Return in words what the content is if it is an image that no disk can be."""
+    if seen is None or seen.family is not Family.IMAGE:
+        return None
+    return None if os.pread(fd, len(MAGIC), 0) == MAGIC else seen.name
 
 
 def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:

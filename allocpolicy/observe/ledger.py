@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from allocpolicy.image_cache import location
 from allocpolicy.images import stamp as stamps
@@ -31,7 +32,6 @@ from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.tree import Listing
 
-_WRITABLE = 0o222
 _LEASES_LAST = 0.001  # seconds; many commands may start at once
 
 
@@ -78,9 +78,9 @@ class Ledger:
     def __init__(
         self,
         *,
-        other_than: int | None,
-        measured: Mapping[Inode, Holding],
-        shared: Iterable[Place],
+        other_than: int | None = None,
+        measured: Mapping[Inode, Holding] = MappingProxyType({}),
+        shared: Iterable[Place] = (),
         image_cache_dir: Path | None,
         max_promised_bytes: int = 0,
         bases: Iterable[Inode] = (),
@@ -155,7 +155,7 @@ class Ledger:
             project=holding.project, device=status.st_dev
         ):
             return
-        kind = _kind(status, holding, cached=cached)
+        kind = _kind(holding, cached=cached)
         if kind is Kind.UNSTAMPED and self._max_promised_bytes:
             holding = holding.believed(self._max_promised_bytes)
         self._unshared += holding.actual_size - holding.shared
@@ -253,13 +253,11 @@ def _has_stamp(path: str) -> bool:
         return False
 
 
-def _kind(status: os.stat_result, holding: Holding, *, cached: bool) -> Kind:
+def _kind(holding: Holding, *, cached: bool) -> Kind:
     if holding.stamped:
         return Kind.STAMPED
     kind = _KINDS[holding.likeness]
-    if kind is Kind.UNSTAMPED and (cached or not status.st_mode & _WRITABLE):
-        return Kind.BASE
-    return kind
+    return Kind.BASE if kind is Kind.UNSTAMPED and cached else kind
 
 
 def _entry(path: str, kind: Kind, holding: Holding) -> Entry:

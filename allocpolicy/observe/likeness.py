@@ -34,7 +34,14 @@ def of(fd: int, status: os.stat_result) -> Likeness:
 
     :raises OSError: when it cannot be read.
     """
-    seen = appearance.of(fd, file_size=status.st_size)
+    return by_appearance(fd, status, appearance.of(fd, file_size=status.st_size))
+
+
+def by_appearance(fd: int, status: os.stat_result, seen: Appearance | None) -> Likeness:
+    """Return what an open file looks like whose content has been looked at.
+
+    :raises OSError: as lseek(2).
+    """
     if seen is not None and seen.family is Family.IMAGE:
         return _image(status)
     holes = _has_holes(fd, status)

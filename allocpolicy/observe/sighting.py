@@ -13,10 +13,9 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest, StorageFailed, TooMuchWork
-from allocpolicy.images import appearance, existing, heritage, image_file, overlay
+from allocpolicy.images import existing, heritage, image_file, overlay
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
-from allocpolicy.images.appearance import Family
 from allocpolicy.images.heritage import Inherited
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.overlay import Overlay
@@ -155,7 +154,7 @@ class Observer:
             inherited=inherited,
             likeness=_likeness(holding, found),
             named=found.named,
-            foreign=None if stamp else _foreign(fd),
+            foreign=holding.foreign if holding else None,
         )
 
     def _observed(
@@ -171,7 +170,7 @@ class Observer:
         format, path = stamp.format if stamp else self._unstamped, Path(found.path)
         if format is None or not (stamp or _may_be(fd, format, found)):
             return None, None
-        if stamp is None and not self._force:
+        if stamp is None and found.named and not self._force:  # others: see `_may_be`
             said = existing.contradiction(fd, format)
             if said is not None:
                 return None, _unverifiable(said)
@@ -237,15 +236,6 @@ def _likeness(holding: Holding | None, found: Found) -> Likeness:
     if likeness is Likeness.DISK and found.cached:
         return Likeness.BASE
     return likeness
-
-
-def _foreign(fd: int) -> str | None:
-    """Return in words what the content is if it is an image that no disk can be."""
-    with contextlib.suppress(OSError):
-        if os.pread(fd, len(MAGIC), 0) != MAGIC:
-            seen = appearance.of(fd, file_size=os.fstat(fd).st_size)
-            return seen.name if seen and seen.family is Family.IMAGE else None
-    return None
 
 
 def _unopened(file: ImageFile, found: Found) -> Sighting:
