@@ -70,9 +70,7 @@ def opened(
         is unknown or contradicts its stamp, or its content; also while it is being
         rewritten, because opening it would stop that.
     """
-    with image_file.found(path) as found:
-        if lease.is_leased(found.fd):
-            raise ImageError(path, BEING_REWRITTEN)
+    with at_rest(path) as found:
         # Elsewhere, opening it for writing may copy it (from overlayfs's lower layer).
         writing = changing and lease.are_whole(found.fd)
         flags = os.O_RDWR if writing else os.O_RDONLY
@@ -93,6 +91,18 @@ def opened(
                 stamp=stamp,
                 inherited=inherited,
             )
+
+
+@contextlib.contextmanager
+def at_rest(path: Path) -> Iterator[ImageFile]:
+    """Find a disk that nobody is rewriting: opening it would stop that.
+
+    :raises ImageError: when it is missing, no regular file, or being rewritten.
+    """
+    with image_file.found(path) as found:
+        if lease.is_leased(found.fd):
+            raise ImageError(path, BEING_REWRITTEN)
+        yield found
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import Observation, Use
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.errors import InvalidRequest
 from allocpolicy.images import existing, image_file
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import covering
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.covering import Covering
 from allocpolicy.observe.walk import Found
-from allocpolicy.storage import lease, tree
+from allocpolicy.storage import tree
 from allocpolicy.storage.inode import inode
 
 
@@ -39,11 +39,8 @@ def topmost(path: Path, *, policy: Policy) -> Path:
     :raises ImageError: when the disk can't be opened.
     :raises InvalidRequest: when several overlays are on it.
     """
-    with image_file.found(path) as found:
-        if lease.is_leased(found.fd):
-            raise ImageError(path, existing.BEING_REWRITTEN)
-        with image_file.reopened(found) as image:
-            file, in_use = inode(os.fstat(image.fd)), observe.use(image.fd)
+    with existing.at_rest(path) as found, image_file.reopened(found) as image:
+        file, in_use = inode(os.fstat(image.fd)), observe.use(image.fd)
     tops = beside(found.path, policy=policy).topmost(file, in_use=in_use)
     if len(tops) > 1:
         names = ", ".join(str(one.path) for one in tops)

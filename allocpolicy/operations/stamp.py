@@ -22,7 +22,6 @@ from allocpolicy.operations import held_disk
 from allocpolicy.operations.inspect import inspect, inspect_open
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve.selection import Selection
-from allocpolicy.storage import lease
 from allocpolicy.storage.failure import named
 
 _NO_XATTRS = "its filesystem has no user xattrs: no stamp can be recorded"
@@ -83,19 +82,17 @@ def remove(path: Path, *, policy: Policy) -> None:
     with (
         named(path, action="remove its stamp"),
         held_disk.locked(path, policy=policy, dry_run=False),
-        image_file.found(path) as found,
+        existing.at_rest(path) as found,
+        image_file.reopened(found) as image,
     ):
-        if lease.is_leased(found.fd):
-            raise ImageError(path, existing.BEING_REWRITTEN)
-        with image_file.reopened(found) as image:
-            disk = Disk(
-                path=image.path,
-                fd=image.fd,
-                directory=image.directory,
-                format=DiskFormat.RAW,  # as good as any: nothing is read
-                stamp=None,
-            )
-            with existing.writable(disk) as fd:
-                if not stamps.remove(fd):
-                    raise ImageError(path, "it has no stamp")
-                os.fsync(fd)
+        disk = Disk(
+            path=image.path,
+            fd=image.fd,
+            directory=image.directory,
+            format=DiskFormat.RAW,  # as good as any: nothing is read
+            stamp=None,
+        )
+        with existing.writable(disk) as fd:
+            if not stamps.remove(fd):
+                raise ImageError(path, "it has no stamp")
+            os.fsync(fd)

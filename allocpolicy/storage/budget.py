@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.storage import below, fsxattr, mount, quota, space
+from allocpolicy.storage.found import reopen
 from allocpolicy.storage.quota import QuotaType
 from allocpolicy.storage.space import Space
 
@@ -62,8 +63,7 @@ def space_of(directory: int) -> Space:
 
 @contextlib.contextmanager
 def _readable(directory: int) -> Iterator[int]:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    fd = os.open(f"/proc/self/fd/{directory}", flags)
+    fd = reopen(directory, flags=os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield fd
     finally:

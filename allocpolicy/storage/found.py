@@ -29,7 +29,7 @@ def found(name: str, *, directory: int) -> Iterator[int]:
 
 
 def reopen(fd: int, *, flags: int = os.O_RDONLY) -> int:
-    """Open a regular file that was found, without waiting for a lease's holder.
+    """Open a file or directory that was found, without waiting for a lease's holder.
 
     :raises OSError: as open(2), EWOULDBLOCK while somebody holds a lease on it.
     """
