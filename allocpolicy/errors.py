@@ -32,6 +32,7 @@ keeps errors picklable; the message comes from ``template`` and the attributes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -307,3 +308,10 @@ class TooMuchWork(Error):
 
 class Replan(Error):
     """Another process took what the plan relied on; plan again: ``(reason)``."""
+
+
+def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:
+    """Raise ImageError for the first fault found."""
+    for wrong, reason in faults:
+        if wrong:
+            raise ImageError(path, reason)

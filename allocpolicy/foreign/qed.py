@@ -9,7 +9,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.foreign.reading import MERGE, read, refuse
+from allocpolicy.errors import refuse
+from allocpolicy.foreign.reading import MERGE, read
 
 # magic, features, the disk's size, the length of the backing name
 HEADER = struct.Struct("<4s12xQ24xQ4xI")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
@@ -23,10 +22,3 @@ def read(fd: int, size: int, offset: int, *, path: Path) -> bytes:
     if len(data) != size:
         raise ImageError(path, "it is cut short or malformed: a table is outside it")
     return data
-
-
-def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:
-    """Raise ImageError for the first fault found."""
-    for wrong, reason in faults:
-        if wrong:
-            raise ImageError(path, reason)

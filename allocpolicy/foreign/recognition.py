@@ -45,7 +45,7 @@ _TEXTS = (  # its beginning, without white space, in lower case -> what it is
 _DESCRIPTOR = re.compile(
     r"\s*# *disk descriptorfile|(\s|#[^\n]*\n)*version\s*=\s*[123]\s"
 )
-_BYTE_ORDER_MARKS = (
+BYTE_ORDER_MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
@@ -155,7 +155,7 @@ def _text(head: bytes) -> Content | None:
 
 def is_vmdk_descriptor(head: bytes) -> bool:
     """Return whether QEMU, or a tool less strict, would take it for a descriptor."""
-    for _, encoding in (*_BYTE_ORDER_MARKS, (b"", "latin-1")):
+    for _, encoding in (*BYTE_ORDER_MARKS, (b"", "latin-1")):
         text = head.decode(encoding, errors="replace").partition("\0")[0]
         if _DESCRIPTOR.match(text.lower()):
             return True
@@ -165,7 +165,7 @@ def is_vmdk_descriptor(head: bytes) -> bool:
 def _decoded(data: bytes) -> str | None:
     """Return the text that the bytes are; None if they are none."""
     encoding = "latin-1"  # no byte is an error in it; UTF-8's are printable in it
-    for mark, name in _BYTE_ORDER_MARKS:
+    for mark, name in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             encoding = name
     if encoding == "utf-16":

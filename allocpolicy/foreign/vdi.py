@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from allocpolicy.foreign.reading import MERGE, SECTOR, read, refuse
+from allocpolicy.errors import refuse
+from allocpolicy.foreign.reading import MERGE, SECTOR, read
 
 # signature at 64, version, type; then the places, sizes and UUIDs behind the comment
 HEADER = struct.Struct("<64xI4s4xI260xII20xQIII4x32x16s16s")

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.errors import ImageError
-from allocpolicy.foreign.reading import MERGE, SECTOR, read, refuse
+from allocpolicy.errors import ImageError, refuse
+from allocpolicy.foreign.reading import MERGE, SECTOR, read
 from allocpolicy.storage import reading
 
 REGION_TABLE, TABLE_SIZE = 192 << 10, 64 << 10

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from allocpolicy.errors import ImageError
-from allocpolicy.foreign.reading import MERGE, SECTOR, refuse
+from allocpolicy.errors import ImageError, refuse
+from allocpolicy.foreign.reading import MERGE, SECTOR
 from allocpolicy.storage import reading
 
 MAGIC = b"KDMV"

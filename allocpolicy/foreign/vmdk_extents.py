@@ -13,6 +13,7 @@ from pathlib import Path
 from allocpolicy.errors import ImageError
 from allocpolicy.foreign import vmdk
 from allocpolicy.foreign.reading import MERGE, SECTOR
+from allocpolicy.foreign.recognition import BYTE_ORDER_MARKS
 from allocpolicy.storage import reading
 
 MAX_SIZE = 1 << 20  # QEMU reads no more
@@ -24,11 +25,6 @@ _EXTENT = re.compile(
     r"(RW|RDONLY|NOACCESS)\s+(?P<sectors>\d{1,15})\s+"
     r'(?P<kind>FLAT|VMFS|SPARSE|ZERO)(\s+"(?P<name>[^"]+)"(\s+(?P<first>\d{1,15}))?)?',
     re.ASCII,
-)
-_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
 )
 
 
@@ -87,7 +83,7 @@ def _text(fd: int, *, path: Path) -> str:
     if os.fstat(fd).st_size > MAX_SIZE:
         raise ImageError(path, "it is malformed: its vmdk descriptor's size is absurd")
     data = reading.read(fd, MAX_SIZE, offset=0)
-    for mark, encoding in _MARKS:
+    for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data.decode(encoding, errors="replace").partition("\0")[0]
     return os.fsdecode(data.partition(b"\0")[0])

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from allocpolicy.errors import ImageError
-from allocpolicy.foreign.reading import MERGE, SECTOR, read, refuse
+from allocpolicy.errors import ImageError, refuse
+from allocpolicy.foreign.reading import MERGE, SECTOR, read
 from allocpolicy.storage import reading
 
 COOKIE, DYNAMIC_COOKIE = b"conectix", b"cxsparse"

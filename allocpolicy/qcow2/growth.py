@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from allocpolicy.errors import refuse
 from allocpolicy.qcow2 import (
     content,
     geometry,
@@ -25,7 +26,7 @@ from allocpolicy.qcow2 import (
 )
 from allocpolicy.qcow2.geometry import REFCOUNT_SIZE, SECTOR_SIZE, TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.growth_layout import Layout, layout
-from allocpolicy.qcow2.header import Header, refuse
+from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.obstacles import Kind
 from allocpolicy.storage import reading
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from allocpolicy.errors import refuse
 from allocpolicy.qcow2 import geometry, obstacles
 from allocpolicy.qcow2.geometry import REFCOUNT_SIZE
 from allocpolicy.qcow2.growth import QEMU_REMEDIES, RESIZE, stale_bytes
 from allocpolicy.qcow2.growth_layout import any_last_l2
-from allocpolicy.qcow2.header import Header, refuse
+from allocpolicy.qcow2.header import Header
 
 _COPY = "copy it with qemu-img convert first"
 _AMEND = "run qemu-img amend -o compat=1.1 first"

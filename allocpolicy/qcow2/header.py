@@ -9,12 +9,12 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from allocpolicy.errors import ImageError
+from allocpolicy.errors import ImageError, refuse
 from allocpolicy.qcow2 import geometry
 from allocpolicy.storage import reading
 
@@ -372,10 +372,3 @@ def _snapshot_faults(header: Header, *, file_size: int) -> Iterator[tuple[bool, 
     yield wrong, f"{table}: its offset {offset} is invalid"
     outside = count > 0 and offset + count * _SNAPSHOT_SIZE > file_size
     yield outside, f"{table}: it is outside the file"
-
-
-def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:
-    """Raise ImageError for the first fault found."""
-    for wrong, reason in faults:
-        if wrong:
-            raise ImageError(path, reason)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy import wording
-from allocpolicy.qcow2.header import EncryptionMethod, Header, refuse
+from allocpolicy.errors import refuse
+from allocpolicy.qcow2.header import EncryptionMethod, Header
 
 REPAIR = "repair it with qemu-img check -r all first"
 _CONVERT = "with qemu-img convert first"
