@@ -20,13 +20,7 @@ SIZE = 24 * MIB + 31 * 512  # whole in no geometry
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """An image whose last sector must not get lost."""
-    raw = tmp_path / "raw"
-    with raw.open("wb") as file:
-        file.write(os.urandom(MIB))
-        file.truncate(SIZE - 512)
-        file.seek(0, os.SEEK_END)
-        file.write(os.urandom(512))
-    return raw
+    return images.make_whole(tmp_path / "raw", size=SIZE)
 
 
 def read_by_default(image: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import tempfile
@@ -47,6 +48,16 @@ def same_content(first: Path, second: Path, *, formats: tuple[str, str]) -> bool
     command = ["qemu-img", "compare", "-f", formats[0], "-F", formats[1]]
     finished = subprocess.run([*command, first, second], check=False)
     return finished.returncode == 0
+
+
+def make_whole(raw: Path, *, size: int) -> Path:
+    """Make a raw image with data at its beginning and in its last sector."""
+    with raw.open("wb") as file:
+        file.write(os.urandom(MIB))
+        file.truncate(size - 512)
+        file.seek(0, os.SEEK_END)
+        file.write(os.urandom(512))
+    return raw
 
 
 def make_base(directory: Path, *, size: int = 64 * MIB) -> Path:

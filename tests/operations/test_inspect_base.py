@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,7 @@ SIZE, DATA = 24 * MIB + 31 * 512, MIB + 512
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    raw = tmp_path / "base.raw"
-    with raw.open("wb") as file:
-        file.write(os.urandom(MIB))
-        file.truncate(SIZE - 512)
-        file.seek(0, os.SEEK_END)
-        file.write(os.urandom(512))
-    return raw
+    return images.make_whole(tmp_path / "base.raw", size=SIZE)
 
 
 def state(image: Path) -> object:

@@ -12,6 +12,7 @@ from allocpolicy import schema
 from tests.harness import images
 from tests.harness.cli import allocpolicy
 from tests.harness.images import MIB
+from tests.harness.looks import inspected
 from tests.harness.qcow2_disks import create, entry, header_of, patch, write
 from tests.harness.qcow2_writes import kill_while_writing, qemu_io, running
 
@@ -20,14 +21,6 @@ EXT4 = pytest.mark.filesystems("ext4")
 SIZE = 64 * MIB
 QCOW2 = ("--format", "qcow2")
 SPACE = (*QCOW2, "--strategy", "space")
-
-
-def inspected(disk: Path, *arguments: str) -> Any:
-    finished = allocpolicy("inspect", disk, *arguments, "-f", "json")
-    assert finished.status == 0, finished.stderr
-    document = finished.document
-    assert schema.validate(document, schema=schema.load("inspection")) == []
-    return document
 
 
 def audited(disk: Path, *arguments: str) -> Any:

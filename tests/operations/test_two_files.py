@@ -8,7 +8,6 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from allocpolicy.observe import account
 from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy
 from tests.harness.images import MIB
+from tests.harness.looks import inspected
 from tests.harness.qcow2_disks import create
 
 pytestmark = pytest.mark.qemu
@@ -31,14 +31,6 @@ def disk_of_two(directory: Path, *options: str, size: int = SIZE) -> tuple[Path,
     data = directory / "data"
     disk = create(directory / "disk", size, f"data_file={data}", *options)
     return disk, data
-
-
-def inspected(disk: Path, *arguments: str) -> Any:
-    finished = allocpolicy("inspect", disk, *arguments, "-f", "json")
-    assert finished.status == 0, finished.stderr
-    document = finished.document
-    assert schema.validate(document, schema=schema.load("inspection")) == []
-    return document
 
 
 def reserve(path: Path, length: int) -> None:
