@@ -14,10 +14,12 @@ from allocpolicy.contract.plan import Mode as Mode
 from allocpolicy.contract.plan import Plan as Plan
 from allocpolicy.contract.plan import Step as Step
 from allocpolicy.contract.plan import Target as Target
+from allocpolicy.contract.plan_check import check_plan as check_plan
 from allocpolicy.contract.policy import Machines as Machines
 from allocpolicy.contract.policy import Policy as Policy
 from allocpolicy.contract.policy import SnapshotPolicy as SnapshotPolicy
-from allocpolicy.contract.strategy import API_VERSION as API_VERSION
+from allocpolicy.contract.read_only import ReadOnly as ReadOnly
+from allocpolicy.contract.strategy import API_VERSIONS as API_VERSIONS
 from allocpolicy.contract.strategy import NO_OPTIONS as NO_OPTIONS
 from allocpolicy.contract.strategy import Attachment as Attachment
 from allocpolicy.contract.strategy import Choice as Choice
@@ -29,6 +31,7 @@ from allocpolicy.contract.strategy import Strategy as Strategy
 from allocpolicy.contract.strategy import Verdict as Verdict
 from allocpolicy.errors import CommandError as CommandError
 from allocpolicy.errors import ConfigError as ConfigError
+from allocpolicy.errors import ContractBroken as ContractBroken
 from allocpolicy.errors import DestinationError as DestinationError
 from allocpolicy.errors import DestinationExists as DestinationExists
 from allocpolicy.errors import DuplicateStrategy as DuplicateStrategy
@@ -68,6 +71,8 @@ from allocpolicy.qcow2.geometry import automatic_cluster_size as automatic_clust
 from allocpolicy.qcow2.geometry import discarding_size_bound as discarding_size_bound
 from allocpolicy.qcow2.geometry import fully_allocated_size as fully_allocated_size
 from allocpolicy.qcow2.geometry import thin_size_bound as thin_size_bound
+from allocpolicy.registry.delegation import Delegate as Delegate
+from allocpolicy.registry.delegation import delegate as delegate
 from allocpolicy.report.audit import Audit as Audit
 from allocpolicy.report.audit import Row as Row
 from allocpolicy.report.inspection import Inspection as Inspection

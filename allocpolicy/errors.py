@@ -19,6 +19,7 @@ Error                          5
 ├── StorageFailed              5  I/O errors of the device or the filesystem
 ├── DuplicateStrategy          5  two distributions claim one name
 ├── StrategyFailed             5  a plugin's code raised, or violates the contract
+├── ContractBroken             5  which rule an answer of a plugin breaks
 ├── PromiseBroken              5  the disk, as observed, does not keep the promise
 ├── CommandError               5  a program that allocpolicy started failed
 ├── WorkerLost                 5  a worker process was killed
@@ -242,14 +243,24 @@ class DuplicateStrategy(Error):
 
 
 class StrategyFailed(Error):
-    """A strategy's code raised or violates the contract: ``(name, target, reason)``."""
+    """A strategy's code raised or broke the contract: ``(name, owner, hook, reason)``.
 
-    template = "strategy {name!r} ({target}) failed: {reason}"
+    ``owner`` is its distribution, version and entry point; ``hook`` is the method that
+    was called, or empty if none was.
+    """
 
-    def __init__(self, name: str, target: str, reason: str) -> None:
-        super().__init__(name, target, reason)
+    template = "strategy {name!r} of {owner} failed{where}: {reason}"
+
+    def __init__(self, name: str, owner: str, hook: str, reason: str) -> None:
+        super().__init__(name, owner, hook, reason)
         self.name = name
-        self.target = target
+        self.owner = owner
+        self.hook = hook
+        self.where = f" in {hook}()" if hook else ""
+
+
+class ContractBroken(Error):
+    """A plan, or another answer of a strategy, breaks a rule: ``(reason)``."""
 
 
 class PromiseBroken(Error):
@@ -307,7 +318,15 @@ class TooMuchWork(Error):
 
 
 class Replan(Error):
-    """Another process took what the plan relied on; plan again: ``(reason)``."""
+    """What a plan relied on is gone; plan again: ``(reason, lost)``.
+
+    The next attempt's `Facts.lost` has the path ``lost``, if there is one.
+    """
+
+    def __init__(self, reason: str, lost: Path | None = None) -> None:
+        super().__init__(reason, lost)
+        self.reason = reason
+        self.lost = lost
 
 
 def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:

@@ -43,6 +43,13 @@ def raised(error: BaseException) -> str:
     return bounded(" ".join(f"{type(error).__name__}: {said}".split()))
 
 
+def named(value: object) -> str:
+    """Return what a plugin gave in a wrong place: the value if it is short."""
+    if isinstance(value, str | int | float | None):
+        return bounded(repr(value))
+    return f"a {type(value).__name__}"
+
+
 def format_size(size: int) -> str:
     """Return a readable byte count: exact bytes, with binary units above 1 KiB."""
     if size < 1024:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import Lister, Row, ShowOne
-from allocpolicy.contract.strategy import API_VERSION
 from allocpolicy.errors import Error
 from allocpolicy.registry import installed
 from allocpolicy.registry.installed import Found
@@ -46,7 +45,7 @@ class StrategyShow(ShowOne):
             "distribution": found.distribution,
             "version": found.version,
             "target": found.target,
-            "api_version": API_VERSION,
+            "api_version": loaded.api_version,
             "options": dict(options_schema)
             if structured(arguments)
             else _options(found.name, options_schema),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import PlanError
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.obstacles import snapshots_in_words
@@ -146,9 +147,10 @@ class Facts:
 
     ``shares_base`` means that the base image is plain, and that files in the directory
     can share its blocks (reflink). ``observed`` is what the strategy's own ``observe``
-    returned. For an existing disk, ``base`` is what its guest reads, and ``file`` its
-    file, byte for byte, in any format; if it can't be rewritten both are None, and
-    ``obstacle`` says why.
+    returned. ``lost`` are the files that earlier attempts of the same work found gone,
+    as their `Replan` said. For an existing disk, ``base`` is what its guest reads, and
+    ``file`` its file, byte for byte, in any format; if it can't be rewritten both are
+    None, and ``obstacle`` says why.
     """
 
     host: Host
@@ -157,7 +159,8 @@ class Facts:
     file: BaseImage | None = None
     shares_file: bool = False
     obstacle: str | None = None
-    observed: Mapping[str, object] = field(default_factory=dict)
+    observed: Mapping[str, object] = field(default_factory=ReadOnly)
+    lost: tuple[Path, ...] = ()
 
     def required_base(self) -> BaseImage:
         """Return what the guest of an existing disk reads, the source of a rewrite.

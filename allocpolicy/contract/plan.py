@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -33,10 +32,12 @@ class Target(Protocol):
     def adopt(self, path: Path) -> None:
         """Make the ready-made file at ``path`` the disk; atomically, or not at all.
 
-        The file must be on the target's filesystem. Afterwards ``fd`` is that file
-        and ``path`` names nothing.
+        The file must be on the target's filesystem. Afterwards ``fd`` is that file. It
+        keeps its name until the disk is published, so that no failure loses it; no
+        step may follow.
 
         :raises Replan: when another process took the file first.
+        :raises Unsupported: when it has other names, or is open elsewhere.
         """
 
 
@@ -48,6 +49,14 @@ class Step(Protocol):
     what ``run`` would, as far as that can be known before the plan begins: a dry run
     calls it, too. The target is then the disk as it is, perhaps open only for reading,
     or an empty file if a new one is to be made.
+
+    A step may state these, as attributes; what it doesn't state is not so:
+
+    ``in_place`` (bool): it may run on a disk that exists: what the guest has written
+    stays. ``online`` (bool): even while a VM writes to the disk: fallocate(2) of mode 0
+    in bounded chunks, and nothing else. ``carries`` (`BaseImage` or None): the image
+    that the guest reads afterwards. ``adopts`` (Path or None): the ready-made file that
+    becomes the disk; such a step is the last one.
     """
 
     __slots__ = ()
@@ -73,12 +82,12 @@ class Plan:
     guest has written all of it; ``reserved_bytes`` is how much of that the steps
     reserve at once. The executor serializes such plans on a filesystem and keeps
     headroom free for them, less if the result is fully ``written``. ``online`` means
-    that an in-place plan is safe while a VM writes to the disk: fallocate(2) of mode 0
-    in bounded chunks, and nothing else.
+    that an in-place plan is safe while a VM writes to the disk, as each of its steps
+    states. `check_plan` has the rules.
     """
 
     mode: Mode
-    steps: Sequence[Step]
+    steps: tuple[Step, ...]
     peak_bytes: int
     promised_bytes: int
     reserved_bytes: int = 0

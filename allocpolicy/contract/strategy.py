@@ -1,8 +1,9 @@
 """The contract of a strategy: what a plugin receives, and what it returns.
 
-The contract is versioned by `API_VERSION`; everything in it is importable from
-``allocpolicy``. A strategy is an entry point in the group ``allocpolicy.strategies``
-whose target is a `Strategy` subclass that needs no arguments.
+The contract is versioned: a strategy says which version it is written for, and a host
+accepts those in `API_VERSIONS`. Everything in it is importable from ``allocpolicy``. A
+strategy is an entry point in the group ``allocpolicy.strategies`` whose target is a
+`Strategy` subclass that needs no arguments.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts, Host, Observation
 from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.read_only import ReadOnly
+from allocpolicy.errors import PlanError
 
-API_VERSION = 1
+API_VERSIONS = range(1, 2)
 
 NO_OPTIONS: Mapping[str, object] = {
     "type": "object",
     "properties": {},
     "additionalProperties": False,
 }
+NO_LABELS: Mapping[str, str] = ReadOnly()
 
 
 class Operation(enum.StrEnum):
@@ -52,7 +56,13 @@ class Judgement(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is requested. ``virtual_size`` is in bytes, a multiple of 512."""
+    """What is requested. ``virtual_size`` is in bytes, a multiple of 512.
+
+    ``base`` is what a new disk starts from. ``allow_thin``: an existing disk may give
+    back storage that it doesn't need. ``labels`` are the user's own words about the
+    disk, such as its tenant; those of an existing disk's stamp are its owner's. In a
+    ``trial`` the disk is only tried and never gets a name: take nothing that is scarce.
+    """
 
     operation: Operation
     destination: Path
@@ -60,8 +70,9 @@ class Request:
     format: DiskFormat
     disk_role: DiskRole
     base: BaseImage | None = None
-    current: Observation | None = None
     allow_thin: bool = False
+    labels: Mapping[str, str] = field(default=NO_LABELS)
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +110,14 @@ class Attachment:
 class Strategy(abc.ABC):
     """Decides how a disk is allocated.
 
-    ``options`` always maps every option in ``options_schema`` to a valid value,
-    defaults included.
+    ``api_version`` is the version of the contract that the class is written for, in its
+    own words: ``api_version = 1``. ``options`` always maps every option in
+    ``options_schema`` to a valid value, defaults included; like all mappings here, it
+    is read-only. A hook may leave out arguments that it has no use for: the host passes
+    those that its signature takes.
     """
 
-    api_version: ClassVar[int] = API_VERSION
+    api_version: ClassVar[int]
     summary: ClassVar[str]
     options_schema: ClassVar[Mapping[str, object]] = NO_OPTIONS
 
@@ -117,11 +131,30 @@ class Strategy(abc.ABC):
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Return what to do: pure, without I/O, configuration or clock.
+        """Return how to make a new disk: pure, without I/O, configuration or clock.
 
         :raises PlanError: when no storage could fulfil the request.
         :raises Unsupported: when this storage cannot; a fallback may be used.
         """
+
+    def amend(
+        self,
+        *,
+        request: Request,
+        current: Observation,
+        options: Mapping[str, object],
+        facts: Facts,
+    ) -> Plan:
+        """Return how to bring an existing disk to its policy, or grow it; as pure.
+
+        It is asked only if `verify` doesn't accept the disk, if it is to grow, or if
+        storage may be given back. What the guest has written must stay.
+
+        :param current: the disk as it is.
+        :raises PlanError: when it can't be done; by default always.
+        :raises Unsupported: when this storage cannot; a fallback may be used.
+        """
+        raise PlanError(KEEPS_OFF)
 
     @abc.abstractmethod
     def verify(
@@ -135,10 +168,41 @@ class Strategy(abc.ABC):
     ) -> Attachment:
         """Return how a VM must attach the disk to keep the promise."""
 
+    def exclusive(
+        self, *, request: Request, options: Mapping[str, object]
+    ) -> str | None:
+        """Return the name of the lock that the work needs, None for none; pure.
+
+        The framework holds it from `observe` until the disk is published, so that what
+        was observed and counted is still so. All strategies share the names: begin it
+        with your strategy's own.
+        """
+        return None
+
+    def migrate(
+        self, *, options: Mapping[str, object], version: str | None
+    ) -> Mapping[str, object]:
+        """Return today's options for those that a stamp records; pure.
+
+        It is asked where another version of the distribution wrote the stamp. What it
+        leaves out gets its default; what it returns must be valid.
+
+        :param version: that distribution's version; None if it isn't known.
+        """
+        return options
+
+
+KEEPS_OFF = "this strategy does not change existing disks"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A strategy's name and its options."""
+    """A strategy's name and its options, and the distribution that it came from.
+
+    The distribution and its version don't count when choices are compared.
+    """
 
     strategy: str
     options: Mapping[str, object]
+    distribution: str | None = field(default=None, compare=False)
+    version: str | None = field(default=None, compare=False)

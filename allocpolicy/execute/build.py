@@ -67,7 +67,7 @@ def built(
         ):
             found, directory = job.selection.loaded.found, staged.directory_fd
             recorded = _sealed(job, staged)
-            with unswapped(staged, directory=directory, found=found):
+            with unswapped(staged, directory=directory, found=found, hook="verify"):
                 outcome = verified(job, staged.fd)
             yield staged, replace(outcome, stamp=recorded)
 
@@ -91,9 +91,10 @@ def run_steps(
     admit(plan, job, target=target, directory=directory)
     found = job.selection.loaded.found
     for step in plan.steps:
+        hook = call.method(step, "run")
         with (
-            unswapped(target, directory=directory, found=found) as handed,
-            blaming(found),
+            unswapped(target, directory=directory, found=found, hook=hook) as handed,
+            blaming(found, hook=hook),
             explained(
                 fd=directory,
                 path=job.host.directory,
@@ -113,9 +114,10 @@ def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
     """
     found = job.selection.loaded.found
     for step in plan.steps:
+        hook = call.method(step, "check")
         with (
-            unswapped(target, directory=directory, found=found) as handed,
-            blaming(found),
+            unswapped(target, directory=directory, found=found, hook=hook) as handed,
+            blaming(found, hook=hook),
         ):
             call.check(step, handed)
     admission.admit(plan, job, directory=directory)

@@ -50,7 +50,7 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     :raises StrategyFailed: when a strategy's code fails in any other way.
     """
     if plan.mode is Mode.NOTHING:
-        outcome = verified(job, hold.disk.fd, seen=job.request.current)
+        outcome = verified(job, hold.disk.fd, seen=job.current)
         return _recorded(outcome, job, hold.disk)
     if plan.mode is Mode.IN_PLACE:
         return _in_place(plan, job, hold)

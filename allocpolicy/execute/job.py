@@ -34,6 +34,7 @@ class Access:
 class Job:
     """What is asked for, what is known, and under which selection the work is done.
 
+    ``current`` is the existing disk as it was observed, None for a new one.
     ``directory`` is the disk's, open. ``selection`` is ``requested``, or the fallback
     that is tried instead. ``disk`` is the existing disk, None for a new one. With
     ``dry_run`` nothing is done; the file of a ``trial`` never gets a name.
@@ -42,6 +43,7 @@ class Job:
 
     request: Request
     facts: Facts
+    current: Observation | None = None
     directory: Directory
     requested: Selection
     selection: Selection

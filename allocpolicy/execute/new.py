@@ -38,7 +38,7 @@ def check_mode(plan: Plan, job: Job) -> None:
     if plan.mode is not Mode.STAGED:
         found = job.selection.loaded.found
         reason = f"a plan of mode {plan.mode} can't create a new disk"
-        raise StrategyFailed(found.name, found.target, reason)
+        raise StrategyFailed(found.name, str(found), "plan", reason)
 
 
 def _give(staged: Staged, *, owner: tuple[int, int] | None) -> None:

@@ -21,12 +21,15 @@ from allocpolicy.registry.installed import Found
 
 
 @contextlib.contextmanager
-def unswapped(target: Target, *, directory: int, found: Found) -> Iterator[Target]:
+def unswapped(
+    target: Target, *, directory: int, found: Found, hook: str
+) -> Iterator[Target]:
     """Yield the target; afterwards its descriptors are what they were, or it failed.
 
     A file that the target adopts is its file from then on.
 
     :param directory: an open descriptor of the target's directory.
+    :param hook: the method that the body calls.
     :raises StrategyFailed: when they are not; both are put back first.
     """
     with (
@@ -45,7 +48,7 @@ def unswapped(target: Target, *, directory: int, found: Found) -> Iterator[Targe
             f"it changed the open {' and '.join(swapped)}: another file, a second name,"
             " another owner, or other flags"
         )
-        raise StrategyFailed(found.name, found.target, reason)
+        raise StrategyFailed(found.name, str(found), hook, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,8 @@ VERSION = 1
 REMOVE = "remove it with allocpolicy stamp remove"
 MAX_SIZE = 4096  # bytes; ext4 stores no more
 _FIELDS = {"version", "requested", "effective", "format"}
+_CHOICE = {"strategy", "options"}
+_WRITER = {"distribution", "version"}  # of the plugin; older stamps have none
 _ASKED = {"flavor", "disk", "extra_specs"}
 _DEPTH = 32  # of lists and objects in each other
 _NAME = re.compile(r"[a-z0-9_-]+")  # of a strategy or an option
@@ -65,6 +67,8 @@ class Stamp:
     def as_document(self) -> dict[str, object]:
         """Return what is recorded: schemas/stamp.json."""
         document = asdict(self)
+        document["requested"] = _choice_document(self.requested)
+        document["effective"] = _choice_document(self.effective)
         document["format"] = self.format.value
         if self.asked is None:
             del document["asked"]
@@ -225,12 +229,25 @@ def _parse_asked(document: object) -> Asked:
     return Asked(flavor=flavor, disk=DiskRole(document["disk"]), extra_specs=specs)
 
 
+def _choice_document(choice: Choice) -> dict[str, object]:
+    """Return what is recorded of a choice; nothing is recorded of what isn't known."""
+    document = asdict(choice)
+    return {name: value for name, value in document.items() if value is not None}
+
+
 def _parse_choice(document: object) -> Choice:
-    if not isinstance(document, dict) or document.keys() != {"strategy", "options"}:
+    if not isinstance(document, dict) or document.keys() - _WRITER != _CHOICE:
         raise TypeError(document)
     strategy, options = document["strategy"], document["options"]
+    if not all(isinstance(document.get(name, ""), str) for name in _WRITER):
+        raise TypeError(document)
     if not isinstance(strategy, str) or not isinstance(options, dict):
         raise TypeError(document)
     if not all(map(_NAME.fullmatch, (strategy, *options))):
         raise ValueError("names")
-    return Choice(strategy=strategy, options=options)
+    return Choice(
+        strategy=strategy,
+        options=options,
+        distribution=document.get("distribution"),
+        version=document.get("version"),
+    )

@@ -138,6 +138,7 @@ def _change(
         job = Job(
             request=request,
             facts=facts,
+            current=look.observation,
             directory=disk.directory,
             requested=requested,
             selection=requested,
@@ -227,7 +228,6 @@ def _request(
         virtual_size=size,
         format=hold.disk.format,
         disk_role=change.disk_role,
-        current=current,
         allow_thin=change.allow_thin,
     )
 
@@ -278,12 +278,12 @@ def _meets(request: Request, selection: Selection, *, current: Observation) -> b
 
 
 def _nothing_to_do(job: Job) -> Attempt:
-    assert job.request.current is not None
+    assert job.current is not None
     plan = Plan(
         mode=Mode.NOTHING,
         steps=(),
         peak_bytes=0,
-        promised_bytes=job.request.current.full_size,
+        promised_bytes=job.current.full_size,
     )
     return Attempt(
         job=job,

@@ -92,7 +92,15 @@ def _plan(job: Job) -> Plan:
     loaded, options = job.selection.loaded, job.selection.options
     observed = call.observe(loaded, request=job.request, options=options, host=job.host)
     facts = replace(job.facts, observed=observed)
-    return call.plan(loaded, request=job.request, options=options, facts=facts)
+    if job.current is None:
+        return call.plan(loaded, request=job.request, options=options, facts=facts)
+    return call.amend(
+        loaded,
+        request=job.request,
+        current=job.current,
+        options=options,
+        facts=facts,
+    )
 
 
 def _fallbacks(policy: Policy) -> Iterator[str]:
@@ -116,7 +124,7 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         disk=job.request.destination,
         operation=job.request.operation,
         mode=attempt.plan.mode,
-        before=job.request.current,
+        before=job.current,
         requested=job.requested,
         effective=job.selection,
         effective_reason=attempt.reason,

@@ -5,27 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Protocol
 
 from allocpolicy import errors, wording
-from allocpolicy.errors import Error, StrategyFailed
+from allocpolicy.errors import ContractBroken, Error, StrategyFailed
+
+# The strategies whose code runs, each asked by the one before.
+_running: ContextVar[tuple[str, ...]] = ContextVar("_running", default=())
 
 
 class Blamed(Protocol):
-    """Whose code runs."""
+    """Whose code runs; as a string: its distribution, version and entry point."""
 
     @property
     def name(self) -> str:
         """The strategy's name."""
 
-    @property
-    def target(self) -> str:
-        """Its entry point's target."""
-
 
 @contextlib.contextmanager
 def blaming(
-    found: Blamed, *, passed: tuple[type[Exception], ...] = ()
+    found: Blamed, *, hook: str = "", passed: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
     """Turn what the body raises, except for our errors, into StrategyFailed.
 
@@ -33,10 +33,12 @@ def blaming(
     what it is. A child that the body forked ends here: it must not publish the disk
     again, nor clean up what belongs to its parent.
 
+    :param hook: the method that is called, if it is one.
     :param passed: exceptions that are an answer, not a failure.
-    :raises StrategyFailed: from the original, naming the plugin and its target.
+    :raises StrategyFailed: from the original, naming plugin, distribution and hook.
     """
     process = os.getpid()
+    running = _running.set((*_running.get(), found.name))
     try:
         yield
     except KeyboardInterrupt:
@@ -44,14 +46,27 @@ def blaming(
     except BaseException as error:
         if isinstance(error, passed):
             raise
-        if isinstance(error, Error) and _is_ours(error):
-            error.reason = wording.bounded(error.reason)
-            raise
         reason = wording.raised(error)
-        raise StrategyFailed(found.name, found.target, reason) from error
+        if isinstance(error, Error) and _is_ours(error):
+            reason = error.reason = wording.bounded(error.reason)
+            if not isinstance(error, ContractBroken):
+                raise
+        raise StrategyFailed(found.name, str(found), hook, reason) from error
     finally:
         if os.getpid() != process:
             os._exit(1)
+        _running.reset(running)
+
+
+def refuse_cycle(name: str) -> None:
+    """Check that a strategy isn't asked by itself, by way of others.
+
+    :raises ContractBroken: when it is.
+    """
+    running = _running.get()
+    if name in running:
+        way = " to ".join(map(repr, (*running[running.index(name) :], name)))
+        raise ContractBroken(f"strategies delegate in a circle: {way}")
 
 
 def _is_ours(error: Error) -> bool:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from allocpolicy import schema, wording
-from allocpolicy.contract.strategy import API_VERSION, Strategy
+from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
-from allocpolicy.registry import option_schema
+from allocpolicy.registry import hooks, option_schema
 from allocpolicy.registry.blame import blaming
 
 GROUP = "allocpolicy.strategies"
@@ -45,13 +45,16 @@ class Found:
 class Loaded:
     """A strategy that fulfils the contract, and its entry point.
 
-    The summary and the schema were read once: a plugin may compute them.
+    The summary and the schema were read once: a plugin may compute them. ``takes`` are
+    the arguments of each hook.
     """
 
     found: Found
     strategy: Strategy
+    api_version: int
     summary: str
     options_schema: Mapping[str, Any]
+    takes: Mapping[str, frozenset[str]]
 
 
 def find_all() -> tuple[Found, ...]:
@@ -106,13 +109,13 @@ def load(name: str) -> Loaded:
     found = find(name)
     if name == _RESERVED or not _NAME.fullmatch(name):
         reason = "a name consists of a-z, 0-9, _ and -, and is not 'strategy'"
-        raise StrategyFailed(name, found.target, reason)
+        raise StrategyFailed(name, str(found), "", reason)
     with blaming(found):
         try:
             return _checked(found, _instance(found))
         except schema.Invalid as error:
             reason = wording.bounded(str(error))
-            raise StrategyFailed(name, found.target, reason) from error
+            raise StrategyFailed(name, str(found), "", reason) from error
 
 
 def _found(entry_point: importlib.metadata.EntryPoint) -> Found:
@@ -158,16 +161,12 @@ def _instance(found: Found) -> Strategy:
     strategy: object = manager.extensions[0].obj
     if not isinstance(strategy, Strategy):
         reason = f"{type(strategy).__name__} is not a subclass of allocpolicy.Strategy"
-        raise StrategyFailed(found.name, found.target, reason)
+        raise StrategyFailed(found.name, str(found), "", reason)
     return strategy
 
 
 def _checked(found: Found, strategy: Strategy) -> Loaded:
-    if strategy.api_version != API_VERSION:
-        raise schema.Invalid(
-            f"it is written for version {strategy.api_version!r} of the contract;"
-            f" this is {API_VERSION}"
-        )
+    api_version = _api_version(type(strategy))
     summary: object = getattr(strategy, "summary", None)
     if not isinstance(summary, str) or not summary.strip():
         raise schema.Invalid("it has no summary")
@@ -179,6 +178,37 @@ def _checked(found: Found, strategy: Strategy) -> Loaded:
     return Loaded(
         found=found,
         strategy=strategy,
+        api_version=api_version,
         summary=wording.bounded(summary),
         options_schema=options_schema,
+        takes=hooks.accepted(strategy),
     )
+
+
+def _api_version(strategy: type[Strategy]) -> int:
+    """Return the version of the contract that a class says it is written for.
+
+    What it inherits from another distribution says nothing: that would change with what
+    is installed.
+    """
+    package = strategy.__module__.partition(".")[0]
+    own = (one for one in strategy.__mro__ if one.__module__.split(".")[0] == package)
+    said = next((vars(one)["api_version"] for one in own if _says(one)), None)
+    known = f"{API_VERSIONS.start} to {API_VERSIONS.stop - 1}"
+    if len(API_VERSIONS) == 1:
+        known = str(API_VERSIONS.start)
+    if said is None:
+        raise schema.Invalid(
+            f"{strategy.__name__} does not say which version of the contract it is"
+            f" written for: add api_version = {API_VERSIONS.stop - 1} to the class"
+        )
+    if type(said) is not int or said not in API_VERSIONS:
+        raise schema.Invalid(
+            f"it is written for version {said!r} of the contract; this allocpolicy"
+            f" knows {known}"
+        )
+    return said
+
+
+def _says(strategy: type) -> bool:
+    return strategy is not Strategy and "api_version" in vars(strategy)

@@ -14,8 +14,7 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.policy import NOBODY_SAID, Machines
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.errors import Error
-from allocpolicy.registry import call, installed, option_values
-from allocpolicy.registry.blame import blaming
+from allocpolicy.registry import call, installed, recorded_options
 from allocpolicy.registry.installed import Loaded
 
 
@@ -29,7 +28,7 @@ class Judge:
     def __init__(self, *, refusal: Callable[[str], str | None]) -> None:
         self._refusal = refusal
         self._loaded: dict[str, Loaded | str] = {}
-        self._options: dict[tuple[str, str], Mapping[str, object] | str] = {}
+        self._options: dict[tuple[str, ...], Mapping[str, object] | str] = {}
 
     def prepare(self, choice: Choice) -> None:
         """Load what the choice needs; done while workers run, it costs no time."""
@@ -94,7 +93,8 @@ class Judge:
         loaded = self._loaded[name]
         if isinstance(loaded, str):
             return loaded
-        key = (name, repr(sorted(choice.options.items())))
+        writer = (str(choice.distribution), str(choice.version))
+        key = (name, *writer, repr(sorted(choice.options.items())))
         if key not in self._options:
             self._options[key] = _complete(choice, loaded)
         options = self._options[key]
@@ -109,12 +109,9 @@ def _load(name: str) -> Loaded | str:
 
 
 def _complete(choice: Choice, loaded: Loaded) -> Mapping[str, object] | str:
-    """Return the options, with defaults for newer ones, or what is wrong."""
+    """Return the options as they are today, or what is wrong."""
     try:
-        with blaming(loaded.found, passed=(schema.Invalid,)):
-            return option_values.complete(
-                choice.options, options_schema=loaded.options_schema
-            )
+        return recorded_options.of_today(choice, loaded=loaded)
     except Error as error:
         return str(error)
     except schema.Invalid as error:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import Error
-from allocpolicy.registry import option_values
-from allocpolicy.registry.blame import blaming
+from allocpolicy.registry import recorded_options
 from allocpolicy.resolve.selection import Origin, Selection, resolve
 from allocpolicy.schema import Invalid
 
@@ -90,10 +89,7 @@ def _same(today: Selection, requested: Choice) -> bool:
     if dict(today.options) == dict(requested.options):
         return True
     try:
-        with blaming(today.loaded.found, passed=(Invalid,)):
-            complete = option_values.complete(
-                requested.options, options_schema=today.loaded.options_schema
-            )
+        complete = recorded_options.of_today(requested, loaded=today.loaded)
     except Invalid:  # it has an option that is gone
         return False
     return dict(complete) == dict(today.options)

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, StrategyNotFound
 from allocpolicy.images.stamp import XATTR, Asked
-from allocpolicy.registry import installed, option_values
-from allocpolicy.registry.blame import blaming
+from allocpolicy.registry import installed, recorded_options
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve import candidates, checks, extra_specs, near_miss, options
 from allocpolicy.resolve.candidates import WON, Candidate
@@ -60,7 +59,13 @@ class Selection:
     @property
     def choice(self) -> Choice:
         """Return what a stamp records of the selection."""
-        return Choice(strategy=self.strategy, options=dict(self.options))
+        found = self.loaded.found
+        return Choice(
+            strategy=self.strategy,
+            options=dict(self.options),
+            distribution=found.distribution,
+            version=found.version,
+        )
 
 
 def resolve(
@@ -156,10 +161,7 @@ def resolve_stamp(
         raise ImageError(path, f"{refusal}; {remedy}")
     loaded = installed.load(choice.strategy)
     try:
-        with blaming(loaded.found, passed=(Invalid,)):
-            complete = option_values.complete(
-                choice.options, options_schema=loaded.options_schema
-            )
+        complete = recorded_options.of_today(choice, loaded=loaded)
     except Invalid as error:
         reason = f"its stamp's options of strategy {choice.strategy}: {error}"
         raise ImageError(path, reason) from error

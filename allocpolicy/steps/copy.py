@@ -42,6 +42,11 @@ class CopyBase(Step):
     data_offset: int = 0
     sharing: Sharing = Sharing.NEVER
 
+    @property
+    def carries(self) -> BaseImage:
+        """Return the image that the guest reads afterwards."""
+        return self.base
+
     @override
     def describe(self) -> str:
         data = format_size(self.base.data_bytes)

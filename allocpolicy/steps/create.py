@@ -44,6 +44,11 @@ class CreateQcow2(Step):
         return text
 
     @property
+    def carries(self) -> BaseImage | None:
+        """Return the image that the guest reads afterwards."""
+        return self.backing
+
+    @property
     def full_size(self) -> int:
         """Return the file's bytes once the guest has written all of the disk."""
         return self._geometry.file_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.contract.plan import Step, Target
@@ -29,6 +29,8 @@ class GrowRaw(Step):
     Storage that was reserved past the end becomes the disk's.
     """
 
+    in_place: ClassVar[bool] = True
+
     virtual_size: int
 
     @override
@@ -48,7 +50,17 @@ class GrowRaw(Step):
             fd=target.fd, path=target.directory, needed=0, action="grow the disk"
         ):
             progress(done=0, total=self.virtual_size)
+            _refuse_shrinking(os.fstat(target.fd).st_size, to=self.virtual_size)
             os.ftruncate(target.fd, self.virtual_size)
+
+
+def _refuse_shrinking(size: int, *, to: int) -> None:
+    """Check that a disk keeps all of its bytes.
+
+    :raises ValueError: when it doesn't.
+    """
+    if to < size:
+        raise ValueError(f"growing a disk of {size} bytes to {to} would cut it off")
 
 
 class _Wanted(TypedDict):
@@ -69,6 +81,8 @@ class GrowQcow2(Step):
     a kill leaves the old size or the new one. What only QEMU can grow (snapshots,
     persistent bitmaps, refcounts of other widths) QEMU grows, in memory.
     """
+
+    in_place: ClassVar[bool] = True
 
     virtual_size: int
     mapped: bool = False
@@ -134,6 +148,8 @@ class ReserveGrown(Step):
     That is ``length`` bytes of the file; more, if QEMU grew it and placed its new
     tables otherwise than expected.
     """
+
+    in_place: ClassVar[bool] = True
 
     length: int
 

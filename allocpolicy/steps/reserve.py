@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Step, Target
@@ -22,6 +23,9 @@ class Reserve(Step):
     shorter file grows. ENOSPC occurs here, before any byte is copied; what was
     allocated stays.
     """
+
+    in_place: ClassVar[bool] = True
+    online: ClassVar[bool] = True
 
     length: int
 
@@ -52,6 +56,8 @@ class ReservePastEnd(Step):
     FALLOC_FL_KEEP_SIZE: the file can grow into the storage past its end. Whatever ends
     the plan later, the executor frees that again; the file keeps the rest.
     """
+
+    in_place: ClassVar[bool] = True
 
     length: int
 
@@ -87,6 +93,8 @@ def missing_storage(current: Observation, *, length: int) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillHoles(Step):
     """Afterwards all of ``[0, length)`` is written; what was a hole is zeroes."""
+
+    in_place: ClassVar[bool] = True
 
     length: int
 

@@ -33,15 +33,26 @@ _XFS_HINT = 1 << 20  # less than that is unwritten in each extent
 class NoneStrategy(Strategy):
     """A qcow2 overlay on the base image, or a sparse raw copy."""
 
+    api_version = 1
     summary = "thin: a qcow2 overlay on the base image, or a sparse raw image"
 
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Create thinly; give back an existing disk's storage only on request."""
-        current = request.current
-        if current is None:
-            return _new(request, facts)
+        """Create an overlay; raw has none, so share or copy the base image's data."""
+        if request.format is DiskFormat.RAW:
+            return _new_raw(request, facts)
+        return _new_overlay(request, facts)
+
+    def amend(
+        self,
+        *,
+        request: Request,
+        current: Observation,
+        options: Mapping[str, object],
+        facts: Facts,
+    ) -> Plan:
+        """Give back storage only on request."""
         if request.operation is Operation.RESIZE:
             return _grown(request, current)
         if request.allow_thin and _is_reserved(current):
@@ -70,10 +81,7 @@ class NoneStrategy(Strategy):
         )
 
 
-def _new(request: Request, facts: Facts) -> Plan:
-    """Create an overlay; raw has none, so share or copy the base image's data."""
-    if request.format is DiskFormat.RAW:
-        return _new_raw(request, facts)
+def _new_overlay(request: Request, facts: Facts) -> Plan:
     size = request.virtual_size
     return Plan(
         mode=Mode.STAGED,
@@ -89,25 +97,27 @@ def _new_raw(request: Request, facts: Facts) -> Plan:
     if base:
         sharing = Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
         steps.append(CopyBase(base=base, format=DiskFormat.RAW, sharing=sharing))
+    peak = base.data_bytes if base and not facts.shares_base else 0
     return Plan(
         mode=Mode.STAGED,
         steps=tuple(steps),
-        peak_bytes=base.data_bytes if base and not facts.shares_base else 0,
-        promised_bytes=request.virtual_size,
+        peak_bytes=peak,
+        promised_bytes=max(peak, request.virtual_size),
     )
 
 
 def _rewritten(current: Observation, facts: Facts) -> Plan:
     """Copy the written data, and leave out what was only reserved."""
     file = facts.required_file()
+    peak = 0 if facts.shares_file else file.data_bytes
     return Plan(
         mode=Mode.STAGED,
         steps=(
             CreateRaw(virtual_size=current.file_size),  # whatever its format
             CopyBase(base=file, format=DiskFormat.RAW, sharing=Sharing.ALLOWED),
         ),
-        peak_bytes=0 if facts.shares_file else file.data_bytes,
-        promised_bytes=_bound(current, current.virtual_size),
+        peak_bytes=peak,
+        promised_bytes=max(peak, _bound(current, current.virtual_size)),
         reason="unwritten storage is given back",
     )
 

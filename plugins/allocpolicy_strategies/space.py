@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from allocpolicy import (
@@ -44,6 +44,7 @@ _JUDGEMENTS = {
 class Space(Strategy):
     """Every byte of the disk has storage of its own, and headroom is free."""
 
+    api_version = 1
     summary = "reserved: storage for the whole disk is the disk's own from the start"
     options_schema = {
         "type": "object",
@@ -65,10 +66,21 @@ class Space(Strategy):
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
         """Reserve the whole disk before anything is copied into it."""
-        current, fill = request.current, options["reserve"] == "zero-fill"
+        fill = _fills(options)
         _refuse_unsupported(facts, fill=fill)
-        if current is None:
-            return _new(request, facts, fill=fill)
+        return _new(request, facts, fill=fill)
+
+    def amend(
+        self,
+        *,
+        request: Request,
+        current: Observation,
+        options: Mapping[str, object],
+        facts: Facts,
+    ) -> Plan:
+        """Reserve what has no storage; rewrite what is not the disk's own."""
+        fill = _fills(options)
+        _refuse_unsupported(facts, fill=fill)
         if facts.must_copy(current):
             return _rewritten(request, current, facts, fill=fill)
         if request.operation is Operation.RESIZE:
@@ -92,6 +104,10 @@ class Space(Strategy):
         return Attachment(
             discard="ignore", detect_zeroes="off", cache="none", io="native"
         )
+
+
+def _fills(options: Mapping[str, object]) -> bool:
+    return options["reserve"] == "zero-fill"
 
 
 def _refuse_unsupported(facts: Facts, *, fill: bool) -> None:
@@ -202,7 +218,7 @@ def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
 
 
 def _in_place(
-    current: Observation, steps: Sequence[Step], *, length: int, fill: bool
+    current: Observation, steps: tuple[Step, ...], *, length: int, fill: bool
 ) -> Plan:
     missing = missing_storage(current, length=length)
     return Plan(

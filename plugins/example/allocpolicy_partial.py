@@ -53,6 +53,7 @@ def reserved_size(
 class Partial(Strategy):
     """Reserves the front of a qcow2 file and leaves the rest thin."""
 
+    api_version = 1
     summary = "reserve a share of the disk, thin beyond: an overcommit with a floor"
     options_schema = {
         "type": "object",
@@ -71,11 +72,21 @@ class Partial(Strategy):
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
-        """Return the steps to a qcow2 whose front is reserved, new or not."""
-        current, share = request.current, _share(options)
+        """Return the steps to a new qcow2 whose front is reserved."""
         _refuse_unsupported(request, facts)
-        if current is None:
-            return _new(request, facts, share=share)
+        return _new(request, facts, share=_share(options))
+
+    def amend(
+        self,
+        *,
+        request: Request,
+        current: Observation,
+        options: Mapping[str, object],
+        facts: Facts,
+    ) -> Plan:
+        """Return the steps that reserve what is missing of a disk's share."""
+        share = _share(options)
+        _refuse_unsupported(request, facts)
         if request.operation is Operation.RESIZE:
             return _grown(request, current, facts, share=share)
         return _amended(request, current, facts, share=share)

@@ -125,7 +125,6 @@ def requests(current: Observation) -> Iterator[Request]:
         virtual_size=current.virtual_size,
         format=current.format,
         disk_role=DiskRole.ROOT,
-        current=current,
     )
     yield apply
     yield dataclasses.replace(apply, allow_thin=True)
@@ -145,6 +144,7 @@ def cases(strategy: Strategy) -> Iterator[Case]:
             yield Case(
                 options=options,
                 request=request,
+                current=current,
                 facts=dataclasses.replace(
                     facts, observed=MappingProxyType(dict(observed))
                 ),
@@ -222,7 +222,7 @@ def test_sizes_are_bytes_in_order(strategy: Strategy) -> None:
 def test_a_plan_in_place_counts_what_it_reserves(strategy: Strategy) -> None:
     """What the disk lacks of a reservation is known before the first step."""
     for case, plan in plans(strategy):
-        current = case.request.current
+        current = case.current
         assert current is not None
         lengths = [step.length for step in plan.steps if isinstance(step, Reserve)]
         if plan.mode is Mode.IN_PLACE and lengths:
@@ -269,7 +269,7 @@ def test_storage_of_its_own_is_never_shared(strategy: Strategy) -> None:
 def test_a_disk_that_meets_is_not_rewritten(strategy: Strategy) -> None:
     """What keeps its promise is left where it is, if nothing is to be given back."""
     for case, plan in plans(strategy):
-        current = case.request.current
+        current = case.current
         assert current is not None
         if plan.mode is Mode.STAGED and not case.request.allow_thin:
             verdict = strategy.verify(options=case.options, observation=current)

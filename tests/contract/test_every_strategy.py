@@ -133,12 +133,20 @@ class Case:
     options: Options
     request: Request
     facts: Facts
+    current: Observation | None = None
 
     def ask(self, strategy: Strategy) -> Plan | PlanError | Unsupported:
         """Return the plan, or the refusal."""
         try:
-            return strategy.plan(
-                request=self.request, options=self.options, facts=self.facts
+            if self.current is None:
+                return strategy.plan(
+                    request=self.request, options=self.options, facts=self.facts
+                )
+            return strategy.amend(
+                request=self.request,
+                current=self.current,
+                options=self.options,
+                facts=self.facts,
             )
         except (PlanError, Unsupported) as refusal:
             return refusal

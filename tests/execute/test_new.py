@@ -49,6 +49,7 @@ HEADROOM = Headroom(ratio=0.01, minimum=MIB)
 class Theirs(Strategy):
     """A third party's strategy; the plan is the test's."""
 
+    api_version = 1
     summary = "whatever the test says"
     judgement = Judgement.MEETS
 

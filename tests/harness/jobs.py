@@ -19,6 +19,7 @@ from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.observe import host
 from allocpolicy.progress import unwatched
+from allocpolicy.registry import hooks
 from allocpolicy.registry.installed import Found, Loaded
 from allocpolicy.resolve.selection import Origin, Selection
 from tests.harness.directory import open_directory
@@ -42,8 +43,10 @@ def job(
         loaded=Loaded(
             found=FOUND,
             strategy=strategy,
+            api_version=1,
             summary=strategy.summary,
             options_schema=strategy.options_schema,
+            takes=hooks.accepted(strategy),
         ),
         options={},
         origin=Origin(key="strategy", source="test"),
@@ -57,9 +60,9 @@ def job(
             virtual_size=size,
             format=DiskFormat.RAW,
             disk_role=DiskRole.ROOT,
-            current=current,
         ),
         facts=Facts(host=host.storage(directory, policy=policy).host, base=None),
+        current=current,
         directory=directory,
         requested=selection,
         selection=selection,

@@ -321,6 +321,7 @@ BROKEN = """
 from allocpolicy import Strategy
 
 class Broken(Strategy):
+    api_version = 1
     summary = "Raises whatever it is asked."
     def plan(self, **given): raise RuntimeError("plan")
     def verify(self, **given): raise RuntimeError("no judge")

@@ -42,6 +42,7 @@ class Leave:
     def run(self, target, progress): sys.exit(3)
 
 class Base(Strategy):
+    api_version = 1
     summary = "broken"
     steps = ()
     def plan(self, *, request, options, facts):
@@ -213,7 +214,7 @@ class TestProbe:
         errors = {one["strategy"]: one["error"] for one in said["strategies"]}
         assert "ZeroDivisionError: a bug of theirs" in errors["raises"]
         assert "SystemExit: 3" in errors["leaves"]
-        assert "verify() returned NoneType" in errors["empty"]
+        assert "there are no steps" in errors["empty"]
         assert "Missing" in errors["missing"]
         assert errors["space"] is errors["none"] is None
         assert_clean(directory)

@@ -128,6 +128,7 @@ from allocpolicy import (
 
 
 class Theirs(Strategy):
+    api_version = 1
     summary = "somebody else's"
 
     def plan(

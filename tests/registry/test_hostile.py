@@ -31,6 +31,7 @@ class Does(Step):
 SIZE = 1 << 20
 
 class Bad(Strategy):
+    api_version = 1
     summary = "Misbehaves."
     def plan(self, *, request, options, facts):
         return self.made(Does(self.step))
@@ -102,14 +103,16 @@ def test_an_attachment_that_starts_no_vm_is_its_failure(
     variables = hostile(WRONG_ATTACHMENT)
     status, stdout, stderr = made(disk, variables | {"CACHE": cache})
     assert (status, stdout) == (5, "")
-    assert stderr.startswith("provision: strategy 'bad' (bad:Bad) failed: "), stderr
+    assert stderr.startswith("provision: strategy 'bad' of bad 1 (bad:Bad) failed"), (
+        stderr
+    )
     assert cache in stderr
     assert made(disk, variables)[0] == 0
     wrong = variables | {"CACHE": cache}
-    assert "'bad' (bad:Bad)" in allocpolicy("inspect", disk, **wrong).stdout
+    assert "'bad' of bad 1 (bad:Bad)" in allocpolicy("inspect", disk, **wrong).stdout
     finished = allocpolicy("inspect", disk, "--libvirt-xml", **wrong)
     assert (finished.status, finished.stdout) == (2, "")
-    assert "'bad' (bad:Bad)" in finished.stderr
+    assert "'bad' of bad 1 (bad:Bad)" in finished.stderr
 
 
 HOOKS = {
@@ -159,7 +162,9 @@ def test_whatever_it_raises_is_its_failure(
     )
     status, stdout, stderr = made(disk, variables)
     assert (status, stdout) == (5, "")
-    assert stderr.startswith("provision: strategy 'bad' (bad:Bad) failed: "), stderr
+    assert stderr.startswith("provision: strategy 'bad' of bad 1 (bad:Bad) failed"), (
+        stderr
+    )
     assert len(stderr.splitlines()) == 1
 
 

@@ -17,6 +17,7 @@ GOOD = """
 from allocpolicy.contract.strategy import Strategy
 
 class Good(Strategy):
+    api_version = 1
     summary = "Does no harm."
     def plan(self, **given): ...
     def verify(self, **given): ...
@@ -133,7 +134,8 @@ def test_error_of_a_selected_strategy_is_told_with_its_target(
     """The error names the plugin, its target and the fault, from the original."""
     install("broken", "bad = broken:Good", code=code)
     error = failure("bad")
-    assert (error.name, error.target) == ("bad", "broken:Good")
+    assert error.name == "bad"
+    assert error.owner.endswith(" (broken:Good)")
     assert isinstance(error.__cause__, cause)
     assert cause.__name__ in str(error)
 

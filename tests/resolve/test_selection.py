@@ -32,6 +32,7 @@ MODULE = """
 from allocpolicy.contract.strategy import Strategy
 
 class Brisk(Strategy):
+    api_version = 1
     summary = "Fast."
     options_schema = {
         "type": "object",

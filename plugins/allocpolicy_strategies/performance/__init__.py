@@ -36,6 +36,7 @@ _ALLOCATIONS = {
 class Performance(Strategy):
     """A qcow2 with all its metadata: first writes don't have to allocate any."""
 
+    api_version = 1
     summary = "fast: all qcow2 metadata preallocated, no backing file"
     options_schema = {
         "type": "object",
@@ -76,10 +77,21 @@ class Performance(Strategy):
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
         """Create with all metadata, reserve, share or copy the base image, fill."""
-        current, wanted = request.current, Wanted.of(options)
+        wanted = Wanted.of(options)
         refuse_unsupported(wanted, facts)
-        if current is None:
-            return plans.new(request, wanted, facts)
+        return plans.new(request, wanted, facts)
+
+    def amend(
+        self,
+        *,
+        request: Request,
+        current: Observation,
+        options: Mapping[str, object],
+        facts: Facts,
+    ) -> Plan:
+        """Reserve or fill in place; rewrite what isn't mapped, or not its own."""
+        wanted = Wanted.of(options)
+        refuse_unsupported(wanted, facts)
         if plans.must_be_rewritten(current, wanted, facts):
             return plans.rewritten(request, current, wanted, facts)
         if request.operation is Operation.RESIZE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from allocpolicy import (
@@ -137,12 +137,13 @@ def _staged(
     length = create.full_size
     shared = _sharing(wanted, facts) is Sharing.SHARED
     data_bytes = copied.data_bytes if copied and not shared else 0
+    peak = create.data_offset + data_bytes if wanted.thin else length
     reasons = _why_clusters(create, wanted), _why_copied(copied, wanted, facts)
     return Plan(
         mode=Mode.STAGED,
         steps=tuple(_staged_steps(create, wanted, facts, copied=copied, new=new)),
-        peak_bytes=create.data_offset + data_bytes if wanted.thin else length,
-        promised_bytes=length,
+        peak_bytes=peak,
+        promised_bytes=max(peak, length),
         reserved_bytes=0 if wanted.thin else length,
         written=wanted.filled,
         reason="; ".join(filter(None, reasons)),
@@ -225,7 +226,7 @@ def grown(request: Request, current: Observation, wanted: Wanted, facts: Facts) 
 
 def _in_place(
     current: Observation,
-    steps: Sequence[Step],
+    steps: tuple[Step, ...],
     wanted: Wanted,
     *,
     length: int,

@@ -110,10 +110,13 @@ def amended(
 ) -> Plan:
     """Return the plan that brings a disk to its share, or grows it."""
     operation = Operation.RESIZE if grown != SIZE else Operation.APPLY
-    request = dataclasses.replace(
-        REQUEST, operation=operation, virtual_size=grown, current=current
+    request = dataclasses.replace(REQUEST, operation=operation, virtual_size=grown)
+    return Partial().amend(
+        request=request,
+        current=current,
+        options=OPTIONS,
+        facts=facts_on(filesystem),
     )
-    return Partial().plan(request=request, options=OPTIONS, facts=facts_on(filesystem))
 
 
 def test_a_disk_that_has_its_share_is_left_alone() -> None:

@@ -1,0 +1,165 @@
+"""The rules that every plan keeps to, checked when it is made.
+
+The conformance suite checks by the same function. A rule is about what can be known
+without carrying the plan out; what its steps really did is measured afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from allocpolicy.contract.facts import BaseImage, Facts, Observation
+from allocpolicy.contract.plan import Mode, Plan, Step
+from allocpolicy.contract.strategy import Operation, Request
+from allocpolicy.errors import ContractBroken
+from allocpolicy.wording import named
+
+_SIZES = ("reserved_bytes", "peak_bytes", "promised_bytes")  # each at most the next
+_TYPES: Mapping[str, type] = {
+    "mode": Mode,
+    "steps": tuple,
+    **dict.fromkeys(_SIZES, int),
+    "written": bool,
+    "online": bool,
+    "reason": str,
+}
+
+
+def check_plan(
+    plan: object,
+    *,
+    request: Request,
+    facts: Facts,
+    current: Observation | None = None,
+) -> Plan:
+    """Return the plan if it keeps to the contract.
+
+    - ``steps`` is a tuple of steps, empty exactly if nothing is to be done;
+    - sizes are ints, 0 <= reserved_bytes <= peak_bytes <= promised_bytes;
+    - a new disk is staged, and a step carries its base image;
+    - what replaces an existing disk carries `Facts.base` or `Facts.file`, and has no
+      other file below it;
+    - in place there are only steps that state ``in_place``, and with ``online``, which
+      is for `Operation.APPLY`, only those that state it;
+    - a ready-made file is adopted for a new disk, by the last step.
+
+    :param current: the existing disk that the plan is for; None: it is for a new one.
+    :raises ContractBroken: naming the first rule that it breaks.
+    """
+    if not isinstance(plan, Plan):
+        raise ContractBroken(f"it returned {named(plan)}, not a Plan")
+    for fault in _faults(plan, request=request, facts=facts, current=current):
+        raise ContractBroken(fault)
+    return plan
+
+
+def _faults(
+    plan: Plan, *, request: Request, facts: Facts, current: Observation | None
+) -> Iterator[str]:
+    """Yield which rules a plan breaks; a later rule relies on the earlier ones."""
+    yield from _wrong_types(plan)
+    yield from _wrong_statements(plan.steps)
+    yield from _wrong_sizes(plan)
+    if bool(plan.steps) is (plan.mode is Mode.NOTHING):
+        yield f"mode is {plan.mode}, and there are {len(plan.steps) or 'no'} steps"
+    if current is None:
+        yield from _wrong_for_new(plan, request=request, facts=facts)
+    else:
+        yield from _wrong_for_existing(plan, facts=facts)
+    yield from _wrong_beside_a_vm(plan, request=request)
+    yield from _wrong_adoption(plan, current=current)
+
+
+def _wrong_types(plan: Plan) -> Iterator[str]:
+    for name, kind in _TYPES.items():
+        value: object = getattr(plan, name)
+        if type(value) is not kind:
+            yield f"{name} is {named(value)}, not {kind.__name__}"
+    for step in plan.steps:
+        if not _is_step(step):
+            yield f"steps has {named(step)}, not a Step"
+
+
+def _is_step(given: object) -> bool:
+    """Return whether it is a step, and not its class."""
+    return isinstance(given, Step) and not isinstance(given, type)
+
+
+def _wrong_statements(steps: tuple[Step, ...]) -> Iterator[str]:
+    """Yield what is wrong about what the steps state of themselves."""
+    kinds = {"in_place": bool, "online": bool, "carries": BaseImage, "adopts": Path}
+    for step in steps:
+        for name, kind in kinds.items():
+            stated = getattr(step, name, None)
+            if stated is not None and not isinstance(stated, kind):
+                step_is = f"{name} of {_class_of(step)}"
+                yield f"{step_is} is {named(stated)}, not a {kind.__name__}"
+        if states(step, "online") and not states(step, "in_place"):
+            yield f"{_class_of(step)} is online, and not in_place"
+
+
+def _wrong_sizes(plan: Plan) -> Iterator[str]:
+    sizes = [getattr(plan, name) for name in _SIZES]
+    if min(sizes) < 0 or sizes != sorted(sizes):
+        told = ", ".join(
+            f"{name} is {size}" for name, size in zip(_SIZES, sizes, strict=True)
+        )
+        yield f"{told}: each must be at least 0, and at most the next"
+    if plan.mode is Mode.NOTHING and plan.peak_bytes:
+        yield f"nothing is to be done, and peak_bytes is {plan.peak_bytes}"
+
+
+def _wrong_for_new(plan: Plan, *, request: Request, facts: Facts) -> Iterator[str]:
+    if plan.mode is not Mode.STAGED:
+        yield f"a plan of mode {plan.mode} can't create a new disk"
+    for image in (request.base, facts.base):
+        if image is not None and not _carries(plan, image):
+            yield f"no step carries the base image {image.source}"
+
+
+def _wrong_for_existing(plan: Plan, *, facts: Facts) -> Iterator[str]:
+    if plan.mode is Mode.STAGED:
+        images = [one for one in (facts.base, facts.file) if one is not None]
+        if not any(_carries(plan, one) for one in images):
+            yield "it replaces the disk, and no step carries what is on it"
+        for step in plan.steps:
+            if getattr(step, "backing", None) is not None:
+                yield f"{_class_of(step)} would put an overlay in the disk's place"
+    if plan.mode is Mode.IN_PLACE:
+        for step in plan.steps:
+            if not states(step, "in_place"):
+                yield f"{_class_of(step)} does not state that it may run in place"
+
+
+def _wrong_beside_a_vm(plan: Plan, *, request: Request) -> Iterator[str]:
+    if not plan.online:
+        return
+    if plan.mode is Mode.STAGED or request.operation is not Operation.APPLY:
+        yield f"{request.operation} can't be online in a plan of mode {plan.mode}"
+    for step in plan.steps:
+        if not states(step, "online"):
+            yield f"{_class_of(step)} does not state that it is safe while a VM writes"
+
+
+def _wrong_adoption(plan: Plan, *, current: Observation | None) -> Iterator[str]:
+    adopting = [getattr(step, "adopts", None) is not None for step in plan.steps]
+    if not any(adopting):
+        return
+    if current is not None:
+        yield "only a new disk can be a ready-made file"
+    if any(adopting[:-1]):
+        yield "a step follows the one that adopts a ready-made file"
+
+
+def states(step: Step, name: str) -> bool:
+    """Return whether a step states a property, ``in_place`` or ``online``."""
+    return getattr(step, name, False) is True
+
+
+def _carries(plan: Plan, image: BaseImage) -> bool:
+    return any(getattr(step, "carries", None) == image for step in plan.steps)
+
+
+def _class_of(step: Step) -> str:
+    return f"the step {type(step).__name__}"
