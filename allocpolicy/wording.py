@@ -47,7 +47,10 @@ def named(value: object) -> str:
     """Return what a plugin gave in a wrong place: the value if it is short."""
     if isinstance(value, str | int | float | None):
         return bounded(repr(value))
-    return f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    kind = type(value).__name__
+    return f"{'an' if kind[:1] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
 def format_size(size: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,25 @@ def test_whatever_it_raises_is_its_failure(
         stderr
     )
     assert len(stderr.splitlines()) == 1
+
+
+def test_what_ignores_that_a_disk_exists_is_not_asked_about_it(
+    hostile: Hostile, disk: Path
+) -> None:
+    """A plan for a new disk would take the place of what its guest has written."""
+    variables = hostile(
+        "def verify(self, **given):\n    written = os.environ.get('WRITTEN')\n"
+        "    judged = Judgement.DRIFTED if written else Judgement.MEETS\n"
+        "    return Verdict(judgement=judged, reason='')"
+    )
+    assert made(disk, variables)[0] == 0
+    disk.write_bytes(content := os.urandom(1 << 20))
+    variables["WRITTEN"] = "1"
+    for arguments in (("apply", disk), ("resize", disk, "2M")):
+        finished = allocpolicy(*arguments, **variables)
+        assert finished.status == 2, finished
+        assert "strategy 'bad' does not change existing disks" in finished.stderr
+        assert disk.read_bytes() == content
 
 
 def test_an_audit_goes_on(hostile: Hostile, disk: Path) -> None:

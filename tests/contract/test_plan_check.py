@@ -1,0 +1,225 @@
+"""Which plans break the contract, and in which words that is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocpolicy import (
+    BaseImage,
+    ContractBroken,
+    CopyBase,
+    CreateQcow2,
+    CreateRaw,
+    DiskFormat,
+    DiskRole,
+    Facts,
+    FillHoles,
+    GrowRaw,
+    Mode,
+    Observation,
+    Operation,
+    Plan,
+    Progress,
+    Request,
+    Reserve,
+    SetNocow,
+    Step,
+    Target,
+    check_plan,
+)
+from tests.contract.test_every_amended_disk import disks, facts_of, image
+from tests.contract.test_every_strategy import EXT4, NOWHERE
+
+MIB = 1 << 20
+CURRENT = next(disks())
+FACTS = facts_of(CURRENT, filesystem=EXT4, rewritable=True)
+FACTS_OF_NEW = dataclasses.replace(FACTS, base=None, file=None)
+NEW = Request(
+    operation=Operation.PROVISION,
+    destination=NOWHERE / "disk",
+    virtual_size=MIB,
+    format=DiskFormat.QCOW2,
+    disk_role=DiskRole.ROOT,
+)
+APPLY = dataclasses.replace(NEW, operation=Operation.APPLY)
+BASE = image(CURRENT, format=DiskFormat.RAW, size=MIB)
+PLAN = Plan(
+    mode=Mode.STAGED,
+    steps=(CreateRaw(virtual_size=MIB),),
+    peak_bytes=0,
+    promised_bytes=MIB,
+)
+
+
+def checked(
+    plan: object,
+    *,
+    request: Request = NEW,
+    facts: Facts = FACTS_OF_NEW,
+    current: Observation | None = None,
+) -> Plan:
+    return check_plan(plan, request=request, facts=facts, current=current)
+
+
+def amended(plan: object, *, operation: Operation = Operation.APPLY) -> Plan:
+    request = dataclasses.replace(NEW, operation=operation)
+    return checked(plan, request=request, facts=FACTS, current=CURRENT)
+
+
+def with_(**wrong: Any) -> Plan:
+    return dataclasses.replace(PLAN, **wrong)
+
+
+class Does(Step):
+    """A third party's step, which states what the test says."""
+
+    def __init__(self, **stated: object) -> None:
+        vars(self).update(stated)
+
+    def describe(self) -> str:
+        return "does it"
+
+    def run(self, target: Target, progress: Progress) -> None: ...
+
+
+def generator() -> Iterator[Step]:
+    yield CreateRaw(virtual_size=MIB)
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (None, "returned None, not a Plan"),
+        ("staged", "returned 'staged', not a Plan"),
+        (Plan, "returned the class Plan, not a Plan"),
+        (with_(mode="staged"), "mode is 'staged', not Mode"),
+        (with_(mode=None), "mode is None"),
+        (with_(steps=generator()), "steps is a generator, not tuple"),
+        (with_(steps=[CreateRaw(virtual_size=MIB)]), "steps is a list, not tuple"),
+        (with_(steps=None), "steps is None"),
+        (with_(steps=(object(),)), "steps has an object, not a Step"),
+        (with_(steps=(CreateRaw,)), "steps has the class CreateRaw, not a Step"),
+        (with_(peak_bytes=0.0), "peak_bytes is 0.0, not int"),
+        (with_(promised_bytes=None), "promised_bytes is None"),
+        (with_(promised_bytes=str(MIB)), f"promised_bytes is '{MIB}'"),
+        (with_(reserved_bytes=False), "reserved_bytes is False"),
+        (with_(reserved_bytes=-1), "reserved_bytes is -1"),
+        (with_(reserved_bytes=1), "peak_bytes is 0"),
+        (with_(peak_bytes=2 * MIB), f"promised_bytes is {MIB}"),
+        (with_(written=1), "written is 1, not bool"),
+        (with_(online=None), "online is None"),
+        (with_(reason=None), "reason is None, not str"),
+        (with_(steps=()), "no steps"),
+        (with_(mode=Mode.NOTHING), "mode is nothing, and there are 1 steps"),
+        (with_(mode=Mode.NOTHING, steps=()), "can't create a new disk"),
+        (with_(mode=Mode.IN_PLACE), "can't create a new disk"),
+        (with_(online=True), "can't be online"),
+        (with_(steps=(Does(in_place=1),)), "in_place of the step Does is 1"),
+        (with_(steps=(Does(online=True),)), "online, and not in_place"),
+        (with_(steps=(Does(adopts="x"),)), "adopts of the step Does is 'x'"),
+        (with_(steps=(Does(carries="x"),)), "carries of the step Does is 'x'"),
+        (with_(steps=(Does(adopts=Path("x")), Does())), "a step follows"),
+    ],
+)
+def test_a_plan_for_a_new_disk(plan: object, told: str) -> None:
+    assert checked(PLAN) is PLAN
+    with pytest.raises(ContractBroken) as raised:
+        checked(plan)
+    assert told in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_new_disk_carries_its_base_image() -> None:
+    """Whether it is copied, or below the disk, or in it as a step states."""
+    facts = dataclasses.replace(FACTS, base=BASE, file=None)
+    request = dataclasses.replace(NEW, base=BASE)
+    create = CreateRaw(virtual_size=MIB)
+    for carrier in (
+        CopyBase(base=BASE, format=DiskFormat.RAW),
+        CreateQcow2(virtual_size=MIB, backing=BASE),
+        Does(carries=BASE),
+        Does(carries=BASE, adopts=Path("ready")),
+    ):
+        plan = with_(steps=(create, carrier))
+        assert checked(plan, request=request, facts=facts) is plan
+    other = dataclasses.replace(BASE, path=NOWHERE / "other")
+    for steps in (
+        (create,),
+        (create, CopyBase(base=other, format=DiskFormat.RAW)),
+        (create, Does()),
+    ):
+        with pytest.raises(ContractBroken, match="no step carries the base image"):
+            checked(with_(steps=steps), request=request, facts=facts)
+
+
+@pytest.mark.parametrize("what", ["base", "file"])
+def test_what_replaces_a_disk_carries_what_is_on_it(what: str) -> None:
+    """Neither an empty disk nor one that stands on the old one takes its place."""
+    carried: BaseImage = getattr(FACTS, what)
+    create = CreateRaw(virtual_size=MIB)
+    plan = with_(steps=(create, CopyBase(base=carried, format=DiskFormat.RAW)))
+    assert amended(plan) is plan
+    other = dataclasses.replace(carried, fd=carried.fd + 1)
+    for steps in (
+        (create,),
+        (create, CopyBase(base=other, format=DiskFormat.RAW)),
+    ):
+        with pytest.raises(ContractBroken, match="no step carries what is on it"):
+            amended(with_(steps=steps))
+    with pytest.raises(ContractBroken, match="overlay in the disk's place"):
+        amended(with_(steps=(CreateQcow2(virtual_size=MIB, backing=carried),)))
+
+
+def test_a_disk_that_can_not_be_read_is_not_replaced() -> None:
+    """Where there is nothing to carry, there is no carrying it."""
+    unreadable = facts_of(CURRENT, filesystem=EXT4, rewritable=False)
+    with pytest.raises(ContractBroken, match="no step carries what is on it"):
+        checked(PLAN, request=APPLY, facts=unreadable, current=CURRENT)
+
+
+ROOM = {"mode": Mode.IN_PLACE, "promised_bytes": MIB}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        CreateRaw(virtual_size=MIB),
+        CreateQcow2(virtual_size=MIB),
+        CopyBase(base=BASE, format=DiskFormat.RAW),
+        SetNocow(),
+        Does(),
+        Does(in_place=False),
+    ],
+)
+def test_in_place_a_step_states_that_it_may_run_there(step: Step) -> None:
+    """What isn't known to keep what the guest has written does not run on it."""
+    for allowed in (Reserve(length=MIB), FillHoles(length=MIB), Does(in_place=True)):
+        plan = with_(**ROOM, steps=(allowed,))
+        assert amended(plan) is plan
+        with pytest.raises(ContractBroken, match="does not state that it may run"):
+            amended(with_(**ROOM, steps=(allowed, step)))
+
+
+def test_beside_a_vm_a_step_states_that_it_is_safe() -> None:
+    safe = Does(in_place=True, online=True)
+    for step in (Reserve(length=MIB), safe):
+        plan = with_(**ROOM, steps=(step,), online=True)
+        assert amended(plan) is plan
+        with pytest.raises(ContractBroken, match="resize can't be online"):
+            amended(plan, operation=Operation.RESIZE)
+    unsafe = FillHoles(length=MIB), Does(in_place=True), GrowRaw(virtual_size=MIB)
+    for other in unsafe:
+        with pytest.raises(ContractBroken, match="safe while a VM writes"):
+            amended(with_(**ROOM, steps=(safe, other), online=True))
+
+
+def test_only_a_new_disk_is_a_ready_made_file() -> None:
+    """A disk that exists keeps what its guest has written."""
+    plan = with_(steps=(Does(adopts=Path("ready"), carries=FACTS.base),))
+    with pytest.raises(ContractBroken, match="only a new disk"):
+        amended(plan)
