@@ -19,7 +19,7 @@ from allocpolicy.cli.cells import cell, structured
 from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, usage_error
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
-from allocpolicy.wording import one_line
+from allocpolicy.wording import one_line, raised
 
 Row = tuple[object, ...]
 
@@ -28,19 +28,21 @@ class Command(CliffCommand):
     """A command whose errors are one line on stderr, with the right exit status.
 
     ``state`` is what holds when the command is interrupted or its output fails;
-    ``exit_status`` is the status when it runs to its end.
+    ``exit_status`` is the status when it runs to its end. ``owner``: the distribution
+    that a plugin's command is from, which is told when it fails.
     """
 
     # --format is cliff's long name of -f; where it names a disk's format, that wins.
     conflict_handler = "resolve"
     state = "nothing was changed"
     exit_status = 0
+    owner: ClassVar[str | None] = None
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return a parser that reports a mistake in one line."""
         parser = super().get_parser(prog_name)
         config_options.add(parser)
-        self.add_arguments(parser)
+        self._add_arguments(parser)
         # argparse prints its usage first, over several lines.
         parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
         return parser
@@ -56,6 +58,14 @@ class Command(CliffCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's own arguments."""
 
+    def _add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        try:
+            self.add_arguments(parser)
+        except Exception as error:
+            if self.owner is None:
+                raise
+            raise SystemExit(self._report(error)) from error
+
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command; return its exit status."""
         try:
@@ -66,8 +76,10 @@ class Command(CliffCommand):
         except KeyboardInterrupt:
             print(f"{self.cmd_name}: interrupted; {self.state}", file=sys.stderr)
             return INTERRUPTED
-        except Exception as error:  # noqa: BLE001  (the last resort of the program)
-            status = self._report(error)
+        except BaseException as error:
+            if self.owner is None and not isinstance(error, Exception):
+                raise
+            status = self._report(error)  # the last resort of the program
             _drop_output()
         return status
 
@@ -84,17 +96,23 @@ class Command(CliffCommand):
         status = self._report(error)
         self.exit_status = self.exit_status or status
 
-    def _report(self, error: Exception) -> int:
+    def _report(self, error: BaseException) -> int:
         if self.app_args and self.app_args.debug:
             for line in "".join(traceback.format_exception(error)).splitlines():
                 print(one_line(line), file=sys.stderr)
         if isinstance(error, Error):
             message, status = str(error), error.exit_status
         else:
-            message = f"{type(error).__name__}: {error}; {self.state}"
+            message = f"{self._failure(error)}; {self.state}"
             status = UNEXPECTED
         print(f"{self.cmd_name}: {one_line(message)}", file=sys.stderr)
         return status
+
+    def _failure(self, error: BaseException) -> str:
+        """Return what failed unexpectedly, and whose it is if not allocpolicy's."""
+        if self.owner is None:
+            return f"{type(error).__name__}: {error}"
+        return f"the command of {self.owner} failed: {raised(error)}"
 
 
 class ShowOne(Command, CliffShowOne):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
@@ -15,6 +17,13 @@ from cliff.commandmanager import CommandManager
 from allocpolicy import __version__, wording
 from allocpolicy.cli import config_options
 from allocpolicy.cli.failure import USAGE, interrupted, usage_error
+from allocpolicy.errors import Error
+from allocpolicy.wording import one_line
+
+if TYPE_CHECKING:
+    from cliff.command import Command as CliffCommand
+
+    from allocpolicy.cli.plugin_commands import PluginCommands
 
 # Each is imported only when it runs: the others don't pay for its imports.
 COMMANDS = {
@@ -37,15 +46,50 @@ COMMANDS = {
 }
 
 
+_COMPLETE = "allocpolicy.cli.plugin_commands:Complete"
+
+
+def _entry_point(name: str, target: str) -> importlib.metadata.EntryPoint:
+    return importlib.metadata.EntryPoint(
+        name=name, value=target, group="allocpolicy.cli"
+    )
+
+
 class Commands(CommandManager):
-    """Knows the commands without searching every installed distribution."""
+    """Knows our commands without searching every installed distribution.
+
+    Those of plugins are searched for when a command is none of ours, or for the list of
+    all.
+    """
 
     def __init__(self) -> None:
         super().__init__(None)
         for name, target in COMMANDS.items():
-            self.commands[name] = importlib.metadata.EntryPoint(
-                name=name, value=target, group="allocpolicy.cli"
-            )
+            self.commands[name] = _entry_point(name, target)
+
+    @functools.cached_property
+    def plugins(self) -> PluginCommands:
+        """The commands of other distributions."""
+        from allocpolicy.cli.plugin_commands import PluginCommands
+
+        return PluginCommands(own=tuple(self.commands))
+
+    def find_command(
+        self, argv: list[str]
+    ) -> tuple[type[CliffCommand], str, list[str]]:
+        """Return the command, its name and its arguments.
+
+        :raises ValueError: when there is none.
+        :raises Error: when it is a plugin's that can't be used.
+        """
+        try:
+            return super().find_command(argv)
+        except ValueError:
+            return self.plugins.find_command(argv)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        yield from self.commands.items()
+        yield from self.plugins.listed(own=self.commands)
 
 
 class Program(App):
@@ -60,6 +104,7 @@ class Program(App):
             command_manager=Commands(),
             deferred_help=True,
         )
+        self.command_manager.commands["complete"] = _entry_point("complete", _COMPLETE)
 
     def build_option_parser(
         self, description: str | None, version: str | None, *args: object
@@ -85,10 +130,20 @@ class Program(App):
             self.command_manager.find_command(argv)
         except KeyboardInterrupt:  # cliff would say nothing about it
             return interrupted()
+        except Error as error:  # of a plugin's command
+            print(f"allocpolicy: {one_line(str(error))}", file=sys.stderr)
+            return error.exit_status
         except ValueError:
-            print(_unknown_command(argv), file=sys.stderr)
+            print(self._unknown_command(argv), file=sys.stderr)
             return USAGE
         return super().run_subcommand(argv)
+
+    def _unknown_command(self, words: Sequence[str]) -> str:
+        known = [name for name, _ in self.command_manager]
+        name = " ".join(words[:2])
+        hint = wording.hint(known, nearest_to=name)
+        hint = hint or wording.hint(known, nearest_to=words[0])
+        return f"allocpolicy: there is no command {name!r}{hint}; see allocpolicy help"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,10 +154,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A path that is not UTF-8 must not break the report of a finished disk.
             stream.reconfigure(errors="backslashreplace")
     return Program().run(given or ["help"])
-
-
-def _unknown_command(words: Sequence[str]) -> str:
-    name = " ".join(words[:2])
-    hint = wording.hint(COMMANDS, nearest_to=name)
-    hint = hint or wording.hint(COMMANDS, nearest_to=words[0])
-    return f"allocpolicy: there is no command {name!r}{hint}; see allocpolicy help"

@@ -1,0 +1,19 @@
+"""What a plugin's own commands are made of: the entry points ``allocpolicy.commands``.
+
+A command is a subclass of `ShowOne` (one thing, by name), `Lister` (rows) or `Command`
+(neither; it prints what it likes). `add_arguments` declares its arguments with
+argparse; the work is in ``show``, ``rows`` or ``take_action``. Its errors are one line
+on stderr: any `allocpolicy.Error` with its exit status, and whatever else it raises as
+the failure of its distribution, exit status 5.
+
+This is the only public module beside `allocpolicy`: it imports cliff, which programs
+that create disks need not do.
+"""
+
+from __future__ import annotations
+
+from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.command import Command, Lister, Row, ShowOne
+from allocpolicy.cli.progress import shown as progress
+
+__all__ = ["Command", "Lister", "Row", "ShowOne", "lines", "progress", "structured"]
