@@ -1,0 +1,83 @@
+"""A law: one thing that every strategy keeps to, and how to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from allocpolicy.testing.subject import Place, Subject
+
+
+class Broken(AssertionError):
+    """The strategy breaks the law: one line that says how."""
+
+
+class NotApplicable(Exception):
+    """The law is about something that the strategy declares not to do: ``(reason)``."""
+
+
+def everywhere(place: Place) -> bool:
+    """Return whether a law is tried in a place: in every one."""
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PureLaw:
+    """A law about what a strategy answers; no disk is made."""
+
+    name: str
+    says: str
+    check: Callable[[Subject], None] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutedLaw:
+    """A law about disks that are really made, in each `Place` that ``where`` wants."""
+
+    name: str
+    says: str
+    check: Callable[[Place], None] = field(repr=False)
+    where: Callable[[Place], bool] = field(repr=False, default=everywhere)
+
+
+Law = PureLaw | ExecutedLaw
+
+
+def pure(name: str, says: str) -> Callable[[Callable[[Subject], None]], PureLaw]:
+    """Make a law of a function that raises `Broken` or `NotApplicable`.
+
+    :param name: by which an author waives it, in lower case with dashes.
+    :param says: what holds, in one line.
+    """
+
+    def law(check: Callable[[Subject], None]) -> PureLaw:
+        return PureLaw(name=name, says=says, check=check)
+
+    return law
+
+
+def executed(
+    name: str, says: str, *, where: Callable[[Place], bool] = everywhere
+) -> Callable[[Callable[[Place], None]], ExecutedLaw]:
+    """Make a law of a function that is called once for each place.
+
+    The place's directory is empty, the law's own, and removed afterwards.
+
+    :param name: by which an author waives it, in lower case with dashes.
+    :param says: what holds, in one line.
+    :param where: in which places it is tried; what costs time is tried in few.
+    """
+
+    def law(check: Callable[[Place], None]) -> ExecutedLaw:
+        return ExecutedLaw(name=name, says=says, check=check, where=where)
+
+    return law
+
+
+def require(holds: object, otherwise: str) -> None:
+    """Go on if something holds.
+
+    :raises Broken: with ``otherwise``, which says in one line what is wrong.
+    """
+    if not holds:
+        raise Broken(otherwise)

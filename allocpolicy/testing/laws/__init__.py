@@ -1,0 +1,20 @@
+"""The laws, in the order in which they are tried: one list."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from allocpolicy.testing.law import ExecutedLaw, Law, PureLaw
+from allocpolicy.testing.laws import pure
+
+MODULES: tuple[ModuleType, ...] = (pure,)
+
+
+def laws() -> tuple[Law, ...]:
+    """Return every law of the modules in `MODULES`, in the order of their text."""
+    return tuple(
+        law
+        for module in MODULES
+        for law in vars(module).values()
+        if isinstance(law, PureLaw | ExecutedLaw)
+    )

@@ -1,0 +1,160 @@
+"""The strategy that the suite is run on, and the places where its disks are made."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from allocpolicy import DiskFormat, Order, Policy, Strategy
+from allocpolicy.registry import installed
+from allocpolicy.registry.installed import Loaded
+from allocpolicy.testing import options
+from allocpolicy.testing.base_images import BaseFile
+
+Options = Mapping[str, object]
+Environment = Callable[[Path], AbstractContextManager[object]]
+
+
+def as_it_is(directory: Path) -> AbstractContextManager[object]:
+    """Set nothing up: the environment of a strategy that needs nothing."""
+    return contextlib.nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A loaded strategy, and what its author says of it.
+
+    ``option_sets`` are complete and valid, the defaults first. ``environment`` is
+    entered around each law with the directory in which disks are made: what the
+    strategy needs outside of itself (variables, a pool). ``waived`` maps names of laws
+    that it is known to break to the reason.
+    """
+
+    loaded: Loaded
+    option_sets: tuple[Options, ...]
+    environment: Environment = as_it_is
+    waived: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The strategy's name."""
+        return self.loaded.found.name
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy itself."""
+        return self.loaded.strategy
+
+    @property
+    def changes_existing(self) -> bool:
+        """Whether it has an ``amend`` of its own, not the default, which refuses."""
+        default = getattr(Strategy, "amend", None)
+        return getattr(type(self.strategy), "amend", None) is not default
+
+    def extra_specs(self, options: Options) -> dict[str, str]:
+        """Return the extra specs that select the strategy with these options."""
+        prefix = f"allocpolicy:{self.name}"
+        given = {f"{prefix}.{name}": written(value) for name, value in options.items()}
+        return {"allocpolicy:strategy": self.name, **given}
+
+
+def subject(
+    name: str,
+    *,
+    option_sets: Iterable[Options] | None = None,
+    environment: Environment = as_it_is,
+    waived: Mapping[str, str] | None = None,
+) -> Subject:
+    """Load an installed strategy to try the suite on.
+
+    :param option_sets: options by name; what is left out has its default. None: the
+        defaults, and each option at each value that its schema names.
+    :raises StrategyNotFound: (and the other errors of loading) when it can't be used.
+    :raises schema.Invalid: for options that don't match the strategy's schema.
+    """
+    loaded = installed.load(name)
+    return Subject(
+        loaded=loaded,
+        option_sets=options.sets(loaded, given=option_sets),
+        environment=environment,
+        waived=dict(waived or {}),
+    )
+
+
+def written(value: object) -> str:
+    """Return an option's value as an extra spec writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an executed law is tried: a directory, a format, a base, a set of options.
+
+    ``filesystem`` is its type as /proc/mounts spells it. ``directory`` is empty when
+    the law begins. ``base`` is outside of it, on the same filesystem.
+    """
+
+    subject: Subject
+    directory: Path
+    filesystem: str
+    format: DiskFormat
+    base: BaseFile | None
+    options: Options
+
+    def __str__(self) -> str:
+        base = f"on a base in {self.base.kind}" if self.base else "without a base"
+        changed = self._changed_options
+        told = ", ".join(f"{name}={written(value)}" for name, value in changed.items())
+        return " ".join(
+            filter(None, (self.filesystem, self.format, base, told and f"({told})"))
+        )
+
+    @property
+    def disk(self) -> Path:
+        """The name that the disk gets; nothing is there when the law begins."""
+        return self.directory / "disk"
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The operator's decisions under which disks are made: the defaults."""
+        return Policy()
+
+    def order(self, *, virtual_size: int | None = None) -> Order:
+        """Return the order of a new disk in this place.
+
+        :param virtual_size: bytes; None: the base image's, or `SIZE` without one.
+        """
+        if virtual_size is None and self.base is None:
+            virtual_size = SIZE
+        return Order(
+            destination=self.disk,
+            virtual_size=virtual_size,
+            base=self.base.path if self.base else None,
+            base_format=self.base.format if self.base else None,
+            format=self.format,
+            extra_specs=self.subject.extra_specs(self.options),
+        )
+
+    def moved_to(self, directory: Path) -> Place:
+        """Return the same place in another directory."""
+        return replace(self, directory=directory)
+
+    @property
+    def _changed_options(self) -> Options:
+        defaults = self.subject.option_sets[0]
+        return {
+            name: value
+            for name, value in self.options.items()
+            if defaults.get(name) != value
+        }
+
+
+SIZE = 4 << 20  # bytes of a disk without a base image

@@ -1,0 +1,152 @@
+"""Running the laws on a strategy: one result for each law, whoever asks.
+
+An executed law is tried in many places, and its results are put together: it is broken
+if it is broken anywhere, and holds if it holds somewhere and is broken nowhere.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from allocpolicy.testing.ground import Ground
+from allocpolicy.testing.law import Broken, ExecutedLaw, Law, NotApplicable, PureLaw
+from allocpolicy.testing.laws import laws
+from allocpolicy.testing.subject import Place, Subject
+from allocpolicy.wording import bounded, raised
+
+
+class Outcome(enum.StrEnum):
+    """What became of a law."""
+
+    HELD = "held"
+    BROKEN = "broken"
+    WAIVED = "waived"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A law's outcome; ``reasons`` say why it isn't held.
+
+    ``places`` are those of the outcome, if the law is about disks that are made.
+    """
+
+    law: Law
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        reasons = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        return f"{self.outcome}: {self.law.name}{reasons}"
+
+
+def run(
+    subject: Subject, *, grounds: Sequence[Ground], tried: Iterable[Law] | None = None
+) -> Iterator[Result]:
+    """Try laws on a strategy, one after another; yield each one's result.
+
+    :param grounds: where disks are made; `ground.grounds` makes them.
+    :param tried: the laws; None: all.
+    """
+    for law in laws() if tried is None else tried:
+        yield result_of(law, subject, grounds=grounds)
+
+
+def result_of(law: Law, subject: Subject, *, grounds: Sequence[Ground]) -> Result:
+    """Try one law on a strategy, everywhere; return what became of it."""
+    if isinstance(law, PureLaw):
+        with tempfile.TemporaryDirectory() as directory:
+            found = [_tried_purely(law, subject, directory=Path(directory))]
+    else:
+        found = [
+            _tried_in(law, place)
+            for ground in grounds
+            for place in ground.places(subject)
+            if law.where(place)
+        ]
+    return _waived(_together(law, found), subject)
+
+
+def summary(results: Iterable[Result]) -> str:
+    """Return ``19 held, 2 waived, 3 not applicable``, with the broken ones first."""
+    counted = Counter(result.outcome for result in results)
+    order = (Outcome.BROKEN, Outcome.HELD, Outcome.WAIVED, Outcome.NOT_APPLICABLE)
+    return ", ".join(
+        f"{counted[outcome]} {outcome}"
+        for outcome in order
+        if counted[outcome] or outcome is not Outcome.BROKEN
+    )
+
+
+def _tried_purely(law: PureLaw, subject: Subject, *, directory: Path) -> Result:
+    try:
+        with subject.environment(directory):
+            law.check(subject)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (its code may raise any)
+        return _result(law, error)
+    return Result(law=law, outcome=Outcome.HELD)
+
+
+def _tried_in(law: ExecutedLaw, place: Place) -> Result:
+    with tempfile.TemporaryDirectory(prefix="law-", dir=place.directory) as own:
+        here = place.moved_to(Path(own))
+        try:
+            with place.subject.environment(here.directory):
+                law.check(here)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (its code may raise any)
+            result = _result(law, error)
+            return replace(result, places=(str(place),))
+    return Result(law=law, outcome=Outcome.HELD, places=(str(place),))
+
+
+def _result(law: Law, error: BaseException) -> Result:
+    if isinstance(error, NotApplicable):
+        reasons = (bounded(str(error)),)
+        return Result(law=law, outcome=Outcome.NOT_APPLICABLE, reasons=reasons)
+    said = bounded(str(error)) if isinstance(error, Broken) else raised(error)
+    return Result(law=law, outcome=Outcome.BROKEN, reasons=(said,))
+
+
+def _together(law: Law, found: Sequence[Result]) -> Result:
+    """Return one result of a law's results in all places."""
+    for outcome in (Outcome.BROKEN, Outcome.HELD, Outcome.NOT_APPLICABLE):
+        same = [result for result in found if result.outcome is outcome]
+        if same:
+            places = tuple(itertools.chain.from_iterable(one.places for one in same))
+            return Result(
+                law=law, outcome=outcome, reasons=_grouped(same), places=places
+            )
+    return Result(
+        law=law, outcome=Outcome.NOT_APPLICABLE, reasons=("no such place was given",)
+    )
+
+
+def _grouped(results: Iterable[Result]) -> tuple[str, ...]:
+    """Return each reason once, with the first of its places."""
+    places: dict[str, list[str]] = {}
+    for result in results:
+        for reason in result.reasons:
+            places.setdefault(reason, []).extend(result.places)
+    return tuple(
+        f"{reason} ({_first(where)})" if where else reason
+        for reason, where in places.items()
+    )
+
+
+def _first(places: Sequence[str]) -> str:
+    others = f", and {len(places) - 1} more places" if len(places) > 1 else ""
+    return f"{places[0]}{others}"
+
+
+def _waived(result: Result, subject: Subject) -> Result:
+    reason = subject.waived.get(result.law.name)
+    if reason is None or result.outcome is not Outcome.BROKEN:
+        return result
+    return replace(result, outcome=Outcome.WAIVED, reasons=(reason, *result.reasons))
