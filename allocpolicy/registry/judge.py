@@ -55,9 +55,8 @@ class Judge:
         unseen = observation.unseen_chain or observation.unknown_data
         if unseen is not None and verdict.judgement is Judgement.MEETS:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=unseen)
-        if reason:
-            return replace(verdict, reason=f"{verdict.reason}; {reason}")
-        return verdict
+        remarks = (verdict.reason, reason, _another_distribution(choice, loaded))
+        return replace(verdict, reason="; ".join(filter(None, remarks)))
 
     def attachment(
         self,
@@ -99,6 +98,14 @@ class Judge:
             self._options[key] = _complete(choice, loaded)
         options = self._options[key]
         return options if isinstance(options, str) else (loaded, options)
+
+
+def _another_distribution(choice: Choice, loaded: Loaded) -> str | None:
+    """Return that the strategy is another distribution's than the disk's was, if so."""
+    writer, found = choice.distribution, loaded.found
+    if writer in (None, found.distribution):
+        return None
+    return f"its stamp is of {choice.strategy} of {writer}, this is {found}"
 
 
 def _load(name: str) -> Loaded | str:

@@ -121,3 +121,14 @@ def test_every_installed_strategy_can_be_asked(strategy: str) -> None:
     judge = Judge(refusal=lambda _: None)
     assert judge.attachment(choice(strategy), RESERVED) is not None
     assert judge.verdict(choice(strategy), RESERVED).judgement in Judgement
+
+
+def test_a_strategy_of_another_distribution_is_told() -> None:
+    """The name alone doesn't make it the one that the disk was promised by."""
+    by_whom = Choice(strategy="none", options={}, distribution="acme", version="1")
+    verdict = Judge(refusal=lambda _: None).verdict(by_whom, RESERVED)
+    assert verdict.judgement is Judgement.MEETS
+    assert "its stamp is of none of acme, this is allocpolicy" in verdict.reason
+    ours = dataclasses.replace(by_whom, distribution="allocpolicy", version="0.0.1")
+    verdict = Judge(refusal=lambda _: None).verdict(ours, RESERVED)
+    assert verdict.reason == "thin promises nothing"
