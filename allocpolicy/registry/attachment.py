@@ -7,13 +7,13 @@ starting; the nearest that works is taken instead.
 
 from __future__ import annotations
 
-import operator
 from dataclasses import replace
 
 from allocpolicy import wording
 from allocpolicy.contract.facts import Allocation, DiskFormat, Observation
 from allocpolicy.contract.policy import Machines
 from allocpolicy.contract.strategy import Attachment
+from allocpolicy.errors import ContractBroken
 
 _WORDS = {
     "discard": ("ignore", "unmap"),
@@ -32,40 +32,42 @@ _SECTOR = 512
 def checked(given: Attachment) -> Attachment:
     """Return the attachment as plain values; call it where its plugin is blamed.
 
-    :raises TypeError: for a size that is no integer.
-    :raises ValueError: for a word that QEMU doesn't have, a size that it refuses, and
-        for words that don't go together.
+    :raises ContractBroken: for a word that QEMU doesn't have, a size that it refuses,
+        words that don't go together, and for values of other types.
     """
     words = {name: _word(name, getattr(given, name)) for name in _WORDS}
+    keeps: object = given.discard_no_unref
+    if type(keeps) is not bool:
+        raise ContractBroken(f"discard_no_unref is {wording.named(keeps)}, not bool")
     made = Attachment(
         **words,
         l2_cache_size=_size("l2_cache_size", given.l2_cache_size, multiple=1),
-        discard_no_unref=bool(given.discard_no_unref),
+        discard_no_unref=keeps,
         discard_granularity=_size(
             "discard_granularity", given.discard_granularity, multiple=_SECTOR
         ),
     )
     if made.detect_zeroes == "unmap" and made.discard != "unmap":
-        raise ValueError("detect_zeroes is 'unmap', and discard is not")
+        raise ContractBroken("detect_zeroes is 'unmap', and discard is not")
     if made.io == "native" and made.cache not in _BUFFERED:
-        raise ValueError(f"io is 'native', which cache={made.cache} does not allow")
+        raise ContractBroken(f"io is 'native', which cache={made.cache} does not allow")
     return made
 
 
 def _word(name: str, given: object) -> str:
-    word = wording.bounded(str(given))
-    if word not in _WORDS[name]:
-        raise ValueError(f"{name} is {word!r}, not {' or '.join(_WORDS[name])}")
-    return word
+    if not isinstance(given, str) or given not in _WORDS[name]:
+        known = " or ".join(_WORDS[name])
+        raise ContractBroken(f"{name} is {wording.named(given)}, not {known}")
+    return str(given)
 
 
-def _size(name: str, given: int | None, *, multiple: int) -> int | None:
+def _size(name: str, given: object, *, multiple: int) -> int | None:
     if given is None:
         return None
-    size = operator.index(given)
-    if size <= 0 or size % multiple:
-        raise ValueError(f"{name} is {size}, not a positive multiple of {multiple}")
-    return size
+    if type(given) is not int or given <= 0 or given % multiple:
+        wrong = f"{name} is {wording.named(given)}"
+        raise ContractBroken(f"{wrong}, not a positive multiple of {multiple}")
+    return given
 
 
 def fitted(

@@ -11,6 +11,7 @@ from allocpolicy import (
     Allocation,
     Attachment,
     BackingFile,
+    ContractBroken,
     DiskFormat,
     MappingState,
     Observation,
@@ -143,7 +144,9 @@ def test_the_guest_discards_whole_clusters() -> None:
         ({"cache": "writeback", "io": "native"}, "native"),
         ({"discard": "ignore", "detect_zeroes": "unmap"}, "detect_zeroes"),
         ({"l2_cache_size": 0}, "l2_cache_size"),
-        ({"l2_cache_size": "1M"}, "str"),
+        ({"l2_cache_size": "1M"}, "l2_cache_size is '1M'"),
+        ({"l2_cache_size": 1.0}, "l2_cache_size is 1.0"),
+        ({"discard_no_unref": None}, "discard_no_unref is None"),
         ({"discard_granularity": 1000}, "discard_granularity"),
     ],
 )
@@ -151,5 +154,5 @@ def test_what_no_vm_starts_with_is_refused(
     changed: dict[str, object], named: str
 ) -> None:
     wrong = replace(MINIMAL, **changed)  # type: ignore[arg-type]
-    with pytest.raises((TypeError, ValueError), match=named):
+    with pytest.raises(ContractBroken, match=named):
         attachment.checked(wrong)
