@@ -14,7 +14,7 @@ from cliff.command import Command as CliffCommand
 from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
-from allocpolicy.cli import columns, config_options, output
+from allocpolicy.cli import columns, config_options, output, plugin_option
 from allocpolicy.cli.cells import cell, structured
 from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, usage_error
 from allocpolicy.contract.policy import Policy
@@ -42,6 +42,7 @@ class Command(CliffCommand):
         """Return a parser that reports a mistake in one line."""
         parser = super().get_parser(prog_name)
         config_options.add(parser)
+        plugin_option.add(parser)
         self._add_arguments(parser)
         # argparse prints its usage first, over several lines.
         parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
@@ -69,7 +70,8 @@ class Command(CliffCommand):
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command; return its exit status."""
         try:
-            status = super().run(parsed_args) or self.exit_status
+            with plugin_option.registered(*self._before, parsed_args):
+                status = super().run(parsed_args) or self.exit_status
             sys.stdout.flush()  # report a full disk here, not when Python exits
         except BrokenPipeError:
             raise
@@ -88,8 +90,12 @@ class Command(CliffCommand):
 
         :raises ConfigError: when it cannot be read.
         """
-        before = (self.app_args,) if self.app_args else ()
-        return config_options.policy(*before, arguments)
+        return config_options.policy(*self._before, arguments)
+
+    @property
+    def _before(self) -> tuple[argparse.Namespace, ...]:
+        """The options before the command's name."""
+        return (self.app_args,) if self.app_args else ()
 
     def fail(self, error: Exception) -> None:
         """Report an error and go on; the exit status is the first one's."""

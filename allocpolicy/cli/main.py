@@ -15,7 +15,7 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from allocpolicy import __version__, wording
-from allocpolicy.cli import config_options
+from allocpolicy.cli import config_options, plugin_option
 from allocpolicy.cli.failure import USAGE, interrupted, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line
@@ -112,6 +112,7 @@ class Program(App):
         """Return the parser of the options before the command."""
         parser = super().build_option_parser(description, version)
         config_options.add(parser)
+        plugin_option.add(parser)
         parser.error = usage_error("allocpolicy")  # type: ignore[method-assign, assignment]
         return parser
 

@@ -7,12 +7,13 @@ its check for duplicates compares only neighbours. stevedore does the loading.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -57,12 +58,26 @@ class Loaded:
     takes: Mapping[str, frozenset[str]]
 
 
+_added: list[Found] = []
+
+
 def find_all() -> tuple[Found, ...]:
     """Return all claims to strategies' names, sorted, duplicates included.
 
     The result is cached until a directory in sys.path changes, as an installation does.
     """
-    return _find_all(tuple((place, _changed(place)) for place in sys.path))
+    found = _find_all(tuple((place, _changed(place)) for place in sys.path))
+    return tuple(sorted((*found, *_added), key=_order)) if _added else found
+
+
+@contextlib.contextmanager
+def added(found: Sequence[Found]) -> Iterator[None]:
+    """Have further claims while the body runs; their modules are imported already."""
+    _added.extend(found)
+    try:
+        yield
+    finally:
+        del _added[len(_added) - len(found) :]
 
 
 def _changed(place: str) -> int | None:
