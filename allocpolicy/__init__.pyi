@@ -80,6 +80,7 @@ from allocpolicy.report.report import Report as Report
 from allocpolicy.resolve.flavors import Flavor as Flavor
 from allocpolicy.resolve.policy import load_policy as load_policy
 from allocpolicy.resolve.selection import Selection as Selection
+from allocpolicy.steps.adopt import Adopt as Adopt
 from allocpolicy.steps.copy import CopyBase as CopyBase
 from allocpolicy.steps.copy import Sharing as Sharing
 from allocpolicy.steps.create import CreateQcow2 as CreateQcow2

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import Host, Limits
@@ -27,7 +27,14 @@ from allocpolicy.execute.job import Job
 from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Holding
-from allocpolicy.storage import budget, directories, mount, named_lock, space
+from allocpolicy.storage import (
+    budget,
+    directories,
+    mount,
+    named_lock,
+    ready_made,
+    space,
+)
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.space import Space
 from allocpolicy.wording import format_size
@@ -81,7 +88,8 @@ def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
 def admit(plan: Plan, job: Job, *, directory: int) -> None:
     """Refuse a plan that does not fit; take your `turn` first.
 
-    An existing disk is not opened again, and the plan's promise replaces its old one.
+    An existing disk is not opened again, and the plan's promise replaces its old one;
+    so it does that of a ready-made file that becomes the disk.
 
     :param directory: the host's directory, open.
     :raises InvalidRequest: when one disk may not be promised so much.
@@ -203,16 +211,14 @@ def _ask(plan: Plan, job: Job) -> _Asked:
     headroom = promised = 0
     held = _NOTHING
     if accounted:
-        current = job.disk.disk.fd if job.disk else None
-        others = account.take(
-            host.directory,
-            policy=job.policy,
-            other_than=current,
-            bases=_bases(job),
-        )
+        with _disk_to_be(plan, job) as (present, held):
+            others = account.take(
+                host.directory,
+                policy=job.policy,
+                other_than=present,
+                bases=_bases(job),
+            )
         promised = others.promised
-        if current is not None:
-            held = holding.measure(current, path=path)
         headroom = _headroom(plan, host, unwritten=others.unwritten, held=held)
     return _Asked(
         plan=plan,
@@ -224,6 +230,27 @@ def _ask(plan: Plan, job: Job) -> _Asked:
         # btrfs accounts for new allocations only with the next transaction.
         exact=accounted and host.filesystem.copy_on_write,
     )
+
+
+@contextlib.contextmanager
+def _disk_to_be(plan: Plan, job: Job) -> Iterator[tuple[int | None, Holding]]:
+    """Yield the open file that is the disk, or becomes it, and what it holds.
+
+    It must not count beside what the plan promises; None if there is none yet.
+    """
+    if job.disk is not None:
+        fd = job.disk.disk.fd
+        yield fd, holding.measure(fd, path=job.request.destination)
+        return
+    adopted = [getattr(step, "adopts", None) for step in plan.steps]
+    path = next((one for one in adopted if one is not None), None)
+    if path is None:
+        yield None, _NOTHING
+        return
+    with ready_made.opened(path) as fd:
+        own = holding.measure(fd, path=path).own
+        # What it was promised, if it was counted, is what the plan promises.
+        yield fd, replace(_NOTHING, actual_size=own, own=own)
 
 
 def _headroom(plan: Plan, host: Host, *, unwritten: int, held: Holding) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
-from allocpolicy.contract.plan import Plan, Target
+from allocpolicy.contract.plan import Plan, Step, Target
 from allocpolicy.contract.strategy import Judgement, Verdict
-from allocpolicy.errors import PromiseBroken
+from allocpolicy.errors import ContractBroken, PromiseBroken, StrategyFailed
 from allocpolicy.execute import admission
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.unswapped import unswapped
@@ -25,6 +26,7 @@ from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
+from allocpolicy.registry.installed import Found
 from allocpolicy.storage import staging, temporary
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
@@ -37,7 +39,7 @@ def built(
     """Yield the finished file and its outcome; it is dropped unless it is published.
 
     :param prepare: gives the empty file its owner and attributes before any work is
-        done; it is called again for a ready-made file that a step adopted.
+        done; for a new disk again if a step adopted a ready-made file.
     :raises NotEnoughSpace: before any byte is copied where free space shows it.
     :raises Unsupported: when the storage cannot do what a step needs.
     :raises Replan: when something that the plan relied on is gone.
@@ -50,10 +52,11 @@ def built(
     ):
         temporary.sweep(job.directory)
         prepare(staged)
+        fixed = Fixed(fd=staged.fd, directory=staged.directory)
         run_steps(
             plan,
             job,
-            target=staged,
+            target=staged if job.disk is None else fixed,
             directory=staged.directory_fd,
             has_taken=has_taken,
         )
@@ -70,6 +73,18 @@ def built(
             with unswapped(staged, directory=directory, found=found, hook="verify"):
                 outcome = verified(job, staged.fd)
             yield staged, replace(outcome, stamp=recorded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed:
+    """A target that remains the file that it is."""
+
+    fd: int
+    directory: Path
+
+    def adopt(self, path: Path) -> None:
+        """Refuse: a ready-made file must not replace a disk that exists."""
+        raise ContractBroken("only a new disk can be a ready-made file")
 
 
 def run_steps(
@@ -91,6 +106,7 @@ def run_steps(
     admit(plan, job, target=target, directory=directory)
     found = job.selection.loaded.found
     for step in plan.steps:
+        _refuse_after_adoption(step, target, found=found)
         hook = call.method(step, "run")
         with (
             unswapped(target, directory=directory, found=found, hook=hook) as handed,
@@ -103,7 +119,22 @@ def run_steps(
             ),
         ):
             call.run(step, handed, watch=job.watch)
-        has_taken(os.fstat(target.fd).st_blocks * 512 - before)
+        if not _is_adopted(target):
+            has_taken(os.fstat(target.fd).st_blocks * 512 - before)
+
+
+def _is_adopted(target: Target) -> bool:
+    return isinstance(target, Staged) and target.adopted
+
+
+def _refuse_after_adoption(step: Step, target: Target, *, found: Found) -> None:
+    """Check that the disk isn't a ready-made file already, whose content is final.
+
+    :raises StrategyFailed: when it is.
+    """
+    if _is_adopted(target):
+        reason = "a step follows the one that adopted a ready-made file"
+        raise StrategyFailed(found.name, str(found), call.method(step, "run"), reason)
 
 
 def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:

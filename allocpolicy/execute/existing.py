@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from allocpolicy.errors import (
     Unsupported,
 )
 from allocpolicy.execute import admission, build, under_lease
-from allocpolicy.execute.build import built, run_steps, verified
+from allocpolicy.execute.build import Fixed, built, run_steps, verified
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images import existing, identity
@@ -68,18 +68,6 @@ def check_rewritable(job: Job, hold: Hold) -> None:
         raise hold.refusal(f"it can't be rewritten: {job.facts.obstacle}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _InPlace:
-    """The disk itself as a target."""
-
-    fd: int
-    directory: Path
-
-    def adopt(self, path: Path) -> None:
-        """Refuse: a ready-made file must not replace the disk."""
-        raise Unsupported(path, "a disk in place can't adopt a ready-made file")
-
-
 def rehearse(plan: Plan, job: Job, hold: Hold) -> None:
     """Check what can be known of a plan in place; nothing is changed, no lease taken.
 
@@ -88,7 +76,7 @@ def rehearse(plan: Plan, job: Job, hold: Hold) -> None:
     if not plan.online:
         hold.require()
     existing.check_writable(hold.disk)
-    target = _InPlace(fd=hold.disk.fd, directory=job.host.directory)
+    target = Fixed(fd=hold.disk.fd, directory=job.host.directory)
     with directories.readable(job.directory) as directory:
         build.admit(plan, job, target=target, directory=directory)
 
@@ -104,7 +92,7 @@ def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
         directories.readable(job.directory) as directory,
         admission.turn(plan, job) as has_taken,
     ):
-        target = _InPlace(fd=fd, directory=job.host.directory)
+        target = Fixed(fd=fd, directory=job.host.directory)
         run(plan, job, target=target, directory=directory, has_taken=has_taken)
         with _finishing(job, fd):
             os.fsync(fd)

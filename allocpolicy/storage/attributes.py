@@ -1,13 +1,15 @@
-"""Copying a file's attributes to the file that replaces it."""
+"""A file's attributes: copied to the file that replaces it, or put back."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.storage import fsxattr, inode_flags, patience
@@ -51,6 +53,56 @@ def carry_over(
         value = os.getxattr(source, name)
         patience.asked(functools.partial(os.setxattr, target, name, value), fd=target)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Who may use a file, and what is written on it: owner, mode and xattrs."""
+
+    owner: tuple[int, int]
+    mode: int
+    xattrs: Mapping[str, bytes]
+
+
+def look(fd: int) -> Seen:
+    """Return the open file's attributes as they are now.
+
+    :raises OSError: as flistxattr(2), other than for lack of support.
+    """
+    status = os.fstat(fd)
+    try:
+        xattrs = {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        xattrs = {}
+    return Seen(
+        owner=(status.st_uid, status.st_gid),
+        mode=stat.S_IMODE(status.st_mode),
+        xattrs=xattrs,
+    )
+
+
+def put_back(fd: int, before: Seen) -> None:
+    """Give the open file the attributes that it had; what can't be, is not.
+
+    The owner comes first and the mode last: see `carry_over`.
+    """
+    with contextlib.suppress(OSError):
+        now = look(fd)
+        if now == before:
+            return
+        if now.owner != before.owner:
+            os.fchown(fd, *before.owner)
+        for name in now.xattrs.keys() - before.xattrs.keys():
+            with contextlib.suppress(OSError):
+                os.removexattr(fd, name)
+        for name, value in before.xattrs.items():
+            if now.xattrs.get(name) != value:
+                with contextlib.suppress(OSError):
+                    os.setxattr(fd, name, value)
+    with contextlib.suppress(OSError):
+        os.fchmod(fd, before.mode)
 
 
 def sees_all() -> bool:

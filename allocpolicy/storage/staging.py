@@ -10,18 +10,17 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from allocpolicy.errors import (
+    ContractBroken,
     DestinationError,
     DestinationExists,
     Error,
     FailedAfterwards,
     ImageError,
-    Replan,
     StorageFailed,
     Unsupported,
 )
@@ -35,8 +34,8 @@ from allocpolicy.storage import (
 )
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
-from allocpolicy.storage.found import found, reopen
 from allocpolicy.storage.patience import Answer
+from allocpolicy.storage.ready_made import ReadyMade
 from allocpolicy.storage.temporary import PRIVATE, is_file
 
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
@@ -63,7 +62,7 @@ class Staged:
     def __init__(self, *, directory: Path, directory_fd: int) -> None:
         self.directory = directory
         self.directory_fd = directory_fd
-        self.adopted = False  # from a ready-made file, with its owner and attributes
+        self._ready_made: ReadyMade | None = None
         self._temporary: str | None = None
         self.fd = self._open()
 
@@ -83,32 +82,27 @@ class Staged:
         """Return what the call returns, which makes a file or a name."""
         return patience.asked(call, fd=self.directory_fd)
 
-    def adopt(self, path: Path) -> None:
-        """Make the ready-made file at ``path`` the staged one; all or nothing.
+    @property
+    def adopted(self) -> bool:
+        """Return whether it is a ready-made file, with its owner and attributes."""
+        return self._ready_made is not None
 
-        :raises Replan: when another process took it first.
-        :raises Unsupported: when it is on another filesystem.
+    def adopt(self, path: Path) -> None:
+        """Make the ready-made file at ``path`` the staged one.
+
+        It keeps its name until `publish`; what is changed of its owner, mode and xattrs
+        is undone if it isn't published.
+
+        :raises Replan: when it is gone, or another process is taking it.
+        :raises Unsupported: when it is on another filesystem, has other names, or is
+            open elsewhere.
+        :raises ContractBroken: when another was adopted before.
         """
-        fd = _lock_ready_made(path)
-        name = temporary.new_name()
-        try:
-            os.rename(path, name, dst_dir_fd=self.directory_fd)
-            if not is_file(fd, name, self.directory_fd):
-                os.rename(name, path, src_dir_fd=self.directory_fd)
-                raise Replan(f"{path} was replaced while it was taken")
-        except FileNotFoundError as error:
-            os.close(fd)
-            raise Replan(f"{path} was taken by another process") from error
-        except OSError as error:
-            os.close(fd)
-            if error.errno != errno.EXDEV:
-                raise
-            raise Unsupported(path, "it is not on the disk's filesystem") from error
-        except Replan:
-            os.close(fd)
-            raise
+        if self._ready_made is not None:
+            raise ContractBroken("it adopts a second ready-made file")
+        ready_made = ReadyMade(path, into=self.directory_fd)
         self.discard()
-        self.fd, self._temporary, self.adopted = fd, name, True
+        self.fd, self._ready_made = ready_made.fd, ready_made
 
     def publish(self, name: str, *, into: Directory | None = None) -> None:
         """Give the complete file its name; never overwrite another file.
@@ -116,7 +110,11 @@ class Staged:
         :param into: the open directory of the name, if it isn't the file's own.
         :raises DestinationExists: when the name is taken.
         :raises FailedAfterwards: when it has the name, perhaps not for good.
+        :raises Replan: when a ready-made file is another's by now.
         """
+        if self._ready_made is not None:
+            self._publish_ready_made(name, self._ready_made)
+            return
         directory = into.path if into else self.directory
         directory_fd = into.fd if into else self.directory_fd
         try:
@@ -133,6 +131,16 @@ class Staged:
         with self._published(directory / name):
             os.fsync(self.directory_fd)
             self._forget_name()
+
+    def _publish_ready_made(self, name: str, ready_made: ReadyMade) -> None:
+        with signals.interrupts_postponed():
+            try:
+                ready_made.move(name, into=self.directory_fd)
+            except FileExistsError as error:
+                raise DestinationExists(self.directory / name) from error
+            with self._published(self.directory / name):
+                os.fsync(self.directory_fd)
+                ready_made.sync()
 
     @contextlib.contextmanager
     def _published(self, path: Path) -> Iterator[None]:
@@ -304,7 +312,10 @@ class Staged:
             raise Unsupported(self.directory / name, reason) from error
 
     def discard(self) -> None:
-        """Drop the file unless it was published."""
+        """Drop the file unless it was published; a ready-made one is put back."""
+        if self._ready_made is not None:
+            self._ready_made.close()
+            return
         self._forget_name()
         os.close(self.fd)
 
@@ -342,22 +353,3 @@ def create(directory: Directory) -> Iterator[Staged]:
 
 def _throw(error: FailedAfterwards) -> NoReturn:
     raise error
-
-
-def _lock_ready_made(path: Path) -> int:
-    """Return a ready-made file, open and locked."""
-    with contextlib.ExitStack() as opened:
-        try:
-            directory = opened.enter_context(directories.opened(path.parent))
-            file = opened.enter_context(found(path.name, directory=directory.fd))
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise Unsupported(path, "it is not a regular file")
-            fd = reopen(file, flags=os.O_RDWR)
-        except FileNotFoundError as error:
-            raise Replan(f"{path} is gone") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise Replan(f"{path} is being taken by another process") from error
-    return fd

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from allocpolicy import (
     Mode,
     Plan,
     Policy,
+    StrategyFailed,
     Target,
     Unsupported,
 )
@@ -22,7 +22,7 @@ from allocpolicy.execute.hold import held
 from allocpolicy.images.existing import opened
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
-from allocpolicy.storage import extent_size, fallocate, fsxattr
+from allocpolicy.storage import fallocate
 from tests.execute.test_new import HEADROOM, SIZE, Do, Theirs
 from tests.harness import jobs
 from tests.harness.images import MIB
@@ -67,49 +67,18 @@ def disk(directory: Path) -> Path:
 def ready(directory: Path) -> Path:
     ready = directory.parent / "ready"
     ready.write_bytes(b"y" * SIZE)
-    os.setxattr(ready, "user.pool", b"theirs")
     return ready
 
 
-def test_an_adopted_file_takes_on_the_attributes_of_the_disk(
-    disk: Path, ready: Path
-) -> None:
-    """Whoever made it ready knew nothing of the disk."""
-    inode = ready.stat().st_ino
+@pytest.mark.parametrize("mode", [Mode.IN_PLACE, Mode.STAGED])
+def test_a_disk_that_exists_adopts_nothing(disk: Path, ready: Path, mode: Mode) -> None:
+    """What its guest has written would be lost."""
     step = Do(function=lambda target: target.adopt(ready))
-    amend(disk, step, mode=Mode.STAGED)
-    status = disk.stat()
-    assert status.st_ino == inode
-    assert (status.st_uid, status.st_gid) == (1234, 4321)
-    assert stat.S_IMODE(status.st_mode) == 0o640
-    assert os.getxattr(disk, "user.note") == b"kept"
-    assert "user.pool" not in os.listxattr(disk)
-    assert os.listdir(disk.parent) == ["disk"]
-
-
-@pytest.mark.filesystems("xfs")
-@pytest.mark.parametrize("hinted", ["disk", "ready"])
-def test_an_adopted_file_keeps_its_extent_size(directory: Path, hinted: str) -> None:
-    """It can't be changed of a file that has extents."""
-    disk, ready = directory / "disk", directory.parent / "ready"
-    for path in (disk, ready):
-        with path.open("wb") as file:
-            if path.name == hinted:
-                extent_size.hint(file.fileno())
-            file.write(bytes(SIZE))
-    amend(disk, Do(function=lambda target: target.adopt(ready)), mode=Mode.STAGED)
-    with disk.open("rb") as file:
-        expected = extent_size.HINT if hinted == "ready" else 0
-        assert fsxattr.read(file.fileno()).extent_size == expected
-
-
-def test_a_disk_in_place_adopts_nothing(disk: Path, ready: Path) -> None:
-    """It is the disk itself that a plan in place changes."""
-    step = Do(function=lambda target: target.adopt(ready))
-    with pytest.raises(Unsupported):
-        amend(disk, step, mode=Mode.IN_PLACE)
+    with pytest.raises(StrategyFailed, match="only a new disk"):
+        amend(disk, step, mode=mode)
     assert disk.read_bytes() == b"x" * SIZE
-    assert ready.exists()
+    assert ready.read_bytes() == b"y" * SIZE
+    assert os.listdir(disk.parent) == ["disk"]
 
 
 def test_what_a_failed_plan_in_place_got_is_kept(disk: Path) -> None:

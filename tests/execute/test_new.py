@@ -25,7 +25,6 @@ from allocpolicy import (
     Policy,
     Progress,
     PromiseBroken,
-    Replan,
     Request,
     Reserve,
     Step,
@@ -36,7 +35,7 @@ from allocpolicy import (
     Unsupported,
     Verdict,
 )
-from allocpolicy.execute.job import Outcome
+from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.new import make
 from tests.harness import jobs
 from tests.harness.filesystems import available
@@ -120,21 +119,45 @@ def carry_out(
     owner: tuple[int, int] | None = None,
 ) -> Outcome:
     """Execute a plan of these steps as `provision` would."""
-    job = jobs.job(
+    job = new_job(destination, strategy=strategy, size=size, owner=owner)
+    return make(plan_of(steps, size=size, peak=peak, reserved=reserved, mode=mode), job)
+
+
+def new_job(
+    destination: Path,
+    *,
+    strategy: Strategy | None = None,
+    policy: Policy | None = None,
+    size: int = SIZE,
+    owner: tuple[int, int] | None = None,
+) -> Job:
+    """Return the job of a new raw disk."""
+    locks = destination.parent.parent / "locks"
+    return jobs.job(
         destination,
         strategy=strategy or Theirs(),
-        policy=Policy(headroom=HEADROOM, lock_path=destination.parent.parent / "locks"),
+        policy=policy or Policy(headroom=HEADROOM, lock_path=locks),
         size=size,
         access=Access(mode=0o640, owner=owner),
     )
-    plan = Plan(
+
+
+def plan_of(
+    steps: Sequence[Step],
+    *,
+    size: int = SIZE,
+    peak: int = 0,
+    reserved: int = 0,
+    mode: Mode = Mode.STAGED,
+) -> Plan:
+    """Return a plan of these steps."""
+    return Plan(
         mode=mode,
         steps=tuple(steps),
         peak_bytes=peak,
         promised_bytes=size,
         reserved_bytes=reserved,
     )
-    return make(plan, job)
 
 
 pytestmark = pytest.mark.filesystems("ext4", "xfs", "btrfs")
@@ -150,43 +173,6 @@ def test_a_third_partys_step_is_as_good_as_ours(directory: Path) -> None:
     assert (directory / "disk").stat().st_mode & 0o777 == 0o640
     assert outcome.stamp is not None
     assert outcome.observation.virtual_size == SIZE
-
-
-def test_a_ready_made_disk_is_adopted_by_a_step(directory: Path) -> None:
-    pool = directory.parent / "pool"
-    pool.write_bytes(bytes(SIZE))
-    inode = pool.stat().st_ino
-    carry_out(directory / "disk", [Do(function=lambda target: target.adopt(pool))])
-    assert (directory / "disk").stat().st_ino == inode
-    assert not pool.exists()
-    assert os.listdir(directory) == ["disk"]
-
-
-def test_an_adopted_disk_has_the_owner_that_was_asked_for(directory: Path) -> None:
-    """Whoever made it ready had another."""
-    pool = directory.parent / "pool"
-    pool.write_bytes(bytes(SIZE))
-    steps = [Do(function=lambda target: target.adopt(pool))]
-    carry_out(directory / "disk", steps, owner=(1234, 4321))
-    status = (directory / "disk").stat()
-    assert (status.st_uid, status.st_gid) == (1234, 4321)
-    assert status.st_mode & 0o777 == 0o640
-
-
-def test_an_adopted_disk_that_fails_leaves_nothing(directory: Path) -> None:
-    pool = directory.parent / "pool"
-    pool.write_bytes(bytes(SIZE))
-    steps = [Do(function=lambda target: target.adopt(pool))]
-    with pytest.raises(PromiseBroken):
-        carry_out(directory / "disk", steps, strategy=Drifting())
-    assert os.listdir(directory) == []
-
-
-def test_a_ready_made_disk_that_is_gone_asks_for_a_new_plan(directory: Path) -> None:
-    steps = [Do(function=lambda target: target.adopt(directory / "gone"))]
-    with pytest.raises(Replan):
-        carry_out(directory / "disk", steps)
-    assert os.listdir(directory) == []
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from allocpolicy.errors import (
     DestinationExists,
     Error,
     ImageError,
-    Replan,
-    Unsupported,
 )
 from allocpolicy.images import destination
 from allocpolicy.observe.walk import walk
@@ -30,20 +27,6 @@ from tests.harness.images import MIB
 from tests.harness.opener import Opener, wait_until
 
 UNNAMED = pytest.mark.filesystems("ext4", "xfs", "btrfs", "ext2", "tmpfs")
-
-
-@pytest.fixture
-def fuse(tmp_path: Path) -> Iterator[Path]:
-    """An ext4 that a FUSE server serves: a filesystem without O_TMPFILE."""
-    program = filesystems.require_program("fuse2fs")
-    image = filesystems.make_image("ext4", size=600 * MIB, directory=tmp_path)
-    mount_point = tmp_path / "mnt"
-    mount_point.mkdir()
-    subprocess.run([program, image, mount_point, "-o", "fakeroot"], check=True)
-    try:
-        yield mount_point
-    finally:
-        filesystems.unmount(mount_point)
 
 
 @UNNAMED
@@ -70,40 +53,6 @@ class TestUnnamed:
         ):
             staged.publish("disk")
         assert (directory / "disk").read_text() == "precious"
-
-    def test_a_ready_made_file_is_adopted_whole(self, directory: Path) -> None:
-        pool = directory / "pool"
-        pool.mkdir()
-        (pool / "ready").write_text("made before")
-        with staging.create(open_directory(directory)) as staged:
-            staged.adopt(pool / "ready")
-            assert os.pread(staged.fd, 100, 0) == b"made before"
-            staged.publish("disk")
-        assert sorted(os.listdir(directory)) == ["disk", "pool"]
-        assert os.listdir(pool) == []
-
-    def test_a_file_that_another_takes_asks_for_a_new_plan(
-        self, directory: Path
-    ) -> None:
-        ready = directory / "ready"
-        ready.touch()
-        with staging.create(open_directory(directory)) as staged:
-            with ready.open() as other:
-                fcntl.flock(other, fcntl.LOCK_EX)
-                with pytest.raises(Replan):
-                    staged.adopt(ready)
-            ready.unlink()
-            with pytest.raises(Replan):
-                staged.adopt(ready)
-        assert os.listdir(directory) == []
-
-
-def test_a_ready_made_file_elsewhere_cannot_be_adopted(xfs: Path, ext4: Path) -> None:
-    ready = ext4 / "ready"
-    ready.touch()
-    with staging.create(open_directory(xfs)) as staged, pytest.raises(Unsupported):
-        staged.adopt(ready)
-    ready.unlink()
 
 
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
