@@ -1,0 +1,124 @@
+"""``allocpolicy pool fill``, ``pool list`` and ``pool drain``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from allocpolicy import DiskFormat, InvalidRequest
+from allocpolicy.commands import Lister, Row, progress
+from allocpolicy_pool import filling, size
+from allocpolicy_pool.ready import Entry, Kind
+
+COLUMNS = ("Disk", "Format", "Virtual size", "Actual size", "State")
+
+
+class _PoolCommand(Lister):
+    columns = COLUMNS
+    kind_required = False
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "directory",
+            type=Path,
+            metavar="DIR",
+            help="the directory of the disks: its pool serves those in it and below",
+        )
+
+    def add_kind(self, parser: argparse.ArgumentParser, *, required: bool) -> None:
+        """Add the options that say which disks."""
+        parser.add_argument(
+            "--size",
+            required=required,
+            metavar="SIZE",
+            help="the disks' virtual size: bytes, or 512M, 20G, 2T (powers of 1024)",
+        )
+        parser.add_argument(
+            "--format",
+            dest="disk_format",
+            choices=[str(one) for one in DiskFormat],
+            default="raw" if required else None,
+            help="the disks' format" + (" (default: raw)" if required else ""),
+        )
+
+
+class Fill(_PoolCommand):
+    """Make ready-made disks until there are as many as wanted.
+
+    Each is admitted, fully written and synced as a disk of its own. What does not fit
+    is refused; those made before are ready.
+    """
+
+    state = "the disks that were made are ready, and nothing else was left"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        self.add_kind(parser, required=True)
+        parser.add_argument(
+            "--count",
+            type=int,
+            required=True,
+            metavar="N",
+            help="how many are to be ready, those that are there included",
+        )
+
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        pool = filling.pool_of(arguments.directory)
+        if arguments.count < 1:
+            raise InvalidRequest(f"--count {arguments.count}: a count is at least 1")
+        with progress() as watch:
+            made = filling.fill(
+                arguments.directory,
+                kind=_kind(arguments),
+                count=arguments.count,
+                policy=self.policy(arguments),
+                watch=watch,
+            )
+            return [_row(pool, one) for one in made]
+
+
+class List(_PoolCommand):
+    """List what is in a pool: what is ready, and what is not handed out, and why."""
+
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        pool = filling.pool_of(arguments.directory)
+        return [_row(pool, one) for one in filling.look(arguments.directory)]
+
+
+class Drain(_PoolCommand):
+    """Remove ready-made disks; what is not ready stays, and is listed with the reason.
+
+    A disk that is being handed out meanwhile may be gone before or after.
+    """
+
+    state = "disks that were not removed are still ready"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        self.add_kind(parser, required=False)
+
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        pool = filling.pool_of(arguments.directory)
+        if (arguments.size is None) is not (arguments.disk_format is None):
+            raise InvalidRequest("give --size and --format, or neither")
+        kind = None if arguments.size is None else _kind(arguments)
+        drained = filling.drain(arguments.directory, kind=kind)
+        return [_row(pool, one, ready="removed") for one in drained]
+
+
+def _kind(arguments: argparse.Namespace) -> Kind:
+    return Kind(
+        virtual_size=size.parse(arguments.size),
+        format=DiskFormat(arguments.disk_format),
+    )
+
+
+def _row(pool: Path, one: Entry, *, ready: str = "ready") -> Row:
+    kind = one.kind
+    return (
+        str(pool / one.name),
+        str(kind.format) if kind else None,
+        kind.virtual_size if kind else None,
+        one.storage,
+        f"kept: {one.problem}" if one.problem else ready,
+    )

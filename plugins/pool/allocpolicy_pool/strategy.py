@@ -1,0 +1,150 @@
+"""The strategy ``pool``: a new disk is a file that was made and written beforehand.
+
+It promises what ``performance`` with ``data = full`` does, and keeps it by the same
+means: only where a new disk comes from is the pool's own business.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from allocpolicy import (
+    Adopt,
+    Attachment,
+    Delegate,
+    Facts,
+    Host,
+    Mode,
+    Observation,
+    Operation,
+    Plan,
+    PlanError,
+    Request,
+    Strategy,
+    Unsupported,
+    Verdict,
+    delegate,
+)
+from allocpolicy_pool import directory, ready
+from allocpolicy_pool.ready import Kind
+from allocpolicy_pool.size import as_argument
+
+
+class Pool(Strategy):
+    """Hands out ready-made disks; whoever changes one later writes what is missing."""
+
+    api_version = 1
+    summary = "ready-made: disks that were fully written before they are needed"
+
+    def observe(
+        self, *, request: Request, options: Mapping[str, object], host: Host
+    ) -> Mapping[str, object]:
+        """Return the ready-made disks that would do, or why there is no pool."""
+        if not _takes_one(request):
+            return {}
+        place = directory.place_of(host.directory)
+        if place.path is None:
+            return {"problem": place.problem}
+        return {"pool": str(place.path), "ready": _ready(place.path, request)}
+
+    def plan(
+        self, *, request: Request, options: Mapping[str, object], facts: Facts
+    ) -> Plan:
+        """Take a ready-made disk; make one for the pool itself, and for a trial."""
+        if request.base is not None:
+            raise PlanError(
+                "strategy pool hands out empty disks, and this one has a base image:"
+                " choose another strategy for it"
+            )
+        if not _takes_one(request):
+            return _written().plan(request=request, facts=facts)
+        kind = _kind(request)
+        return Plan(
+            mode=Mode.STAGED,
+            steps=(Adopt(path=_chosen(kind, facts)),),
+            peak_bytes=0,
+            promised_bytes=kind.file_size,
+            written=True,
+        )
+
+    def amend(
+        self,
+        *,
+        request: Request,
+        current: Observation,
+        options: Mapping[str, object],
+        facts: Facts,
+    ) -> Plan:
+        """Write what isn't written yet, without taking anything from the pool."""
+        return _written().amend(request=request, current=current, facts=facts)
+
+    def verify(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Verdict:
+        """Expect the whole disk to be written."""
+        return _written().verify(observation=observation)
+
+    def attach(
+        self, *, options: Mapping[str, object], observation: Observation
+    ) -> Attachment:
+        """Keep the guest's discards from punching holes."""
+        return _written().attach(observation=observation)
+
+    def exclusive(
+        self, *, request: Request, options: Mapping[str, object]
+    ) -> str | None:
+        """Hand out disks of one kind one after another: a second or less each."""
+        if not _takes_one(request):
+            return None
+        return f"pool-{request.virtual_size}-{request.format}"
+
+
+def _written() -> Delegate:
+    """Return the strategy whose promise a ready-made disk keeps."""
+    return delegate("performance", {"data": "full"})
+
+
+def _takes_one(request: Request) -> bool:
+    """Return whether the request takes a disk from the pool."""
+    new = request.operation is Operation.PROVISION
+    for_the_pool = request.destination.parent.name == directory.NAME
+    return new and not (request.trial or for_the_pool)
+
+
+def _kind(request: Request) -> Kind:
+    return Kind(virtual_size=request.virtual_size, format=request.format)
+
+
+def _ready(pool: Path, request: Request) -> tuple[str, ...]:
+    """Return the paths of the disks that are ready for such a request."""
+    with directory.opened(pool, beside=request.destination.parent) as fd:
+        found = ready.entries(fd, kind=_kind(request))
+        return tuple(str(pool / one.name) for one in found if one.ready)
+
+
+def _chosen(kind: Kind, facts: Facts) -> Path:
+    """Return the first ready-made disk that nobody else has taken.
+
+    :raises Unsupported: when there is none: another strategy can do it, or a fill.
+    """
+    paths = map(Path, cast(tuple[str, ...], facts.observed.get("ready", ())))
+    for path in paths:
+        if path not in facts.lost:
+            return path
+    raise Unsupported(facts.host.directory, _lack(kind, facts))
+
+
+def _lack(kind: Kind, facts: Facts) -> str:
+    """Return which disk is missing, where, and the command that makes some."""
+    found, size = facts.observed.get("pool"), as_argument(kind.virtual_size)
+    lacking, where = facts.observed.get("problem"), facts.host.directory
+    if found:
+        lacking = f"no ready-made {kind.format} disk of {size} is left in {found}"
+        where = Path(str(found)).parent
+    return (
+        f"{lacking or 'no pool was looked for'}; make some: allocpolicy pool fill"
+        f" {shlex.quote(str(where))} --size {size} --format {kind.format} --count 10"
+    )
