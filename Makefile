@@ -26,7 +26,7 @@ demo: $(VENV)/bin/allocpolicy
 	@tools/system-packages $(VENV)/bin/bindep demo
 	@$(VENV)/bin/python demo/demo.py
 
-# The cheapest first. The second mypy is apart: the example has a top level named tests.
+# The cheapest first. The second mypy is apart: plugins have a top level named tests.
 .PHONY: check
 check: $(VENV)/bin/ruff
 	$(VENV)/bin/ruff format --check .
@@ -34,9 +34,11 @@ check: $(VENV)/bin/ruff
 	PYTHONPATH=.:plugins $(VENV)/bin/lint-imports --no-cache >$(VENV)/imports.txt || \
 	    { cat $(VENV)/imports.txt; exit 1; }
 	$(VENV)/bin/mypy
-	MYPYPATH=plugins/example $(VENV)/bin/mypy benchmarks demo tools plugins/example
+	MYPYPATH=plugins/example:plugins/pool $(VENV)/bin/mypy benchmarks demo tools \
+	    plugins/example plugins/pool
 	XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(VENV)/bin/pytest -q --numprocesses 2 \
-	    -m 'not system' --ignore tests/packaging tests plugins/example/tests
+	    -m 'not system' --ignore tests/packaging tests plugins/example/tests \
+	    plugins/pool/tests
 
 .PHONY: test
 test: $(VENV)/bin/tox
@@ -53,7 +55,7 @@ $(VENV)/bin/allocpolicy: setup.cfg pyproject.toml $(VENV)/bin/bindep
 
 $(VENV)/bin/ruff: tools/check-requirements.txt $(VENV)/bin/allocpolicy
 	$(PIP_INSTALL) --requirement tools/check-requirements.txt
-	$(PIP_INSTALL) --no-deps --editable plugins/example
+	$(PIP_INSTALL) --no-deps --editable plugins/example --editable plugins/pool
 	@touch $@
 
 $(VENV)/bin/tox: $(VENV)/bin/bindep
@@ -68,5 +70,4 @@ $(VENV)/bin/bindep:
 
 .PHONY: clean
 clean:
-	rm -rf $(VENV) .tox build dist *.egg-info plugins/example/build \
-	    plugins/example/*.egg-info
+	rm -rf $(VENV) .tox build dist *.egg-info plugins/*/build plugins/*/*.egg-info
