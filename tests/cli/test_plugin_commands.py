@@ -89,7 +89,7 @@ def test_a_plugin_brings_a_command(install: Install, name: str) -> None:
     assert finished.status == 0, finished.stderr
     assert finished.document == {"policy": "none", "given": "a lot"}
     assert set(finished.stderr.split()) == {"noise"}
-    assert allocpolicy("po", "fi", "abbreviated").status == 0
+    assert allocpolicy("pon", "fi", "abbreviated").status == 0
     assert "Fill the pond" in allocpolicy("help", "pond", "fill").stdout
     assert "pond fill" in allocpolicy("help").stdout
     assert "cmds_pond_fill=" in allocpolicy("complete").stdout
