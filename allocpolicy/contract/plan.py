@@ -55,8 +55,10 @@ class Step(Protocol):
     ``in_place`` (bool): it may run on a disk that exists: what the guest has written
     stays. ``online`` (bool): even while a VM writes to the disk: fallocate(2) of mode 0
     in bounded chunks, and nothing else. ``carries`` (`BaseImage` or None): the image
-    that the guest reads afterwards. ``adopts`` (Path or None): the ready-made file that
-    becomes the disk; such a step is the last one.
+    that the guest reads afterwards; None where the step empties the disk. ``adopts``
+    (Path or None): the ready-made file that becomes the disk; such a step is the last
+    one. A class with a ``run`` of its own also states ``in_place`` and ``online``
+    itself: what another distribution's class says of its ``run`` counts no more.
     """
 
     __slots__ = ()

@@ -7,10 +7,16 @@ without carrying the plan out; what its steps really did is measured afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from allocpolicy.contract.facts import BaseImage, Facts, Observation
-from allocpolicy.contract.plan import Mode, Plan, Step
+from allocpolicy.contract.facts import Facts, Observation
+from allocpolicy.contract.plan import Mode, Plan
+from allocpolicy.contract.statements import (
+    class_of,
+    not_carried,
+    states,
+    wrong_statements,
+    wrong_steps,
+)
 from allocpolicy.contract.strategy import Operation, Request
 from allocpolicy.errors import ContractBroken
 from allocpolicy.wording import named
@@ -35,11 +41,13 @@ def check_plan(
 ) -> Plan:
     """Return the plan if it keeps to the contract.
 
-    - ``steps`` is a tuple of steps, empty exactly if nothing is to be done;
+    - ``steps`` is a tuple of steps, empty exactly if nothing is to be done, which it is
+      not for a disk that is to grow;
     - sizes are ints, 0 <= reserved_bytes <= peak_bytes <= promised_bytes;
-    - a new disk is staged, and a step carries its base image;
-    - what replaces an existing disk carries `Facts.base` or `Facts.file`, and has no
-      other file below it;
+    - a new disk is staged, and a step carries its base image, with none after it that
+      creates the disk anew;
+    - what replaces an existing disk carries `Facts.base` or `Facts.file` likewise, and
+      has no other file below it;
     - in place there are only steps that state ``in_place``, and with ``online``, which
       is for `Operation.APPLY`, only those that state it;
     - a ready-made file is adopted for a new disk, by the last step.
@@ -59,7 +67,8 @@ def _faults(
 ) -> Iterator[str]:
     """Yield which rules a plan breaks; a later rule relies on the earlier ones."""
     yield from _wrong_types(plan)
-    yield from _wrong_statements(plan.steps)
+    yield from wrong_steps(plan.steps)
+    yield from wrong_statements(plan.steps)
     yield from _wrong_sizes(plan)
     if bool(plan.steps) is (plan.mode is Mode.NOTHING):
         yield f"mode is {plan.mode}, and there are {len(plan.steps) or 'no'} steps"
@@ -67,6 +76,7 @@ def _faults(
         yield from _wrong_for_new(plan, request=request, facts=facts)
     else:
         yield from _wrong_for_existing(plan, facts=facts)
+        yield from _wrong_growth(plan, request=request, current=current)
     yield from _wrong_beside_a_vm(plan, request=request)
     yield from _wrong_adoption(plan, current=current)
 
@@ -76,27 +86,6 @@ def _wrong_types(plan: Plan) -> Iterator[str]:
         value: object = getattr(plan, name)
         if type(value) is not kind:
             yield f"{name} is {named(value)}, not {kind.__name__}"
-    for step in plan.steps:
-        if not _is_step(step):
-            yield f"steps has {named(step)}, not a Step"
-
-
-def _is_step(given: object) -> bool:
-    """Return whether it is a step, and not its class."""
-    return isinstance(given, Step) and not isinstance(given, type)
-
-
-def _wrong_statements(steps: tuple[Step, ...]) -> Iterator[str]:
-    """Yield what is wrong about what the steps state of themselves."""
-    kinds = {"in_place": bool, "online": bool, "carries": BaseImage, "adopts": Path}
-    for step in steps:
-        for name, kind in kinds.items():
-            stated = getattr(step, name, None)
-            if stated is not None and not isinstance(stated, kind):
-                step_is = f"{name} of {_class_of(step)}"
-                yield f"{step_is} is {named(stated)}, not a {kind.__name__}"
-        if states(step, "online") and not states(step, "in_place"):
-            yield f"{_class_of(step)} is online, and not in_place"
 
 
 def _wrong_sizes(plan: Plan) -> Iterator[str]:
@@ -114,22 +103,30 @@ def _wrong_for_new(plan: Plan, *, request: Request, facts: Facts) -> Iterator[st
     if plan.mode is not Mode.STAGED:
         yield f"a plan of mode {plan.mode} can't create a new disk"
     for image in (request.base, facts.base):
-        if image is not None and not _carries(plan, image):
-            yield f"no step carries the base image {image.source}"
+        if image is not None:
+            called = f"the base image {image.source}"
+            yield from not_carried(plan.steps, [image], called=called)
 
 
 def _wrong_for_existing(plan: Plan, *, facts: Facts) -> Iterator[str]:
     if plan.mode is Mode.STAGED:
         images = [one for one in (facts.base, facts.file) if one is not None]
-        if not any(_carries(plan, one) for one in images):
-            yield "it replaces the disk, and no step carries what is on it"
+        yield from not_carried(plan.steps, images, called="what is on the disk")
         for step in plan.steps:
             if getattr(step, "backing", None) is not None:
-                yield f"{_class_of(step)} would put an overlay in the disk's place"
+                yield f"{class_of(step)} would put an overlay in the disk's place"
     if plan.mode is Mode.IN_PLACE:
         for step in plan.steps:
             if not states(step, "in_place"):
-                yield f"{_class_of(step)} does not state that it may run in place"
+                yield f"{class_of(step)} does not state that it may run in place"
+
+
+def _wrong_growth(
+    plan: Plan, *, request: Request, current: Observation
+) -> Iterator[str]:
+    if plan.mode is Mode.NOTHING and request.virtual_size > current.virtual_size:
+        wanted, there = request.virtual_size, current.virtual_size
+        yield f"nothing is to be done, and the disk is to grow from {there} to {wanted}"
 
 
 def _wrong_beside_a_vm(plan: Plan, *, request: Request) -> Iterator[str]:
@@ -139,7 +136,7 @@ def _wrong_beside_a_vm(plan: Plan, *, request: Request) -> Iterator[str]:
         yield f"{request.operation} can't be online in a plan of mode {plan.mode}"
     for step in plan.steps:
         if not states(step, "online"):
-            yield f"{_class_of(step)} does not state that it is safe while a VM writes"
+            yield f"{class_of(step)} does not state that it is safe while a VM writes"
 
 
 def _wrong_adoption(plan: Plan, *, current: Observation | None) -> Iterator[str]:
@@ -150,16 +147,3 @@ def _wrong_adoption(plan: Plan, *, current: Observation | None) -> Iterator[str]
         yield "only a new disk can be a ready-made file"
     if any(adopting[:-1]):
         yield "a step follows the one that adopts a ready-made file"
-
-
-def states(step: Step, name: str) -> bool:
-    """Return whether a step states a property, ``in_place`` or ``online``."""
-    return getattr(step, name, False) is True
-
-
-def _carries(plan: Plan, image: BaseImage) -> bool:
-    return any(getattr(step, "carries", None) == image for step in plan.steps)
-
-
-def _class_of(step: Step) -> str:
-    return f"the step {type(step).__name__}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 from allocpolicy.contract.facts import BaseImage
 from allocpolicy.contract.plan import Step, Target
@@ -109,6 +110,8 @@ class CreateQcow2(Step):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRaw(Step):
     """Afterwards the target is a raw image of ``virtual_size`` bytes, one hole."""
+
+    carries: ClassVar[None] = None
 
     virtual_size: int
 

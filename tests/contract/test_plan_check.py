@@ -87,6 +87,31 @@ class Does(Step):
     def run(self, target: Target, progress: Progress) -> None: ...
 
 
+class Waits:
+    """A step that is awaited by nobody."""
+
+    def describe(self) -> str:
+        return "does it"
+
+    async def run(self, target: Target, progress: Progress) -> None: ...
+
+
+class Yields:
+    """A step that is iterated over by nobody."""
+
+    def describe(self) -> str:
+        return "does it"
+
+    def run(self, target: Target, progress: Progress) -> Iterator[None]:
+        yield
+
+
+class Line(Does):
+    """A step with a line where the method should be."""
+
+    describe = "does it"  # type: ignore[assignment]
+
+
 def generator() -> Iterator[Step]:
     yield CreateRaw(virtual_size=MIB)
 
@@ -104,6 +129,9 @@ def generator() -> Iterator[Step]:
         (with_(steps=None), "steps is None"),
         (with_(steps=(object(),)), "steps has an object, not a Step"),
         (with_(steps=(CreateRaw,)), "steps has the class CreateRaw, not a Step"),
+        (with_(steps=(Waits(),)), "run() of the step Waits is a coroutine"),
+        (with_(steps=(Yields(),)), "run() of the step Yields is a generator"),
+        (with_(steps=(Line(),)), "describe of the step Line is 'does it'"),
         (with_(peak_bytes=0.0), "peak_bytes is 0.0, not int"),
         (with_(promised_bytes=None), "promised_bytes is None"),
         (with_(promised_bytes=str(MIB)), f"promised_bytes is '{MIB}'"),
@@ -147,6 +175,10 @@ def test_a_new_disk_carries_its_base_image() -> None:
     ):
         plan = with_(steps=(create, carrier))
         assert checked(plan, request=request, facts=facts) is plan
+    for anew in (create, CreateQcow2(virtual_size=MIB)):
+        plan = with_(steps=(carrier, anew))
+        with pytest.raises(ContractBroken, match="replaces the base image"):
+            checked(plan, request=request, facts=facts)
     other = dataclasses.replace(BASE, path=NOWHERE / "other")
     for steps in (
         (create,),
@@ -162,14 +194,17 @@ def test_what_replaces_a_disk_carries_what_is_on_it(what: str) -> None:
     """Neither an empty disk nor one that stands on the old one takes its place."""
     carried: BaseImage = getattr(FACTS, what)
     create = CreateRaw(virtual_size=MIB)
-    plan = with_(steps=(create, CopyBase(base=carried, format=DiskFormat.RAW)))
+    copy = CopyBase(base=carried, format=DiskFormat.RAW)
+    plan = with_(steps=(create, copy))
     assert amended(plan) is plan
+    with pytest.raises(ContractBroken, match="CreateRaw replaces what is on the disk"):
+        amended(with_(steps=(copy, create)))
     other = dataclasses.replace(carried, fd=carried.fd + 1)
     for steps in (
         (create,),
         (create, CopyBase(base=other, format=DiskFormat.RAW)),
     ):
-        with pytest.raises(ContractBroken, match="no step carries what is on it"):
+        with pytest.raises(ContractBroken, match="no step carries what is on the disk"):
             amended(with_(steps=steps))
     with pytest.raises(ContractBroken, match="overlay in the disk's place"):
         amended(with_(steps=(CreateQcow2(virtual_size=MIB, backing=carried),)))
@@ -178,7 +213,7 @@ def test_what_replaces_a_disk_carries_what_is_on_it(what: str) -> None:
 def test_a_disk_that_can_not_be_read_is_not_replaced() -> None:
     """Where there is nothing to carry, there is no carrying it."""
     unreadable = facts_of(CURRENT, filesystem=EXT4, rewritable=False)
-    with pytest.raises(ContractBroken, match="no step carries what is on it"):
+    with pytest.raises(ContractBroken, match="no step carries what is on the disk"):
         checked(PLAN, request=APPLY, facts=unreadable, current=CURRENT)
 
 
@@ -223,3 +258,42 @@ def test_only_a_new_disk_is_a_ready_made_file() -> None:
     plan = with_(steps=(Does(adopts=Path("ready"), carries=FACTS.base),))
     with pytest.raises(ContractBroken, match="only a new disk"):
         amended(plan)
+
+
+def test_a_disk_grows_by_steps() -> None:
+    """One that is to grow is not as it should be."""
+    nothing = with_(mode=Mode.NOTHING, steps=())
+    assert amended(nothing) is nothing
+    larger = dataclasses.replace(APPLY, virtual_size=CURRENT.virtual_size + MIB)
+    with pytest.raises(ContractBroken, match="nothing is to be done, and the disk is"):
+        checked(nothing, request=larger, facts=FACTS, current=CURRENT)
+
+
+class Own(Reserve):
+    """A class that does something else than the one that it inherits from."""
+
+    def run(self, target: Target, progress: Progress) -> None: ...
+
+
+class Says(Own):
+    """One that says what its own ``run`` does."""
+
+    in_place = True
+    online = True
+
+
+class Described(Reserve):
+    """One that does the same in other words."""
+
+    def describe(self) -> str:
+        return "make room"
+
+
+def test_what_is_inherited_says_nothing_of_another_run() -> None:
+    """The framework knows its own steps, not what a plugin makes of them."""
+    plan = with_(**ROOM, steps=(Own(length=MIB),), online=True)
+    with pytest.raises(ContractBroken, match="Own does not state that it may run"):
+        amended(plan)
+    for step in (Says(length=MIB), Described(length=MIB)):
+        plan = with_(**ROOM, steps=(step,), online=True)
+        assert amended(plan) is plan
