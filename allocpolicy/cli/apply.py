@@ -18,8 +18,11 @@ from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import Change, apply
 from allocpolicy.operations.fleet import Member
 from allocpolicy.report.report import Report
+from allocpolicy.resolve import labels
+from allocpolicy.wording import amount
 
 _SKIPPED = "skipped"
+_SIZES = ("peak_bytes", "promised_bytes", "reserved_bytes")
 
 
 class Apply(Lister):
@@ -44,6 +47,7 @@ class Apply(Lister):
         "verdict",
         "reason",
         "steps",
+        *_SIZES,
     )
     state = "every disk is whole; inspect says whether the last one was changed"
 
@@ -57,6 +61,7 @@ class Apply(Lister):
         )
         disk_format.add_option(parser)
         choice.add_options(parser)
+        choice.add_labels(parser, removes=True)
         parser.add_argument(
             "--drifted",
             action="store_true",
@@ -89,6 +94,7 @@ class Apply(Lister):
             flavor=choice.flavor(arguments, alone=True),
             flavors=choice.recorded(arguments),
             extra_specs=choice.extra_specs(arguments),
+            labels=labels.parse(arguments.label),
             allow_thin=arguments.thin,
             dry_run=arguments.dry_run,
         )
@@ -109,7 +115,10 @@ class Apply(Lister):
                 except Exception as error:  # noqa: BLE001  (the other disks' turn)
                     self.fail(error)
                     rows.append(_left(one.disk, "failed", reason=str(error)))
-        return blanked(_told_once(rows), arguments=arguments)
+        rows = _told_once(rows)
+        if arguments.formatter == "table":
+            rows = [_readable(row) for row in rows]
+        return blanked(rows, arguments=arguments)
 
     def _members(
         self, arguments: argparse.Namespace, *, policy: Policy, change: Change
@@ -167,7 +176,16 @@ def _row(report: Report) -> Row:
         str(verdict.judgement) if verdict else None,
         report.effective_reason,
         lines(report.steps),
+        *(getattr(report, size) for size in _SIZES),
     )
+
+
+def _readable(row: Row) -> Row:
+    """Return the row with its sizes as people read them."""
+    sizes = (
+        amount(one) if isinstance(one, int) else one for one in row[-len(_SIZES) :]
+    )
+    return (*row[: -len(_SIZES)], *sizes)
 
 
 def _outcome(report: Report) -> str:

@@ -8,7 +8,7 @@ on the terminal, add a row for a script, or run a command in a shell.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from allocpolicy.wording import printable
 
@@ -27,6 +27,11 @@ def structured(arguments: argparse.Namespace) -> bool:
 def lines(items: Iterable[object]) -> Lines:
     """Return the items for a cell of a table, one per line."""
     return Lines("\n".join(printable(str(item)) for item in items))
+
+
+def shown_labels(labels: Mapping[str, str]) -> Lines:
+    """Return the labels for a cell of a table."""
+    return lines(f"{name} = {value}" for name, value in labels.items()) or Lines("-")
 
 
 def blanked(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from allocpolicy.cli.enumeration import one_of
@@ -40,6 +41,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=list(DiskRole),
         default=DiskRole.ROOT,
         help="which of the instance's disks this is (default: %(default)s)",
+    )
+
+
+def add_labels(parser: argparse.ArgumentParser, *, removes: bool = False) -> None:
+    """Add the option that gives a disk labels.
+
+    :param removes: the disk may have some.
+    """
+    empty = "; with an empty value, remove it" if removes else ""
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"give the disk a label, for its strategy{empty}; may be repeated; the"
+        " flavor's name is the label 'flavor' by itself",
     )
 
 
@@ -98,9 +115,15 @@ def extra_specs(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def selection(
-    arguments: argparse.Namespace, *, policy: Policy, alone: bool = False
+    arguments: argparse.Namespace,
+    *,
+    policy: Policy,
+    alone: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> Selection:
     """Return the selection that results from the arguments and the policy.
+
+    :param labels: those of a new disk.
 
     :raises InvalidRequest: (its subclasses) when they are wrong.
     """
@@ -109,6 +132,7 @@ def selection(
         disk_role=arguments.disk,
         flavor=flavor(arguments, alone=alone),
         overrides=extra_specs(arguments),
+        labels=labels,
     )
 
 

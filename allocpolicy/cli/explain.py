@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 from allocpolicy.cli import choice
 from allocpolicy.cli.command import Lister, Row
+from allocpolicy.resolve import labels
+from allocpolicy.resolve.candidates import WON, Candidate
+from allocpolicy.resolve.selection import COMMAND_LINE, Selection
 
 
 class Explain(Lister):
@@ -15,10 +19,28 @@ class Explain(Lister):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         choice.add_options(parser)
+        choice.add_labels(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
-        selection = choice.selection(arguments, policy=self.policy(arguments))
+        selection = choice.selection(
+            arguments,
+            policy=self.policy(arguments),
+            labels=labels.parse(arguments.label),
+        )
+        rows = (*selection.candidates, *_labels(selection))
         return [
-            (one.subject, one.value, one.key, one.source, one.outcome)
-            for one in selection.candidates
+            (one.subject, one.value, one.key, one.source, one.outcome) for one in rows
         ]
+
+
+def _labels(selection: Selection) -> Iterator[Candidate]:
+    """Yield the labels that the disk would have."""
+    given = selection.asked.labels if selection.asked else {}
+    for name, value in labels.effective(selection.asked).items():
+        yield Candidate(
+            subject=f"label {name}",
+            value=value,
+            key="--label" if name in given else "flavor",
+            source=COMMAND_LINE,
+            outcome=WON,
+        )

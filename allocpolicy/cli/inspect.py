@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocpolicy.cli import choice, disk_format, libvirt_xml, observed, progress
-from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.cells import lines, shown_labels, structured
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.facts import BackingFile
@@ -22,6 +22,7 @@ from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.inspect import inspect_open, opened
 from allocpolicy.report.base_inspection import BaseInspection
 from allocpolicy.report.inspection import Inspection
+from allocpolicy.resolve import labels
 from allocpolicy.storage.failure import named
 from allocpolicy.wording import format_size
 
@@ -39,7 +40,7 @@ class Inspect(ShowOne):
     """
 
     columns = (
-        *("disk", "stamp", "requested", "inherited from"),
+        *("disk", "stamp", "requested", "labels", "inherited from"),
         *observed.COLUMNS,
         *("backing_chain", "extents", "in_use", "hindrances", "verdict", "uncovered"),
         *(
@@ -205,6 +206,8 @@ def _summary(found: Inspection) -> Mapping[str, object]:
         rows["stamp"] = lines([effective.strategy, *chosen])
         if stamp.requested != effective:
             rows["requested"] = stamp.requested.strategy
+        if given := labels.effective(stamp.asked):
+            rows["labels"] = shown_labels(given)
     rows |= {"inherited from": found.inherited_from} if found.inherited_from else {}
     rows |= observed.rows(seen)
     if seen.backing_chain:

@@ -12,7 +12,7 @@ from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.provision import Order, provision
-from allocpolicy.resolve import size
+from allocpolicy.resolve import labels, size
 
 
 class Provision(ShowOne):
@@ -46,6 +46,7 @@ class Provision(ShowOne):
             help="the disk's format (default: %(default)s)",
         )
         choice.add_options(parser)
+        choice.add_labels(parser)
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plan; change nothing"
         )
@@ -77,6 +78,7 @@ def _order(arguments: argparse.Namespace) -> Order:
         disk_role=arguments.disk,
         flavor=choice.flavor(arguments),
         extra_specs=choice.extra_specs(arguments),
+        labels=labels.parse(arguments.label),
         access=access.parse(owner=arguments.owner, mode=arguments.mode),
         dry_run=arguments.dry_run,
     )

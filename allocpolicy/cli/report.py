@@ -6,17 +6,20 @@ import argparse
 from collections.abc import Mapping
 
 from allocpolicy.cli import observed
-from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.cells import lines, shown_labels, structured
 from allocpolicy.report.report import Report
+from allocpolicy.wording import format_size
 
 COLUMNS = (
-    *("disk", "requested", "effective", "options", "dry run"),
+    *("disk", "requested", "effective", "options", "labels", "dry run"),
     *observed.COLUMNS,
-    *("verdict", "attach with", "steps", "elapsed"),
+    *("verdict", "attach with", "steps"),
+    *("peak_bytes", "promised_bytes", "reserved_bytes", "elapsed"),
 )
 FIELDS = (
-    *("disk", "operation", "mode", "dry_run", "requested", "effective", "before"),
-    *("observed", "verdict", "attachment", "stamp", "steps", "elapsed"),
+    *("disk", "operation", "mode", "dry_run", "requested", "effective", "labels"),
+    *("before", "observed", "verdict", "attachment", "stamp", "steps"),
+    *("peak_bytes", "promised_bytes", "reserved_bytes", "elapsed"),
 )
 
 
@@ -34,6 +37,8 @@ def _summary(report: Report) -> Mapping[str, object]:
         "effective": f"{effective.strategy} ({report.effective_reason})",
         "options": lines(f"{name} = {one}" for name, one in effective.options.items()),
     }
+    if report.labels:
+        rows["labels"] = shown_labels(report.labels)
     if report.observed is None:
         rows["dry run"] = "nothing was done"
     else:
@@ -43,5 +48,9 @@ def _summary(report: Report) -> Mapping[str, object]:
     if report.attachment:
         rows["attach with"] = observed.options(report.attachment)
     rows["steps"] = lines(report.steps)
+    if report.dry_run:
+        rows["peak_bytes"] = f"{format_size(report.peak_bytes)} while it is done"
+        rows["promised_bytes"] = f"{format_size(report.promised_bytes)} in the end"
+        rows["reserved_bytes"] = f"{format_size(report.reserved_bytes)} of that at once"
     rows["elapsed"] = f"{report.elapsed:.3f} s"
     return rows

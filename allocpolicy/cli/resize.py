@@ -9,7 +9,7 @@ from pathlib import Path
 from allocpolicy.cli import choice, disk_format, progress, report
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.operations.change import Change, resize
-from allocpolicy.resolve import size
+from allocpolicy.resolve import labels, size
 
 
 class Resize(ShowOne):
@@ -29,6 +29,7 @@ class Resize(ShowOne):
         )
         disk_format.add_option(parser)
         choice.add_options(parser)
+        choice.add_labels(parser, removes=True)
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plan; change nothing"
         )
@@ -44,6 +45,7 @@ class Resize(ShowOne):
             disk_role=arguments.disk,
             flavor=choice.flavor(arguments),
             extra_specs=choice.extra_specs(arguments),
+            labels=labels.parse(arguments.label),
             dry_run=arguments.dry_run,
         )
         with progress.shown() as watch:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from allocpolicy.cli import choice, disk_format
-from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.cells import lines, shown_labels, structured
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import ImageError, InvalidRequest
@@ -17,6 +17,7 @@ from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import stamp
+from allocpolicy.resolve import labels
 from allocpolicy.storage.failure import named
 
 _FIELDS = ("version", "requested", "effective", "format")
@@ -32,7 +33,7 @@ class StampShow(ShowOne):
     The disk itself is not looked at; inspect says whether it keeps to its policy.
     """
 
-    columns = fields = _FIELDS
+    columns, fields = (*_FIELDS, "labels"), (*_FIELDS, "asked")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_disk(parser)
@@ -52,27 +53,33 @@ class StampSet(ShowOne):
     Only the stamp is written, also while a virtual machine has the disk open. Whether
     the disk keeps the promise is measured afterwards, and told as the verdict; that it
     has the given format is your word as far as its header doesn't tell. A disk that has
-    a stamp keeps the format in it: remove the stamp first if that is wrong. apply
-    brings the disk to its policy.
+    a stamp keeps the format in it: remove the stamp first if that is wrong. With labels
+    alone, the policy stays. apply brings the disk to its policy.
     """
 
-    columns = fields = (*_FIELDS, "verdict")
+    columns = (*_FIELDS, "labels", "verdict")
+    fields = (*_FIELDS, "asked", "verdict")
     state = "the disk has its old stamp or the new one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_disk(parser)
         disk_format.add_option(parser)
         choice.add_options(parser)
+        choice.add_labels(parser, removes=True)
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         policy = self.policy(arguments)
-        if choice.given(arguments, policy=policy) is None:
+        selection, given = None, labels.parse(arguments.label)
+        if choice.given(arguments, policy=policy) is not None:
+            selection = choice.selection(arguments, policy=policy)
+        elif not given:
             raise InvalidRequest(
                 "choose the policy: --strategy NAME, --flavor or --extra-spec"
             )
         stamping = stamp.Stamping(
             disk=arguments.path,
-            selection=choice.selection(arguments, policy=policy),
+            selection=selection,
+            labels=given,
             format=arguments.disk_format,
             force=arguments.force,
         )
@@ -111,6 +118,7 @@ def _shown(found: Stamp, arguments: argparse.Namespace) -> dict[str, object]:
         "requested": _chosen(found.requested),
         "effective": _chosen(found.effective),
         "format": found.format,
+        "labels": shown_labels(labels.effective(found.asked)),
     }
 
 

@@ -16,10 +16,11 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from allocpolicy.contract import labels
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, InvalidRequest
@@ -43,12 +44,14 @@ _MAX_DIGITS = 19
 class Asked:
     """What led to the selection: the flavor's name, the role, the command line.
 
-    The answer was that of the flavors and of the operator's options at the time.
+    The answer was that of the flavors and of the operator's options at the time. The
+    ``labels`` are those that were given; the flavor's name is one by itself.
     """
 
     flavor: str | None
     disk: DiskRole
     extra_specs: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +77,18 @@ class Stamp:
             del document["asked"]
         else:
             document["asked"]["disk"] = self.asked.disk.value
+            if not self.asked.labels:
+                del document["asked"]["labels"]
         return document
 
 
 def write(fd: int, stamp: Stamp) -> Stamp | None:
     """Record the stamp on the open disk; return it, or None without user xattrs.
 
-    :raises InvalidRequest: when its options are too long for one.
+    :raises InvalidRequest: as `encoded` does.
     :raises OSError: as fsetxattr(2), other than for lack of support.
     """
-    content = json.dumps(stamp.as_document()).encode()
-    if len(content) > MAX_SIZE:
-        reason = f"the stamp would take {len(content)} bytes, more than {MAX_SIZE}"
-        raise InvalidRequest(f"{reason}: shorten the options of its strategy")
+    content = encoded(stamp)
     try:
         patience.asked(lambda: os.setxattr(fd, XATTR, content), fd=fd)
     except OSError as error:
@@ -94,6 +96,18 @@ def write(fd: int, stamp: Stamp) -> Stamp | None:
             raise
         return None
     return stamp
+
+
+def encoded(stamp: Stamp) -> bytes:
+    """Return what is written.
+
+    :raises InvalidRequest: when its options and labels are too long for a stamp.
+    """
+    content = json.dumps(stamp.as_document()).encode()
+    if len(content) > MAX_SIZE:
+        reason = f"the stamp would take {len(content)} bytes, more than {MAX_SIZE}"
+        raise InvalidRequest(f"{reason}: shorten its labels, or its strategy's options")
+    return content
 
 
 def read(fd: int, *, path: Path) -> Stamp | None:
@@ -219,14 +233,19 @@ def _integer(text: str) -> int:
 
 
 def _parse_asked(document: object) -> Asked:
-    if not isinstance(document, dict) or document.keys() != _ASKED:
+    if not isinstance(document, dict) or document.keys() - {"labels"} != _ASKED:
         raise TypeError(document)
     flavor, specs = document["flavor"], document["extra_specs"]
+    given = document.get("labels", {})
     if not isinstance(flavor, str | None) or not isinstance(specs, dict):
         raise TypeError(document)
     if not all(isinstance(value, str) for value in specs.values()):
         raise TypeError(document)
-    return Asked(flavor=flavor, disk=DiskRole(document["disk"]), extra_specs=specs)
+    if not isinstance(given, dict) or labels.fault(given) is not None:
+        raise ValueError("labels")
+    return Asked(
+        flavor=flavor, disk=DiskRole(document["disk"]), extra_specs=specs, labels=given
+    )
 
 
 def _choice_document(choice: Choice) -> dict[str, object]:

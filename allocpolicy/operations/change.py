@@ -20,6 +20,7 @@ from allocpolicy.errors import ImageError, InvalidRequest, PlanError
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.job import Access, Job
+from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import held_disk, size_alignment, snapshots
@@ -33,6 +34,7 @@ from allocpolicy.operations.data_path import (
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.registry import call
 from allocpolicy.report.report import Report
+from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.renewal import Renewal
 from allocpolicy.resolve.selection import Selection, resolve, resolve_stamp
@@ -60,7 +62,8 @@ class Change:
     ``virtual_size`` (bytes) is for `resize` alone; it is ``added`` to the disk's own,
     or is the new one. ``chain``: a disk without a stamp has the policy of the nearest
     disk below it that has one, as with `Policy.inherits`. ``found``: nobody named the
-    disk, which was found to be an overlay by its header alone.
+    disk, which was found to be an overlay by its header alone. ``labels`` add to or
+    override those of the stamp; an empty one removes the stamp's.
     """
 
     disk: Path
@@ -72,6 +75,7 @@ class Change:
     flavor: Flavor | None = None
     flavors: Mapping[str, Flavor] | None = None
     extra_specs: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     allow_thin: bool = False
     dry_run: bool = False
     chain: bool = False
@@ -122,7 +126,12 @@ def _change(
         grows = operation is Operation.RESIZE
         look = held_disk.look(disk, policy=policy, grows=grows)
         request = _request(
-            change, operation, hold=hold, current=look.observation, policy=policy
+            change,
+            operation,
+            hold=hold,
+            current=look.observation,
+            policy=policy,
+            labels=labels.effective(requested.asked),
         )
         meets = _meets(request, requested, current=look.observation)
         facts = stack.enter_context(
@@ -149,6 +158,7 @@ def _change(
             dry_run=dry_run,
             has_turn=has_turn,
         )
+        stamps.encoded(job.stamp)  # now rather than when the disk is changed
         attempt = _nothing_to_do(job) if meets else _carried_out(job, hold)
         if operation is Operation.RESIZE and (
             uncovered := snapshots.uncovered(disk, look.observation, policy=policy)
@@ -172,10 +182,17 @@ def _heritage(change: Change, *, policy: Policy) -> tuple[Path, ...] | None:
 
 
 def _selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
-    """Return the policy to bring the disk to.
+    """Return the policy to bring the disk to, and the labels that it will have.
 
-    :raises InvalidRequest: when none is given, and the disk has no stamp.
+    :raises InvalidRequest: when none is given, and the disk has no stamp; and for
+        labels that can't be.
     """
+    chosen = _chosen(change, disk=disk, policy=policy)
+    changed = labels.changed(disk.policy, change.labels)
+    return replace(chosen, asked=labels.given(chosen.asked, changed))
+
+
+def _chosen(change: Change, *, disk: Disk, policy: Policy) -> Selection:
     if change.flavor is not None or change.extra_specs:
         return resolve(
             policy=policy,
@@ -218,6 +235,7 @@ def _request(
     hold: Hold,
     current: Observation,
     policy: Policy,
+    labels: Mapping[str, str],
 ) -> Request:
     size = current.virtual_size
     if operation is Operation.RESIZE:
@@ -229,6 +247,7 @@ def _request(
         format=hold.disk.format,
         disk_role=change.disk_role,
         allow_thin=change.allow_thin,
+        labels=labels,
     )
 
 

@@ -128,11 +128,15 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         requested=job.requested,
         effective=job.selection,
         effective_reason=attempt.reason,
+        labels=job.request.labels,
         observed=outcome.observation if outcome else None,
         verdict=outcome.verdict if outcome else None,
         attachment=outcome.attachment if outcome else None,
         stamp=outcome.stamp if outcome else None,
         steps=(*pending, *attempt.steps),
+        peak_bytes=attempt.plan.peak_bytes,
+        promised_bytes=attempt.plan.promised_bytes,
+        reserved_bytes=attempt.plan.reserved_bytes,
         elapsed=elapsed,
     )
 

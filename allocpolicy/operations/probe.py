@@ -74,6 +74,7 @@ def _try(
             virtual_size=VIRTUAL_SIZE,
             format=format,
             disk_role=DiskRole.ROOT,
+            trial=True,
         ),
         facts=facts,
         directory=disk.directory,

@@ -14,7 +14,7 @@ from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
-from allocpolicy.images import destination
+from allocpolicy.images import destination, stamp
 from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
 from allocpolicy.observe.host import Storage
@@ -27,6 +27,7 @@ from allocpolicy.operations.data_path import (
 )
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.report.report import Report
+from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import resolve
 from allocpolicy.storage.directories import Directory
@@ -40,6 +41,8 @@ class Order:
 
     ``virtual_size`` is in bytes; None means the base image's. With ``base_format`` None
     the inspector finds the format. ``extra_specs`` add to or override the flavor's.
+    ``labels`` are words about the disk for its strategy; the flavor's name is one by
+    itself.
     """
 
     destination: Path
@@ -50,6 +53,7 @@ class Order:
     disk_role: DiskRole = DiskRole.ROOT
     flavor: Flavor | None = None
     extra_specs: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     access: Access = field(default_factory=Access)
     dry_run: bool = False
 
@@ -73,6 +77,7 @@ def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
         disk_role=order.disk_role,
         flavor=order.flavor,
         overrides=order.extra_specs,
+        labels=order.labels,
     )
     if order.virtual_size is not None:
         check_size(order.virtual_size)
@@ -85,7 +90,13 @@ def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
         found = _storage(place.directory, base=base, policy=policy)
         size = _size(order, base=base, found=found, policy=policy)
         job = Job(
-            request=_request(order, disk=place.path, base=base, size=size.virtual_size),
+            request=_request(
+                order,
+                disk=place.path,
+                base=base,
+                size=size.virtual_size,
+                labels=labels.effective(requested.asked),
+            ),
             facts=_facts(found, base=base),
             directory=place.directory,
             requested=requested,
@@ -96,6 +107,7 @@ def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
             dry_run=order.dry_run,
             remark=size.remark,
         )
+        stamp.encoded(job.stamp)  # now rather than when the disk is made
         if opened and not order.dry_run:
             job = _with_base_ready(job, order, opened)
         attempt = carry_out(job)
@@ -155,7 +167,14 @@ def _size(
     return _Size(virtual_size=rounded, remark=remark)
 
 
-def _request(order: Order, *, disk: Path, base: BaseImage | None, size: int) -> Request:
+def _request(
+    order: Order,
+    *,
+    disk: Path,
+    base: BaseImage | None,
+    size: int,
+    labels: Mapping[str, str],
+) -> Request:
     """Return the request, its size checked against the base image's.
 
     :raises ImageError: when the base image does not fit into the disk.
@@ -173,6 +192,7 @@ def _request(order: Order, *, disk: Path, base: BaseImage | None, size: int) -> 
         format=order.format,
         disk_role=order.disk_role,
         base=base,
+        labels=labels,
     )
 
 
@@ -204,12 +224,18 @@ def _with_base_ready(job: Job, order: Order, opened: OpenedBase) -> Job:
     if plan.reserved_bytes:  # others may come to share the copy's data
         headroom = job.host.headroom.bytes_for(plan.reserved_bytes)
         beside = plan.peak_bytes + headroom
-    base, disk = opened.ready(beside=beside), job.request.destination
+    base, before = opened.ready(beside=beside), job.request
     found = _storage(job.directory, base=base, policy=job.policy)
     size = _size(order, base=base, found=found, policy=job.policy)
     return replace(
         job,
-        request=_request(order, disk=disk, base=base, size=size.virtual_size),
+        request=_request(
+            order,
+            disk=before.destination,
+            base=base,
+            size=size.virtual_size,
+            labels=before.labels,
+        ),
         facts=_facts(found, base=base),
         remark=size.remark,
     )

@@ -8,7 +8,8 @@ is recorded is not made true here: the verdict says whether it is.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
@@ -21,6 +22,7 @@ from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import held_disk
 from allocpolicy.operations.inspect import inspect, inspect_open
 from allocpolicy.report.inspection import Inspection
+from allocpolicy.resolve import labels
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage.failure import named
 
@@ -31,11 +33,14 @@ _NO_XATTRS = "its filesystem has no user xattrs: no stamp can be recorded"
 class Stamping:
     """The policy that a disk is to have, and its format if it has no stamp.
 
-    ``force``: it is raw, whatever its content looks like.
+    Without a ``selection`` it keeps the one in its stamp. ``labels`` add to or override
+    those of the stamp; an empty one removes the stamp's. ``force``: it is raw, whatever
+    its content looks like.
     """
 
     disk: Path
-    selection: Selection
+    selection: Selection | None
+    labels: Mapping[str, str] = field(default_factory=dict)
     format: DiskFormat | None = None
     force: bool = False
 
@@ -51,7 +56,7 @@ def record(stamping: Stamping, *, policy: Policy) -> Inspection:
     :raises Unsupported: when the filesystem can't record it.
     :raises Error: for anything else; the disk has its old stamp or the new one.
     """
-    path, choice = stamping.disk, stamping.selection.choice
+    path = stamping.disk
     with (
         named(path, action="record its stamp"),
         held_disk.locked(path, policy=policy, dry_run=False),
@@ -60,17 +65,35 @@ def record(stamping: Stamping, *, policy: Policy) -> Inspection:
             path, declared=stamping.format, force=stamping.force
         ) as disk:
             inspect_open(disk, policy=policy, given=None)  # it is one of its format
-            stamp = Stamp(
-                requested=choice,
-                effective=choice,
-                format=disk.format,
-                asked=stamping.selection.asked,
-            )
+            stamp = _stamp(stamping, disk)
             with existing.writable(disk) as fd:
                 if stamps.write(fd, stamp) is None:
                     raise Unsupported(path, _NO_XATTRS)
                 os.fsync(fd)
         return inspect(path, policy=policy)
+
+
+def _stamp(stamping: Stamping, disk: Disk) -> Stamp:
+    """Return what is to be recorded.
+
+    :raises ImageError: when there is no policy to keep.
+    :raises InvalidRequest: when the labels can't be.
+    """
+    given = labels.changed(disk.stamp, stamping.labels)
+    if stamping.selection is not None:
+        choice = stamping.selection.choice
+        return Stamp(
+            requested=choice,
+            effective=choice,
+            format=disk.format,
+            asked=labels.given(stamping.selection.asked, given),
+        )
+    if disk.stamp is None:
+        reason = (
+            "it has no stamp; choose its policy as well, for example with --strategy"
+        )
+        raise ImageError(stamping.disk, reason)
+    return replace(disk.stamp, asked=labels.given(disk.stamp.asked, given))
 
 
 def remove(path: Path, *, policy: Policy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class Report:
 
     ``before`` is the earlier observation of an existing disk. ``effective_reason`` says
     why the effective selection is not the requested one, or what the plan decided. A
-    dry run has no observation, verdict or attachment. ``elapsed``: seconds in process.
+    dry run has no observation, verdict or attachment. ``peak_bytes`` and the like are
+    the plan's. ``elapsed``: seconds in process.
     """
 
     disk: Path
@@ -29,11 +31,15 @@ class Report:
     requested: Selection
     effective: Selection
     effective_reason: str
+    labels: Mapping[str, str]
     observed: Observation | None
     verdict: Verdict | None
     attachment: Attachment | None
     stamp: Stamp | None
     steps: tuple[str, ...]
+    peak_bytes: int
+    promised_bytes: int
+    reserved_bytes: int
     elapsed: float
 
     @property
@@ -59,12 +65,16 @@ class Report:
                 "options": dict(self.effective.options),
                 "reason": self.effective_reason,
             },
+            "labels": dict(self.labels),
             "before": plain(self.before),
             "observed": plain(self.observed),
             "verdict": plain(self.verdict),
             "attachment": plain(self.attachment),
             "stamp": self.stamp.as_document() if self.stamp else None,
             "steps": list(self.steps),
+            "peak_bytes": self.peak_bytes,
+            "promised_bytes": self.promised_bytes,
+            "reserved_bytes": self.reserved_bytes,
             "elapsed": self.elapsed,
         }
 

@@ -22,6 +22,7 @@ from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve import candidates, checks, extra_specs, near_miss, options
 from allocpolicy.resolve.candidates import WON, Candidate
 from allocpolicy.resolve.extra_specs import OptionSpec, Spec
+from allocpolicy.resolve.labels import checked
 from allocpolicy.schema import Invalid
 
 if TYPE_CHECKING:
@@ -74,14 +75,18 @@ def resolve(
     disk_role: DiskRole,
     flavor: Flavor | None = None,
     overrides: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Selection:
     """Return the selection for one disk; ``overrides`` are the command line's.
+
+    The labels have no say in it, and are recorded with it.
 
     :raises ExtraSpecError: for an unknown key, option or strategy, a bad value, one
         that the operator does not allow, or an override in another namespace.
     :raises StrategyNotFound: when the configuration names an unknown strategy.
     :raises DuplicateStrategy: when two distributions claim the selected strategy.
     :raises StrategyFailed: when the selected strategy cannot be loaded.
+    :raises InvalidRequest: when a label can't be one.
     """
     near_miss.refuse_others(overrides or {})
     selected = _resolved(
@@ -91,6 +96,7 @@ def resolve(
         flavor=flavor.name if flavor else None,
         disk=disk_role,
         extra_specs=dict(overrides or {}),
+        labels=checked(labels or {}),
     )
     return dataclasses.replace(selected, asked=asked)
 

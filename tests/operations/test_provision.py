@@ -390,6 +390,26 @@ def test_the_stamp_says_under_which_policy_the_disk_was_made(directory: Path) ->
     assert '"space"' in stamp
 
 
+@pytest.mark.filesystems("ext4")
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_a_report_tells_what_the_plan_takes(directory: Path, format: str) -> None:
+    """In a dry run, too, and for people as well."""
+    disk = directory / "disk"
+    arguments = ("--size", SIZE, "--format", format, "--strategy", "space")
+    dry = provision(disk, *arguments, "--dry-run")
+    done = provision(disk, *arguments)
+    sizes = ("reserved_bytes", "peak_bytes", "promised_bytes")
+    assert [dry[one] for one in sizes] == [done[one] for one in sizes]
+    assert SIZE <= dry["reserved_bytes"] <= dry["peak_bytes"] <= dry["promised_bytes"]
+    told = allocpolicy("provision", directory / "other", *arguments, "--dry-run")
+    assert all(one in told.stdout for one in sizes)
+    assert str(dry["peak_bytes"]) in told.stdout
+    grown = allocpolicy("resize", disk, "+64M", "--dry-run", "-f", "json").document
+    assert 0 < grown["reserved_bytes"] <= grown["peak_bytes"] < dry["peak_bytes"]
+    (row,) = allocpolicy("apply", disk, "--dry-run", "-f", "json").document
+    assert [row[one] for one in sizes] == [0, 0, done["observed"]["full_size"]]
+
+
 @ALL
 def test_a_dry_run_shows_the_plan_and_touches_nothing(
     directory: Path, raw_base: Path

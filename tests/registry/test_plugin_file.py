@@ -13,7 +13,7 @@ import pytest
 
 from allocpolicy import DuplicateStrategy, InvalidRequest, StrategyFailed
 from allocpolicy.registry import installed, plugin_file
-from tests.harness import filesystems, ordinary_user
+from tests.harness import filesystems, ordinary_user, plugin
 from tests.harness.cli import allocpolicy, command, environment
 
 CODE = """
@@ -66,13 +66,9 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def trusted(tmp_path: Path) -> Iterator[Path]:
-    """A directory that only we, and root, can change; /tmp is everybody's."""
-    if os.geteuid() != 0:
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/run") as name:
-        yield Path(name)
+def trusted() -> Iterator[Path]:
+    with plugin.directory() as directory:
+        yield directory
 
 
 @pytest.fixture
