@@ -192,3 +192,18 @@ def test_mistakes_are_told_in_one_line(
     assert len(ran.stderr.splitlines()) == 1
     assert says in ran.stderr
     assert ran.stdout == ""
+
+
+def test_the_service_runs_what_it_says(disks: Path, command: Command) -> None:
+    """With its own words, but for the directory, and smaller disks."""
+    unit = (Path(__file__).parents[1] / "systemd/allocpolicy-pool.service").read_text()
+    lines = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    assert lines
+    for line in lines:
+        _, *words = line.removeprefix("ExecStart=").split()
+        words[2] = str(disks)
+        words[words.index("--size") + 1] = "1M"
+        ran = command(*words, "-f", "json")
+        assert ran.returncode == 0, ran.stderr
+        made = json.loads(ran.stdout)
+        assert str(len(made)) == words[words.index("--count") + 1]
