@@ -320,7 +320,8 @@ class TooMuchWork(Error):
 class Replan(Error):
     """What a plan relied on is gone; plan again: ``(reason, lost)``.
 
-    The next attempt's `Facts.lost` has the path ``lost``, if there is one.
+    The next attempt's `Facts.lost` has the path ``lost``, if there is one. After 128
+    attempts at one disk the work has failed.
     """
 
     def __init__(self, reason: str, lost: Path | None = None) -> None:

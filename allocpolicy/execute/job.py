@@ -38,7 +38,8 @@ class Job:
     ``directory`` is the disk's, open. ``selection`` is ``requested``, or the fallback
     that is tried instead. ``disk`` is the existing disk, None for a new one. With
     ``dry_run`` nothing is done; the file of a ``trial`` never gets a name.
-    ``has_turn``: we already hold the filesystem's lock. ``remark`` is for the report.
+    ``has_turn``: we already hold the filesystem's lock; ``locks`` are those that we
+    hold of the ones that strategies name. ``remark`` is for the report.
     """
 
     request: Request
@@ -54,6 +55,7 @@ class Job:
     dry_run: bool = False
     trial: bool = False
     has_turn: bool = False
+    locks: frozenset[str] = frozenset()
     remark: str = ""
 
     @property

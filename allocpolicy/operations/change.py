@@ -23,7 +23,7 @@ from allocpolicy.execute.job import Access, Job
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.images.stamp import Stamp
-from allocpolicy.operations import held_disk, size_alignment, snapshots
+from allocpolicy.operations import exclusive, held_disk, size_alignment, snapshots
 from allocpolicy.operations.data_path import (
     Attempt,
     carry_out,
@@ -108,6 +108,22 @@ def resize(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Rep
 def _change(
     change: Change, *, operation: Operation, policy: Policy, watch: Watcher
 ) -> Report:
+    def changed(locks: frozenset[str]) -> Report:
+        return _changed(
+            change, operation=operation, policy=policy, watch=watch, locks=locks
+        )
+
+    return exclusive.with_needed(changed, policy=policy)
+
+
+def _changed(
+    change: Change,
+    *,
+    operation: Operation,
+    policy: Policy,
+    watch: Watcher,
+    locks: frozenset[str],
+) -> Report:
     started, dry_run = time.monotonic(), change.dry_run
     with (
         told_afterwards(change.disk) as is_there,
@@ -157,6 +173,7 @@ def _change(
             disk=hold,
             dry_run=dry_run,
             has_turn=has_turn,
+            locks=locks,
         )
         stamps.encoded(job.stamp)  # now rather than when the disk is changed
         attempt = _nothing_to_do(job) if meets else _carried_out(job, hold)

@@ -19,23 +19,25 @@ from allocpolicy.errors import (
     FailedAfterwards,
     InvalidRequest,
     Replan,
+    StrategyFailed,
     Unsupported,
 )
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.operations import exclusive
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.registry import call, installed
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.selection import resolve_fallback
 from allocpolicy.storage import attributes
-from allocpolicy.wording import format_size
+from allocpolicy.wording import format_size, named
 
 AS_REQUESTED = "as requested"
 UNSEEN_XATTRS = (
     "trusted.* attributes, which only root sees, are not carried over: run it as root"
     " if the disk may have some"
 )
-REPLANS = 8
+ATTEMPTS = 128  # of one job: as many may find gone what they planned to take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,23 +71,47 @@ def carry_out(job: Job) -> Attempt:
 
 
 def _attempt(job: Job, *, reason: str) -> Attempt:
-    """Plan and execute; plan again if something that the plan relied on is gone."""
-    for remaining in reversed(range(REPLANS)):
-        plan = _plan(job)
-        steps = call.describe(job.selection.loaded, plan=plan)
-        try:
-            outcome = execute(plan, job)
-        except Replan:
-            if not remaining:
-                raise
-            continue
-        break
+    """Plan and execute, under the lock that the strategy names.
+
+    :raises Replan: when the last of `ATTEMPTS` finds something gone, too.
+    """
+    with exclusive.held(job):
+        job, plan, steps, outcome = _planned_again(job)
     rewritten = job.disk is not None and plan.mode is Mode.STAGED
     unseen = UNSEEN_XATTRS if rewritten and not attributes.sees_all() else ""
     reasons = filter(None, (reason, job.remark, plan.reason, unseen))
     return Attempt(
         job=job, reason="; ".join(reasons), plan=plan, steps=steps, outcome=outcome
     )
+
+
+def _planned_again(job: Job) -> tuple[Job, Plan, tuple[str, ...], Outcome | None]:
+    """Plan and execute; plan again while something that the plan relied on is gone."""
+    for remaining in reversed(range(ATTEMPTS)):
+        try:
+            plan = _plan(job)
+            steps = call.describe(job.selection.loaded, plan=plan)
+            return job, plan, steps, execute(plan, job)
+        except Replan as error:
+            if not remaining:
+                reason = f"gave up after {ATTEMPTS} attempts: {error.reason}"
+                raise Replan(reason, error.lost) from error
+            job = _without(error.lost, job)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _without(lost: object, job: Job) -> Job:
+    """Return the job; its facts say what an attempt found gone.
+
+    :raises StrategyFailed: when a plugin's `Replan` says something else than a path.
+    """
+    if lost is None:
+        return job
+    if not isinstance(lost, Path):
+        found = job.selection.loaded.found
+        reason = f"the path of its Replan is {named(lost)}"
+        raise StrategyFailed(found.name, str(found), "", reason)
+    return replace(job, facts=replace(job.facts, lost=(*job.facts.lost, lost)))
 
 
 def _plan(job: Job) -> Plan:
