@@ -43,7 +43,7 @@ class Command(CliffCommand):
         parser = super().get_parser(prog_name)
         config_options.add(parser)
         plugin_option.add(parser)
-        self._add_arguments(parser)
+        self.add_arguments(parser)
         # argparse prints its usage first, over several lines.
         parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
         return parser
@@ -58,14 +58,6 @@ class Command(CliffCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's own arguments."""
-
-    def _add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        try:
-            self.add_arguments(parser)
-        except Exception as error:
-            if self.owner is None:
-                raise
-            raise SystemExit(self._report(error)) from error
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command; return its exit status."""
@@ -109,12 +101,12 @@ class Command(CliffCommand):
         if isinstance(error, Error):
             message, status = str(error), error.exit_status
         else:
-            message = f"{self._failure(error)}; {self.state}"
+            message = f"{self.failure(error)}; {self.state}"
             status = UNEXPECTED
         print(f"{self.cmd_name}: {one_line(message)}", file=sys.stderr)
         return status
 
-    def _failure(self, error: BaseException) -> str:
+    def failure(self, error: BaseException) -> str:
         """Return what failed unexpectedly, and whose it is if not allocpolicy's."""
         if self.owner is None:
             return f"{type(error).__name__}: {error}"

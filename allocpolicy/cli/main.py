@@ -131,13 +131,15 @@ class Program(App):
             self.command_manager.find_command(argv)
         except KeyboardInterrupt:  # cliff would say nothing about it
             return interrupted()
-        except Error as error:  # of a plugin's command
-            print(f"allocpolicy: {one_line(str(error))}", file=sys.stderr)
-            return error.exit_status
+        except Error as error:
+            return _failed(error)
         except ValueError:
             print(self._unknown_command(argv), file=sys.stderr)
             return USAGE
-        return super().run_subcommand(argv)
+        try:
+            return super().run_subcommand(argv)
+        except Error as error:
+            return _failed(error)
 
     def _unknown_command(self, words: Sequence[str]) -> str:
         known = [name for name, _ in self.command_manager]
@@ -145,6 +147,12 @@ class Program(App):
         hint = wording.hint(known, nearest_to=name)
         hint = hint or wording.hint(known, nearest_to=words[0])
         return f"allocpolicy: there is no command {name!r}{hint}; see allocpolicy help"
+
+
+def _failed(error: Error) -> int:
+    """Tell that a plugin's command can't be used; return the exit status."""
+    print(f"allocpolicy: {one_line(str(error))}", file=sys.stderr)
+    return error.exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

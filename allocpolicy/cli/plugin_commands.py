@@ -8,19 +8,24 @@ a command is none of ours: no plugin can replace one, or make one start later.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import re
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cliff.app import App
 from cliff.commandmanager import CommandManager
 from cliff.complete import CompleteCommand
 
 from allocpolicy import wording
 from allocpolicy.cli import output
 from allocpolicy.cli.command import Command
+from allocpolicy.cli.failure import UNEXPECTED
 from allocpolicy.errors import Error
+from allocpolicy.wording import one_line
 
 GROUP = "allocpolicy.commands"
 
@@ -55,14 +60,45 @@ class Claim:
                 raise self._failed(wording.raised(error)) from error
         if not isinstance(command, type) or not issubclass(command, Command):
             raise self._failed("it is no subclass of one in allocpolicy.commands")
-        command.owner = self.owner
-        return command
+        return _guarded(command, owner=self.owner)
 
     def _failed(self, reason: str) -> Error:
         return Error(f"command {self.name!r} of {self.owner} can't be used: {reason}")
 
     def __repr__(self) -> str:  # as cliff's help tells of it
         return f"command {self.name!r} of {self.owner}: {self.refusal or 'it failed'}"
+
+
+def _guarded(command: type[Command], *, owner: str) -> type[Command]:
+    """Return the command; what it raises outside of `run` is its failure as well."""
+
+    class Guarded(command):  # type: ignore[valid-type, misc]
+        """The command, and whose it is."""
+
+        def __init__(
+            self,
+            app: App,
+            app_args: argparse.Namespace | None,
+            cmd_name: str | None = None,  # cliff looks for this name
+        ) -> None:
+            try:
+                super().__init__(app, app_args, cmd_name)
+            except Exception as error:
+                raise Error(self.failure(error)) from error
+
+        def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+            try:
+                parser: argparse.ArgumentParser = super().get_parser(prog_name)
+            except Exception as error:
+                message = one_line(f"{prog_name}: {self.failure(error)}")
+                print(message, file=sys.stderr)
+                raise SystemExit(UNEXPECTED) from error
+            return parser
+
+    named = ("__module__", "__name__", "__qualname__", "__doc__")
+    functools.update_wrapper(Guarded, command, assigned=named, updated=())
+    Guarded.owner = owner
+    return Guarded
 
 
 class PluginCommands(CommandManager):

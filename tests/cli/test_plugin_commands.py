@@ -46,6 +46,14 @@ class Unready(Command):
 
     def take_action(self, arguments): ...
 
+class Unmade(Unready):
+    def __init__(self, *arguments, **named):
+        raise KeyError("x")
+
+class Unparsed(Unready):
+    def get_parser(self, program):
+        raise KeyError("x")
+
 class Alone: ...
 """
 FILL = "pond fill = {module}:Fill"
@@ -126,6 +134,8 @@ BROKEN = {
     "its module ends the program": ("acme:Fill", "raise SystemExit(0)"),
     "it has no module": ("acme_gone:Fill", CODE),
     "its arguments fail": ("acme:Unready", CODE),
+    "its constructor fails": ("acme:Unmade", CODE),
+    "its parser fails": ("acme:Unparsed", CODE),
 }
 
 
