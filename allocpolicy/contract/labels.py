@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TypeGuard
 
+from allocpolicy.wording import bounded
+
 FLAVOR = "flavor"  # it has the flavor's name by itself
 MOST = 32
 LONGEST_KEY, LONGEST_VALUE = 64, 255  # characters
@@ -33,12 +35,16 @@ def is_value(value: object) -> TypeGuard[str]:
 def _fault(key: object, value: object) -> str | None:
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         return (
-            f"label {key!r}: a label's name has letters, digits, and _ . : -, at most"
-            f" {LONGEST_KEY} of them"
+            f"label {_quoted(key)}: a label's name has letters, digits, and _ . : -, at"
+            f" most {LONGEST_KEY} of them"
         )
     if not is_value(value):
         return (
-            f"label {key!r} = {value!r}: a label's value has printable characters, 1 to"
-            f" {LONGEST_VALUE} of them"
+            f"label {key!r} = {_quoted(value)}: a label's value has printable"
+            f" characters, 1 to {LONGEST_VALUE} of them"
         )
     return None
+
+
+def _quoted(given: object) -> str:
+    return bounded(repr(given))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from allocpolicy.contract import labels as grammar
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.wording import bounded
 
 if TYPE_CHECKING:
     from allocpolicy.images.stamp import Asked, Stamp
@@ -23,9 +24,9 @@ def parse(assignments: Iterable[str]) -> dict[str, str]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise InvalidRequest(f"label {assignment!r}: write KEY=VALUE")
+            raise InvalidRequest(f"label {bounded(repr(assignment))}: write KEY=VALUE")
         if key in labels:
-            raise InvalidRequest(f"label {key!r} is given twice")
+            raise InvalidRequest(f"label {bounded(repr(key))} is given twice")
         labels[key] = value
     return labels
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filesystems("ext4")
 
 # It tells what it was given, as the reason of its plans.
 CODE = """
+import dataclasses
 from allocpolicy import *
 
 class Telling(Strategy):
@@ -50,11 +51,9 @@ class Telling(Strategy):
             promised_bytes=size, reason=said(request),
         )
 
-    def amend(self, *, request, current):
-        return Plan(
-            mode=Mode.NOTHING, steps=(), peak_bytes=0,
-            promised_bytes=current.full_size, reason=said(request),
-        )
+    def amend(self, *, request, current, facts):
+        plan = delegate("none").amend(request=request, current=current, facts=facts)
+        return dataclasses.replace(plan, reason=said(request))
 
     def verify(self):
         return Verdict(judgement=Judgement.UNVERIFIABLE, reason="it only tells")
@@ -230,6 +229,8 @@ WRONG = {
     "an escape": ("tenant=\x1b[2J",),
     "a long name": (f"{'k' * 65}=acme",),
     "a long value": (f"tenant={'v' * 256}",),
+    "a very long one": (f"tenant={'v' * 100_000}",),
+    "a very long name": ("k" * 100_000,),
     "too many": tuple(f"k{one}=v" for one in range(33)),
     "twice": ("tenant=acme", "tenant=acme"),
     "a stamp that is too long": tuple(f"k{one}={'v' * 255}" for one in range(20)),
@@ -246,6 +247,7 @@ def test_what_can_be_no_label_is_refused(directory: Path, wrong: str) -> None:
     assert len(finished.stderr.splitlines()) == 1
     assert "label" in finished.stderr
     assert finished.stderr.rstrip("\n").isprintable()
+    assert len(finished.stderr) < 1000
     assert not disk.exists()
     run("provision", disk, "--size", "1M", "--strategy", "space")
     if wrong != "an empty value":
