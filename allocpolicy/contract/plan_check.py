@@ -49,7 +49,7 @@ def check_plan(
     - what replaces an existing disk carries `Facts.base` or `Facts.file` likewise, and
       has no other file below it;
     - in place there are only steps that state ``in_place``, and with ``online``, which
-      is for `Operation.APPLY`, only those that state it;
+      isn't for `Operation.RESIZE`, only those that state it;
     - a ready-made file is adopted for a new disk, by the last step.
 
     :param current: the existing disk that the plan is for; None: it is for a new one.
@@ -124,15 +124,16 @@ def _wrong_for_existing(plan: Plan, *, facts: Facts) -> Iterator[str]:
 def _wrong_growth(
     plan: Plan, *, request: Request, current: Observation
 ) -> Iterator[str]:
-    if plan.mode is Mode.NOTHING and request.virtual_size > current.virtual_size:
-        wanted, there = request.virtual_size, current.virtual_size
+    grows = request.operation is Operation.RESIZE
+    wanted, there = request.virtual_size, current.virtual_size
+    if plan.mode is Mode.NOTHING and grows and wanted > there:
         yield f"nothing is to be done, and the disk is to grow from {there} to {wanted}"
 
 
 def _wrong_beside_a_vm(plan: Plan, *, request: Request) -> Iterator[str]:
     if not plan.online:
         return
-    if plan.mode is Mode.STAGED or request.operation is not Operation.APPLY:
+    if plan.mode is Mode.STAGED or request.operation is Operation.RESIZE:
         yield f"{request.operation} can't be online in a plan of mode {plan.mode}"
     for step in plan.steps:
         if not states(step, "online"):

@@ -260,11 +260,19 @@ def test_only_a_new_disk_is_a_ready_made_file() -> None:
         amended(plan)
 
 
+def test_an_operation_of_a_later_version_is_as_apply() -> None:
+    """A strategy that only knows resize does for others what it does for apply."""
+    unheard_of = dataclasses.replace(APPLY, operation="unheard-of")  # type: ignore[arg-type]
+    plan = with_(**ROOM, steps=(Reserve(length=MIB),), online=True)
+    assert checked(plan, request=unheard_of, facts=FACTS, current=CURRENT) is plan
+
+
 def test_a_disk_grows_by_steps() -> None:
     """One that is to grow is not as it should be."""
     nothing = with_(mode=Mode.NOTHING, steps=())
     assert amended(nothing) is nothing
-    larger = dataclasses.replace(APPLY, virtual_size=CURRENT.virtual_size + MIB)
+    grow = dataclasses.replace(APPLY, operation=Operation.RESIZE)
+    larger = dataclasses.replace(grow, virtual_size=CURRENT.virtual_size + MIB)
     with pytest.raises(ContractBroken, match="nothing is to be done, and the disk is"):
         checked(nothing, request=larger, facts=FACTS, current=CURRENT)
 
