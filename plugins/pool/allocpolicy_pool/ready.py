@@ -81,9 +81,7 @@ class Entry:
 
 def entries(pool: int, *, kind: Kind | None = None) -> Iterator[Entry]:
     """Yield what is in an open pool, by name; with a kind, only disks of that kind."""
-    with os.scandir(pool) as found:
-        names = sorted(one.name for one in found)
-    for name in names:
+    for name in sorted(_names(pool)):
         if kind is not None and _named(name)[0] != kind:
             continue
         try:
@@ -91,6 +89,18 @@ def entries(pool: int, *, kind: Kind | None = None) -> Iterator[Entry]:
         except FileNotFoundError:  # handed out meanwhile
             continue
         yield entry(name, status)
+
+
+def _names(pool: int) -> list[str]:
+    """Return the names in an open pool as they are now.
+
+    btrfs (Linux 6.5) shows no names that are newer than the descriptor that is read.
+    """
+    now = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pool)
+    try:
+        return os.listdir(now)
+    finally:
+        os.close(now)
 
 
 def entry(name: str, status: os.stat_result) -> Entry:

@@ -18,6 +18,7 @@ from allocpolicy import (
     Allocation,
     DiskFormat,
     InvalidRequest,
+    Observation,
     Order,
     Policy,
     Report,
@@ -48,6 +49,11 @@ def in_pool(disks: Path) -> set[int]:
     return {inode(one) for one in (disks / NAME).iterdir()}
 
 
+def is_written(observed: Observation) -> bool:
+    """Return whether all of a disk is written, as far as its filesystem shows it."""
+    return observed.extents is None or observed.allocation is Allocation.WRITTEN
+
+
 def test_a_new_disk_is_a_ready_made_one(
     disks: Path, fill: Fill, hand_out: HandOut, kind: Kind
 ) -> None:
@@ -57,7 +63,7 @@ def test_a_new_disk_is_a_ready_made_one(
     assert inode(disks / "disk") in made
     assert in_pool(disks) == made - {inode(disks / "disk")}
     assert report.observed is not None
-    assert report.observed.allocation is Allocation.WRITTEN
+    assert is_written(report.observed)
     assert report.observed.virtual_size == kind.virtual_size
     assert report.stamp is not None
     assert report.stamp.effective.strategy == "pool"
@@ -78,7 +84,9 @@ def test_handing_out_writes_next_to_nothing(
     large = replace(RAW, virtual_size=64 << 20)
     fill(1, large)
     before = written()
-    hand_out("disk", large)
+    report = hand_out("disk", large)
+    if report.observed is None or report.observed.extents is None:
+        pytest.skip("on tmpfs nothing is written to a device")
     handed_out, before = written() - before, written()
     provision(
         Order(
