@@ -6,8 +6,10 @@ means: only where a new disk comes from is the pool's own business.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -22,8 +24,11 @@ from allocpolicy import (
     Operation,
     Plan,
     PlanError,
+    Progress,
+    Replan,
     Request,
     Strategy,
+    Target,
     Unsupported,
     Verdict,
     delegate,
@@ -31,6 +36,25 @@ from allocpolicy import (
 from allocpolicy_pool import directory, ready
 from allocpolicy_pool.ready import Kind
 from allocpolicy_pool.size import as_argument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take(Adopt):
+    """Afterwards the disk is a ready-made one, which was looked at again once it is.
+
+    Between `Pool.observe` and the adoption another file may have got its path, if
+    somebody else owns a directory above the pool.
+    """
+
+    def run(self, target: Target, progress: Progress) -> None:
+        """Adopt the file, and look at it by its descriptor.
+
+        :raises Replan: when it isn't what was looked at before.
+        """
+        Adopt.run(self, target, progress)
+        found = ready.entry(self.path.name, os.fstat(target.fd))
+        if found.problem is not None:
+            raise Replan(f"{self.path}: {found.problem}", self.path)
 
 
 class Pool(Strategy):
@@ -64,7 +88,7 @@ class Pool(Strategy):
         kind = _kind(request)
         return Plan(
             mode=Mode.STAGED,
-            steps=(Adopt(path=_chosen(kind, facts)),),
+            steps=(Take(path=_chosen(kind, facts)),),
             peak_bytes=0,
             promised_bytes=kind.file_size,
             written=True,

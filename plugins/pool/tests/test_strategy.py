@@ -25,6 +25,7 @@ from allocpolicy import (
     Order,
     PlanError,
     Policy,
+    Replan,
     Report,
     Request,
     Unsupported,
@@ -37,7 +38,7 @@ from allocpolicy import (
 from allocpolicy_pool import filling
 from allocpolicy_pool.directory import NAME
 from allocpolicy_pool.ready import Kind
-from allocpolicy_pool.strategy import Pool
+from allocpolicy_pool.strategy import Pool, Take
 
 Fill = Callable[..., list[Path]]
 HandOut = Callable[..., Report]
@@ -87,7 +88,7 @@ def test_takes_the_first_that_is_not_lost() -> None:
         facts = replace(FACTS, lost=lost)
         plan = Pool().plan(request=REQUEST, options={}, facts=facts)
         assert check_plan(plan, request=REQUEST, facts=facts) is plan
-        assert plan.steps == (Adopt(path=taken),)
+        assert plan.steps == (Take(path=taken),)
         assert (plan.reserved_bytes, plan.peak_bytes) == (0, 0)
         assert plan.promised_bytes == REQUEST.virtual_size
 
@@ -115,6 +116,32 @@ def test_takes_nothing_for_a_trial_nor_for_the_pool_itself(spared: Request) -> N
     assert not any(isinstance(step, Adopt) for step in plan.steps)
     assert plan.written
     assert plan.reserved_bytes >= spared.virtual_size
+
+
+class Taken:
+    """A target that becomes whatever has the path, as if it had been swapped."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.fd = directory, -1
+
+    def adopt(self, path: Path) -> None:
+        """Open whatever is there now."""
+        self.fd = os.open(path, os.O_RDWR)
+
+
+def test_what_is_taken_is_what_was_looked_at(disks: Path, fill: Fill) -> None:
+    """Whoever owns a directory above the pool can swap it between the two."""
+    (made,) = fill(1, RAW)
+    step, target = Take(path=made), Taken(disks)
+    step.run(target, lambda *, done, total: None)
+    os.close(target.fd)
+    made.parent.rename(disks / "the pool")
+    made.parent.mkdir()
+    made.write_bytes(bytes(RAW.virtual_size))
+    with pytest.raises(Replan, match="it is a copy") as told:
+        step.run(target, lambda *, done, total: None)
+    assert told.value.lost == made
+    os.close(target.fd)
 
 
 def test_one_lock_for_the_disks_of_a_kind() -> None:
