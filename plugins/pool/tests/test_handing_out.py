@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -342,6 +343,33 @@ def test_a_pool_on_another_filesystem_is_not_used(
             fill(1, RAW)
     finally:
         subprocess.run(["umount", *pool], check=True)
+
+
+def test_48_racers_on_40_disks(
+    disks: Path, fill: Fill, hand_out: HandOut, policy: Policy, forked: Forked
+) -> None:
+    """Each disk goes to one of them, and those that get none fall back by name."""
+    made = {inode(path) for path in fill(40, RAW)}
+    lenient = replace(
+        policy, on_unsupported="fallback", fallback_strategies=("performance",)
+    )
+    ready, go = os.pipe()
+
+    def race(number: int) -> int:
+        os.close(go)
+        os.read(ready, 1)  # until all are there
+        report = hand_out(f"disk-{number}", RAW, policy=lenient)
+        return {"pool": 40, "performance": 8}[report.effective.strategy]
+
+    pids = [forked(partial(race, number)) for number in range(48)]
+    os.close(go)
+    os.close(ready)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert Counter(ends) == {40: 40, 8: 8}
+    assert in_pool(disks) == set()
+    inodes = [inode(disks / f"disk-{number}") for number in range(48)]
+    assert len(set(inodes)) == 48
+    assert made <= set(inodes)
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["own", "given away"])
