@@ -26,6 +26,21 @@ def unwatched(description: str) -> Progress:
     return lambda *, done, total: None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark of tests that no version of Python changes."""
+    config.addinivalue_line("markers", "system: it makes disks on a filesystem")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that make disks."""
+    here = Path(__file__).parent
+    for item in items:
+        makes_disks = "disks" in getattr(item, "fixturenames", ())
+        if makes_disks and item.path.is_relative_to(here):
+            item.add_marker("system")
+
+
 @pytest.fixture
 def policy(tmp_path: Path) -> Policy:
     """Give the defaults, with the test's own locks."""
