@@ -59,7 +59,7 @@ class Quota(Delegating, Strategy):
             raise PlanError("four disks are the quota")
         return self.inner().plan(request=request, facts=facts)
 
-class Pool(Delegating, Strategy):
+class Taking(Delegating, Strategy):
     api_version = 1
     def exclusive(self):
         return None
@@ -78,12 +78,12 @@ class Pool(Delegating, Strategy):
     def verify(self):
         return Verdict(judgement=Judgement.MEETS, reason="")
 
-class Never(Pool, Strategy):
+class Never(Taking, Strategy):
     api_version = 1
     def plan(self, *, facts):
         raise Replan("it is gone", facts.host.directory / str(len(facts.lost)))
 
-class Misleading(Pool, Strategy):
+class Misleading(Taking, Strategy):
     api_version = 1
     def plan(self, *, facts):
         raise Replan("it is gone", "a string")
@@ -166,7 +166,7 @@ def test_all_of_48_racers_get_one_of_48_ready_made_disks(disks: Path) -> None:
     pool = disks.parent / "pool"
     for number in range(48):
         (pool / str(number)).write_bytes(bytes(MIB))
-    works = [partial(new, disks / str(number), "pool") for number in range(49)]
+    works = [partial(new, disks / str(number), "taking") for number in range(49)]
     assert sorted(strategies.race(works)) == [0] * 48 + [4]
     assert os.listdir(pool) == []
     assert len(os.listdir(disks)) == 48
