@@ -6,6 +6,7 @@ means: only where a new disk comes from is the pool's own business.
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from collections.abc import Mapping
@@ -126,8 +127,12 @@ class Pool(Strategy):
         return f"pool-{request.virtual_size}-{request.format}"
 
 
+@functools.cache
 def _written() -> Delegate:
-    """Return the strategy whose promise a ready-made disk keeps."""
+    """Return the strategy whose promise a ready-made disk keeps.
+
+    Once: finding it reads what is installed, which plans should not do each time.
+    """
     return delegate("performance", {"data": "full"})
 
 
