@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 NAME = ".allocpolicy-pool"
@@ -18,31 +17,38 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OF_OTHERS = 0o077
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A pool, or why there is none to be used: one of the two is None."""
-
-    path: Path | None = None
-    problem: str | None = None
+class NoPool(Exception):
+    """Disks in a directory can't come from a pool: ``(reason)``."""
 
 
-def place_of(directory: Path) -> Place:
-    """Return the nearest pool that disks in the directory can come from.
+class Distrusted(NoPool):
+    """A directory may not be a pool: ``(reason)``."""
+
+
+@contextlib.contextmanager
+def nearest(directory: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the nearest pool of disks in a directory, and a descriptor of it.
 
     One that others might have filled is passed over, and told if there is no other.
+
+    :raises NoPool: when there is none.
     """
     problem = None
-    for one in _up(directory):
-        try:
-            with opened(one / NAME, beside=directory):
-                return Place(path=one / NAME)
-        except FileNotFoundError:
-            continue
-        except (Distrusted, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            problem = problem or f"{one / NAME} is not used: {reason}"
+    with contextlib.ExitStack() as stack:
+        for one in _up(directory):
+            pool = one / NAME
+            try:
+                fd = stack.enter_context(opened(pool, beside=directory))
+            except FileNotFoundError:
+                continue
+            except (Distrusted, OSError) as error:
+                reason = getattr(error, "strerror", None) or error
+                problem = problem or f"{pool} is not used: {reason}"
+                continue
+            yield pool, fd
+            return
     nowhere = f"there is no {NAME} in {directory}, nor above it on its filesystem"
-    return Place(problem=problem or nowhere)
+    raise NoPool(problem or nowhere)
 
 
 def _up(directory: Path) -> Iterator[Path]:
@@ -59,10 +65,6 @@ def _up(directory: Path) -> Iterator[Path]:
         yield one
 
 
-class Distrusted(Exception):
-    """A directory may not be a pool: ``(reason)``."""
-
-
 @contextlib.contextmanager
 def opened(pool: Path, *, beside: Path) -> Iterator[int]:
     """Yield a descriptor of the pool, which only its owner and root can have filled.
@@ -76,9 +78,8 @@ def opened(pool: Path, *, beside: Path) -> Iterator[int]:
     except NotADirectoryError as error:  # a symbolic link, too
         raise Distrusted("it is no directory") from error
     try:
-        if (
-            reason := _distrust(os.fstat(fd), device=os.stat(beside).st_dev)
-        ) is not None:
+        device = os.stat(beside).st_dev
+        if (reason := _distrust(os.fstat(fd), device=device)) is not None:
             raise Distrusted(reason)
         yield fd
     finally:

@@ -34,7 +34,10 @@ def fill(
     :raises Error: as `allocpolicy.provision` does.
     """
     pool = pool_of(disks)
-    with contextlib.suppress(FileExistsError), _refusing(pool):
+    with (
+        contextlib.suppress(FileExistsError),
+        _refusing(pool, absent="there is no such directory to make a pool in"),
+    ):
         os.mkdir(pool, 0o700)
     while one := _one_more(pool, kind=kind, count=count, policy=policy, watch=watch):
         yield one
@@ -149,7 +152,12 @@ def _opened(pool: Path) -> Iterator[int]:
 
     :raises InvalidRequest: when there is none, or it is not private.
     """
-    with _refusing(pool), directory.opened(pool, beside=pool.parent) as fd:
+    with contextlib.ExitStack() as stack:
+        with _refusing(
+            pool, absent="there is no pool: allocpolicy pool fill makes one"
+        ):
+            opened = directory.opened(pool, beside=pool.parent)
+            fd = stack.enter_context(opened)
         yield fd
 
 
@@ -167,20 +175,23 @@ def _locked(fd: int, pool: Path) -> Iterator[None]:
 
 
 _REFUSALS = {
-    errno.ENOENT: "there is no pool: allocpolicy pool fill makes one",
+    errno.ENOTDIR: "it is not in a directory",
     errno.EACCES: "no permission",
     errno.EROFS: "its filesystem is mounted read-only",
 }
 
 
 @contextlib.contextmanager
-def _refusing(pool: Path) -> Iterator[None]:
+def _refusing(pool: Path, *, absent: str) -> Iterator[None]:
     """Tell in words why a pool can't be opened or made.
 
+    :param absent: the words for ENOENT.
     :raises InvalidRequest: saying so.
     """
     try:
         yield
+    except FileNotFoundError as error:
+        raise InvalidRequest(f"{pool}: {absent}") from error
     except Distrusted as error:
         raise InvalidRequest(f"{pool} can't be a pool: {error}") from error
     except OSError as error:

@@ -35,16 +35,16 @@ from allocpolicy import (
     delegate,
 )
 from allocpolicy_pool import directory, ready
+from allocpolicy_pool.directory import NoPool
 from allocpolicy_pool.ready import Kind
 from allocpolicy_pool.size import as_argument
 
 
 @dataclass(frozen=True, kw_only=True)
 class Take(Adopt):
-    """Afterwards the disk is a ready-made one, which was looked at again once it is.
+    """Afterwards the disk is a ready-made one, as `Pool.observe` has seen it.
 
-    Between `Pool.observe` and the adoption another file may have got its path, if
-    somebody else owns a directory above the pool.
+    Whoever owns a directory above the pool can lead its path to another file by now.
     """
 
     def run(self, target: Target, progress: Progress) -> None:
@@ -70,10 +70,13 @@ class Pool(Strategy):
         """Return the ready-made disks that would do, or why there is no pool."""
         if not _takes_one(request):
             return {}
-        place = directory.place_of(host.directory)
-        if place.path is None:
-            return {"problem": place.problem}
-        return {"pool": str(place.path), "ready": _ready(place.path, request)}
+        try:
+            with directory.nearest(host.directory) as (pool, fd):
+                found = ready.entries(fd, kind=_kind(request))
+                paths = tuple(str(pool / one.name) for one in found if one.ready)
+                return {"pool": str(pool), "ready": paths}
+        except NoPool as error:
+            return {"problem": str(error)}
 
     def plan(
         self, *, request: Request, options: Mapping[str, object], facts: Facts
@@ -121,7 +124,7 @@ class Pool(Strategy):
     def exclusive(
         self, *, request: Request, options: Mapping[str, object]
     ) -> str | None:
-        """Hand out disks of one kind one after another: a second or less each."""
+        """Hand out disks of one kind one after another, a few milliseconds each."""
         if not _takes_one(request):
             return None
         return f"pool-{request.virtual_size}-{request.format}"
@@ -145,13 +148,6 @@ def _takes_one(request: Request) -> bool:
 
 def _kind(request: Request) -> Kind:
     return Kind(virtual_size=request.virtual_size, format=request.format)
-
-
-def _ready(pool: Path, request: Request) -> tuple[str, ...]:
-    """Return the paths of the disks that are ready for such a request."""
-    with directory.opened(pool, beside=request.destination.parent) as fd:
-        found = ready.entries(fd, kind=_kind(request))
-        return tuple(str(pool / one.name) for one in found if one.ready)
 
 
 def _chosen(kind: Kind, facts: Facts) -> Path:

@@ -195,6 +195,19 @@ def test_mistakes_are_told_in_one_line(
     assert ran.stdout == ""
 
 
+def test_a_pool_needs_a_directory_to_be_in(disks: Path, command: Command) -> None:
+    """A mistyped one is not made."""
+    (disks / "file").touch()
+    for place, says in (
+        ("nowhere", "no such directory"),
+        ("file", "not in a directory"),
+    ):
+        ran = command("pool", "fill", disks / place, "--size", "1M", "--count", "1")
+        assert ran.returncode == 2
+        assert says in ran.stderr
+    assert sorted(one.name for one in disks.iterdir()) == ["file"]
+
+
 def test_the_service_runs_what_it_says(disks: Path, command: Command) -> None:
     """With its own words, but for the directory, and smaller disks."""
     unit = (Path(__file__).parents[1] / "systemd/allocpolicy-pool.service").read_text()
