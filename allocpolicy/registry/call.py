@@ -14,7 +14,7 @@ from allocpolicy.contract.plan_check import check_plan
 from allocpolicy.contract.policy import Machines
 from allocpolicy.contract.read_only import ReadOnly, frozen, thawed
 from allocpolicy.contract.strategy import Attachment, Judgement, Request, Verdict
-from allocpolicy.errors import ContractBroken, InvalidRequest, PlanError
+from allocpolicy.errors import ContractBroken, InvalidRequest, PlanError, Unsupported
 from allocpolicy.progress import Watcher
 from allocpolicy.registry import attachment, hooks
 from allocpolicy.registry.blame import blaming
@@ -38,9 +38,11 @@ def observe(
 def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) -> Plan:
     """Return the strategy's plan for a new disk, checked.
 
+    A refusal names the strategy, whatever its author wrote.
+
     :raises PlanError: also for sizes that no image can have.
     """
-    with blaming(loaded.found, hook="plan"), _refusing():
+    with blaming(loaded.found, hook="plan"), _refusing(loaded):
         answer = _ask(loaded, "plan", request=request, options=options, facts=facts)
         return _checked(answer, request=request, facts=facts, current=None)
 
@@ -60,7 +62,7 @@ def amend(
     if not hooks.is_own(loaded.strategy, "amend"):
         name = loaded.found.name
         raise PlanError(f"strategy {name!r} does not change existing disks")
-    with blaming(loaded.found, hook="amend"), _refusing():
+    with blaming(loaded.found, hook="amend"), _refusing(loaded):
         answer = _ask(
             loaded,
             "amend",
@@ -164,14 +166,20 @@ def _ask(loaded: Loaded, hook: str, **offered: object) -> object:
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    """Let sizes that no image can have be the request's fault."""
+def _refusing(loaded: Loaded) -> Iterator[None]:
+    """Let a refusal name the strategy; sizes that no image can have are one, too."""
     try:
         yield
-    except InvalidRequest as error:
-        if type(error) is not InvalidRequest:
+    except (InvalidRequest, Unsupported) as error:
+        if type(error) not in (InvalidRequest, PlanError, Unsupported):
             raise
-        raise PlanError(error.reason) from error
+        name, reason = loaded.found.name, error.reason
+        if name not in reason:
+            reason = f"strategy {name!r}: {reason}"
+        if type(error) is InvalidRequest:
+            raise PlanError(reason) from error
+        error.reason, error.args = reason, (*error.args[:-1], reason)
+        raise
 
 
 def _checked(

@@ -33,11 +33,10 @@ from allocpolicy import (
     missing_storage,
 )
 
-_JUDGEMENTS = {
+_JUDGEMENTS = {  # of others, a newer allocpolicy's too, nothing is known
     Allocation.THIN: Judgement.DRIFTED,
     Allocation.RESERVED: Judgement.MEETS,
     Allocation.WRITTEN: Judgement.MEETS,
-    Allocation.UNVERIFIABLE: Judgement.UNVERIFIABLE,
 }
 
 
@@ -85,7 +84,7 @@ class Space(Strategy):
             return _rewritten(request, current, facts, fill=fill)
         if request.operation is Operation.RESIZE:
             return _grown(request, current, fill=fill)
-        return _amended(current, fill=fill)
+        return _amended(request, current, fill=fill)
 
     def verify(
         self, *, options: Mapping[str, object], observation: Observation
@@ -95,7 +94,8 @@ class Space(Strategy):
         reason = f"allocation is {allocation}"
         if observation.exception:
             reason += f"; {observation.exception}"
-        return Verdict(judgement=_JUDGEMENTS[allocation], reason=reason)
+        judgement = _JUDGEMENTS.get(allocation, Judgement.UNVERIFIABLE)
+        return Verdict(judgement=judgement, reason=reason)
 
     def attach(
         self, *, options: Mapping[str, object], observation: Observation
@@ -191,7 +191,7 @@ def _staged_steps(
         yield FillHoles(length=create.full_size)
 
 
-def _amended(current: Observation, *, fill: bool) -> Plan:
+def _amended(request: Request, current: Observation, *, fill: bool) -> Plan:
     """Reserve in place the parts that have no storage yet."""
     length = current.reserved_size
     if current.allocation is Allocation.UNVERIFIABLE:
@@ -204,7 +204,7 @@ def _amended(current: Observation, *, fill: bool) -> Plan:
         )
     step = FillHoles(length=length) if fill else Reserve(length=length)
     plan = _in_place(current, (step,), length=length, fill=fill)
-    return replace(plan, online=not fill)
+    return replace(plan, online=not fill and request.operation is Operation.APPLY)
 
 
 def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:

@@ -163,7 +163,7 @@ def _amended(
         peak_bytes=missing,
         promised_bytes=max(length, current.full_size),
         reserved_bytes=missing,
-        online=True,
+        online=request.operation is Operation.APPLY,
     )
 
 

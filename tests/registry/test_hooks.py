@@ -20,6 +20,7 @@ from allocpolicy import (
     ReadOnly,
     Request,
     StrategyFailed,
+    Unsupported,
     delegate,
 )
 from allocpolicy.registry import call, installed, recorded_options
@@ -93,6 +94,30 @@ def test_a_hook_gets_what_it_takes(own: Own) -> None:
 
 
 FACTS_OF_NEW = type(FACTS)(host=FACTS.host, base=None)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        ("PlanError('not on Sundays')", "strategy 'own': not on Sundays"),
+        ("PlanError('own rests on Sundays')", "own rests on Sundays"),
+        ("Unsupported(Path('/srv'), 'too small')", "strategy 'own': too small"),
+    ],
+)
+def test_a_refusal_names_the_strategy(own: Own, refusal: str, told: str) -> None:
+    """Also once it went through a pickle, as it does between processes."""
+    raising = f"    from pathlib import Path\n    raise {refusal}"
+    loaded = own(f"def plan(self):\n{raising}\ndef amend(self):\n{raising}")
+    options = {"size": 1}
+    with pytest.raises((PlanError, Unsupported)) as new:
+        call.plan(loaded, request=REQUEST, options=options, facts=FACTS_OF_NEW)
+    with pytest.raises((PlanError, Unsupported)) as changed:
+        call.amend(
+            loaded, request=REQUEST, current=CURRENT, options=options, facts=FACTS
+        )
+    for raised in (new, changed):
+        assert told in str(raised.value)
+        assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class Performance(Strategy):
             return plans.rewritten(request, current, wanted, facts)
         if request.operation is Operation.RESIZE:
             return plans.grown(request, current, wanted, facts)
-        return plans.amended(current, wanted, facts)
+        return plans.amended(request, current, wanted, facts)
 
     def verify(
         self, *, options: Mapping[str, object], observation: Observation

@@ -202,12 +202,15 @@ def _why_copied(copied: BaseImage | None, wanted: Wanted, facts: Facts) -> str:
     return f"data = {wanted.data}: {reason}"
 
 
-def amended(current: Observation, wanted: Wanted, facts: Facts) -> Plan:
+def amended(
+    request: Request, current: Observation, wanted: Wanted, facts: Facts
+) -> Plan:
     """Reserve or fill in place, in a mapped disk, the parts without storage."""
     length = current.reserved_size
     steps = (Reserve(length=length),) if wanted.reserved_by(facts) else ()
     plan = _in_place(current, steps, wanted, length=length, tables=0)
-    return replace(plan, online=wanted.data == "falloc")
+    apply = request.operation is Operation.APPLY
+    return replace(plan, online=apply and wanted.data == "falloc")
 
 
 def grown(request: Request, current: Observation, wanted: Wanted, facts: Facts) -> Plan:
