@@ -81,3 +81,8 @@ def require(holds: object, otherwise: str) -> None:
     """
     if not holds:
         raise Broken(otherwise)
+
+
+def one_line(text: object) -> bool:
+    """Return whether it is a text of one line that can be printed."""
+    return isinstance(text, str) and bool(text.strip()) and text.isprintable()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
+from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.registry import option_values
 from allocpolicy.registry.installed import Loaded
 
@@ -24,7 +24,7 @@ def sets(
         options = option_values.complete(one, options_schema=schema)
         if options not in completed:
             completed.append(options)
-    return tuple(map(MappingProxyType, completed))
+    return tuple(map(ReadOnly, completed))
 
 
 def worth_trying(schema: Mapping[str, Any]) -> Iterator[Mapping[str, object]]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from allocpolicy import DiskFormat, Order, Policy, Strategy
-from allocpolicy.registry import installed
+from allocpolicy.registry import hooks, installed
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.testing import options
 from allocpolicy.testing.base_images import BaseFile
@@ -24,7 +24,7 @@ def as_it_is(directory: Path) -> AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
     """A loaded strategy, and what its author says of it.
 
@@ -51,9 +51,8 @@ class Subject:
 
     @property
     def changes_existing(self) -> bool:
-        """Whether it has an ``amend`` of its own, not the default, which refuses."""
-        default = getattr(Strategy, "amend", None)
-        return getattr(type(self.strategy), "amend", None) is not default
+        """Whether it has an ``amend`` of its own; the default refuses."""
+        return hooks.is_own(self.strategy, "amend")
 
     def extra_specs(self, options: Options) -> dict[str, str]:
         """Return the extra specs that select the strategy with these options."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 
 from allocpolicy.testing.law import ExecutedLaw, Law, PureLaw
-from allocpolicy.testing.laws import pure
+from allocpolicy.testing.laws import declared, judgements, manners, newer, plans
 
-MODULES: tuple[ModuleType, ...] = (pure,)
+MODULES: tuple[ModuleType, ...] = (declared, plans, judgements, newer, manners)
 
 
 def laws() -> tuple[Law, ...]:

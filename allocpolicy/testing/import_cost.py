@@ -1,0 +1,49 @@
+"""What importing a strategy costs, beyond allocpolicy itself: measured by a process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from allocpolicy.registry.installed import Found
+
+LIMIT = 100  # ms of processor time: a busy machine decides nothing
+TRIES = 5  # the best one counts
+
+_CODE = """
+import importlib, json, runpy, sys, time
+path, module, file = json.loads(sys.argv[1])
+sys.path[:] = path
+import allocpolicy
+for name in allocpolicy.__all__:
+    getattr(allocpolicy, name)
+before = time.process_time_ns()
+runpy.run_path(file) if file else importlib.import_module(module)
+sys.stdout = sys.__stdout__
+print(f"\\n{time.process_time_ns() - before}")
+"""
+
+
+def import_cost(found: Found) -> int:
+    """Return the least milliseconds of processor time that importing it took.
+
+    It is tried again, up to `TRIES` times, while it takes longer than `LIMIT`.
+    """
+    module = found.target.partition(":")[0]
+    file = getattr(sys.modules.get(module), "__file__", None)
+    alone = found.version == "file"  # of --plugin: it is on no path
+    told = json.dumps([sys.path, module, file if alone else None])
+    best = _measured(told)
+    for _ in range(TRIES - 1):
+        if best < LIMIT:
+            break
+        best = min(best, _measured(told))
+    return best
+
+
+def _measured(told: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, told], capture_output=True, check=True, text=True
+    )
+    return int(done.stdout.split()[-1]) // 1_000_000

@@ -1,0 +1,89 @@
+"""What of the process somebody's code must leave alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """Give a list that has, once the body is through, what it changed.
+
+    What it prints is not seen by anybody else, and counts as a change. A thread that is
+    still running and a child that wasn't waited for do, too.
+    """
+    changed: list[str] = []
+    with _printed() as written:
+        before = _state()
+        try:
+            yield changed
+        finally:
+            after = _state()
+            changed.extend(name for name in before if before[name] != after[name])
+    if written:
+        changed.append("standard output")
+
+
+def _state() -> Mapping[str, object]:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return {
+        "the process (a fork)": os.getpid(),
+        "the umask": umask,
+        "the current directory": os.getcwd(),
+        "the environment": dict(os.environ),
+        "descriptors": _descriptors(),
+        "the signals' handlers": [signal.getsignal(n) for n in signal.valid_signals()],
+        "the priority": os.getpriority(os.PRIO_PROCESS, 0),
+        "user or group": (os.geteuid(), os.getegid(), os.getgroups()),
+        "sys.path": tuple(sys.path),
+        "sys.stdout": id(sys.stdout),
+        "sys.stderr": id(sys.stderr),
+        "threads": threading.active_count(),
+        "children": _children(),
+    }
+
+
+def _descriptors() -> Mapping[str, str]:
+    """Return what each open descriptor refers to, but for the one that lists them."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _children() -> str:
+    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
+
+
+@contextmanager
+def _printed() -> Iterator[bytearray]:
+    """Give what the body wrote to standard output, by Python or by a descriptor."""
+    written = bytearray()
+    file = os.memfd_create("stdout", os.MFD_CLOEXEC)
+    kept = os.dup(1)
+    sys.stdout.flush()
+    before: TextIO = sys.stdout
+    try:
+        os.dup2(file, 1)
+        sys.stdout = os.fdopen(1, "w", closefd=False, encoding="utf-8")
+        try:
+            yield written
+        finally:
+            sys.stdout.flush()
+            sys.stdout = before
+            os.dup2(kept, 1)
+    finally:
+        written.extend(os.pread(file, 4096, 0))
+        os.close(kept)
+        os.close(file)
