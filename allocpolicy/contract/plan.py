@@ -36,8 +36,8 @@ class Target(Protocol):
         keeps its name until the disk is published, so that no failure loses it; no
         step may follow.
 
-        :raises Replan: when another process took the file first.
-        :raises Unsupported: when it has other names, or is open elsewhere.
+        :raises Replan: when another process took the file first, or has it open.
+        :raises Unsupported: when it has other names.
         """
 
 

@@ -87,6 +87,7 @@ def _attempt(job: Job, *, reason: str) -> Attempt:
 
 def _planned_again(job: Job) -> tuple[Job, Plan, tuple[str, ...], Outcome | None]:
     """Plan and execute; plan again while something that the plan relied on is gone."""
+    last: Replan | None = None
     for remaining in reversed(range(ATTEMPTS)):
         try:
             plan = _plan(job)
@@ -96,7 +97,12 @@ def _planned_again(job: Job) -> tuple[Job, Plan, tuple[str, ...], Outcome | None
             if not remaining:
                 reason = f"gave up after {ATTEMPTS} attempts: {error.reason}"
                 raise Replan(reason, error.lost) from error
-            job = _without(error.lost, job)
+            job, last = _without(error.lost, job), error
+        except Unsupported as error:
+            if last is None:
+                raise
+            reason = f"{error.reason}; before that, {last.reason}"
+            raise Unsupported(error.path, reason) from error
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -22,7 +22,7 @@ from allocpolicy.storage.failure import refuse_failure
 from allocpolicy.storage.found import found, reopen
 from allocpolicy.storage.temporary import is_file
 
-_PATIENCE = 5.0  # seconds; another taker that finds it locked closes it within less
+_PATIENCE = 0.5  # seconds; who only looks at it closes it within less
 _ELSEWHERE = "it is not on the disk's filesystem"
 _ACTION = "take it as the disk"
 
@@ -37,7 +37,7 @@ class ReadyMade:
         """Open and lock it.
 
         :param into: the open directory of the disk.
-        :raises Replan: when it is gone, or another process is taking it.
+        :raises Replan: when it is gone, or another process has it open.
         :raises Unsupported: when it is no file of ours alone that can be moved.
         """
         self.path = path
@@ -51,8 +51,9 @@ class ReadyMade:
     def move(self, name: str, *, into: int) -> None:
         """Give the file its new name, and no longer its own, unless that is taken.
 
-        :raises Replan: when another file has its name by now; that one stays.
-        :raises Unsupported: when it is open elsewhere, or can't be moved.
+        :raises Replan: when another file has its name by now, which stays, or it is
+            open elsewhere.
+        :raises Unsupported: when it can't be moved.
         :raises OSError: EEXIST when the new name is taken.
         """
         with _told(self.path), _alone(self.fd, self.path):
@@ -210,9 +211,10 @@ def _refuse_other_names(file: int, path: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(fd: int, path: Path) -> Iterator[None]:
-    """Let others who open the file wait; refuse if somebody has it open.
+    """Let others who open the file wait.
 
-    :raises Unsupported: also where that can't be known.
+    :raises Replan: when somebody has it open; another ready-made file may do.
+    :raises Unsupported: where that can't be known.
     """
     if not lease.are_whole(fd):
         kind = mount.of(fd).type
@@ -226,7 +228,8 @@ def _alone(fd: int, path: Path) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
-                    raise Unsupported(path, "another process has it open") from error
+                    reason = f"{path}: another process has it open"
+                    raise Replan(reason, path) from error
             except OSError as error:
                 if error.errno not in lease.NO_LEASES:
                     raise

@@ -93,9 +93,8 @@ class Staged:
         It keeps its name until `publish`; what is changed of its owner, mode and xattrs
         is undone if it isn't published.
 
-        :raises Replan: when it is gone, or another process is taking it.
-        :raises Unsupported: when it is on another filesystem, has other names, or is
-            open elsewhere.
+        :raises Replan: when it is gone, or another process has it open.
+        :raises Unsupported: when it is on another filesystem, or has other names.
         :raises ContractBroken: when another was adopted before.
         """
         if self._ready_made is not None:

@@ -21,6 +21,7 @@ from allocpolicy import (
     Policy,
     Replan,
     StrategyFailed,
+    Unsupported,
     apply,
     provision,
     resize,
@@ -118,14 +119,18 @@ def policy(disks: Path, *, ratio: float = 0) -> Policy:
 
 def new(disk: Path, strategy: str, *, ratio: float = 0, trial: bool = False) -> int:
     """Create a disk; return the exit status that the command would have."""
-    order = Order(
+    order = ordered(disk, strategy, trial=trial)
+    return status(lambda: provision(order, policy=policy(disk.parent, ratio=ratio)))
+
+
+def ordered(disk: Path, strategy: str, *, trial: bool = False) -> Order:
+    return Order(
         destination=disk,
         virtual_size=MIB,
         format=DiskFormat.RAW,
         extra_specs={"allocpolicy:strategy": strategy},
         dry_run=trial,
     )
-    return status(lambda: provision(order, policy=policy(disk.parent, ratio=ratio)))
 
 
 def old(disk: Path, strategy: str, *, ratio: float = 0, grow: bool = False) -> int:
@@ -252,6 +257,18 @@ def is_free(lock: Path) -> bool:
 def is_closed(disk: Path) -> bool:
     with disk.open("r+b") as file:
         return not lease.is_open_elsewhere(file.fileno())
+
+
+def test_one_that_somebody_has_open_is_passed_over(disks: Path) -> None:
+    """The next is taken; where there is none, the refusal says who is in the way."""
+    first, second = (disks.parent / "pool" / name for name in "ab")
+    for path in (first, second):
+        path.write_bytes(bytes(MIB))
+    with first.open():
+        assert new(disks / "disk", "taking") == 0
+        assert sorted(os.listdir(first.parent)) == ["a"]
+        with pytest.raises(Unsupported, match="a: another process has it open"):
+            provision(ordered(disks / "other", "taking"), policy=policy(disks))
 
 
 def test_no_mix_of_commands_waits_for_ever(disks: Path) -> None:

@@ -239,9 +239,10 @@ def test_one_that_is_open_elsewhere_is_refused(
 
     if when == "before":
         open_it()
-    with pytest.raises(Unsupported, match="open"):
+    with pytest.raises(Replan, match="open") as told:
         take(pool / "ready", disks / "disk", meanwhile=open_it)
     os.close(*opened)
+    assert told.value.lost == pool / "ready"
     assert state(pool / "ready") == before
     assert os.listdir(disks) == []
 

@@ -345,6 +345,20 @@ def test_a_pool_on_another_filesystem_is_not_used(
         subprocess.run(["umount", *pool], check=True)
 
 
+def test_a_disk_that_somebody_has_open_is_passed_over(
+    disks: Path, fill: Fill, hand_out: HandOut
+) -> None:
+    """A backup reads it, for example: the next one will do, or the refusal says why."""
+    first, second = sorted(fill(2, RAW))
+    number = inode(second)
+    with first.open():
+        hand_out("disk", RAW)
+        assert inode(disks / "disk") == number
+        with pytest.raises(Unsupported, match=f"{first}: another process has it open"):
+            hand_out("other", RAW)
+    assert filling.look(disks)[0].ready
+
+
 def test_48_racers_on_40_disks(
     disks: Path, fill: Fill, hand_out: HandOut, policy: Policy, forked: Forked
 ) -> None:
