@@ -5,9 +5,25 @@ from __future__ import annotations
 from types import ModuleType
 
 from allocpolicy.testing.law import ExecutedLaw, Law, PureLaw
-from allocpolicy.testing.laws import declared, judgements, manners, newer, plans
+from allocpolicy.testing.laws import (
+    beside_qemu,
+    declared,
+    judgements,
+    manners,
+    newer,
+    plans,
+    racing,
+)
 
-MODULES: tuple[ModuleType, ...] = (declared, plans, judgements, newer, manners)
+MODULES: tuple[ModuleType, ...] = (
+    declared,
+    plans,
+    judgements,
+    newer,
+    manners,
+    racing,
+    beside_qemu,
+)
 
 
 def laws() -> tuple[Law, ...]:
