@@ -47,11 +47,13 @@ class Answer:
 def of(subject: Subject) -> tuple[Answer, ...]:
     """Return the answers to every case: new disks, then those that exist."""
     other = installed.load(subject.name)
-    with tempfile.TemporaryDirectory(prefix="nothing-is-in-") as name:
-        return tuple(
-            _answered(subject, other, case, checked=index % _EVERY == 0)
-            for index, case in enumerate(_asked(subject, directory=Path(name)))
-        )
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with subject.environment(directory):
+            return tuple(
+                _answered(subject, other, case, checked=index % _EVERY == 0)
+                for index, case in enumerate(_asked(subject, directory=directory))
+            )
 
 
 def plans(subject: Subject) -> Iterator[tuple[Case, Plan]]:
