@@ -21,6 +21,16 @@ def everywhere(place: Place) -> bool:
     return True
 
 
+def plainly(place: Place) -> bool:
+    """Return whether a law that takes long is tried in a place: in few."""
+    return place.is_plain
+
+
+def at_its_edges(place: Place) -> bool:
+    """Return whether a place differs from the plain one in one thing only."""
+    return place.has_defaults or place.base is None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PureLaw:
     """A law about what a strategy answers; no disk is made."""

@@ -117,6 +117,16 @@ class Place:
         )
 
     @property
+    def has_defaults(self) -> bool:
+        """Whether the options are the strategy's own, or the author's first."""
+        return self.options == self.subject.option_sets[0]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has default options and no base image: where one try must do."""
+        return self.has_defaults and self.base is None
+
+    @property
     def disk(self) -> Path:
         """The name that the disk gets; nothing is there when the law begins."""
         return self.directory / "disk"

@@ -16,7 +16,14 @@ from allocpolicy import (
     provision,
 )
 from allocpolicy.testing import qemu
-from allocpolicy.testing.law import Broken, NotApplicable, executed, require
+from allocpolicy.testing.law import (
+    Broken,
+    NotApplicable,
+    at_its_edges,
+    executed,
+    plainly,
+    require,
+)
 from allocpolicy.testing.making import new_disk
 from allocpolicy.testing.subject import SIZE, Place
 
@@ -24,14 +31,10 @@ _BLOCK = 64 << 10
 _ORIGINS = ("none", None)  # what made the disk; None: the strategy itself
 
 
-def _by_default(place: Place) -> bool:
-    """Return whether a place is one of those for laws that take long."""
-    return place.base is None and place.options == place.subject.option_sets[0]
-
-
 @executed(
     "attachments-open",
     "QEMU opens a new disk as it is to be attached, and reads and writes its ends.",
+    where=at_its_edges,
 )
 def attachments_open(place: Place) -> None:
     report = new_disk(place)
@@ -48,7 +51,7 @@ def attachments_open(place: Place) -> None:
     "beside-a-vm-nothing-is-lost",
     "While QEMU has the disk open, apply refuses in one line, or loses nothing and"
     " writes nothing.",
-    where=_by_default,
+    where=plainly,
 )
 def beside_a_vm_nothing_is_lost(place: Place) -> None:
     tried = [_changed_beside(place, origin) for origin in _ORIGINS]

@@ -17,7 +17,7 @@ from allocpolicy import (
     Unsupported,
     provision,
 )
-from allocpolicy.testing.law import Broken, NotApplicable, executed, require
+from allocpolicy.testing.law import Broken, NotApplicable, executed, plainly, require
 from allocpolicy.testing.making import new_disk
 from allocpolicy.testing.subject import Place
 
@@ -27,16 +27,11 @@ _LARGEST = 4 << 30  # bytes of free space that a law may use up
 _MORE = 64 << 20
 
 
-def _by_default(place: Place) -> bool:
-    """Return whether a place is one of those for laws that take long."""
-    return place.base is None and place.options == place.subject.option_sets[0]
-
-
 @executed(
     "racers-succeed-or-are-refused",
     f"Of {_RACERS} at once each makes its disk, or is refused in one line; nothing"
     " else is left.",
-    where=_by_default,
+    where=plainly,
 )
 def racers_succeed_or_are_refused(place: Place) -> None:
     before = set(place.directory.rglob("*"))
@@ -109,7 +104,7 @@ def _said(answer: int, child: int) -> tuple[bool, str]:
 @executed(
     "no-room-leaves-nothing",
     "A disk larger than the free space is thin, or refused, and nothing is left of it.",
-    where=_by_default,
+    where=plainly,
 )
 def no_room_leaves_nothing(place: Place) -> None:
     state = os.statvfs(place.directory)
