@@ -16,9 +16,16 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 _LINE = re.compile(r"^from (\S+) import (\w+) as \2$", re.MULTILINE)
-# By the loader, as the package may be in a zip file.
-_STUB = __loader__.get_data(str(Path(__file__).with_suffix(".pyi"))).decode()
-_MODULE_OF = {name: module for module, name in _LINE.findall(_STUB)}
+
+
+def _listed(file, *, loader):  # type: ignore[no-untyped-def]
+    """Return the modules of the names in the stub of a package's file."""
+    # By the loader, as the package may be in a zip file.
+    stub = loader.get_data(str(Path(file).with_suffix(".pyi"))).decode()
+    return {name: module for module, name in _LINE.findall(stub)}
+
+
+_MODULE_OF = _listed(__file__, loader=__loader__)
 
 __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  (they are strings)
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "stamp remove": "allocpolicy.cli.stamp:StampRemove",
     "stamp set": "allocpolicy.cli.stamp:StampSet",
     "stamp show": "allocpolicy.cli.stamp:StampShow",
+    "strategy check": "allocpolicy.cli.strategy_check:StrategyCheck",
     "strategy list": "allocpolicy.cli.strategy:StrategyList",
     "strategy show": "allocpolicy.cli.strategy:StrategyShow",
 }

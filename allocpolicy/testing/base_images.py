@@ -34,6 +34,11 @@ class BaseFile:
         return "raw" if self.kind is BaseKind.RAW else "qcow2"
 
     @property
+    def plain(self) -> bool:
+        """Whether the file has the data as a guest reads it, not compressed."""
+        return self.kind is not BaseKind.COMPRESSED
+
+    @property
     def virtual_size(self) -> int:
         """The bytes that a guest sees."""
         return len(self.content)

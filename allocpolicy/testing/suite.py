@@ -6,7 +6,6 @@ if it is broken anywhere, and holds if it holds somewhere and is broken nowhere.
 
 from __future__ import annotations
 
-import enum
 import itertools
 import tempfile
 from collections import Counter
@@ -17,17 +16,9 @@ from pathlib import Path
 from allocpolicy.testing.ground import Ground
 from allocpolicy.testing.law import Broken, ExecutedLaw, Law, NotApplicable, PureLaw
 from allocpolicy.testing.laws import laws
+from allocpolicy.testing.outcome import Outcome, counts
 from allocpolicy.testing.subject import Place, Subject
 from allocpolicy.wording import bounded, raised
-
-
-class Outcome(enum.StrEnum):
-    """What became of a law."""
-
-    HELD = "held"
-    BROKEN = "broken"
-    WAIVED = "waived"
-    NOT_APPLICABLE = "not applicable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +66,8 @@ def result_of(law: Law, subject: Subject, *, grounds: Sequence[Ground]) -> Resul
 
 
 def summary(results: Iterable[Result]) -> str:
-    """Return ``19 held, 2 waived, 3 not applicable``, with the broken ones first."""
-    counted = Counter(result.outcome for result in results)
-    order = (Outcome.BROKEN, Outcome.HELD, Outcome.WAIVED, Outcome.NOT_APPLICABLE)
-    return ", ".join(
-        f"{counted[outcome]} {outcome}"
-        for outcome in order
-        if counted[outcome] or outcome is not Outcome.BROKEN
-    )
+    """Return ``19 held, 2 waived, 3 not applicable``; the broken ones come first."""
+    return counts(Counter(str(result.outcome) for result in results))
 
 
 def _tried_purely(law: PureLaw, subject: Subject, *, directory: Path) -> Result:

@@ -111,6 +111,7 @@ ARGUMENTS = {
     "stamp remove": ("DISK",),
     "stamp set": ("DISK", "--strategy", "none"),
     "stamp show": ("DISK",),
+    "strategy check": ("none",),
     "strategy list": (),
     "strategy show": ("none",),
 }

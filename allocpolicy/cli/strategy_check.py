@@ -1,0 +1,69 @@
+"""``allocpolicy strategy check``: whether a strategy keeps to what all do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.command import Lister, Row
+from allocpolicy.testing import entrance, suite
+from allocpolicy.testing.outcome import Outcome
+
+BROKEN = 1
+
+
+class StrategyCheck(Lister):
+    """Try the conformance suite on an installed strategy.
+
+    Exit status 1: it breaks a law that is not waived.
+    """
+
+    columns = ("Law", "Outcome", "Reasons")
+    state = "what was made to try it is removed"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", metavar="NAME", help="an installed strategy")
+        parser.add_argument(
+            "--dir",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="where disks are made; may be repeated, once for each filesystem"
+            " (default: where temporary files are)",
+        )
+        parser.add_argument(
+            "--filesystems",
+            type=lambda text: text.split(","),
+            default=[],
+            metavar="KIND,...",
+            help="make disks on new filesystems of these kinds, as root: ext4, xfs,"
+            " btrfs, ext2, tmpfs",
+        )
+        parser.add_argument(
+            "--waive",
+            action="append",
+            default=[],
+            metavar="LAW=REASON",
+            help="a law that the strategy is known to break; may be repeated",
+        )
+
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        given = entrance.Given(
+            strategy=arguments.name,
+            directories=arguments.dir,
+            filesystems=arguments.filesystems,
+            waived=entrance.waivers(arguments.waive),
+        )
+        with entrance.entered(given) as (subject, grounds):
+            results = list(suite.run(subject, grounds=grounds))
+        if any(result.outcome is Outcome.BROKEN for result in results):
+            self.exit_status = BROKEN
+        print(f"{subject.name}: {suite.summary(results)}", file=sys.stderr)
+        show = list if structured(arguments) else lines
+        return [
+            (result.law.name, str(result.outcome), show(result.reasons))
+            for result in results
+        ]

@@ -1,0 +1,104 @@
+"""The suite in an author's own tests: a class to subclass, one test for each law."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from allocpolicy import Error
+from allocpolicy.testing import entrance, suite
+from allocpolicy.testing.entrance import variables
+from allocpolicy.testing.ground import Ground
+from allocpolicy.testing.law import Law
+from allocpolicy.testing.laws import laws
+from allocpolicy.testing.outcome import OUTCOME, Outcome
+from allocpolicy.testing.subject import Subject
+from allocpolicy.testing.suite import Result
+
+_Prepared = tuple[Subject, Sequence[Ground]]
+_PREPARED = pytest.StashKey[_Prepared]()
+
+
+class StrategyConformance:
+    """Derive a class ``Test…`` from it, and say which strategy it is about.
+
+    ``strategy``: the name of an installed strategy. ``option_sets``: the options to try
+    it with; None: each value that its schema names. ``environment``: variables that it
+    needs; override `set_up` for more. ``waived``: the names of laws that it is known to
+    break, each with the reason. ``directories``: where disks are made; by default where
+    temporary files are. ``filesystems``: kinds of new filesystems to mount, as root.
+    """
+
+    strategy: ClassVar[str] = ""
+    option_sets: ClassVar[Sequence[Mapping[str, object]] | None] = None
+    environment: ClassVar[Mapping[str, str]] = {}
+    waived: ClassVar[Mapping[str, str]] = {}
+    directories: ClassVar[Sequence[Path]] = ()
+    filesystems: ClassVar[Sequence[str]] = ()
+
+    @contextmanager
+    def set_up(self, directory: Path) -> Iterator[None]:
+        """Have what the strategy needs while a law is tried.
+
+        :param directory: the law's own; disks are made in it.
+        """
+        yield
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a test of each law."""
+        if "law" in metafunc.fixturenames:
+            metafunc.parametrize("law", laws(), ids=lambda law: law.name)
+
+    def test_law(self, law: Law, request: pytest.FixtureRequest) -> None:
+        """The strategy keeps to the law, wherever it is tried."""
+        subject, grounds = self._prepared(request)
+        result = suite.result_of(law, subject, grounds=grounds)
+        request.node.user_properties.append(
+            (OUTCOME, (subject.name, str(result.outcome)))
+        )
+        _tell(result)
+
+    def _prepared(self, request: pytest.FixtureRequest) -> _Prepared:
+        """Return the strategy and the grounds, made for the class's first test."""
+        node = request.node.getparent(pytest.Class)
+        prepared: _Prepared | None = node.stash.get(_PREPARED, None)
+        if prepared is None:
+            stack = ExitStack()
+            try:
+                prepared = stack.enter_context(entrance.entered(self._given(request)))
+            except Error as error:
+                pytest.fail(str(error), pytrace=False)
+            node.addfinalizer(stack.close)
+            node.stash[_PREPARED] = prepared
+        return prepared
+
+    def _given(self, request: pytest.FixtureRequest) -> entrance.Given:
+        """Return what the class says."""
+        return entrance.Given(
+            strategy=self.strategy,
+            directories=self.directories,
+            filesystems=self.filesystems,
+            option_sets=self.option_sets,
+            environment=self._surroundings,
+            waived=self.waived,
+        )
+
+    @contextmanager
+    def _surroundings(self, directory: Path) -> Iterator[None]:
+        with variables(self.environment), self.set_up(directory):
+            yield
+
+
+def _tell(result: Result) -> None:
+    """Tell pytest what became of a law."""
+    told = "\n".join((result.law.says, *result.reasons))
+    if result.outcome is Outcome.BROKEN:
+        pytest.fail(told, pytrace=False)
+    if result.outcome is Outcome.WAIVED:
+        pytest.xfail(told)
+    if result.outcome is Outcome.NOT_APPLICABLE:
+        pytest.skip(told)
