@@ -13,6 +13,7 @@ from typing import Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
+from allocpolicy.testing.law import ExecutedLaw
 from tests.harness import filesystems
 from tests.harness.directory import close_directories
 
@@ -98,8 +99,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function):
             continue
-        if MOUNTING & set(item.fixturenames) or item.get_closest_marker("qemu"):
+        mounts = MOUNTING & set(item.fixturenames)
+        if mounts or item.get_closest_marker("qemu") or is_executed(item):
             item.add_marker("system")
+
+
+def is_executed(item: pytest.Item) -> bool:
+    """Return whether the test is a law of the suite that makes disks."""
+    call = getattr(item, "callspec", None)
+    return call is not None and isinstance(call.params.get("law"), ExecutedLaw)
 
 
 def is_left_to_xfs(item: pytest.Item) -> bool:

@@ -57,7 +57,8 @@ class StrategyCheck(Lister):
             filesystems=arguments.filesystems,
             waived=entrance.waivers(arguments.waive),
         )
-        with entrance.entered(given) as (subject, grounds):
+        subject = given.check()
+        with entrance.grounds_of(given) as grounds:
             results = list(suite.run(subject, grounds=grounds))
         if any(result.outcome is Outcome.BROKEN for result in results):
             self.exit_status = BROKEN

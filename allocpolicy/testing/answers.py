@@ -43,7 +43,7 @@ class Answer:
         return isinstance(self.given, PlanError | Unsupported)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def of(subject: Subject) -> tuple[Answer, ...]:
     """Return the answers to every case: new disks, then those that exist."""
     other = installed.load(subject.name)

@@ -13,14 +13,14 @@ from allocpolicy import Error
 from allocpolicy.testing import entrance, suite
 from allocpolicy.testing.entrance import variables
 from allocpolicy.testing.ground import Ground
-from allocpolicy.testing.law import Law
+from allocpolicy.testing.law import ExecutedLaw, Law
 from allocpolicy.testing.laws import laws
 from allocpolicy.testing.outcome import OUTCOME, Outcome
 from allocpolicy.testing.subject import Subject
 from allocpolicy.testing.suite import Result
 
-_Prepared = tuple[Subject, Sequence[Ground]]
-_PREPARED = pytest.StashKey[_Prepared]()
+_SUBJECT = pytest.StashKey[Subject]()
+_GROUNDS = pytest.StashKey[Sequence[Ground]]()
 
 
 class StrategyConformance:
@@ -55,26 +55,36 @@ class StrategyConformance:
 
     def test_law(self, law: Law, request: pytest.FixtureRequest) -> None:
         """The strategy keeps to the law, wherever it is tried."""
-        subject, grounds = self._prepared(request)
+        try:
+            subject = self._subject(request)
+            made = isinstance(law, ExecutedLaw)
+            grounds = self._grounds(request) if made else ()
+        except Error as error:
+            pytest.fail(str(error), pytrace=False)
         result = suite.result_of(law, subject, grounds=grounds)
         request.node.user_properties.append(
             (OUTCOME, (subject.name, str(result.outcome)))
         )
         _tell(result)
 
-    def _prepared(self, request: pytest.FixtureRequest) -> _Prepared:
-        """Return the strategy and the grounds, made for the class's first test."""
-        node = request.node.getparent(pytest.Class)
-        prepared: _Prepared | None = node.stash.get(_PREPARED, None)
-        if prepared is None:
+    def _subject(self, request: pytest.FixtureRequest) -> Subject:
+        """Return the strategy, loaded by the class's first test."""
+        stash: pytest.Stash = request.node.getparent(pytest.Class).stash
+        if _SUBJECT not in stash:
+            stash[_SUBJECT] = self._given(request).check()
+        return stash[_SUBJECT]
+
+    def _grounds(self, request: pytest.FixtureRequest) -> Sequence[Ground]:
+        """Return where disks are made, until other tests than the class's run."""
+        node: pytest.Class = request.node.getparent(pytest.Class)
+        if _GROUNDS not in node.stash:
             stack = ExitStack()
-            try:
-                prepared = stack.enter_context(entrance.entered(self._given(request)))
-            except Error as error:
-                pytest.fail(str(error), pytrace=False)
+            stack.callback(node.stash.__delitem__, _GROUNDS)
+            node.stash[_GROUNDS] = stack.enter_context(
+                entrance.grounds_of(self._given(request))
+            )
             node.addfinalizer(stack.close)
-            node.stash[_PREPARED] = prepared
-        return prepared
+        return node.stash[_GROUNDS]
 
     def _given(self, request: pytest.FixtureRequest) -> entrance.Given:
         """Return what the class says."""

@@ -64,18 +64,16 @@ class Given:
 
 
 @contextmanager
-def entered(given: Given) -> Iterator[tuple[Subject, tuple[Ground, ...]]]:
-    """Load the strategy and make the grounds; remove them when the body is through.
+def grounds_of(given: Given) -> Iterator[tuple[Ground, ...]]:
+    """Make the grounds; remove them when the body is through.
 
-    :raises InvalidRequest: (its subclasses) for what can't be as it is given.
-    :raises StrategyFailed: when the strategy can't be loaded.
+    :raises InvalidRequest: when they can't be made as it is given.
     """
-    tried = given.check()
     with ExitStack() as stack:
         directories = [*given.directories, *_mounted(given, stack)]
         if not directories:
             directories = [Path(tempfile.gettempdir())]
-        yield tried, stack.enter_context(_made(directories))
+        yield stack.enter_context(_made(directories))
 
 
 def _refuse_unknown(words: Iterable[str], *, known: Sequence[str], what: str) -> None:

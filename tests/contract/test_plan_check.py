@@ -32,12 +32,12 @@ from allocpolicy import (
     Target,
     check_plan,
 )
-from tests.contract.test_every_amended_disk import disks, facts_of, image
-from tests.contract.test_every_strategy import EXT4, NOWHERE
+from allocpolicy.testing import base_image, facts_on, observation
+from allocpolicy.testing.records import NOWHERE
 
 MIB = 1 << 20
-CURRENT = next(disks())
-FACTS = facts_of(CURRENT, filesystem=EXT4, rewritable=True)
+CURRENT = observation()
+FACTS = facts_on("ext4", current=CURRENT)
 FACTS_OF_NEW = dataclasses.replace(FACTS, base=None, file=None)
 NEW = Request(
     operation=Operation.PROVISION,
@@ -47,7 +47,7 @@ NEW = Request(
     disk_role=DiskRole.ROOT,
 )
 APPLY = dataclasses.replace(NEW, operation=Operation.APPLY)
-BASE = image(CURRENT, format=DiskFormat.RAW, size=MIB)
+BASE = base_image(DiskFormat.RAW)
 PLAN = Plan(
     mode=Mode.STAGED,
     steps=(CreateRaw(virtual_size=MIB),),
@@ -212,7 +212,7 @@ def test_what_replaces_a_disk_carries_what_is_on_it(what: str) -> None:
 
 def test_a_disk_that_can_not_be_read_is_not_replaced() -> None:
     """Where there is nothing to carry, there is no carrying it."""
-    unreadable = facts_of(CURRENT, filesystem=EXT4, rewritable=False)
+    unreadable = facts_on("ext4", current=CURRENT, obstacle="the test says so")
     with pytest.raises(ContractBroken, match="no step carries what is on the disk"):
         checked(PLAN, request=APPLY, facts=unreadable, current=CURRENT)
 

@@ -44,6 +44,8 @@ def collected_in(path: Path) -> frozenset[str]:
         elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
             methods = (one for one in node.body if isinstance(one, ast.FunctionDef))
             found |= {f"{node.name}::{one.name}" for one in methods}
+            if node.bases:  # StrategyConformance has the test
+                found.add(f"{node.name}::test_law")
     return frozenset(name for name in found if "test_" in name)
 
 

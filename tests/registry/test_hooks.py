@@ -26,14 +26,14 @@ from allocpolicy import (
 from allocpolicy.registry import call, installed, recorded_options
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve.selection import resolve_stamp
-from tests.contract.test_every_amended_disk import disks, facts_of
-from tests.contract.test_every_strategy import EXT4, NOWHERE
+from allocpolicy.testing import facts_on, observation
+from allocpolicy.testing.records import NOWHERE
 from tests.registry.test_installed import Install, install
 
 __all__ = ["install"]
 
-CURRENT = next(disks())
-FACTS = facts_of(CURRENT, filesystem=EXT4, rewritable=True)
+CURRENT = observation()
+FACTS = facts_on("ext4", current=CURRENT)
 REQUEST = Request(
     operation=Operation.PROVISION,
     destination=NOWHERE / "disk",
