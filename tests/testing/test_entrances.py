@@ -1,0 +1,184 @@
+"""Whoever asks, the same laws are tried, and the same is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from allocpolicy.testing import outcome, suite
+from allocpolicy.testing.law import ExecutedLaw
+from allocpolicy.testing.laws import laws
+from tests.harness.cli import allocpolicy
+from tests.registry.test_installed import Install, install
+
+__all__ = ["install"]
+
+CODE = """
+from allocpolicy import *
+
+class Own(Strategy):
+    api_version = 1
+    summary = "the test's, and nobody has described its option"
+    options_schema = {
+        "type": "object",
+        "properties": {"size": {"type": "integer", "default": 1}},
+        "additionalProperties": False,
+    }
+    def plan(self, request, facts):
+        if request.format is not DiskFormat.QCOW2:
+            raise PlanError("only qcow2")
+        create = CreateQcow2(virtual_size=request.virtual_size, backing=facts.base)
+        return Plan(mode=Mode.STAGED, steps=(create,), peak_bytes=1 << 20,
+                    promised_bytes=create.full_size + (1 << 20))
+    def verify(self):
+        return Verdict(judgement=Judgement.MEETS, reason="always")
+    def attach(self):
+        return Attachment(discard="unmap", detect_zeroes="off", cache="writeback",
+                          io="threads")
+"""
+BROKEN = "options-are-described"
+CLASS = """
+from allocpolicy.testing import StrategyConformance
+
+class TestOwn(StrategyConformance):
+    strategy = "own"
+    waived = {waived}
+"""
+
+
+@pytest.fixture
+def own(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A strategy that breaks one law, and changes no existing disks."""
+    install("theirs", "own = theirs:Own", code=CODE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "theirs"), prepend=os.pathsep)
+    return tmp_path
+
+
+def by_pytest(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest where nothing of this project's tests is."""
+    loaded = ("-p", "allocpolicy.testing.plugin", "-p", "no:cacheprovider", "-q")
+    command = [sys.executable, "-m", "pytest", *loaded, *arguments]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env=clean
+    )
+
+
+def told(stdout: str) -> str:
+    """Return the line that says how many laws held."""
+    return re.findall(r"^own: (.*)$", stdout, re.MULTILINE)[0]
+
+
+@pytest.mark.qemu
+def test_the_three_entrances_tell_the_same(own: Path) -> None:
+    command = allocpolicy("strategy", "check", "own", "-f", "json")
+    assert command.status == 1
+    rows = {row["Law"]: row for row in command.document}
+    assert list(rows) == [law.name for law in laws()]
+    assert rows[BROKEN]["Outcome"] == "broken"
+    assert "description" in rows[BROKEN]["Reasons"][0]
+    broken = [name for name, row in rows.items() if row["Outcome"] == "broken"]
+    assert broken == [BROKEN]
+
+    module = by_pytest(
+        "--pyargs", "allocpolicy.testing.conformance", "--strategy", "own", cwd=own
+    )
+    (own / "test_own.py").write_text(CLASS.format(waived={}))
+    by_class = by_pytest("test_own.py", cwd=own)
+    for finished in (module, by_class):
+        assert finished.returncode == 1, finished.stdout
+        assert "FAILED" in finished.stdout
+        assert BROKEN in finished.stdout
+        assert told(finished.stdout) == told(command.stderr)
+    assert told(command.stderr).startswith("1 broken, ")
+
+
+def test_a_law_is_waived_by_name_and_with_a_reason(own: Path) -> None:
+    (own / "test_own.py").write_text(CLASS.format(waived={BROKEN: "soon"}))
+    finished = by_pytest("test_own.py", "-k", "declared or options", cwd=own)
+    assert finished.returncode == 0, finished.stdout
+    assert "1 waived" in finished.stdout
+    for waived, why in (
+        ("options-are-describe=soon", f"did you mean '{BROKEN}'?"),
+        (BROKEN, "with a reason"),
+        (f"{BROKEN}= ", "with a reason"),
+    ):
+        command = allocpolicy("strategy", "check", "own", "--waive", waived)
+        assert command.status == 2
+        assert why in command.stderr
+        module = by_pytest(
+            *("--pyargs", "allocpolicy.testing.conformance", "--strategy", "own"),
+            *("--waive", waived),
+            cwd=own,
+        )
+        assert module.returncode == pytest.ExitCode.USAGE_ERROR
+        assert why in module.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("nine",), "did you mean 'none'?"),
+        (("none", "--dir", "/nonexistent"), "/nonexistent is no directory"),
+        (("none", "--filesystems", "ext5"), "no filesystem can be made: 'ext5'"),
+    ],
+)
+def test_what_can_not_be_tried_is_told_at_once(
+    arguments: Sequence[str], why: str
+) -> None:
+    finished = allocpolicy("strategy", "check", *arguments)
+    assert (finished.status, finished.stdout) == (2, "")
+    assert why in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_options_of_others_are_theirs(tmp_path: Path) -> None:
+    """Wherever allocpolicy is installed, its plugin of pytest is loaded."""
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    for name in ('--strategy', '--dir', '--waive', '--filesystems'):\n"
+        "        parser.addoption(name)\n"
+    )
+    (tmp_path / "test_theirs.py").write_text(
+        "def test_option(request):\n"
+        "    assert request.config.getoption('strategy') == 'chess'\n"
+    )
+    finished = by_pytest("--strategy", "chess", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "conformance" not in finished.stdout
+
+
+def test_the_command_needs_no_pytest() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['pytest'] = None\n"
+        "from allocpolicy.cli import strategy_check\n"
+        "from allocpolicy.testing.laws import laws\n"
+        "assert laws()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_counts_are_in_order() -> None:
+    assert outcome.counts({"held": 19, "waived": 2, "not applicable": 3}) == (
+        "19 held, 2 waived, 3 not applicable"
+    )
+    assert outcome.counts({"broken": 1}) == (
+        "1 broken, 0 held, 0 waived, 0 not applicable"
+    )
+    assert suite.summary([]) == "0 held, 0 waived, 0 not applicable"
+
+
+def test_laws_have_names_of_their_own_and_one_line_each() -> None:
+    names = [law.name for law in laws()]
+    assert len(names) == len(set(names)) > 30
+    assert any(isinstance(law, ExecutedLaw) for law in laws())
+    for law in laws():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", law.name)
+        assert re.fullmatch(r"[A-Z][^\n|]*\.", law.says)
