@@ -14,6 +14,6 @@ from allocpolicy.testing.records import image_of as image_of
 from allocpolicy.testing.records import observation as observation
 from allocpolicy.testing.records import request as request
 from allocpolicy.testing.records import shared_extents as shared_extents
-from allocpolicy.testing.run_plan import opened as opened
-from allocpolicy.testing.run_plan import run_plan as run_plan
+from allocpolicy.testing.running import opened as opened
+from allocpolicy.testing.running import run_plan as run_plan
 from allocpolicy.testing.subject import Place as Place

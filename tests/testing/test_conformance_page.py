@@ -26,6 +26,12 @@ def test_every_public_name_is_listed_and_no_other() -> None:
     assert words == {*vars(testing)["__all__"]}
 
 
+def test_no_public_name_is_a_modules() -> None:
+    """Importing the module would put it in the name's place."""
+    modules = {path.stem for path in Path(testing.__file__).parent.iterdir()}
+    assert not modules & {*vars(testing)["__all__"]}
+
+
 @pytest.mark.parametrize(
     "block", re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 )

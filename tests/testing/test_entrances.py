@@ -72,7 +72,8 @@ def by_pytest(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def told(stdout: str) -> str:
     """Return the line that says how many laws held."""
-    return re.findall(r"^own: (.*)$", stdout, re.MULTILINE)[0]
+    lines: list[str] = re.findall(r"^own: (.*)$", stdout, re.MULTILINE)
+    return lines[0]
 
 
 @pytest.mark.qemu
