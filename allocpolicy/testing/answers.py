@@ -35,7 +35,7 @@ class Answer:
     @property
     def steady(self) -> bool:
         """Whether both instances answer alike."""
-        return _told(self.given) == _told(self.again)
+        return alike(self.given, self.again)
 
     @property
     def refused(self) -> bool:
@@ -137,7 +137,8 @@ def _answered(subject: Subject, other: Loaded, case: Case, *, checked: bool) -> 
     )
 
 
-def _told(answer: Plan | Error) -> object:
-    if isinstance(answer, Plan):
-        return answer
-    return type(answer), str(answer)
+def alike(one: Plan | Error, other: Plan | Error) -> bool:
+    """Return whether two answers are the same plan, or the same error."""
+    if isinstance(one, Plan):
+        return one == other
+    return type(one) is type(other) and str(one) == str(other)

@@ -31,15 +31,21 @@ def import_cost(found: Found) -> int:
     It is tried again, up to `TRIES` times, while it takes longer than `LIMIT`.
     """
     module = found.target.partition(":")[0]
-    file = getattr(sys.modules.get(module), "__file__", None)
-    alone = found.version == "file"  # of --plugin: it is on no path
-    told = json.dumps([sys.path, module, file if alone else None])
+    told = json.dumps([sys.path, module, file_of(found)])
     best = _measured(told)
     for _ in range(TRIES - 1):
         if best < LIMIT:
             break
         best = min(best, _measured(told))
     return best
+
+
+def file_of(found: Found) -> str | None:
+    """Return the file of a strategy that ``--plugin`` brought, which is on no path."""
+    if found.version != "file":
+        return None
+    module = sys.modules[found.target.partition(":")[0]]
+    return module.__file__
 
 
 def _measured(told: str) -> int:

@@ -96,3 +96,12 @@ def require(holds: object, otherwise: str) -> None:
 def one_line(text: object) -> bool:
     """Return whether it is a text of one line that can be printed."""
     return isinstance(text, str) and bool(text.strip()) and text.isprintable()
+
+
+def changes_existing(subject: Subject) -> None:
+    """Go on if the strategy changes existing disks.
+
+    :raises NotApplicable: when it has no ``amend``.
+    """
+    if not subject.changes_existing:
+        raise NotApplicable("it has no amend(): it does not change existing disks")

@@ -63,7 +63,8 @@ def _descriptors() -> Mapping[str, str]:
 
 
 def _children() -> str:
-    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
+    listed = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    return listed.read_text() if listed.exists() else ""
 
 
 @contextmanager

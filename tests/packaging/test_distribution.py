@@ -101,6 +101,19 @@ def test_bundled_strategies_are_in_the_wheel(clean_bin: Path, tmp_path: Path) ->
     assert printed.split() == ["none", "performance", "space"]
 
 
+def test_the_suite_for_strategies_is_in_the_wheel(
+    wheel: Path, clean_bin: Path, tmp_path: Path
+) -> None:
+    """A command runs it, and pytest does once the extra is installed."""
+    command = ("strategy", "check", "none", "-f", "value", "-c", "outcome")
+    printed = run(clean_bin / "allocpolicy", *command, cwd=tmp_path)
+    assert {*printed.splitlines()} == {"held", "not applicable"}
+    run(clean_bin / "pip", "install", "-q", f"{wheel}[testing]", cwd=tmp_path)
+    suite = ("--pyargs", "allocpolicy.testing.conformance", "--strategy", "none")
+    printed = run(clean_bin / "pytest", *suite, "-k", "plans", cwd=tmp_path)
+    assert "none: " in printed
+
+
 def test_oslo_config_generator_finds_our_options(
     clean_bin: Path, tmp_path: Path
 ) -> None:

@@ -13,11 +13,13 @@ from allocpolicy.testing.laws import (
     newer,
     plans,
     racing,
+    sizes,
 )
 
 MODULES: tuple[ModuleType, ...] = (
     declared,
     plans,
+    sizes,
     judgements,
     newer,
     manners,

@@ -20,7 +20,7 @@ from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.registry import call
 from allocpolicy.testing import answers, cases
 from allocpolicy.testing.cases import Case
-from allocpolicy.testing.law import Broken, NotApplicable, one_line, pure, require
+from allocpolicy.testing.law import Broken, changes_existing, one_line, pure, require
 from allocpolicy.testing.records import NOWHERE, facts_on
 from allocpolicy.testing.subject import Subject
 from allocpolicy.testing.unknown import unknown_member
@@ -67,8 +67,7 @@ def newer_disks_are_judged(subject: Subject) -> None:
     "A disk in a state that it doesn't know is amended, or refused.",
 )
 def newer_disks_are_changed_or_refused(subject: Subject) -> None:
-    if not subject.changes_existing:
-        raise NotApplicable("it has no amend(): it does not change existing disks")
+    changes_existing(subject)
     for options in subject.option_sets:
         for disk in _newer_disks():
             facts = facts_on("ext4", current=disk)

@@ -6,25 +6,30 @@ import pickle
 from collections.abc import Iterator
 
 from allocpolicy import (
-    CopyBase,
-    FillHoles,
-    GrowQcow2,
+    CreateQcow2,
+    CreateRaw,
+    DiskFormat,
     Judgement,
     Mode,
     Operation,
     Plan,
-    Reserve,
-    Sharing,
+    PlanError,
     Step,
     StrategyFailed,
+    Unsupported,
 )
-from allocpolicy.registry import call
-from allocpolicy.testing import answers, watch
-from allocpolicy.testing.cases import EXISTING_SIZE, GROWN, Case
-from allocpolicy.testing.law import NotApplicable, one_line, pure, require
+from allocpolicy.registry import call, hooks, installed
+from allocpolicy.testing import answers, elsewhere, watch
+from allocpolicy.testing.cases import Case
+from allocpolicy.testing.law import (
+    NotApplicable,
+    changes_existing,
+    one_line,
+    pure,
+    require,
+)
 from allocpolicy.testing.subject import Subject
 
-_ENTRIES_PER_BYTE = 8 << 10  # an L2 entry of 8 bytes for each cluster of 64 KiB
 _EVERY = 13  # of the cases that are asked slowly; prime, so that all kinds are
 
 
@@ -45,33 +50,42 @@ def serves_new_disks(subject: Subject) -> None:
 
 @pure("serves-disks-that-drifted", "It brings some existing disk to its policy.")
 def serves_disks_that_drifted(subject: Subject) -> None:
-    _changes_existing(subject)
+    changes_existing(subject)
     _serves(subject, Operation.APPLY)
 
 
 @pure("serves-disks-that-grow", "It grows some existing disk.")
 def serves_disks_that_grow(subject: Subject) -> None:
-    _changes_existing(subject)
+    changes_existing(subject)
     _serves(subject, Operation.RESIZE)
 
 
 @pure("refusals-name-the-strategy", "A refusal is one line that names the strategy.")
 def refusals_name_the_strategy(subject: Subject) -> None:
-    for answer in answers.of(subject):
-        if not answer.refused:
-            continue
+    refusals = [answer for answer in answers.of(subject) if answer.refused]
+    for number, answer in enumerate(refusals):
         said = str(answer.given)
         require(one_line(said), f"it refuses with {said!r}")
+        if not number % _EVERY:
+            _refuses_in_one_line(subject, answer.case)
         require(subject.name in said, f"it refuses with {said!r}, without its name")
         kept = str(pickle.loads(pickle.dumps(answer.given)))  # noqa: S301  (our own)
         require(kept == said, f"{said!r} is {kept!r} when it was pickled")
 
 
-@pure("plans-are-steady", "Two instances plan alike: a dry run shows what a run does.")
+@pure(
+    "plans-are-steady",
+    "Another instance, in another process too, plans alike: as a dry run showed.",
+)
 def plans_are_steady(subject: Subject) -> None:
     for answer in answers.of(subject):
         told = f"{answer.given}, then {answer.again} ({answer.case})"
         require(answer.steady, told)
+    some = answers.of(subject)[::_EVERY]
+    others = elsewhere.ask(subject, [answer.case for answer in some])
+    for answer, other in zip(some, others, strict=True):
+        told = f"{answer.given}, elsewhere {other} ({answer.case})"
+        require(answers.alike(answer.given, other), told)
 
 
 @pure("plans-do-no-io", "Planning opens, lists and starts nothing: `observe` does.")
@@ -97,6 +111,22 @@ def plans_change_no_input(subject: Subject) -> None:
         require(not answer.changed, f"its input is changed ({answer.case})")
 
 
+@pure("locks-are-steady", "The lock's name depends on request and options alone.")
+def locks_are_steady(subject: Subject) -> None:
+    if not hooks.is_own(subject.strategy, "exclusive"):
+        raise NotApplicable("it has no exclusive(): it takes no lock")
+    other = installed.load(subject.name)
+    for answer in answers.of(subject)[::_EVERY]:
+        request, options = answer.case.request, answer.case.options
+        with watch.io() as opened, watch.outside() as seen:
+            names = [
+                call.exclusive(loaded, request=request, options=options)
+                for loaded in (subject.loaded, other)
+            ]
+        require(names[0] == names[1], f"it is {names} ({answer.case})")
+        require(not opened and not seen, f"it asks {[*opened, *seen][:1]}")
+
+
 @pure("plans-are-values", "A plan can be kept, compared and sent elsewhere: pickled.")
 def plans_are_values(subject: Subject) -> None:
     for case, plan in answers.plans(subject):
@@ -113,53 +143,19 @@ def steps_describe_themselves(subject: Subject) -> None:
             require(one_line(said) and said == step.describe(), told)
 
 
-@pure("promised-covers-the-disk", "A full disk takes at least its virtual size.")
-def promised_covers_the_disk(subject: Subject) -> None:
+@pure(
+    "new-disks-are-as-asked", "A new disk has the format and the size of the request."
+)
+def new_disks_are_as_asked(subject: Subject) -> None:
     for case, plan in answers.plans(subject):
-        told = f"promised_bytes is {plan.promised_bytes} ({case})"
-        require(plan.promised_bytes >= case.request.virtual_size, told)
-
-
-@pure("copies-are-counted", "Whatever isn't shared needs room, known before the copy.")
-def copies_are_counted(subject: Subject) -> None:
-    for case, plan in answers.plans(subject):
-        base = case.facts.base
-        if case.current is None and base and not case.facts.shares_base:
-            copies = any(isinstance(step, CopyBase) for step in plan.steps)
-            told = f"peak_bytes is {plan.peak_bytes}, less than the copy ({case})"
-            require(not copies or plan.peak_bytes >= base.data_bytes, told)
-
-
-@pure("reservations-are-counted", "In place, what a disk lacks is counted beforehand.")
-def reservations_are_counted(subject: Subject) -> None:
-    _changes_existing(subject)
-    for case, plan in answers.plans(subject):
-        lengths = [step.length for step in plan.steps if isinstance(step, Reserve)]
-        if case.current is not None and plan.mode is Mode.IN_PLACE and lengths:
-            missing = max(lengths) - case.current.actual_size
-            told = f"reserved_bytes is {plan.reserved_bytes}, not {missing} ({case})"
-            require(plan.reserved_bytes >= missing, told)
-
-
-@pure("growth-counts-its-tables", "A qcow2 that grows mapped needs room for tables.")
-def growth_counts_its_tables(subject: Subject) -> None:
-    _changes_existing(subject)
-    for case, plan in answers.plans(subject):
-        grown = [step for step in plan.steps if isinstance(step, GrowQcow2)]
-        needed = (GROWN - EXISTING_SIZE) // _ENTRIES_PER_BYTE
-        told = f"peak_bytes is {plan.peak_bytes}, not {needed} ({case})"
-        require(
-            not any(step.mapped for step in grown) or plan.peak_bytes >= needed, told
-        )
-
-
-@pure("own-storage-is-not-shared", "What is reserved is never another file's blocks.")
-def own_storage_is_not_shared(subject: Subject) -> None:
-    for case, plan in answers.plans(subject):
-        if any(isinstance(step, Reserve | FillHoles) for step in plan.steps):
-            for step in plan.steps:
-                shares = isinstance(step, CopyBase) and step.sharing != Sharing.NEVER
-                require(not shares, f"it reserves, and shares the base ({case})")
+        if case.current is not None:
+            continue
+        for step in plan.steps:
+            if isinstance(step, CreateRaw | CreateQcow2):
+                qcow2 = isinstance(step, CreateQcow2)
+                right = qcow2 is (case.request.format is DiskFormat.QCOW2)
+                told = f"{step.describe()} ({case})"
+                require(right and step.virtual_size == case.request.virtual_size, told)
 
 
 @pure("copies-are-not-made-up", "Only a plan that copies gives reasons for a copy.")
@@ -189,6 +185,22 @@ def growing_is_in_place(subject: Subject) -> None:
             require(plan.mode is Mode.IN_PLACE, f"the mode is {plan.mode} ({case})")
 
 
+def _refuses_in_one_line(subject: Subject, case: Case) -> None:
+    """Look at what the strategy itself says: the framework makes one line of it."""
+    hook = "plan" if case.current is None else "amend"
+    try:
+        answers.hook(
+            subject.loaded,
+            hook,
+            request=case.request,
+            options=case.options,
+            facts=case.facts,
+            current=case.current,
+        )
+    except (PlanError, Unsupported) as refusal:
+        require(one_line(refusal.reason), f"it refuses with {refusal.reason!r}")
+
+
 def _copies(step: Step) -> bool:
     overlay = getattr(step, "backing", None) is not None
     return getattr(step, "carries", None) is not None and not overlay
@@ -210,18 +222,9 @@ def _serves(subject: Subject, operation: Operation) -> None:
 
 
 def _of_existing(subject: Subject) -> Iterator[tuple[Case, Plan]]:
-    _changes_existing(subject)
+    changes_existing(subject)
     return (
         (case, plan)
         for case, plan in answers.plans(subject)
         if case.current is not None
     )
-
-
-def _changes_existing(subject: Subject) -> None:
-    """Go on if the strategy changes existing disks.
-
-    :raises NotApplicable: when it has no ``amend``.
-    """
-    if not subject.changes_existing:
-        raise NotApplicable("it has no amend(): it does not change existing disks")
