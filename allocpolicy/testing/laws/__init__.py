@@ -7,19 +7,19 @@ from types import ModuleType
 from allocpolicy.testing.law import ExecutedLaw, Law, PureLaw
 from allocpolicy.testing.laws import (
     beside_qemu,
+    counting,
     declared,
     judgements,
     manners,
     newer,
     plans,
     racing,
-    sizes,
 )
 
 MODULES: tuple[ModuleType, ...] = (
     declared,
     plans,
-    sizes,
+    counting,
     judgements,
     newer,
     manners,
