@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.testing import entrance, suite
+from allocpolicy.testing.laws import laws
 from allocpolicy.testing.outcome import Outcome
+from allocpolicy.testing.suite import Result
 
 BROKEN = 1
+
+
+_CLEARED = "\r\x1b[K"
 
 
 class StrategyCheck(Lister):
@@ -59,7 +65,7 @@ class StrategyCheck(Lister):
         )
         subject = given.check()
         with entrance.grounds_of(given) as grounds:
-            results = list(suite.run(subject, grounds=grounds))
+            results = list(_told(suite.run(subject, grounds=grounds)))
         if any(result.outcome is Outcome.BROKEN for result in results):
             self.exit_status = BROKEN
         print(f"{subject.name}: {suite.summary(results)}", file=sys.stderr)
@@ -68,3 +74,18 @@ class StrategyCheck(Lister):
             (result.law.name, str(result.outcome), show(result.reasons))
             for result in results
         ]
+
+
+def _told(results: Iterator[Result]) -> Iterator[Result]:
+    """Yield the results; on a terminal, say how far it is, as this takes a minute.
+
+    Without a thread, as a bar of progress has: laws start processes.
+    """
+    total, terminal = len(laws()), sys.stderr.isatty()
+    for number, result in enumerate(results, start=1):
+        if terminal:
+            told = f"{_CLEARED}{number} of {total} laws"
+            print(told, end="", file=sys.stderr, flush=True)
+        yield result
+    if terminal:
+        print(_CLEARED, end="", file=sys.stderr)
