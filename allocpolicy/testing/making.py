@@ -1,6 +1,6 @@
 """Making disks in a place, as a user would; a refusal means that a law has no subject.
 
-That a strategy refuses everything is not left to these: `serves-a-new-disk` is a law.
+That a strategy refuses everything is not left to these: `serves-new-disks` is a law.
 """
 
 from __future__ import annotations

@@ -60,13 +60,20 @@ def own(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-def by_pytest(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def by_pytest(
+    *arguments: str, cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run pytest where nothing of this project's tests is."""
     loaded = ("-p", "allocpolicy.testing.plugin", "-p", "no:cacheprovider", "-q")
     command = [sys.executable, "-m", "pytest", *loaded, *arguments]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, env=clean
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=clean | variables,
     )
 
 
@@ -183,3 +190,47 @@ def test_laws_have_names_of_their_own_and_one_line_each() -> None:
     for law in laws():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", law.name)
         assert re.fullmatch(r"[A-Z][^\n|]*\.", law.says)
+
+
+NEEDING = """
+import contextlib
+from pathlib import Path
+
+from allocpolicy.testing import StrategyConformance
+
+class TestOwn(StrategyConformance):
+    strategy = "own"
+    option_sets = [{"size": 5}]
+    environment = {"OWN_KEY": "sesame"}
+    waived = {"options-are-described": "soon"}
+
+    @contextlib.contextmanager
+    def set_up(self, directory):
+        (directory / "ready").touch()
+        yield
+        assert (directory / "ready").exists()
+
+class TestWithout(StrategyConformance):
+    strategy = "own"
+"""
+LOCKED = """
+    def observe(self, host, options):
+        import os
+        assert os.environ.get("OWN_KEY") == "sesame"
+        assert (host.directory / "ready").exists()
+        assert options["size"] in (1, 5)
+        return {}
+"""
+
+
+def test_what_a_strategy_needs_is_there(install: Install, tmp_path: Path) -> None:
+    """Variables and files, declared by its author; nothing of them stays."""
+    install("theirs", "own = theirs:Own", code=CODE + LOCKED)
+    (tmp_path / "test_own.py").write_text(NEEDING)
+    path = {"PYTHONPATH": str(tmp_path / "theirs")}
+    chosen = ("-k", "serves-new or keep-the-contract")
+    for name, passes in (("TestOwn", True), ("TestWithout", False)):
+        finished = by_pytest(f"test_own.py::{name}", *chosen, cwd=tmp_path, **path)
+        assert (finished.returncode == 0) is passes, finished.stdout
+        assert "2 passed" in finished.stdout or not passes
+    assert not (tmp_path / "ready").exists()
