@@ -49,7 +49,7 @@ OF_OTHERS = {
     ),
     *("--output", "--render", "--directory", "--require-filesystems"),
     *("--preserve", "--sparse", "--reflink", "--dig-holes", "--preallocation"),
-    "--disk-only",
+    *("--disk-only", "--pyargs"),
 }
 
 
