@@ -9,7 +9,7 @@ import sys
 from allocpolicy.registry.installed import Found
 
 LIMIT = 100  # ms of processor time: a busy machine decides nothing
-TRIES = 5  # the best one counts
+TRIES = 3  # the best one counts
 
 _CODE = """
 import importlib, json, runpy, sys, time
