@@ -31,12 +31,39 @@ def watched() -> Iterator[list[str]]:
         changed.append("standard output")
 
 
-def _state() -> Mapping[str, object]:
+@contextmanager
+def restored() -> Iterator[None]:
+    """Put back, after the body, what a strategy's code may have changed.
+
+    So that a strategy that is wrong in this says nothing about what is tried after it.
+    """
+    umask, directory = _umask(), os.open(".", os.O_PATH | os.O_CLOEXEC)
+    environment, path = dict(os.environ), list(sys.path)
+    handlers = {one: signal.getsignal(one) for one in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        os.umask(umask)
+        os.fchdir(directory)
+        os.close(directory)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:] = path
+        for one, handler in handlers.items():
+            if signal.getsignal(one) != handler:
+                signal.signal(one, handler)
+
+
+def _umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
+    return umask
+
+
+def _state() -> Mapping[str, object]:
     return {
         "the process (a fork)": os.getpid(),
-        "the umask": umask,
+        "the umask": _umask(),
         "the current directory": os.getcwd(),
         "the environment": dict(os.environ),
         "descriptors": _descriptors(),

@@ -17,6 +17,7 @@ from allocpolicy.testing.ground import Ground
 from allocpolicy.testing.law import Broken, ExecutedLaw, Law, NotApplicable, PureLaw
 from allocpolicy.testing.laws import laws
 from allocpolicy.testing.outcome import Outcome, counts
+from allocpolicy.testing.process import restored
 from allocpolicy.testing.subject import Place, Subject
 from allocpolicy.wording import bounded, raised
 
@@ -72,7 +73,7 @@ def summary(results: Iterable[Result]) -> str:
 
 def _tried_purely(law: PureLaw, subject: Subject, *, directory: Path) -> Result:
     try:
-        with subject.environment(directory):
+        with restored(), subject.environment(directory):
             law.check(subject)
     except (Exception, SystemExit) as error:  # noqa: BLE001  (its code may raise any)
         return _result(law, error)
@@ -83,11 +84,12 @@ def _tried_in(law: ExecutedLaw, place: Place) -> Result:
     with tempfile.TemporaryDirectory(prefix="law-", dir=place.directory) as own:
         here = place.moved_to(Path(own))
         try:
-            with place.subject.environment(here.directory):
+            with restored(), place.subject.environment(here.directory):
                 law.check(here)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (its code may raise any)
             result = _result(law, error)
-            return replace(result, places=(str(place),))
+            reasons = tuple(one.replace(own, "DIR") for one in result.reasons)
+            return replace(result, reasons=reasons, places=(str(place),))
     return Result(law=law, outcome=Outcome.HELD, places=(str(place),))
 
 
@@ -120,14 +122,15 @@ def _grouped(results: Iterable[Result]) -> tuple[str, ...]:
         for reason in result.reasons:
             places.setdefault(reason, []).extend(result.places)
     return tuple(
-        f"{reason} ({_first(where)})" if where else reason
+        f"{reason} [{_first(where)}]" if where else reason
         for reason, where in places.items()
     )
 
 
 def _first(places: Sequence[str]) -> str:
-    others = f", and {len(places) - 1} more places" if len(places) > 1 else ""
-    return f"{places[0]}{others}"
+    others = len(places) - 1
+    more = f", and {others} more place{'s' if others > 1 else ''}" if others else ""
+    return f"{places[0]}{more}"
 
 
 def _waived(result: Result, subject: Subject) -> Result:

@@ -95,4 +95,4 @@ def options_can_be_written(subject: Subject) -> None:
 @pure("import-is-quick", f"Importing it takes under {LIMIT} ms beyond allocpolicy.")
 def import_is_quick(subject: Subject) -> None:
     cost = import_cost(subject.loaded.found)
-    require(cost < LIMIT, f"importing it takes {cost} ms of processor time")
+    require(cost < LIMIT, f"importing it takes {cost} ms")
