@@ -6,14 +6,20 @@ from types import ModuleType
 
 from allocpolicy.testing.law import ExecutedLaw, Law, PureLaw
 from allocpolicy.testing.laws import (
+    aftermath,
     beside_qemu,
     counting,
     declared,
+    failures,
+    guest,
     judgements,
+    keeping,
+    locks,
     manners,
     newer,
     plans,
     racing,
+    sizes,
 )
 
 MODULES: tuple[ModuleType, ...] = (
@@ -23,6 +29,12 @@ MODULES: tuple[ModuleType, ...] = (
     judgements,
     newer,
     manners,
+    locks,
+    guest,
+    keeping,
+    sizes,
+    aftermath,
+    failures,
     racing,
     beside_qemu,
 )
