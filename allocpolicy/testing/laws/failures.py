@@ -9,12 +9,13 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from allocpolicy import Error, Progress, provision
-from allocpolicy.testing.law import at_its_edges, executed, require
-from allocpolicy.testing.making import new_disk
+from allocpolicy import Error, PlanError, Progress, Unsupported, provision
+from allocpolicy.images.stamp import XATTR
+from allocpolicy.testing.law import NotApplicable, at_its_edges, executed, require
 from allocpolicy.testing.subject import Place
 
 
@@ -46,10 +47,15 @@ def an_error_leaves_nothing(place: Place) -> None:
 
 
 def _steps(place: Place) -> int:
-    """Make a disk and remove it; return how many steps it took."""
-    steps = len(new_disk(place).steps)
-    place.disk.unlink()
-    return steps
+    """Return how many steps the disk takes; nothing is taken from a pool for it.
+
+    :raises NotApplicable: when the strategy, or the storage, refuses this place.
+    """
+    order = replace(place.order(), dry_run=True)
+    try:
+        return len(provision(order, policy=place.policy).steps)
+    except (PlanError, Unsupported) as refusal:
+        raise NotApplicable(str(refusal)) from refusal
 
 
 def _provision(place: Place, *, at: int, end: Callable[[], None]) -> None:
@@ -64,8 +70,14 @@ def _provision(place: Place, *, at: int, end: Callable[[], None]) -> None:
         return lambda *, done, total: None
 
     if end is _kill:
-        sys.addaudithook(lambda event, _: end() if event == "os.setxattr" else None)
+        sys.addaudithook(_kill_at_the_stamp)
     provision(place.order(), policy=place.policy, watch=watch)
+
+
+def _kill_at_the_stamp(event: str, arguments: tuple[object, ...]) -> None:
+    """End once the steps are through: an audit hook, which sees the xattr's name."""
+    if event == "os.setxattr" and arguments[1] == XATTR:
+        _kill()
 
 
 def _kill() -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from allocpolicy import (
     Change,
     Error,
-    InvalidRequest,
     NotEnoughSpace,
+    PlanError,
     Unsupported,
     apply,
     provision,
@@ -99,7 +99,7 @@ def _changed(
     refused = None
     try:
         (resize if grow else apply)(change, policy=place.policy)
-    except (InvalidRequest, Unsupported, NotEnoughSpace) as refusal:
+    except (PlanError, Unsupported, NotEnoughSpace) as refusal:
         refused = refusal
     except Error as error:
         _require_content(place, before, f"{told}, {error}")
@@ -117,7 +117,7 @@ def _made(place: Place, origin: str | None) -> bool:
         order = replace(order, extra_specs={"allocpolicy:strategy": origin})
     try:
         provision(order, policy=place.policy)
-    except (InvalidRequest, Unsupported):
+    except (PlanError, Unsupported):
         return False
     return True
 
