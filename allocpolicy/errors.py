@@ -41,7 +41,10 @@ from allocpolicy.wording import format_size
 
 
 class Error(Exception):
-    """The root of all errors that allocpolicy raises on purpose."""
+    """The root of all errors that allocpolicy raises on purpose.
+
+    ``remark`` ends the message: what else is to be known, if anything.
+    """
 
     template: ClassVar[str] = "{reason}"
     exit_status: ClassVar[int] = 5
@@ -49,9 +52,11 @@ class Error(Exception):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.reason = str(args[-1]) if args else ""
+        self.remark = ""
 
     def __str__(self) -> str:
-        return self.template.format_map(vars(self))
+        said = self.template.format_map(vars(self))
+        return f"{said}; {self.remark}" if self.remark else said
 
 
 class InvalidRequest(Error):

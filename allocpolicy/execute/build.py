@@ -16,14 +16,11 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Plan, Step, Target
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ContractBroken, PromiseBroken, StrategyFailed
-from allocpolicy.execute import admission
+from allocpolicy.execute import admission, made
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.unswapped import unswapped
-from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
-from allocpolicy.observe import disk as observe
-from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Found
@@ -70,8 +67,9 @@ def built(
         ):
             found, directory = job.selection.loaded.found, staged.directory_fd
             recorded = _sealed(job, staged)
+            seen = made.observed(plan, job, staged.fd)
             with unswapped(staged, directory=directory, found=found, hook="verify"):
-                outcome = verified(job, staged.fd)
+                outcome = verified(job, seen)
             yield staged, replace(outcome, stamp=recorded)
 
 
@@ -154,14 +152,12 @@ def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
     admission.admit(plan, job, directory=directory)
 
 
-def verified(job: Job, fd: int, *, seen: Observation | None = None) -> Outcome:
-    """Observe the open disk, and let its strategy verify it.
+def verified(job: Job, observation: Observation) -> Outcome:
+    """Let the strategy verify the disk as it was observed.
 
-    :param seen: an earlier observation, if the disk has not changed since.
     :raises PromiseBroken: when it is not what was promised.
     """
     loaded, options = job.selection.loaded, job.selection.options
-    observation = seen or _observed(job, fd)
     verdict = call.verify(loaded, options=options, observation=observation)
     if problem := _broken_promise(job, observation, verdict):
         state = "the disk is whole" if job.disk else "nothing was left behind"
@@ -186,21 +182,8 @@ def _sealed(job: Job, staged: Staged) -> Stamp | None:
     return recorded
 
 
-def _observed(job: Job, fd: int) -> Observation:
-    """Observe the file; a new disk's base image is the user's own choice."""
-    around = surroundings(
-        fd,
-        directory=job.host.directory,
-        policy=job.policy,
-        identity=job.host.filesystem,
-        reach=None if job.disk else reaches.OURS,
-    )
-    path, format = job.request.destination, job.request.format
-    return observe.disk(fd, path=path, format=format, surroundings=around)
-
-
 def _broken_promise(job: Job, seen: Observation, verdict: Verdict) -> str | None:
-    wanted, made = job.request.virtual_size, seen.virtual_size
-    if made != wanted:
-        return f"virtual_size is {made} bytes, but {wanted} were requested"
+    wanted, present = job.request.virtual_size, seen.virtual_size
+    if present != wanted:
+        return f"virtual_size is {present} bytes, but {wanted} were requested"
     return verdict.reason if verdict.judgement is Judgement.DRIFTED else None

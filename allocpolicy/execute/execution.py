@@ -40,6 +40,7 @@ def _naming_the_disk(job: Job) -> Iterator[None]:
         if job.disk is None or error.path != job.host.directory:
             raise
         renamed = type(error)(job.disk.disk.path, *error.args[1:])
+        renamed.remark = error.remark
         raise renamed from error.__cause__
 
 

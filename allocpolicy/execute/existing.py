@@ -26,7 +26,13 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.execute import admission, build, under_lease
+from allocpolicy.execute import (
+    admission,
+    build,
+    in_place_failure,
+    made,
+    under_lease,
+)
 from allocpolicy.execute.build import Fixed, built, run_steps, verified
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
@@ -50,10 +56,11 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     :raises StrategyFailed: when a strategy's code fails in any other way.
     """
     if plan.mode is Mode.NOTHING:
-        outcome = verified(job, hold.disk.fd, seen=job.current)
-        return _recorded(outcome, job, hold.disk)
+        seen = job.current or made.observed(plan, job, hold.disk.fd)
+        return _recorded(verified(job, seen), job, hold.disk)
     if plan.mode is Mode.IN_PLACE:
-        return _in_place(plan, job, hold)
+        with in_place_failure.told(plan, job) as watched:
+            return _in_place(plan, watched, hold)
     check_rewritable(job, hold)
     return _rewrite(plan, job, hold)
 
@@ -96,7 +103,7 @@ def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
         run(plan, job, target=target, directory=directory, has_taken=has_taken)
         with _finishing(job, fd):
             os.fsync(fd)
-    outcome = verified(job, hold.disk.fd)
+    outcome = verified(job, made.observed(plan, job, hold.disk.fd))
     try:
         return _recorded(outcome, job, hold.disk)
     except (InvalidRequest, NotEnoughSpace, StorageFailed) as error:
@@ -134,6 +141,7 @@ def _run_alone(
         path=path,
         watch=job.watch,
         has_taken=has_taken,
+        whole=in_place_failure.are_ours(plan.steps),
     )
     try:
         alone(work)

@@ -30,8 +30,8 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _SIGNALS_SEEN = 0.5  # seconds
 _STOPPED = (
     "another process opened it meanwhile, and the work on it was stopped before that"
-    " process got in: it is whole, and what was done so far stays; stop that process,"
-    " and try again"
+    " process got in: {whole}what was done so far stays; stop that process, and try"
+    " again"
 )
 _UNKNOWN = (
     "another process opened it meanwhile, and it is unknown whether that process got in"
@@ -39,12 +39,21 @@ _UNKNOWN = (
 )
 
 
-def run(work: Work, *, fd: int, path: Path, watch: Watcher, has_taken: Taken) -> None:
+def run(
+    work: Work,
+    *,
+    fd: int,
+    path: Path,
+    watch: Watcher,
+    has_taken: Taken,
+    whole: bool = True,
+) -> None:
     """Do the work in a child that lives no longer than the lease on the disk is whole.
 
     :param work: gets a watcher and a ``has_taken``, which lead to the given ones; what
         it raises is raised here.
     :param fd: the open disk, under a lease of this process.
+    :param whole: whether the work leaves the disk whole wherever it is stopped.
     :raises ImageError: when another process opened the disk meanwhile.
     :raises WorkerLost: when the child was killed by anything else.
     """
@@ -53,7 +62,7 @@ def run(work: Work, *, fd: int, path: Path, watch: Watcher, has_taken: Taken) ->
         sender.close()
         if _relayed(receiver, watch=watch, has_taken=has_taken):
             return
-    raise _lost(fd, path=path)
+    raise _lost(fd, path=path, whole=whole)
 
 
 def _relayed(receiver: Connection, *, watch: Watcher, has_taken: Taken) -> bool:
@@ -140,9 +149,10 @@ def _picklable(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _lost(fd: int, *, path: Path) -> Error:
+def _lost(fd: int, *, path: Path, whole: bool) -> Error:
     """Return why the child ended before its work did."""
     if lease.is_whole(fd):
-        reason = f"{path}: the process that worked on it was killed; it is whole"
-        return WorkerLost(f"{reason}: try again")
-    return ImageError(path, _STOPPED if lease.is_breaking(fd) else _UNKNOWN)
+        reason = f"{path}: the process that worked on it was killed"
+        return WorkerLost(f"{reason}; it is whole: try again" if whole else reason)
+    stopped = _STOPPED.format(whole="it is whole, and " if whole else "")
+    return ImageError(path, stopped if lease.is_breaking(fd) else _UNKNOWN)

@@ -62,7 +62,8 @@ def carry_out(job: Job) -> Attempt:
         try:
             return _attempt(job, reason=reason)
         except Unsupported as error:
-            if (name := next(fallbacks, None)) is None:
+            # After a remark the disk is no longer what was observed.
+            if error.remark or (name := next(fallbacks, None)) is None:
                 raise
             unavailable = f"{job.selection.strategy} is unavailable: {error.reason}"
             reason = f"fallback: {unavailable}"
@@ -94,6 +95,8 @@ def _planned_again(job: Job) -> tuple[Job, Plan, tuple[str, ...], Outcome | None
             steps = call.describe(job.selection.loaded, plan=plan)
             return job, plan, steps, execute(plan, job)
         except Replan as error:
+            if error.remark:  # the disk is no longer what was observed
+                raise
             if not remaining:
                 reason = f"gave up after {ATTEMPTS} attempts: {error.reason}"
                 raise Replan(reason, error.lost) from error

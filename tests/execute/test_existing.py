@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,21 @@ import pytest
 from allocpolicy import (
     Access,
     DiskFormat,
+    Error,
     Mode,
+    NotEnoughSpace,
     Plan,
     Policy,
+    PromiseBroken,
+    Replan,
+    Reserve,
+    Step,
+    StorageFailed,
+    Strategy,
     StrategyFailed,
     Target,
     Unsupported,
+    WorkerLost,
 )
 from allocpolicy.execute.existing import change
 from allocpolicy.execute.hold import held
@@ -23,14 +34,16 @@ from allocpolicy.images.existing import opened
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.storage import fallocate
-from tests.execute.test_new import HEADROOM, SIZE, Do, Theirs
+from tests.execute.test_new import HEADROOM, SIZE, Do, Drifting, Theirs
 from tests.harness import jobs
 from tests.harness.images import MIB
 
 pytestmark = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 
 
-def amend(disk: Path, step: Do, *, mode: Mode) -> None:
+def amend(
+    disk: Path, step: Step, *, mode: Mode, strategy: Strategy | None = None
+) -> None:
     """Change a raw disk by a plan of this step as `apply` would."""
     plan = Plan(mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE)
     policy = Policy(headroom=HEADROOM, lock_path=disk.parent.parent / "locks")
@@ -41,7 +54,7 @@ def amend(disk: Path, step: Do, *, mode: Mode) -> None:
         around = surroundings(one.fd, directory=disk.parent, policy=policy)
         job = jobs.job(
             disk,
-            strategy=Theirs(),
+            strategy=strategy or Theirs(),
             policy=policy,
             size=SIZE,
             access=Access.of_file(one.fd),
@@ -79,6 +92,74 @@ def test_a_disk_that_exists_adopts_nothing(disk: Path, ready: Path, mode: Mode) 
     assert disk.read_bytes() == b"x" * SIZE
     assert ready.read_bytes() == b"y" * SIZE
     assert os.listdir(disk.parent) == ["disk"]
+
+
+FAULTS: dict[str, Exception] = {
+    "a bug": ZeroDivisionError("a bug of theirs"),
+    "their word on the storage": StorageFailed(Path("/x"), "it broke"),
+    "the kernel's": OSError(errno.EIO, "Input/output error"),
+    "no space, half way": OSError(errno.ENOSPC, "No space left on device"),
+    "their word on the space": NotEnoughSpace(Path("/x"), 1, 0),
+    "their word on the filesystem": Unsupported(Path("/x"), "it can't"),
+    "a new plan": Replan("it is gone"),
+    "any other": Error("whatever"),
+}
+
+
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failure_in_place_says_that_steps_ran_on_the_disk(
+    disk: Path, fault: str
+) -> None:
+    """Which, and what to do; nothing is tried on it that relies on what it was."""
+
+    def fail(target: Target) -> None:
+        os.pwrite(target.fd, b"half", 0)
+        raise FAULTS[fault]
+
+    with pytest.raises(Error) as caught:
+        amend(disk, Do(function=fail), mode=Mode.IN_PLACE)
+    said = str(caught.value)
+    assert "step 1 of 1 ran on the disk itself" in said
+    assert f"allocpolicy inspect {disk}" in said
+    assert "qemu-img check" in said
+    assert "whole" not in said
+    assert len(said.splitlines()) == 1
+    assert caught.value.remark
+
+
+@pytest.mark.filesystems("xfs")
+def test_a_disk_that_steps_left_broken_in_place_is_not_called_whole(disk: Path) -> None:
+    shorten = Do(function=lambda target: os.truncate(target.fd, SIZE // 2))
+    with pytest.raises(StrategyFailed, match="virtual_size") as caught:
+        amend(disk, shorten, mode=Mode.IN_PLACE)
+    assert "ran on the disk itself" in str(caught.value)
+
+
+@pytest.mark.filesystems("xfs")
+def test_a_promise_that_is_broken_in_place_is_told_with_what_ran(disk: Path) -> None:
+    nothing = Do(function=lambda target: None)
+    with pytest.raises(PromiseBroken, match="ran on the disk itself") as caught:
+        amend(disk, nothing, mode=Mode.IN_PLACE, strategy=Drifting())
+    assert "whole" not in str(caught.value)
+
+
+@pytest.mark.filesystems("xfs")
+def test_a_step_that_was_killed_in_place_is_not_called_harmless(disk: Path) -> None:
+    kill = Do(function=lambda target: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(WorkerLost, match="ran on the disk itself") as caught:
+        amend(disk, kill, mode=Mode.IN_PLACE)
+    assert "whole" not in str(caught.value)
+
+
+@pytest.mark.filesystems("xfs")
+def test_what_our_own_reservation_can_not_have_leaves_the_disk_whole(
+    disk: Path,
+) -> None:
+    """It says what is missing, and no more: the disk is what it was."""
+    with pytest.raises(NotEnoughSpace) as caught:
+        amend(disk, Reserve(length=1 << 50), mode=Mode.IN_PLACE)
+    assert "ran on the disk" not in str(caught.value)
 
 
 def test_what_a_failed_plan_in_place_got_is_kept(disk: Path) -> None:

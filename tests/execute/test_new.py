@@ -207,7 +207,7 @@ def test_a_disk_that_is_not_what_was_promised_is_dropped(
 
 
 def test_a_disk_of_another_size_than_requested_is_dropped(directory: Path) -> None:
-    with pytest.raises(PromiseBroken, match="virtual_size"):
+    with pytest.raises(StrategyFailed, match="virtual_size"):
         carry_out(directory / "disk", [CreateRaw(virtual_size=SIZE * 2)])
     assert os.listdir(directory) == []
 

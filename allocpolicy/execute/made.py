@@ -1,0 +1,160 @@
+"""What the steps made, observed and held against what was asked.
+
+Whatever is wrong with the file itself is the strategy's fault, and told as that: nobody
+else has written to it. A base image that changed, a full filesystem and a failing one
+stay what they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from allocpolicy import wording
+from allocpolicy.contract.facts import DiskFormat, Observation
+from allocpolicy.contract.plan import Plan
+from allocpolicy.errors import (
+    Error,
+    ImageError,
+    NotEnoughSpace,
+    StorageFailed,
+    StrategyFailed,
+)
+from allocpolicy.execute.job import Job
+from allocpolicy.images import appearance, backing_name
+from allocpolicy.images import reach as reaches
+from allocpolicy.images.appearance import Family
+from allocpolicy.observe import disk as observe
+from allocpolicy.observe.surroundings import surroundings
+from allocpolicy.qcow2 import obstacles
+from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.qcow2.obstacles import Kind
+from allocpolicy.registry import call
+from allocpolicy.storage.inode import Inode, inode
+
+# Of what no new disk may have: no VM starts with it, or nobody measures it.
+_BROKEN = frozenset({Kind.CORRUPT, Kind.DIRTY, Kind.EXTERNAL_DATA, Kind.ENCRYPTION})
+
+
+def observed(plan: Plan, job: Job, fd: int) -> Observation:
+    """Return what the open file is once the plan's steps have run.
+
+    :raises StrategyFailed: when it is not a disk as it was asked for.
+    """
+    with _blaming_the_steps(plan, job):
+        seen = _observed(job, fd)
+    for fault in _faults(job, fd, seen=seen):
+        raise _failed(plan, job, fault)
+    return seen
+
+
+def _observed(job: Job, fd: int) -> Observation:
+    """Observe the file; a new disk's base image is the user's own choice."""
+    around = surroundings(
+        fd,
+        directory=job.host.directory,
+        policy=job.policy,
+        identity=job.host.filesystem,
+        reach=None if job.disk else reaches.OURS,
+    )
+    path, format = job.request.destination, job.request.format
+    return observe.disk(fd, path=path, format=format, surroundings=around)
+
+
+@contextlib.contextmanager
+def _blaming_the_steps(plan: Plan, job: Job) -> Iterator[None]:
+    """Turn what is found wrong with the file into the steps' failure."""
+    try:
+        yield
+    except (NotEnoughSpace, StorageFailed, OSError, MemoryError):
+        raise
+    except ImageError as error:
+        if error.path != job.request.destination or _is_the_kernels(error):
+            raise
+        raise _failed(plan, job, error.reason) from error
+    except Error as error:
+        if _is_the_kernels(error):
+            raise
+        raise _failed(plan, job, str(error)) from error
+    except Exception as error:  # whatever the tables made a reader do
+        raise _failed(plan, job, wording.raised(error)) from error
+
+
+def _is_the_kernels(error: Error) -> bool:
+    return isinstance(error.__cause__, OSError)
+
+
+def _failed(plan: Plan, job: Job, fault: str) -> StrategyFailed:
+    """Return the failure of the plan's step, or of its steps."""
+    found = job.selection.loaded.found
+    hook = call.method(plan.steps[0], "run") if len(plan.steps) == 1 else "run"
+    reason = wording.bounded(f"the disk that it made is broken: {fault}")
+    return StrategyFailed(found.name, str(found), hook, reason)
+
+
+def _faults(job: Job, fd: int, *, seen: Observation) -> Iterator[str]:
+    """Yield how the file differs from what was asked for."""
+    wanted, made = job.request.virtual_size, seen.virtual_size
+    if made != wanted:
+        yield f"virtual_size is {made} bytes, but {wanted} were requested"
+    if seen.format is DiskFormat.QCOW2:
+        header = read_header(fd, path=job.request.destination)
+        yield from _wrong_backing(job, header)
+        if job.disk is None:
+            broken = (one for one in obstacles.found(header) if one.kind in _BROKEN)
+            yield from (one.statement for one in broken)
+    elif job.disk is None and (name := _foreign(job, fd)) is not None:
+        yield f"a raw disk was requested, and its content is {name}"
+
+
+def _foreign(job: Job, fd: int) -> str | None:
+    """Return as what image a new raw disk's content looks, and its base's doesn't."""
+    base = job.facts.base
+    if base is not None and (base.format is not DiskFormat.RAW or _looks(base.fd)):
+        return None
+    return _looks(fd)
+
+
+def _looks(fd: int) -> str | None:
+    seen = appearance.of(fd, file_size=os.fstat(fd).st_size)
+    return seen.name if seen and seen.family is Family.IMAGE else None
+
+
+def _wrong_backing(job: Job, header: Header) -> Iterator[str]:
+    """Yield what is wrong with the backing file: it is what the disk is made from."""
+    name = header.backing_file
+    if name is None:
+        return
+    formats = None
+    if not backing_name.has_protocol(name):
+        path = backing_name.path(name, image=job.request.destination)
+        formats = _asked(job).get(_inode_of(path))
+    if formats is None:
+        yield f"its backing file {wording.printable(name)} was not asked for"
+    elif header.backing_format not in formats:
+        recorded = wording.named(header.backing_format)
+        yield f"the format of its backing file is recorded as {recorded}"
+
+
+def _asked(job: Job) -> Mapping[Inode | None, tuple[str | None, ...]]:
+    """Return the files that may be below the disk, and their formats, as recorded.
+
+    They are its base image, or those that it had.
+    """
+    base, current = job.facts.base, job.current
+    layers = base.layers if base else ()
+    asked: dict[Inode | None, tuple[str | None, ...]] = {
+        inode(os.fstat(one.fd)): (one.format.value,) for one in layers
+    }
+    if current is None or current.backing_file is None:
+        return asked
+    had = _inode_of(current.backing_file)
+    return {**asked, had: (*asked.get(had, ()), current.backing_format)}
+
+
+def _inode_of(path: Path) -> Inode | None:
+    with contextlib.suppress(OSError):
+        return inode(os.stat(path))
+    return None
