@@ -109,7 +109,7 @@ def _new_raw(request: Request, facts: Facts) -> Plan:
 def _rewritten(current: Observation, facts: Facts) -> Plan:
     """Copy the written data, and leave out what was only reserved."""
     file = facts.required_file()
-    peak = 0 if facts.shares_file else file.data_bytes
+    peak = file.data_bytes  # nothing is shared: zeroes are left out
     return Plan(
         mode=Mode.STAGED,
         steps=(
