@@ -16,7 +16,7 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Plan, Step, Target
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ContractBroken, PromiseBroken, StrategyFailed
-from allocpolicy.execute import admission, made
+from allocpolicy.execute import admission, made, sizes
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.unswapped import unswapped
 from allocpolicy.images import stamp as stamps
@@ -68,6 +68,7 @@ def built(
             found, directory = job.selection.loaded.found, staged.directory_fd
             recorded = _sealed(job, staged)
             seen = made.observed(plan, job, staged.fd)
+            sizes.check_new(plan, job, staged.fd, adopted=staged.adopted, seen=seen)
             with unswapped(staged, directory=directory, found=found, hook="verify"):
                 outcome = verified(job, seen)
             yield staged, replace(outcome, stamp=recorded)

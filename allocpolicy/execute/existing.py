@@ -31,6 +31,7 @@ from allocpolicy.execute import (
     build,
     in_place_failure,
     made,
+    sizes,
     under_lease,
 )
 from allocpolicy.execute.build import Fixed, built, run_steps, verified
@@ -100,9 +101,12 @@ def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
         admission.turn(plan, job) as has_taken,
     ):
         target = Fixed(fd=fd, directory=job.host.directory)
+        before = os.fstat(fd).st_blocks * 512
         run(plan, job, target=target, directory=directory, has_taken=has_taken)
         with _finishing(job, fd):
             os.fsync(fd)
+        if hold.is_whole():  # otherwise a VM may have written meanwhile
+            sizes.check_in_place(plan, job, fd, before=before)
     outcome = verified(job, made.observed(plan, job, hold.disk.fd))
     try:
         return _recorded(outcome, job, hold.disk)

@@ -278,6 +278,18 @@ def test_one_that_swaps_and_raises_is_told_for_what_it_raises(
     assert not list(disk.parent.glob(".allocpolicy-*"))
 
 
+def test_a_disk_that_it_leaves_broken_is_its_failure(
+    hostile: Hostile, disk: Path
+) -> None:
+    """Exit status 2 would say that the user has given a bad image."""
+    variables = hostile("def step(self, target):\n    os.truncate(target.fd, 512)")
+    status, stdout, stderr = made(disk, variables)
+    assert (status, stdout) == (5, "")
+    whose = "provision: strategy 'bad' of bad 1 (bad:Bad) failed in Does.run(): "
+    assert stderr.startswith(whose), stderr
+    assert len(stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("hook", ["step(self, target)", "plan(self, **given)"])
 def test_its_child_does_not_go_on(hostile: Hostile, disk: Path, hook: str) -> None:
     """One disk, one report: the forked child ends where the plugin's code does."""
