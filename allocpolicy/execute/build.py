@@ -19,6 +19,7 @@ from allocpolicy.errors import ContractBroken, PromiseBroken, StrategyFailed
 from allocpolicy.execute import admission, made, sizes
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.unswapped import unswapped
+from allocpolicy.images import identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.registry import call
@@ -67,11 +68,27 @@ def built(
         ):
             found, directory = job.selection.loaded.found, staged.directory_fd
             recorded = _sealed(job, staged)
-            seen = made.observed(plan, job, staged.fd)
-            sizes.check_new(plan, job, staged.fd, adopted=staged.adopted, seen=seen)
+            with _blaming_a_base_that_changed(job):
+                seen = made.observed(plan, job, staged.fd)
+                adopted = staged.adopted
+                sizes.check_new(plan, job, staged.fd, adopted=adopted, seen=seen)
             with unswapped(staged, directory=directory, found=found, hook="verify"):
                 outcome = verified(job, seen)
             yield staged, replace(outcome, stamp=recorded)
+
+
+@contextlib.contextmanager
+def _blaming_a_base_that_changed(job: Job) -> Iterator[None]:
+    """Let a strategy's failure be that of its base image, if that has changed.
+
+    :raises ImageError: when it has.
+    """
+    try:
+        yield
+    except StrategyFailed:
+        if job.request.base is not None:
+            identity.refuse_if_changed(job.request.base)
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

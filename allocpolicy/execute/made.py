@@ -1,8 +1,8 @@
 """What the steps made, observed and held against what was asked.
 
-Whatever is wrong with the file itself is the strategy's fault, and told as that: nobody
-else has written to it. A base image that changed, a full filesystem and a failing one
-stay what they are.
+Whatever is wrong with the file itself is the strategy's fault, and told as that, where
+nobody else can have written to it. A base image that changed, a full filesystem and a
+failing one stay what they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from allocpolicy import wording
 from allocpolicy.contract.facts import DiskFormat, Observation
-from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import (
     Error,
     ImageError,
@@ -43,6 +43,8 @@ def observed(plan: Plan, job: Job, fd: int) -> Observation:
 
     :raises StrategyFailed: when it is not a disk as it was asked for.
     """
+    if plan.mode is Mode.IN_PLACE and job.disk is not None and not job.disk.is_whole():
+        return _observed(job, fd)  # a VM may be writing to it
     with _blaming_the_steps(plan, job):
         seen = _observed(job, fd)
     for fault in _faults(job, fd, seen=seen):

@@ -42,10 +42,17 @@ pytestmark = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 
 
 def amend(
-    disk: Path, step: Step, *, mode: Mode, strategy: Strategy | None = None
+    disk: Path,
+    step: Step,
+    *,
+    mode: Mode,
+    strategy: Strategy | None = None,
+    online: bool = False,
 ) -> None:
     """Change a raw disk by a plan of this step as `apply` would."""
-    plan = Plan(mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE)
+    plan = Plan(
+        mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE, online=online
+    )
     policy = Policy(headroom=HEADROOM, lock_path=disk.parent.parent / "locks")
     with (
         opened(disk, declared=DiskFormat.RAW, changing=True) as one,

@@ -166,10 +166,13 @@ def test_the_base_image_is_below_in_its_own_format(
             refused(based, bytes(content), match="format of its backing file")
 
 
+@pytest.mark.parametrize("broken", [False, True])
 def test_a_base_image_that_changed_stays_the_users_to_mend(
-    job: Job, tmp_path: Path, base: Path
+    job: Job, tmp_path: Path, base: Path, broken: bool
 ) -> None:
+    """Also where the disk is broken for that."""
     content = qcow2(tmp_path, "-u", "-b", base, "-F", "raw")
+    content = content[:60] if broken else content
     with open_source(base, declared="raw") as source:
         changed = replace(as_base(source), identity=(0,))
         facts = replace(job.facts, base=changed)

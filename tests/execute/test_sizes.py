@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import Adopt, CreateRaw, Mode, Reserve, StrategyFailed, Target
+from allocpolicy import (
+    Adopt,
+    CreateRaw,
+    Mode,
+    PromiseBroken,
+    Reserve,
+    StrategyFailed,
+    Target,
+)
 from allocpolicy.execute.new import make
 from allocpolicy.storage import extent_size, fallocate
 from tests.execute.test_existing import amend
@@ -110,3 +118,19 @@ def test_a_plan_in_place_that_takes_more_than_it_said_fails(directory: Path) -> 
         amend(disk, Reserve(length=SIZE), mode=Mode.IN_PLACE)
     assert "amend()" in str(caught.value)
     assert "step 1 of 1 ran on the disk itself" in str(caught.value)
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_what_a_vm_may_have_written_is_nobodys_fault(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside it, neither the disk's storage nor its tables tell what steps did."""
+    monkeypatch.setattr("allocpolicy.execute.hold._PATIENCE", 0)
+    disk = directory / "disk"
+    disk.touch()
+    os.truncate(disk, SIZE)
+    with disk.open("r+b"):
+        amend(disk, Reserve(length=SIZE), mode=Mode.IN_PLACE, online=True)
+        grow = Do(function=lambda target: os.truncate(target.fd, SIZE * 2))
+        with pytest.raises(PromiseBroken, match="virtual_size"):
+            amend(disk, grow, mode=Mode.IN_PLACE, online=True)
