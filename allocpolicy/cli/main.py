@@ -43,6 +43,7 @@ COMMANDS = {
     "stamp show": "allocpolicy.cli.stamp:StampShow",
     "strategy check": "allocpolicy.cli.strategy_check:StrategyCheck",
     "strategy list": "allocpolicy.cli.strategy:StrategyList",
+    "strategy new": "allocpolicy.cli.strategy_new:StrategyNew",
     "strategy show": "allocpolicy.cli.strategy:StrategyShow",
 }
 

@@ -24,9 +24,9 @@ from allocpolicy.registry import hooks, option_schema
 from allocpolicy.registry.blame import blaming
 
 GROUP = "allocpolicy.strategies"
+RESERVED = "strategy"  # allocpolicy:strategy.root is not a strategy's option
 
 _NAME = re.compile(r"[a-z0-9_-]+")
-_RESERVED = "strategy"  # allocpolicy:strategy.root is not a strategy's option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def load(name: str) -> Loaded:
     :raises StrategyFailed: when its code raises or violates the contract.
     """
     found = find(name)
-    if name == _RESERVED or not _NAME.fullmatch(name):
+    if name == RESERVED or not _NAME.fullmatch(name):
         reason = "a name consists of a-z, 0-9, _ and -, and is not 'strategy'"
         raise StrategyFailed(name, str(found), "", reason)
     with blaming(found):

@@ -113,6 +113,7 @@ ARGUMENTS = {
     "stamp show": ("DISK",),
     "strategy check": ("none",),
     "strategy list": (),
+    "strategy new": ("my-own", "NEW"),
     "strategy show": ("none",),
 }
 

@@ -1,0 +1,1 @@
+"""A distribution with a strategy, to start from: written by ``strategy new``."""
