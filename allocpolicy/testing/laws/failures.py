@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from allocpolicy import Error, PlanError, Progress, Unsupported, provision
-from allocpolicy.images.stamp import XATTR
 from allocpolicy.testing.law import NotApplicable, at_its_edges, executed, require
 from allocpolicy.testing.subject import Place
+
+_STAMP = "user.allocpolicy"  # the xattr that is written after the last step
 
 
 @executed(
@@ -76,7 +77,7 @@ def _provision(place: Place, *, at: int, end: Callable[[], None]) -> None:
 
 def _kill_at_the_stamp(event: str, arguments: tuple[object, ...]) -> None:
     """End once the steps are through: an audit hook, which sees the xattr's name."""
-    if event == "os.setxattr" and arguments[1] == XATTR:
+    if event == "os.setxattr" and arguments[1] == _STAMP:
         _kill()
 
 
