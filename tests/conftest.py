@@ -67,6 +67,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "guest kernel or a program is missing",
     )
     parser.addoption(
+        "--everywhere",
+        action="store_true",
+        help="try laws of strategies that take long on each filesystem, not only on "
+        "xfs",
+    )
+    parser.addoption(
         "--faults",
         metavar="NUMBER",
         default="3",

@@ -1,10 +1,15 @@
+from allocpolicy.testing.as_guest import content as content
 from allocpolicy.testing.author import StrategyConformance as StrategyConformance
 from allocpolicy.testing.base_images import BaseFile as BaseFile
 from allocpolicy.testing.base_images import BaseKind as BaseKind
 from allocpolicy.testing.base_images import make_base as make_base
+from allocpolicy.testing.damages import Damage as Damage
+from allocpolicy.testing.damages import damaged as damaged
 from allocpolicy.testing.filesystems import Unavailable as Unavailable
 from allocpolicy.testing.filesystems import mounted as mounted
 from allocpolicy.testing.law import Broken as Broken
+from allocpolicy.testing.law import NotApplicable as NotApplicable
+from allocpolicy.testing.qemu import open_in_qemu as open_in_qemu
 from allocpolicy.testing.records import FILESYSTEMS as FILESYSTEMS
 from allocpolicy.testing.records import base_image as base_image
 from allocpolicy.testing.records import change_of as change_of

@@ -1,62 +1,177 @@
-"""What happens to disks' storage behind a strategy's back."""
+"""What happens to disks' storage behind a strategy's back, done for real."""
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import enum
+import json
 import os
-import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
+from allocpolicy import DiskFormat
+from allocpolicy.testing import as_guest
+from allocpolicy.testing.as_guest import run
+from allocpolicy.testing.law import NotApplicable
+
+_BLOCK = 64 << 10
+_MORE = 1 << 20  # bytes by which somebody else lets a disk grow
 
 
 class Damage(enum.StrEnum):
-    """What somebody did to a disk; what its guest reads stays the same."""
+    """What somebody did to a disk. The guest reads what it read; a grown disk, more."""
 
-    DISCARD = "what was never written has been discarded"
-    SPARSE = "it has been copied by cp --sparse=always"
-    REFLINK = "it has been copied by cp --reflink=always"
-
-
-def do(damage: Damage, disk: Path) -> bool:
-    """Damage a disk; return whether that is possible on this filesystem."""
-    if damage is Damage.DISCARD:
-        _discard(disk)
-        return True
-    how = "--sparse=always" if damage is Damage.SPARSE else "--reflink=always"
-    copy = disk.with_name(f"{disk.name}.copy")
-    reflink = ("--reflink=never",) if damage is Damage.SPARSE else ()
-    copied = subprocess.run(
-        ["cp", "-a", how, *reflink, disk, copy],  # noqa: S607
-        check=False,
-        capture_output=True,
-    )
-    if copied.returncode:
-        copy.unlink(missing_ok=True)
-        return False
-    if damage is Damage.SPARSE:
-        os.replace(copy, disk)  # noqa: TID251  (a disk of the suite's own)
-    return True
+    DISCARD = "its guest discarded what it doesn't use"
+    ZEROES = "its guest wrote zeroes, which QEMU unmapped, where there were zeroes"
+    HOLES = "fallocate --dig-holes was run on it"
+    SPARSE_COPY = "it was copied by cp --sparse=always"
+    FULL_COPY = "it was copied by cp --sparse=never"
+    REFLINK = "it was copied by cp --reflink=always"
+    TRUNCATE = "what is behind its last data was cut off"
+    CONVERSION = "qemu-img convert made it anew"
+    GROWTH = "qemu-img resize made it larger"
+    SNAPSHOT = "qemu-img snapshot made a snapshot inside"
+    HARD_LINK = "it got a second name"
+    COMPRESSION = "btrfs filesystem defragment compressed it"
 
 
-def _discard(disk: Path) -> None:
-    """Punch holes where the file has only zeroes, a block of 64 KiB each."""
-    block = 64 << 10
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = os.open(disk, os.O_RDWR | os.O_CLOEXEC)
+def damaged(disk: Path, damage: Damage, *, format: DiskFormat) -> Path:
+    """Damage a disk that nobody has open, and return its path.
+
+    It keeps its stamp. What is left beside it (the copy that shares its blocks, the
+    second name) is called after the disk, with the suffix ``.other``.
+
+    :raises NotApplicable: when the damage can't happen here, to such a disk.
+    :raises OSError: when a program fails.
+    """
+    _DOINGS[damage](disk, format)
+    return disk
+
+
+def _discard(disk: Path, format: DiskFormat, *, zero: bool) -> None:
+    ranges = list(_zeroes(as_guest.read(disk, format)))
+    if not ranges:
+        raise NotApplicable("the guest uses all of the disk")
+    as_guest.discard(disk, format, ranges, zero=zero)
+
+
+def _zeroes(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the runs of blocks that are all zeroes."""
+    start, zero = 0, bytes(_BLOCK)
+    for offset in range(0, len(content), _BLOCK):
+        block = content[offset : offset + _BLOCK]
+        if block == zero[: len(block)]:
+            continue
+        if start < offset:
+            yield start, offset - start
+        start = offset + len(block)
+    if start < len(content):
+        yield start, len(content) - start
+
+
+def _dig_holes(disk: Path, format: DiskFormat) -> None:
     try:
-        for offset in range(0, os.fstat(fd).st_size, block):
-            if any(os.pread(fd, block, offset)):
-                continue
-            punched = libc.fallocate(
-                fd,
-                _KEEP_SIZE | _PUNCH_HOLE,
-                ctypes.c_long(offset),
-                ctypes.c_long(block),
-            )
-            if punched:
-                raise OSError(ctypes.get_errno(), "fallocate")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        run("fallocate", "--dig-holes", disk)
+    except OSError as error:
+        raise NotApplicable(f"no holes can be dug here: {error}") from error
+
+
+def _copy(disk: Path, format: DiskFormat, *, how: tuple[str, ...]) -> None:
+    """Put a copy in the disk's place."""
+    copy = _other(disk)
+    run("cp", "--preserve=all", *how, disk, copy)
+    copy.replace(disk)
+
+
+def _reflink(disk: Path, format: DiskFormat) -> None:
+    copy, clone = _other(disk), ("cp", "--preserve=all", "--reflink=always")
+    try:
+        run(*clone, disk, copy)
+    except OSError:
+        copy.unlink(missing_ok=True)
+        _reflink_nocow(disk, copy)
+
+
+def _reflink_nocow(disk: Path, copy: Path) -> None:
+    """Share blocks as a NOCOW file does, which btrfs shares with such files only."""
+    try:
+        copy.touch()
+        run("chattr", "+C", copy)
+        run("cp", "--reflink=always", disk, copy)
+    except OSError as error:
+        copy.unlink(missing_ok=True)
+        raise NotApplicable(f"files can't share blocks here: {error}") from error
+
+
+def _truncate(disk: Path, format: DiskFormat) -> None:
+    """Cut the file behind its last byte that isn't zero; give it the length back.
+
+    A qcow2 keeps the shorter length if all of its clusters are before that.
+    """
+    content = disk.read_bytes()
+    used = -(-len(content.rstrip(b"\0")) // _BLOCK) * _BLOCK
+    end = len(content)
+    if format is DiskFormat.QCOW2:
+        end = _end_of_clusters(disk)
+        used = max(used, end) if end < len(content) else used
+    if used >= len(content):
+        raise NotApplicable("the disk has data up to its end")
+    os.truncate(disk, used)
+    if used < end:
+        os.truncate(disk, len(content))
+
+
+def _end_of_clusters(disk: Path) -> int:
+    checked = json.loads(run("qemu-img", "check", "--output=json", "-f", "qcow2", disk))
+    return int(checked["image-end-offset"])
+
+
+def _convert(disk: Path, format: DiskFormat) -> None:
+    copy = _other(disk)
+    run("qemu-img", "convert", "-f", format, "-O", format, disk, copy)
+    with contextlib.suppress(OSError):  # tmpfs before Linux 6.6 has none
+        for name in os.listxattr(disk):
+            os.setxattr(copy, name, os.getxattr(disk, name))
+    copy.replace(disk)
+
+
+def _grow(disk: Path, format: DiskFormat) -> None:
+    run("qemu-img", "resize", "-q", "-f", format, disk, f"+{_MORE}")
+
+
+def _snapshot(disk: Path, format: DiskFormat) -> None:
+    if format is not DiskFormat.QCOW2:
+        raise NotApplicable("a raw disk has no snapshots inside")
+    run("qemu-img", "snapshot", "-c", "somebody's", disk)
+
+
+def _link(disk: Path, format: DiskFormat) -> None:
+    _other(disk).hardlink_to(disk)
+
+
+def _compress(disk: Path, format: DiskFormat) -> None:
+    try:
+        run("btrfs", "filesystem", "defragment", "-czstd", "-f", disk)
+    except OSError as error:
+        raise NotApplicable(f"files can't be compressed here: {error}") from error
+
+
+def _other(disk: Path) -> Path:
+    return disk.with_name(f"{disk.name}.other")
+
+
+_DOINGS: Mapping[Damage, Callable[[Path, DiskFormat], None]] = {
+    Damage.DISCARD: partial(_discard, zero=False),
+    Damage.ZEROES: partial(_discard, zero=True),
+    Damage.HOLES: _dig_holes,
+    Damage.SPARSE_COPY: partial(_copy, how=("--sparse=always", "--reflink=never")),
+    Damage.FULL_COPY: partial(_copy, how=("--sparse=never", "--reflink=never")),
+    Damage.REFLINK: _reflink,
+    Damage.TRUNCATE: _truncate,
+    Damage.CONVERSION: _convert,
+    Damage.GROWTH: _grow,
+    Damage.SNAPSHOT: _snapshot,
+    Damage.HARD_LINK: _link,
+    Damage.COMPRESSION: _compress,
+}

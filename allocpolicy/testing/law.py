@@ -28,7 +28,7 @@ def plainly(place: Place) -> bool:
 
 def at_its_edges(place: Place) -> bool:
     """Return whether a place differs from the plain one in one thing only."""
-    return place.has_defaults or place.base is None
+    return place.has_defaults or (place.base is None and place.is_typical)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

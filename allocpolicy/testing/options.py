@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.registry import option_values
 from allocpolicy.registry.installed import Loaded
+
+_MANY = 3  # values of one option; of more, two are tried where it takes long
 
 
 def sets(
@@ -25,6 +28,22 @@ def sets(
         if options not in completed:
             completed.append(options)
     return tuple(map(ReadOnly, completed))
+
+
+def few(sets: Sequence[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
+    """Yield the defaults, and of each option few values: the first and the last.
+
+    :param sets: the defaults, then those to try.
+    """
+    first, *others = sets
+
+    def changed(one: Mapping[str, object]) -> tuple[str, ...]:
+        return tuple(name for name in one if one[name] != first[name])
+
+    yield first
+    for _, group in itertools.groupby(others, key=changed):
+        alike = list(group)
+        yield from alike if len(alike) <= _MANY else (alike[0], alike[-1])
 
 
 def worth_trying(schema: Mapping[str, Any]) -> Iterator[Mapping[str, object]]:

@@ -66,7 +66,7 @@ class Guest:
 
 
 @contextmanager
-def opened(
+def open_in_qemu(
     disk: Path, format: DiskFormat, *, attachment: Attachment | None = None
 ) -> Iterator[Guest]:
     """Have QEMU open a disk for reading and writing, with its locks, for the body.

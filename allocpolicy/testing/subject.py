@@ -49,6 +49,11 @@ class Subject:
         """The strategy itself."""
         return self.loaded.strategy
 
+    @cached_property
+    def few_option_sets(self) -> tuple[Options, ...]:
+        """The option sets for what takes long: the defaults, and a few others."""
+        return tuple(options.few(self.option_sets))
+
     @property
     def changes_existing(self) -> bool:
         """Whether it has an ``amend`` of its own; the default refuses."""
@@ -120,6 +125,11 @@ class Place:
     def has_defaults(self) -> bool:
         """Whether the options are the strategy's own, or the author's first."""
         return self.options == self.subject.option_sets[0]
+
+    @property
+    def is_typical(self) -> bool:
+        """Whether the options are among those that are tried where it takes long."""
+        return self.options in self.subject.few_option_sets
 
     @property
     def is_plain(self) -> bool:

@@ -88,9 +88,18 @@ def _tried_in(law: ExecutedLaw, place: Place) -> Result:
                 law.check(here)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (its code may raise any)
             result = _result(law, error)
-            reasons = tuple(one.replace(own, "DIR") for one in result.reasons)
+            reasons = tuple(_placeless(one, own=own) for one in result.reasons)
             return replace(result, reasons=reasons, places=(str(place),))
     return Result(law=law, outcome=Outcome.HELD, places=(str(place),))
+
+
+def _placeless(reason: str, *, own: str) -> str:
+    """Return a reason without the law's own directory, which is another each time.
+
+    A reason that was cut off may end within its name.
+    """
+    outside = str(Path(own).parent)
+    return reason.replace(own, "DIR").replace(outside, "DIR")
 
 
 def _result(law: Law, error: BaseException) -> Result:

@@ -32,6 +32,7 @@ from allocpolicy import (
     fully_allocated_size,
     growing_steps,
     grown_size,
+    missing_storage,
 )
 
 CLUSTER_SIZE = 64 << 10
@@ -101,6 +102,9 @@ class Partial(Strategy):
         if observation.allocation is Allocation.UNVERIFIABLE:
             reason = f"{observation.filesystem} does not show what is reserved"
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
+        if not observation.overwrites_in_place:
+            reason = "its blocks move when they are overwritten: nothing stays reserved"
+            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
         share = _share(options)
         size = observation.virtual_size
         length = _reserved_size(observation, virtual_size=size, share=share)
@@ -188,13 +192,14 @@ def _missing(current: Observation, facts: Facts, *, length: int) -> int:
 
     :raises PlanError: when what is reserved would not be the disk's own, or not stay.
     """
-    missing = max(0, length - _held(current))
-    if missing and facts.must_copy(current):
+    short = _held(current) < length
+    moves = not current.overwrites_in_place
+    if (short or moves) and facts.must_copy(current):
         raise PlanError(
             "strategy partial reserves in place, and the disk's storage is shared, or"
             " moved on overwriting: copy it first"
         )
-    return missing
+    return missing_storage(current, length=length) if short else 0
 
 
 def _reserved_size(current: Observation, *, virtual_size: int, share: int) -> int:
@@ -203,8 +208,9 @@ def _reserved_size(current: Observation, *, virtual_size: int, share: int) -> in
 
 
 def _held(observation: Observation) -> int:
-    """Return the bytes of the file that have storage."""
-    return min(observation.file_size, observation.actual_size)
+    """Return the bytes of the file that have storage of their own."""
+    shared = observation.extents.shared if observation.extents else 0
+    return min(observation.file_size, observation.actual_size) - shared
 
 
 def _share(options: Mapping[str, object]) -> int:

@@ -40,7 +40,9 @@ def attachments_open(place: Place) -> None:
     report = new_disk(place)
     assert report.attachment is not None
     size = report.observed.virtual_size if report.observed else 0
-    with qemu.opened(place.disk, place.format, attachment=report.attachment) as guest:
+    with qemu.open_in_qemu(
+        place.disk, place.format, attachment=report.attachment
+    ) as guest:
         for offset in (0, size - 4096):
             guest.write(offset=offset, length=4096, pattern=7)
             guest.expect(offset=offset, length=4096, pattern=7)
@@ -72,7 +74,7 @@ def _changed_beside(place: Place, origin: str | None) -> bool:
     except (InvalidRequest, Unsupported):
         return False
     try:
-        with qemu.opened(place.disk, place.format) as guest:
+        with qemu.open_in_qemu(place.disk, place.format) as guest:
             guest.write(offset=0, length=_BLOCK, pattern=1)
             guest.flush()
             done = _applied(place)
@@ -80,7 +82,7 @@ def _changed_beside(place: Place, origin: str | None) -> bool:
             guest.expect(offset=_BLOCK, length=SIZE - _BLOCK, pattern=0)
             guest.write(offset=SIZE - _BLOCK, length=_BLOCK, pattern=2)
             guest.flush()
-        with qemu.opened(place.disk, place.format) as guest:
+        with qemu.open_in_qemu(place.disk, place.format) as guest:
             guest.expect(offset=0, length=_BLOCK, pattern=1)
             guest.expect(offset=SIZE - _BLOCK, length=_BLOCK, pattern=2)
     finally:

@@ -2,143 +2,208 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from allocpolicy import (
     Change,
+    DiskFormat,
     Error,
+    InvalidRequest,
     NotEnoughSpace,
-    PlanError,
     Unsupported,
     apply,
     provision,
     resize,
 )
-from allocpolicy.testing import as_guest, damages
-from allocpolicy.testing.damages import Damage
+from allocpolicy.testing import as_guest
+from allocpolicy.testing.base_images import BaseKind
+from allocpolicy.testing.damages import Damage, damaged
 from allocpolicy.testing.law import (
     Broken,
     NotApplicable,
+    at_its_edges,
     executed,
     require,
 )
 from allocpolicy.testing.making import new_disk
-from allocpolicy.testing.subject import SIZE, Place
+from allocpolicy.testing.subject import Place
 
 _MORE = 3 << 19  # bytes beyond the base image, and no whole MiB
-_BLOCK = 4096
-_ORIGINS = ("none", "space", "performance")
+_SIZE = 5 << 19  # bytes of a disk without one
+_LONG = 160 << 10  # bytes, not whole clusters
+_BUNDLED = ("none", "space", "performance")
+_TO_STORAGE = (Damage.DISCARD, Damage.SPARSE_COPY, Damage.REFLINK, Damage.TRUNCATE)
+_BEFORE_GROWTH = (Damage.REFLINK, Damage.TRUNCATE, Damage.SNAPSHOT)
 
 
-def _with_defaults(place: Place) -> bool:
-    """Return whether changes of disks, which take long, are tried in a place."""
-    return place.has_defaults
+def _with_each_base_once(place: Place) -> bool:
+    """Return whether a place has the default options, or a base in qcow2."""
+    compared = place.base is not None and place.base.kind is BaseKind.QCOW2
+    return place.has_defaults or compared
 
 
-@executed("guests-read-the-base", "The guest reads the base image, and then zeroes.")
+@executed(
+    "guests-read-the-base",
+    "The guest reads the base image, and then zeroes.",
+    where=_with_each_base_once,
+)
 def guests_read_the_base(place: Place) -> None:
     base = place.base.content if place.base else b""
-    size = len(base) + _MORE
+    size = _size(place)
     new_disk(place, virtual_size=size)
     _require_content(place, base + bytes(size - len(base)), "a new disk")
+
+
+def _where_disks_change(place: Place) -> bool:
+    """Return whether existing disks are changed: overlays, and disks without a base."""
+    overlay = place.base is not None and place.base.kind is BaseKind.QCOW2
+    return at_its_edges(place) and (overlay or place.base is None)
 
 
 @executed(
     "content-survives-apply",
     "What a guest wrote is there after apply, whatever made the disk, or damaged it.",
-    where=_with_defaults,
+    where=_where_disks_change,
 )
 def content_survives_apply(place: Place) -> None:
-    changed = [_changed(place, origin, damage, grow=0) for origin, damage in _pasts()]
-    if not any(changed):
-        raise NotApplicable("it changes no disk here")
+    overlay = place.base is not None
+    damages = Damage if overlay else _TO_STORAGE
+    _survives(place, _pasts(place, damages=damages), grow=0)
 
 
 @executed(
     "content-survives-resize",
-    "What a guest wrote is there in a larger disk.",
-    where=_with_defaults,
+    "What a guest wrote is there in a larger disk, and zeroes behind it.",
+    where=_where_disks_change,
 )
 def content_survives_resize(place: Place) -> None:
-    changed = [
-        _changed(place, origin, damage, grow=_MORE) for origin, damage in _pasts()
-    ]
-    if not any(changed):
-        raise NotApplicable("it grows no disk here")
+    _survives(place, _pasts(place, damages=_BEFORE_GROWTH), grow=_MORE)
 
 
-def _pasts() -> Iterator[tuple[str | None, Damage | None]]:
-    """Yield what made a disk (None: the strategy itself) and what happened to it."""
-    for origin in _ORIGINS:
-        yield origin, None
-    for damage in (None, *Damage):
-        yield None, damage
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Past:
+    """What made a disk (None: the strategy itself), and what happened to it."""
+
+    origin: str | None = None
+    damage: Damage | None = None
+
+    def __str__(self) -> str:
+        made = f"a disk of {self.origin or 'its own'}"
+        return f"{made}, {self.damage}" if self.damage else made
 
 
-def _changed(
-    place: Place, origin: str | None, damage: Damage | None, *, grow: int
-) -> bool:
-    """Make a disk, let its guest write, damage and change it; return if it could be.
+def _pasts(place: Place, *, damages: Iterable[Damage]) -> Iterator[_Past]:
+    """Yield many pasts where options are the defaults, otherwise one.
+
+    The damages are tried where they differ most: on overlays, and on raw disks that are
+    nothing else.
+    """
+    yield _Past(origin="none")
+    if not place.has_defaults:
+        return
+    yield _Past()
+    if (place.base is not None) is (place.format is DiskFormat.QCOW2):
+        for origin in _BUNDLED[1:]:
+            yield _Past(origin=origin)
+        for damage in damages:
+            yield _Past(damage=damage)
+        yield _Past(origin="none", damage=Damage.REFLINK)
+        yield _Past(origin="none", damage=Damage.HARD_LINK)
+
+
+def _survives(place: Place, pasts: Iterator[_Past], *, grow: int) -> None:
+    """Make disks, let guests write, damage and change them.
+
+    :raises Broken: when a guest reads something else afterwards.
+    :raises NotApplicable: when no disk could be changed.
+    """
+    tried = []
+    for past in pasts:
+        try:
+            tried.append(_changed(place, past, grow=grow))
+        finally:
+            _clear(place)
+    if not any(tried):
+        raise NotApplicable(f"it {'grows' if grow else 'changes'} no disk here")
+
+
+def _changed(place: Place, past: _Past, *, grow: int) -> bool:
+    """Return whether a disk with this past could be changed.
 
     :raises Broken: when the guest reads something else afterwards.
     """
-    if not _made(place, origin):
+    if not _made(place, past):
         return False
-    _write(place)
-    if damage is not None and not damages.do(damage, place.disk):
-        return False
-    before = as_guest.read(place.disk, place.format)
+    before, file = as_guest.read(place.disk, place.format), place.disk.read_bytes()
+    size = len(before) + grow
     change = Change(
         disk=place.disk,
         format=place.format,
         extra_specs=place.subject.extra_specs(place.options),
-        virtual_size=len(before) + grow if grow else None,
+        virtual_size=size if grow else None,
     )
-    told = f"a disk of {origin or 'its own'}{f': {damage}' if damage else ''}"
-    refused = None
+    refused: Exception | None = None
     try:
         (resize if grow else apply)(change, policy=place.policy)
-    except (PlanError, Unsupported, NotEnoughSpace) as refusal:
+    except (InvalidRequest, Unsupported, NotEnoughSpace) as refusal:
         refused = refusal
+        told = f"it refuses {past}, and has written to it: {refusal}"
+        require(_same(file, place.disk.read_bytes()), told)
     except Error as error:
-        _require_content(place, before, f"{told}, {error}")
-        raise Broken(f"{told}: {error}") from error
+        _require_content(place, before, f"{past}, {error}")
+        raise Broken(f"{past}: {error}") from error
     expected = before if refused else before + bytes(grow)
-    _require_content(place, expected, told)
+    _require_content(place, expected, str(past))
+    require(len(str(refused).splitlines()) == 1, f"it refuses {past}: {refused}")
     return refused is None
 
 
-def _made(place: Place, origin: str | None) -> bool:
-    for one in place.directory.iterdir():
-        one.unlink()
-    order = place.order()
-    if origin is not None:
-        order = replace(order, extra_specs={"allocpolicy:strategy": origin})
+def _made(place: Place, past: _Past) -> bool:
+    """Make a disk with this past; return whether that is possible."""
+    order = place.order(virtual_size=_size(place))
+    if past.origin is not None:
+        order = replace(order, extra_specs={"allocpolicy:strategy": past.origin})
     try:
         provision(order, policy=place.policy)
-    except (PlanError, Unsupported):
+    except (InvalidRequest, Unsupported):
         return False
+    size = _size(place)
+    at = (0, size // 4, size // 2, size - _LONG)
+    as_guest.write(place.disk, place.format, at=at, length=_LONG)
+    if past.damage is not None:
+        try:
+            damaged(place.disk, past.damage, format=place.format)
+        except NotApplicable:
+            return False
     return True
 
 
-def _write(place: Place) -> None:
-    """Have the guest write: at the start, in the middle, the last block."""
-    size = place.base.virtual_size if place.base else SIZE
-    at = (0, size // 2 - _BLOCK, size - _BLOCK)
-    as_guest.write(place.disk, place.format, at=at, length=_BLOCK)
+def _size(place: Place) -> int:
+    return place.base.virtual_size + _MORE if place.base else _SIZE
+
+
+def _clear(place: Place) -> None:
+    """Remove the disk, and what a damage left beside it."""
+    for path in place.directory.glob(f"{place.disk.name}*"):
+        path.unlink()
+
+
+def _same(before: bytes, after: bytes) -> bool:
+    """Return whether a file has the same bytes; reserved storage may follow."""
+    return after.rstrip(b"\0") == before.rstrip(b"\0")
 
 
 def _require_content(place: Place, expected: bytes, what: str) -> None:
-    found = as_guest.read(place.disk, place.format)
+    try:
+        found = as_guest.read(place.disk, place.format)
+    except OSError as error:
+        raise Broken(f"{what}: the guest can't read it: {error}") from error
     size = f"{what}: the guest sees {len(found)} bytes, not {len(expected)}"
     require(len(found) == len(expected), size)
     if found != expected:
-        at = next(
-            i
-            for i, pair in enumerate(zip(found, expected, strict=True))
-            if pair[0] != pair[1]
-        )
-        block = at // 512 * 512
-        told = "zeroes" if not any(found[block : block + 512]) else "something else"
+        pairs = enumerate(zip(found, expected, strict=True))
+        at = next(number for number, (one, other) in pairs if one != other)
+        block = found[at // 512 * 512 :][:512]
+        told = "something else" if any(block) else "zeroes"
         raise Broken(f"{what}: the guest reads {told} at byte {at}")

@@ -1,9 +1,14 @@
-"""Laws about what a new disk takes, beside what its plan says."""
+"""Laws about what disks take, measured, beside what their plans said."""
 
 from __future__ import annotations
 
-from allocpolicy import FillHoles, Observation, Reserve
-from allocpolicy.testing import answers
+import os
+import struct
+from typing import Self
+
+from allocpolicy import FillHoles, Observation, Reserve, Target
+from allocpolicy.storage import extent
+from allocpolicy.testing import answers, as_guest, between
 from allocpolicy.testing.law import NotApplicable, at_its_edges, executed, pure, require
 from allocpolicy.testing.making import new_disk
 from allocpolicy.testing.subject import Place, Subject
@@ -47,6 +52,68 @@ def unwritten_is_counted(place: Place) -> None:
     unwritten = seen.extents.unwritten
     told = f"reserved_bytes is {report.reserved_bytes}, and {unwritten} are unwritten"
     require(unwritten <= report.reserved_bytes + hinted + _STAMP, told)
+
+
+@executed(
+    "peak-holds",
+    "At no step does a new disk take more than its plan's peak_bytes.",
+    where=at_its_edges,
+)
+def peak_holds(place: Place) -> None:
+    with _Samples() as samples:
+        with between.every_step(place.subject.strategy, samples.take):
+            report = new_disk(place)
+        taken = max(samples.taken, default=0)
+    told = f"peak_bytes is {report.peak_bytes}, and its steps take {taken}"
+    require(taken <= report.peak_bytes + _allowed(place, taken), told)
+
+
+@executed(
+    "promised-holds",
+    "A new disk, once its guest has written all of it, takes at most promised_bytes.",
+    where=at_its_edges,
+)
+def promised_holds(place: Place) -> None:
+    report = new_disk(place)
+    size = _seen(report.observed).virtual_size
+    as_guest.write(place.disk, place.format, at=(0,), length=size)
+    taken = place.disk.stat().st_blocks * 512
+    told = f"promised_bytes is {report.promised_bytes}, and it takes {taken}"
+    require(taken <= report.promised_bytes + _allowed(place, taken), told)
+
+
+def _allowed(place: Place, taken: int) -> int:
+    """Return the bytes that the filesystem may add: blocks of its own, and on xfs more.
+
+    xfs allocates in pieces of the extent-size hint, and beyond the end of a file that
+    grows, as much again; that is given back.
+    """
+    return _STAMP + (_XFS_HINT + taken // 2 if place.filesystem == "xfs" else 0)
+
+
+class _Samples:
+    """The storage of a disk at several times; also what other processes measured."""
+
+    def __enter__(self) -> Self:
+        self._file = os.memfd_create("samples")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._file)
+
+    def take(self, target: Target) -> None:
+        """Measure what the disk has for itself; shared blocks took nothing."""
+        state = os.fstat(target.fd)
+        extents = extent.summarise(target.fd, file_size=state.st_size)
+        shared = extents.shared if extents else 0
+        own = max(0, state.st_blocks * 512 - shared)
+        os.write(self._file, struct.pack("=Q", own))
+
+    @property
+    def taken(self) -> list[int]:
+        """The bytes of each time."""
+        content = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        return [one for (one,) in struct.iter_unpack("=Q", content)]
 
 
 def _seen(observed: Observation | None) -> Observation:

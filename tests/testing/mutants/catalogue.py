@@ -154,7 +154,7 @@ SEEN_AT: dict[str, dict[type[Healthy], tuple[DiskFormat, BaseKind | None]]] = {
         verdicts.LooksAtTheFormat: (QCOW2, None),
     },
     "verify-notices-sparse-copies": {verdicts.LooksAtTheFileSize: (RAW, None)},
-    "verify-notices-shared-blocks": {verdicts.LooksAtTheSize: (RAW, BaseKind.RAW)},
+    "verify-notices-shared-blocks": {verdicts.LooksAtTheSize: (RAW, None)},
     "unwritten-is-counted": {sizes.SaysNothingIsReserved: (RAW, None)},
     "the-disk-is-all-that-is-made": {
         steps.LeavesAFileBeside: (RAW, None),
