@@ -30,7 +30,7 @@ def observe(
     loaded: Loaded, *, request: Request, options: Options, host: Host
 ) -> Mapping[str, object]:
     """Return the facts that the strategy observes before planning, read-only."""
-    with blaming(loaded.found, hook="observe"):
+    with blaming(loaded.found, hook="observe"), _refusing(loaded):
         answer = _ask(loaded, "observe", request=request, options=options, host=host)
         return ReadOnly(_mapping(answer))
 
@@ -138,7 +138,7 @@ def wanted_attachment(
 
 def exclusive(loaded: Loaded, *, request: Request, options: Options) -> str | None:
     """Return the name of the lock that the strategy needs, None for none."""
-    with blaming(loaded.found, hook="exclusive"):
+    with blaming(loaded.found, hook="exclusive"), _refusing(loaded):
         name = _ask(loaded, "exclusive", request=request, options=options)
         if name is None:
             return None
@@ -174,7 +174,7 @@ def _refusing(loaded: Loaded) -> Iterator[None]:
         if type(error) not in (InvalidRequest, PlanError, Unsupported):
             raise
         name, reason = loaded.found.name, error.reason
-        if name not in reason:
+        if not any(f"strategy {one}" in reason for one in (name, repr(name))):
             reason = f"strategy {name!r}: {reason}"
         if type(error) is InvalidRequest:
             raise PlanError(reason) from error

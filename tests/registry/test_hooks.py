@@ -100,23 +100,30 @@ FACTS_OF_NEW = type(FACTS)(host=FACTS.host, base=None)
     ("refusal", "told"),
     [
         ("PlanError('not on Sundays')", "strategy 'own': not on Sundays"),
-        ("PlanError('own rests on Sundays')", "own rests on Sundays"),
+        ("PlanError('not on its own')", "strategy 'own': not on its own"),
+        ("PlanError('strategy own rests')", "strategy own rests"),
         ("Unsupported(Path('/srv'), 'too small')", "strategy 'own': too small"),
     ],
 )
 def test_a_refusal_names_the_strategy(own: Own, refusal: str, told: str) -> None:
     """Also once it went through a pickle, as it does between processes."""
     raising = f"    from pathlib import Path\n    raise {refusal}"
-    loaded = own(f"def plan(self):\n{raising}\ndef amend(self):\n{raising}")
+    hooks = ("observe", "exclusive", "plan", "amend")
+    loaded = own(*(f"def {hook}(self):\n{raising}" for hook in hooks))
     options = {"size": 1}
+    with pytest.raises((PlanError, Unsupported)) as observed:
+        call.observe(loaded, request=REQUEST, options=options, host=FACTS.host)
+    with pytest.raises((PlanError, Unsupported)) as locked:
+        call.exclusive(loaded, request=REQUEST, options=options)
     with pytest.raises((PlanError, Unsupported)) as new:
         call.plan(loaded, request=REQUEST, options=options, facts=FACTS_OF_NEW)
     with pytest.raises((PlanError, Unsupported)) as changed:
         call.amend(
             loaded, request=REQUEST, current=CURRENT, options=options, facts=FACTS
         )
-    for raised in (new, changed):
+    for raised in (observed, locked, new, changed):
         assert told in str(raised.value)
+        assert str(raised.value).count("own") == told.count("own")
         assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
