@@ -25,6 +25,9 @@ PAGES = (
 PROGRAMS = "allocpolicy|apt-get|git|make|pip|pytest|python3?|tox|virsh"
 SHELL = re.compile(rf"(\$ )?({PROGRAMS}|# /etc/cron[.]d)(?![\w:])")
 
+# It is typed from the beginning to the end: tests/packaging/test_strategy_guide.py.
+IN_ORDER = "docs/strategies.md"
+
 # What begins like this is not run here, because of this.
 NOT_RUN = {
     "apt-get ": "it changes the host; bindep.txt is what make installs",
@@ -50,6 +53,8 @@ OF_OTHERS = {
     *("--output", "--render", "--directory", "--require-filesystems"),
     *("--preserve", "--sparse", "--reflink", "--dig-holes", "--preallocation"),
     *("--disk-only", "--pyargs"),
+    *("--strict", "--editable", "--no-deps", "--wheel-dir", "--force-reinstall"),
+    *("--quiet", "--check"),
 }
 
 
@@ -70,7 +75,7 @@ def blocks(page: str) -> Iterator[list[str]]:
 def shell_blocks() -> Iterator[tuple[str, list[str]]]:
     """Yield each block that is typed into a shell, with its page."""
     for page in PAGES:
-        for lines in blocks(page):
+        for lines in blocks(page) if page != IN_ORDER else ():
             if SHELL.match(lines[0]):
                 yield page, lines
 

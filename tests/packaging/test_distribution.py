@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.packaging.conftest import run
 
 # Where the wheel has what the repository keeps elsewhere (setup.cfg: package_dir).
 PACKAGES = {
@@ -18,49 +17,6 @@ PACKAGES = {
     "schemas/": "allocpolicy_schemas/",
     "plugins/allocpolicy_strategies/": "allocpolicy_strategies/",
 }
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command and return what it printed."""
-    done = subprocess.run(command, capture_output=True, check=False, cwd=cwd, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="session")
-def source_files() -> set[str]:
-    """Give what git tracks, and what it would if asked to add everything."""
-    command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
-    listed = run(*command, cwd=ROOT).splitlines()
-    return {name for name in listed if (ROOT / name).exists()}
-
-
-@pytest.fixture(scope="session")
-def built(source_files: set[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory with the sdist, and the wheel that was built from it."""
-    copy = tmp_path_factory.mktemp("source")
-    for name in source_files:
-        target = copy / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
-    output = tmp_path_factory.mktemp("built")
-    run(sys.executable, "-m", "build", "--outdir", output, copy, cwd=output)
-    return output
-
-
-@pytest.fixture(scope="session")
-def wheel(built: Path) -> Path:
-    return next(built.glob("*.whl"))
-
-
-@pytest.fixture(scope="session")
-def clean_bin(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the bin directory of an environment with nothing but the wheel."""
-    environment = tmp_path_factory.mktemp("clean") / "venv"
-    run(sys.executable, "-m", "venv", environment, cwd=wheel.parent)
-    python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=wheel.parent)
-    return python.parent
 
 
 def test_wheel_has_the_packages_and_nothing_else(
@@ -104,10 +60,7 @@ def test_bundled_strategies_are_in_the_wheel(clean_bin: Path, tmp_path: Path) ->
 def test_the_suite_for_strategies_is_in_the_wheel(
     wheel: Path, clean_bin: Path, tmp_path: Path
 ) -> None:
-    """A command runs it, and pytest does once the extra is installed."""
-    command = ("strategy", "check", "none", "-f", "value", "-c", "outcome")
-    printed = run(clean_bin / "allocpolicy", *command, cwd=tmp_path)
-    assert {*printed.splitlines()} == {"held", "not applicable"}
+    """Pytest runs it once the extra is installed."""
     run(clean_bin / "pip", "install", "-q", f"{wheel}[testing]", cwd=tmp_path)
     suite = ("--pyargs", "allocpolicy.testing.conformance", "--strategy", "none")
     printed = run(clean_bin / "pytest", *suite, "-k", "plans", cwd=tmp_path)
@@ -183,20 +136,13 @@ drifted: bool = allocpolicy.audit([Path(".")], policy=policy).drifted
 """
 
 
-@pytest.fixture(scope="session")
-def mypy(clean_bin: Path) -> Path:
-    """Give mypy beside the wheel, as whoever writes a plugin has it."""
-    run(clean_bin / "python", "-m", "pip", "install", "-q", "mypy", cwd=clean_bin)
-    return clean_bin / "mypy"
-
-
 def test_plugins_and_programs_of_others_pass_mypy_strict(
-    mypy: Path, tmp_path: Path
+    checkers: Path, tmp_path: Path
 ) -> None:
     """The wheel is typed (PEP 561): nothing of the public API is Any."""
     (tmp_path / "plugin.py").write_text(PLUGIN)
     (tmp_path / "program.py").write_text(PROGRAM)
-    run(mypy, "--strict", "plugin.py", "program.py", cwd=tmp_path)
+    run(checkers / "mypy", "--strict", "plugin.py", "program.py", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -208,13 +154,13 @@ def test_plugins_and_programs_of_others_pass_mypy_strict(
     ],
 )
 def test_a_misspelt_name_is_an_error_of_mypy(
-    mypy: Path, tmp_path: Path, right: str, wrong: str
+    checkers: Path, tmp_path: Path, right: str, wrong: str
 ) -> None:
     misspelt = PROGRAM.replace(right, wrong)
     assert misspelt != PROGRAM
     (tmp_path / "program.py").write_text(misspelt)
     done = subprocess.run(
-        [mypy, "--strict", "program.py"],
+        [checkers / "mypy", "--strict", "program.py"],
         capture_output=True,
         check=False,
         cwd=tmp_path,
