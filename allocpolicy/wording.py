@@ -38,7 +38,9 @@ def raised(error: BaseException) -> str:
     """Return the class and the message of an exception of a plugin, `bounded`."""
     try:
         said = str(error)
-    except Exception as failure:  # noqa: BLE001  (its __str__ is a plugin's)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:  # noqa: BLE001  (its __str__ is a plugin's)
         said = f"its message can't be had: {type(failure).__name__}"
     return bounded(" ".join(f"{type(error).__name__}: {said}".split()))
 

@@ -18,6 +18,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from allocpolicy import wording
 from allocpolicy.errors import Error, ImageError, WorkerLost
 from allocpolicy.progress import Progress, Watcher, unwatched
 from allocpolicy.storage import lease, libc
@@ -144,8 +145,8 @@ def _senders(sender: Connection) -> tuple[Watcher, Taken]:
 def _picklable(error: BaseException | None) -> BaseException | None:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  (our own)
-    except Exception:  # noqa: BLE001  (whatever its class does)
-        return Error(f"{type(error).__name__}: {error}")
+    except BaseException:  # noqa: BLE001  (whatever its class does)
+        return Error(wording.raised(error)) if error else None
     return error
 
 

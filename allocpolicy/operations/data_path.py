@@ -98,8 +98,9 @@ def _planned_again(job: Job) -> tuple[Job, Plan, tuple[str, ...], Outcome | None
             if error.remark:  # the disk is no longer what was observed
                 raise
             if not remaining:
-                reason = f"gave up after {ATTEMPTS} attempts: {error.reason}"
-                raise Replan(reason, error.lost) from error
+                name = job.selection.loaded.found.name
+                gave_up = f"strategy {name!r}: gave up after {ATTEMPTS} attempts"
+                raise Replan(f"{gave_up}: {error.reason}", error.lost) from error
             job, last = _without(error.lost, job), error
         except Unsupported as error:
             if last is None:

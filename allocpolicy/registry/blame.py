@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Protocol
 
 from allocpolicy import errors, wording
-from allocpolicy.errors import ContractBroken, Error, StrategyFailed
+from allocpolicy.errors import (
+    ContractBroken,
+    Error,
+    InvalidRequest,
+    PlanError,
+    Replan,
+    StrategyFailed,
+    Unsupported,
+)
+
+# What only the framework can say: of the request, or of how the work ended.
+_OURS_ALONE = (
+    errors.ConfigError,
+    errors.DestinationError,
+    errors.DestinationExists,
+    errors.ExtraSpecError,
+    errors.FailedAfterwards,
+    errors.FlavorError,
+    errors.Overcommitted,
+    errors.PromiseBroken,
+    errors.StrategyNotFound,
+    errors.TooMuchWork,
+)
+_MAY_REPLAN = ("observe", "plan", "amend", "check", "run")
+# Loading is no question: it has no answers, only failures of other strategies.
+_WHEN_LOADED = (errors.DuplicateStrategy, StrategyFailed)
 
 # The strategies whose code runs, each asked by the one before.
 _running: ContextVar[tuple[str, ...]] = ContextVar("_running", default=())
@@ -27,11 +53,12 @@ class Blamed(Protocol):
 def blaming(
     found: Blamed, *, hook: str = "", passed: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Turn what the body raises, except for our errors, into StrategyFailed.
+    """Turn what the body raises, except for answers, into StrategyFailed.
 
-    That includes SystemExit: a plugin doesn't decide how the program ends. Ctrl-C stays
-    what it is. A child that the body forked ends here: it must not publish the disk
-    again, nor clean up what belongs to its parent.
+    Answers are errors of ours; refusals name the strategy, whatever its author wrote.
+    The rest includes SystemExit: a plugin doesn't decide how the program ends. Ctrl-C
+    stays what it is. A child that the body forked ends here: it must not publish the
+    disk again, nor clean up what belongs to its parent.
 
     :param hook: the method that is called, if it is one.
     :param passed: exceptions that are an answer, not a failure.
@@ -48,9 +75,12 @@ def blaming(
             raise
         reason = wording.raised(error)
         if isinstance(error, Error) and _is_ours(error):
-            reason = error.reason = wording.bounded(error.reason)
-            if not isinstance(error, ContractBroken):
+            said = error.reason = wording.bounded(error.reason)
+            if _is_answer(error, hook=hook):
+                _name(error, found, hook=hook)
                 raise
+            if isinstance(error, ContractBroken):
+                reason = said
         raise StrategyFailed(found.name, str(found), hook, reason) from error
     finally:
         if os.getpid() != process:
@@ -72,3 +102,28 @@ def refuse_cycle(name: str) -> None:
 def _is_ours(error: Error) -> bool:
     """Return whether it is an error of ours, not a plugin's subclass of one."""
     return type(error) is getattr(errors, type(error).__name__, None)
+
+
+def _is_answer(error: Error, *, hook: str) -> bool:
+    """Return whether the hook, or the step's method, may raise an error of ours."""
+    if not hook:
+        return isinstance(error, _WHEN_LOADED)
+    if isinstance(error, Replan):
+        return hook.rpartition(".")[2] in _MAY_REPLAN
+    return not isinstance(error, (ContractBroken, *_OURS_ALONE))
+
+
+def _name(error: Error, found: Blamed, *, hook: str) -> None:
+    """Let a refusal name the strategy; sizes that no image can have are one, too.
+
+    :raises PlanError: instead of InvalidRequest.
+    """
+    refusals = (InvalidRequest, PlanError)
+    if type(error) not in (refusals if "." in hook else (*refusals, Unsupported)):
+        return
+    name, reason = found.name, error.reason
+    if not re.match(rf"(.*\bstrategy '?)?{re.escape(name)}(?![\w-])", reason):
+        reason = f"strategy {name!r}: {reason}"
+    if type(error) is InvalidRequest:
+        raise PlanError(reason) from error
+    error.reason, error.args = reason, (*error.args[:-1], reason)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ from allocpolicy.contract.plan_check import check_plan
 from allocpolicy.contract.policy import Machines
 from allocpolicy.contract.read_only import ReadOnly, frozen, thawed
 from allocpolicy.contract.strategy import Attachment, Judgement, Request, Verdict
-from allocpolicy.errors import ContractBroken, InvalidRequest, PlanError, Unsupported
+from allocpolicy.errors import ContractBroken, PlanError
 from allocpolicy.progress import Watcher
 from allocpolicy.registry import attachment, hooks
 from allocpolicy.registry.blame import blaming
@@ -30,7 +29,7 @@ def observe(
     loaded: Loaded, *, request: Request, options: Options, host: Host
 ) -> Mapping[str, object]:
     """Return the facts that the strategy observes before planning, read-only."""
-    with blaming(loaded.found, hook="observe"), _refusing(loaded):
+    with blaming(loaded.found, hook="observe"):
         answer = _ask(loaded, "observe", request=request, options=options, host=host)
         return ReadOnly(_mapping(answer))
 
@@ -38,11 +37,9 @@ def observe(
 def plan(loaded: Loaded, *, request: Request, options: Options, facts: Facts) -> Plan:
     """Return the strategy's plan for a new disk, checked.
 
-    A refusal names the strategy, whatever its author wrote.
-
     :raises PlanError: also for sizes that no image can have.
     """
-    with blaming(loaded.found, hook="plan"), _refusing(loaded):
+    with blaming(loaded.found, hook="plan"):
         answer = _ask(loaded, "plan", request=request, options=options, facts=facts)
         return _checked(answer, request=request, facts=facts, current=None)
 
@@ -62,7 +59,7 @@ def amend(
     if not hooks.is_own(loaded.strategy, "amend"):
         name = loaded.found.name
         raise PlanError(f"strategy {name!r} does not change existing disks")
-    with blaming(loaded.found, hook="amend"), _refusing(loaded):
+    with blaming(loaded.found, hook="amend"):
         answer = _ask(
             loaded,
             "amend",
@@ -138,7 +135,7 @@ def wanted_attachment(
 
 def exclusive(loaded: Loaded, *, request: Request, options: Options) -> str | None:
     """Return the name of the lock that the strategy needs, None for none."""
-    with blaming(loaded.found, hook="exclusive"), _refusing(loaded):
+    with blaming(loaded.found, hook="exclusive"):
         name = _ask(loaded, "exclusive", request=request, options=options)
         if name is None:
             return None
@@ -163,23 +160,6 @@ def _ask(loaded: Loaded, hook: str, **offered: object) -> object:
     given = {name: value for name, value in offered.items() if name in takes}
     answer: object = getattr(loaded.strategy, hook)(**given)
     return answer
-
-
-@contextlib.contextmanager
-def _refusing(loaded: Loaded) -> Iterator[None]:
-    """Let a refusal name the strategy; sizes that no image can have are one, too."""
-    try:
-        yield
-    except (InvalidRequest, Unsupported) as error:
-        if type(error) not in (InvalidRequest, PlanError, Unsupported):
-            raise
-        name, reason = loaded.found.name, error.reason
-        if not any(f"strategy {one}" in reason for one in (name, repr(name))):
-            reason = f"strategy {name!r}: {reason}"
-        if type(error) is InvalidRequest:
-            raise PlanError(reason) from error
-        error.reason, error.args = reason, (*error.args[:-1], reason)
-        raise
 
 
 def _checked(

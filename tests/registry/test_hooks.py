@@ -127,6 +127,44 @@ def test_a_refusal_names_the_strategy(own: Own, refusal: str, told: str) -> None
         assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
+@pytest.mark.parametrize("hook", ["observe", "exclusive"])
+def test_a_refusal_of_any_hook_names_the_strategy(own: Own, hook: str) -> None:
+    """Also that of a strategy to which the user let it delegate."""
+    loaded = own(f"def {hook}(self):\n    return delegate('no-such')")
+    given = {"host": FACTS.host} if hook == "observe" else {}
+    told = r"^strategy 'own': it delegates to strategy 'no-such'"
+    with pytest.raises(PlanError, match=told):
+        PlanError, match=r"^strategy 'own': it delegates to strategy 'n"
+    ):
+        getattr(call, hook)(loaded, request=REQUEST, options={}, **given)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "FailedAfterwards(Path('/disk'), 'nothing was made')",
+        "DestinationExists(Path('/disk'))",
+        "PromiseBroken(Path('/disk'), 'space', 'it is thin')",
+        "ConfigError('no')",
+        "Replan('for ever')",
+    ],
+)
+def test_what_only_the_framework_can_say_is_no_answer(own: Own, error: str) -> None:
+    """A strategy doesn't know how the work ended, nor what was asked of whom."""
+    raising = f"    from pathlib import Path\n    raise {error}"
+    loaded = own(f"def verify(self):\n{raising}")
+    with pytest.raises(StrategyFailed, match=rf" in verify\(\): {error[:6]}"):
+        call.verify(loaded, options={}, observation=CURRENT)
+
+
+def test_what_has_no_message_is_a_failure_as_well(own: Own) -> None:
+    """Otherwise the command would end as if everything were done."""
+    own_error = "class Odd(Exception):\n    def __str__(self):\n        sys.exit(0)"
+    loaded = own("def verify(self):\n    raise Odd", top=f"import sys\n{own_error}")
+    with pytest.raises(StrategyFailed, match="Odd: its message can't be had"):
+        call.verify(loaded, options={}, observation=CURRENT)
+
+
 @pytest.mark.parametrize(
     ("member", "told"),
     [
