@@ -71,7 +71,7 @@ def check_in_place(plan: Plan, job: Job, fd: int, *, before: int) -> None:
     if after - before <= min(limits.values()) + spare:
         return
     measured = _measured(fd)
-    grown = after - before - measured.added
+    grown = min(after - measured.added, measured.data) - before
     for name, limit in limits.items():
         if grown > limit + spare + measured.rounding:
             raise _failed(plan, job, _took(grown, plan, name=name))
@@ -126,10 +126,12 @@ def _grain(fd: int) -> int:
 class _Measured:
     """Bytes: what is the file's own; what the filesystem added; what it may round up.
 
-    ``added`` is not in ``own``.
+    ``data`` is ``own`` and what is shared. ``added`` is in neither; nor are the
+    filesystem's own blocks, of which a fragmented file has many.
     """
 
     own: int
+    data: int
     added: int
     rounding: int
 
@@ -145,11 +147,11 @@ def _measured(fd: int) -> _Measured:
     status = os.fstat(fd)
     own = status.st_blocks * _SECTOR
     runs = sum(1 for _ in sparse.data_by_seek(fd, start=0, end=status.st_size))
-    return _Measured(own=own, added=0, rounding=2 * grain * runs)
+    return _Measured(own=own, data=own, added=0, rounding=2 * grain * runs)
 
 
 def _by_extents(fd: int, extents: Iterator[Extent], *, grain: int) -> _Measured:
-    own = added = runs = 0
+    own = data = added = runs = 0
     follows = -1
     spare = _Spare.of(fd)
     for one in extents:
@@ -157,9 +159,11 @@ def _by_extents(fd: int, extents: Iterator[Extent], *, grain: int) -> _Measured:
         follows = one.offset + one.length
         more = spare.part(one)
         added += more
+        data += one.length - more
         if not one.flags & ExtentFlag.SHARED:
             own += one.length - more
-    return _Measured(own=own, added=added, rounding=2 * grain * runs)
+    rounding = 2 * grain * runs
+    return _Measured(own=own, data=data, added=added, rounding=rounding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

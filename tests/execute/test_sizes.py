@@ -22,11 +22,14 @@ from allocpolicy.execute.new import make
 from allocpolicy.storage import extent_size, fallocate
 from tests.execute.test_existing import amend
 from tests.execute.test_new import SIZE, Do, carry_out, new_job, plan_of
+from tests.harness.cli import allocpolicy
 from tests.harness.images import MIB
 
 pytestmark = pytest.mark.filesystems("ext4", "xfs", "btrfs", "ext2", "tmpfs")
 FICLONE = 0x40049409
 CREATE = CreateRaw(virtual_size=SIZE)
+SPACE = ("--strategy", "space")
+RAW = ("--format", "raw", "--size", "64M")
 
 
 def write(target: Target) -> None:
@@ -118,6 +121,20 @@ def test_a_plan_in_place_that_takes_more_than_it_said_fails(directory: Path) -> 
         amend(disk, Reserve(length=SIZE), mode=Mode.IN_PLACE)
     assert "amend()" in str(caught.value)
     assert "step 1 of 1 ran on the disk itself" in str(caught.value)
+
+
+@pytest.mark.filesystems("ext4")
+def test_blocks_of_the_filesystem_were_not_taken_in_place(directory: Path) -> None:
+    """A reservation between many fragments makes ext4's extent tree grow."""
+    disk = directory / "disk"
+    assert allocpolicy("provision", disk, "--strategy", "none", *RAW).status == 0
+    with disk.open("r+b") as file:
+        for offset in range(0, 64 * MIB, 8 << 10):
+            os.pwrite(file.fileno(), b"x", offset)
+        os.fsync(file.fileno())
+    finished = allocpolicy("apply", disk, *SPACE, "--format", "raw")
+    assert finished.status == 0, finished.stderr
+    assert disk.stat().st_blocks * 512 > 64 * MIB + (256 << 10)
 
 
 @pytest.mark.filesystems("ext4", "xfs", "btrfs")
