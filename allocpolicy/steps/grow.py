@@ -185,8 +185,8 @@ def growing_steps(
     """Return the steps that grow a disk.
 
     :param mapped: map the new clusters of a qcow2.
-    :param reserved: bytes of the file to reserve before anything grows, `grown_size`;
-        0 to reserve none.
+    :param reserved: bytes of the file to reserve before anything grows: `grown_size`
+        for the whole disk, fewer for a part of it; 0 to reserve none.
     """
     first = (ReservePastEnd(length=reserved),) if reserved else ()
     if current.format is DiskFormat.RAW:
@@ -197,5 +197,9 @@ def growing_steps(
         mapped=mapped,
         backing_size=chain[0].virtual_size or 0 if chain else 0,
     )
+    if not reserved:
+        return (grow,)
     # What was reserved past the end becomes the file's.
-    return (*first, grow, ReserveGrown(length=reserved)) if reserved else (grow,)
+    whole = reserved >= grown_size(current, virtual_size=virtual_size)
+    last = ReserveGrown(length=reserved) if whole else Reserve(length=reserved)
+    return (*first, grow, last)

@@ -457,3 +457,12 @@ def check_leaky(disk: Path) -> str:
     )
     assert finished.returncode in (0, 3)  # 3: leaks, and nothing worse
     return finished.stdout
+
+
+@pytest.mark.filesystems("ext4")
+def test_a_reserved_share_grows_with_the_disk(directory: Path) -> None:
+    """Not to the whole disk: a plan that reserves a part takes a part."""
+    disk = directory / "disk"
+    provision(disk, "--size", SIZE, "--strategy", "partial")
+    assert resized(disk, GROWN)["verdict"]["judgement"] == "meets"
+    assert disk.stat().st_blocks * 512 < GROWN // 2
