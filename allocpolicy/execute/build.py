@@ -15,7 +15,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Plan, Step, Target
 from allocpolicy.contract.strategy import Judgement, Verdict
-from allocpolicy.errors import ContractBroken, PromiseBroken, StrategyFailed
+from allocpolicy.errors import ContractBroken, PromiseBroken, Replan, StrategyFailed
 from allocpolicy.execute import admission, made, sizes
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.unswapped import unswapped
@@ -40,7 +40,8 @@ def built(
         done; for a new disk again if a step adopted a ready-made file.
     :raises NotEnoughSpace: before any byte is copied where free space shows it.
     :raises Unsupported: when the storage cannot do what a step needs.
-    :raises Replan: when something that the plan relied on is gone.
+    :raises Replan: when something that the plan relied on is gone, or a ready-made file
+        no longer fit.
     :raises PromiseBroken: when the finished disk is not what was promised.
     :raises StrategyFailed: when a strategy's code fails in any other way.
     """
@@ -58,7 +59,7 @@ def built(
             directory=staged.directory_fd,
             has_taken=has_taken,
         )
-        if staged.adopted:
+        if staged.adopted is not None:
             prepare(staged)
         with explained(
             fd=staged.directory_fd,
@@ -70,9 +71,12 @@ def built(
             recorded = _sealed(job, staged)
             with _blaming_a_base_that_changed(job):
                 seen = made.observed(plan, job, staged.fd)
-                adopted = staged.adopted
+                adopted = staged.adopted is not None
                 sizes.check_new(plan, job, staged.fd, adopted=adopted, seen=seen)
-            with unswapped(staged, directory=directory, found=found, hook="verify"):
+            with (
+                unswapped(staged, directory=directory, found=found, hook="verify"),
+                _passing_over_unfit(staged.adopted, job),
+            ):
                 outcome = verified(job, seen)
             yield staged, replace(outcome, stamp=recorded)
 
@@ -89,6 +93,22 @@ def _blaming_a_base_that_changed(job: Job) -> Iterator[None]:
         if job.request.base is not None:
             identity.refuse_if_changed(job.request.base)
         raise
+
+
+@contextlib.contextmanager
+def _passing_over_unfit(ready_made: Path | None, job: Job) -> Iterator[None]:
+    """Let another ready-made file be tried where this one isn't what was promised.
+
+    It was when it was made; since then others may share its storage.
+
+    :raises Replan: instead of PromiseBroken, once for each file.
+    """
+    try:
+        yield
+    except PromiseBroken as error:
+        if ready_made is None or ready_made in job.facts.lost:
+            raise
+        raise Replan(f"{ready_made}: {error.reason}", ready_made) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +160,7 @@ def run_steps(
 
 
 def _is_adopted(target: Target) -> bool:
-    return isinstance(target, Staged) and target.adopted
+    return isinstance(target, Staged) and target.adopted is not None
 
 
 def _refuse_after_adoption(step: Step, target: Target, *, found: Found) -> None:

@@ -19,9 +19,9 @@ class Adopt(Step):
 
     It must be a whole disk of the request's format and size on the same filesystem,
     nobody has it open, and it has no other name. It keeps its name until the disk is
-    published: whatever ends the work before, the file is where it was. ``carries`` is
-    the image whose content it has. Nothing is allocated: the plan's ``peak_bytes`` is
-    0.
+    published: whatever ends the work before, the file is where it was. One that
+    `verify` finds drifted is put back, and lost to the next plan. ``carries`` is the
+    image whose content it has. Nothing is allocated: the plan's ``peak_bytes`` is 0.
     """
 
     path: Path

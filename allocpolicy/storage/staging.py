@@ -83,9 +83,9 @@ class Staged:
         return patience.asked(call, fd=self.directory_fd)
 
     @property
-    def adopted(self) -> bool:
-        """Return whether it is a ready-made file, with its owner and attributes."""
-        return self._ready_made is not None
+    def adopted(self) -> Path | None:
+        """Return the path of the ready-made file that it is, with its attributes."""
+        return self._ready_made.path if self._ready_made is not None else None
 
     def adopt(self, path: Path) -> None:
         """Make the ready-made file at ``path`` the staged one.

@@ -76,7 +76,7 @@ def test_one_that_fails_is_put_back(
 ) -> None:
     """Its name, its owner, its mode, and no stamp."""
     before, xattrs = ready.stat(), os.listxattr(ready)
-    with pytest.raises((PromiseBroken, StrategyFailed)):
+    with pytest.raises((Replan, StrategyFailed)):
         carry_out(disk, [Adopt(path=ready)], strategy=strategy, owner=(1234, 4321))
     after = ready.stat()
     for name in ("st_ino", "st_uid", "st_gid", "st_mode", "st_nlink", "st_mtime_ns"):
@@ -84,6 +84,18 @@ def test_one_that_fails_is_put_back(
     assert os.listxattr(ready) == xattrs
     assert ready.read_bytes() == b"r" * SIZE
     assert os.listdir(disk.parent) == []
+
+
+def test_one_that_is_not_as_promised_is_passed_over_once(
+    ready: Path, disk: Path
+) -> None:
+    """Another file may be; a strategy that takes the same again fails."""
+    job, plan = new_job(disk, strategy=Drifting()), plan_of([Adopt(path=ready)])
+    with pytest.raises(Replan) as caught:
+        make(plan, job)
+    assert (caught.value.lost, ready.exists()) == (ready, True)
+    with pytest.raises(PromiseBroken):
+        make(plan, replace(job, facts=replace(job.facts, lost=(ready,))))
 
 
 def test_one_of_another_size_is_put_back(ready: Path, disk: Path) -> None:

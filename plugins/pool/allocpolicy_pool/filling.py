@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from allocpolicy import InvalidRequest, Order, Policy, Unsupported, Watcher, provision
+from allocpolicy import (
+    Error,
+    InvalidRequest,
+    Judgement,
+    Order,
+    Policy,
+    Unsupported,
+    Watcher,
+    inspect,
+    provision,
+)
 from allocpolicy_pool import directory, ready
 from allocpolicy_pool.directory import Distrusted
 from allocpolicy_pool.ready import Entry, Kind
@@ -48,8 +58,9 @@ def look(disks: Path) -> list[Entry]:
 
     :raises InvalidRequest: when there is none, or it is not private.
     """
-    with _opened(pool_of(disks)) as fd:
-        return list(ready.entries(fd))
+    pool = pool_of(disks)
+    with _opened(pool) as fd:
+        return [_judged(pool, one) for one in ready.entries(fd)]
 
 
 def drain(disks: Path, *, kind: Kind | None) -> list[Entry]:
@@ -81,7 +92,7 @@ def _one_more(
     """Make a disk unless there are enough; others wait meanwhile."""
     with _opened(pool) as fd, _locked(fd, pool):
         there = [_mended(fd, one) for one in ready.entries(fd, kind=kind)]
-        if sum(one.ready for one in there) >= count:
+        if _are_enough(pool, there, count=count):
             return None
         name = _make(pool, kind=kind, policy=policy, watch=watch)
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -90,6 +101,26 @@ def _one_more(
             os.unlink(name, dir_fd=fd)
             raise Unsupported(pool, f"a disk that was just made: {made.problem}")
         return made
+
+
+def _are_enough(pool: Path, there: list[Entry], *, count: int) -> bool:
+    """Return whether so many are ready; they are opened only if they seem to be."""
+    if sum(one.ready for one in there) < count:
+        return False
+    return sum(_judged(pool, one).ready for one in there) >= count
+
+
+def _judged(pool: Path, one: Entry) -> Entry:
+    """Return what an entry is after a look into it: others may share its storage."""
+    if not one.ready:
+        return one
+    try:
+        verdict = inspect(pool / one.name, policy=Policy()).verdict
+    except Error:  # handed out meanwhile
+        return one
+    if verdict is None or verdict.judgement is not Judgement.DRIFTED:
+        return one
+    return replace(one, problem=verdict.reason)
 
 
 def _make(pool: Path, *, kind: Kind, policy: Policy, watch: Watcher) -> str:

@@ -22,10 +22,12 @@ from allocpolicy import (
     Observation,
     Order,
     Policy,
+    Progress,
     Report,
     Unsupported,
     provision,
 )
+from allocpolicy.testing import Unavailable, mounted
 from allocpolicy_pool import filling
 from allocpolicy_pool.directory import NAME
 from allocpolicy_pool.ready import Kind
@@ -283,6 +285,48 @@ def test_a_disk_of_others_is_not_handed_out_until_the_next_fill(
     assert filling.look(disks)[0].problem
     assert fill(1, RAW) == []
     hand_out("disk", RAW)
+
+
+@needs_root
+@pytest.mark.system
+def test_a_disk_that_shares_storage_is_passed_over(
+    tmp_path: Path, policy: Policy
+) -> None:
+    """A reflinked copy does it; the next fill makes another."""
+    try:
+        with mounted("xfs", size=320 << 20, directory=tmp_path) as disks:
+            first, second = fill_pool(disks, count=2, policy=policy)
+            copy = ["cp", "--reflink=always", str(first), str(disks / "copy")]
+            subprocess.run(copy, check=True)
+            taken = inode(second)
+            disk = provision(order(disks / "disk"), policy=policy).disk
+            assert inode(disk) == taken
+            (listed,) = filling.look(disks)
+            assert "not full" in str(listed.problem)
+            with pytest.raises(Unsupported, match=f"before that, {first}"):
+                provision(order(disks / "other"), policy=policy)
+            assert len(fill_pool(disks, count=1, policy=policy)) == 1
+            provision(order(disks / "other"), policy=policy)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+def fill_pool(disks: Path, *, count: int, policy: Policy) -> list[Path]:
+    made = filling.fill(disks, kind=RAW, count=count, policy=policy, watch=unwatched)
+    return sorted(filling.pool_of(disks) / one.name for one in made)
+
+
+def unwatched(description: str) -> Progress:
+    return lambda *, done, total: None
+
+
+def order(disk: Path) -> Order:
+    return Order(
+        destination=disk,
+        virtual_size=RAW.virtual_size,
+        format=RAW.format,
+        extra_specs={"allocpolicy:strategy": "pool"},
+    )
 
 
 def test_a_pool_that_others_can_fill_is_not_used(
