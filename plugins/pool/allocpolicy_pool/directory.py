@@ -31,6 +31,7 @@ def nearest(directory: Path) -> Iterator[tuple[Path, int]]:
 
     One that others might have filled is passed over, and told if there is no other.
 
+    :raises Distrusted: when no pool there may be used.
     :raises NoPool: when there is none.
     """
     problem = None
@@ -47,8 +48,9 @@ def nearest(directory: Path) -> Iterator[tuple[Path, int]]:
                 continue
             yield pool, fd
             return
-    nowhere = f"there is no {NAME} in {directory}, nor above it on its filesystem"
-    raise NoPool(problem or nowhere)
+    if problem is not None:
+        raise Distrusted(problem)
+    raise NoPool(f"there is no {NAME} in {directory}, nor above it on its filesystem")
 
 
 def _up(directory: Path) -> Iterator[Path]:
@@ -76,7 +78,7 @@ def opened(pool: Path, *, beside: Path) -> Iterator[int]:
     try:
         fd = os.open(pool, _OPEN)
     except NotADirectoryError as error:  # a symbolic link, too
-        raise Distrusted("it is no directory") from error
+        raise Distrusted("it is no directory: remove it") from error
     try:
         device = os.stat(beside).st_dev
         if (reason := _distrust(os.fstat(fd), device=device)) is not None:
@@ -89,7 +91,7 @@ def opened(pool: Path, *, beside: Path) -> Iterator[int]:
 def _distrust(status: os.stat_result, *, device: int) -> str | None:
     """Return why a directory may not be a pool, or None."""
     if status.st_uid not in (0, os.geteuid()):
-        return f"it belongs to user {status.st_uid}"
+        return f"it belongs to user {status.st_uid}: work as that user, or remove it"
     if status.st_mode & _OF_OTHERS:
         return f"it is not private (mode {status.st_mode & 0o7777:04o}): chmod 0700"
     if status.st_dev != device:

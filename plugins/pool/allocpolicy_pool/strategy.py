@@ -35,7 +35,7 @@ from allocpolicy import (
     delegate,
 )
 from allocpolicy_pool import directory, ready
-from allocpolicy_pool.directory import NoPool
+from allocpolicy_pool.directory import Distrusted, NoPool
 from allocpolicy_pool.ready import Kind
 from allocpolicy_pool.size import as_argument
 
@@ -75,6 +75,8 @@ class Pool(Strategy):
                 found = ready.entries(fd, kind=_kind(request))
                 paths = tuple(str(pool / one.name) for one in found if one.ready)
                 return {"pool": str(pool), "ready": paths}
+        except Distrusted as error:
+            return {"unused": str(error)}
         except NoPool as error:
             return {"problem": str(error)}
 
@@ -164,6 +166,8 @@ def _chosen(kind: Kind, facts: Facts) -> Path:
 
 def _lack(kind: Kind, facts: Facts) -> str:
     """Return which disk is missing, where, and the command that makes some."""
+    if unused := facts.observed.get("unused"):  # a fill would refuse it, too
+        return str(unused)
     found, size = facts.observed.get("pool"), as_argument(kind.virtual_size)
     lacking, where = facts.observed.get("problem"), facts.host.directory
     if found:

@@ -364,8 +364,9 @@ def test_a_pool_of_another_user_is_not_used(
 ) -> None:
     fill(1, RAW)
     os.chown(disks / NAME, 12345, -1)
-    with pytest.raises(Unsupported, match="it belongs to user 12345"):
+    with pytest.raises(Unsupported, match="it belongs to user 12345") as caught:
         hand_out("disk", RAW)
+    assert "pool fill" not in str(caught.value)  # it would refuse that pool, too
     with pytest.raises(InvalidRequest, match="it belongs to user 12345"):
         fill(2, RAW)
 
