@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import Lister, Row
@@ -16,8 +19,8 @@ from allocpolicy.testing.suite import Result
 
 BROKEN = 1
 
-
 _CLEARED = "\r\x1b[K"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StrategyCheck(Lister):
@@ -64,8 +67,8 @@ class StrategyCheck(Lister):
             waived=entrance.waivers(arguments.waive),
         )
         subject = given.check()
-        with entrance.grounds_of(given) as grounds:
-            results = list(_told(suite.run(subject, grounds=grounds)))
+        with _ended_once() as ended, entrance.grounds_of(given) as grounds:
+            results = list(_told(suite.run(subject, grounds=grounds), ended=ended))
         if any(result.outcome is Outcome.BROKEN for result in results):
             self.exit_status = BROKEN
         print(f"{subject.name}: {suite.summary(results)}", file=sys.stderr)
@@ -76,13 +79,40 @@ class StrategyCheck(Lister):
         ]
 
 
-def _told(results: Iterator[Result]) -> Iterator[Result]:
+@contextmanager
+def _ended_once() -> Iterator[Sequence[int]]:
+    """Let a signal that ends the command end it as Ctrl-C does: what was made goes.
+
+    Yields a list that has the signal once it came: Python loses an exception that a
+    handler raises while it forks. Those that follow don't disturb the removal.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if not came:
+            came.append(number)
+            raise KeyboardInterrupt
+
+    heeded = [one for one in _ENDING if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, end) for one in heeded}
+    try:
+        yield came
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _told(results: Iterator[Result], *, ended: Sequence[int]) -> Iterator[Result]:
     """Yield the results; on a terminal, say how far it is, as this takes a minute.
 
     Without a thread, as a bar of progress has: laws start processes.
+
+    :raises KeyboardInterrupt: when a signal has ``ended`` it meanwhile.
     """
     total, terminal = len(laws()), sys.stderr.isatty()
     for number, result in enumerate(results, start=1):
+        if ended:
+            raise KeyboardInterrupt
         if terminal:
             told = f"{_CLEARED}{number} of {total} laws"
             print(told, end="", file=sys.stderr, flush=True)

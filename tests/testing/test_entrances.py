@@ -14,7 +14,7 @@ import pytest
 from allocpolicy.testing import outcome, suite
 from allocpolicy.testing.law import ExecutedLaw
 from allocpolicy.testing.laws import laws
-from tests.harness.cli import allocpolicy
+from tests.harness.cli import allocpolicy, allocpolicy_process
 from tests.registry.test_installed import Install, install
 
 __all__ = ["install"]
@@ -170,6 +170,32 @@ def test_options_of_others_are_theirs(tmp_path: Path) -> None:
     finished = by_pytest("--strategy", "chess", cwd=tmp_path)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "conformance" not in finished.stdout
+
+
+ENDED = """
+    def observe(self):
+        import os, signal
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+"""
+
+
+def test_nothing_is_left_of_a_check_that_is_ended(
+    install: Install, tmp_path: Path
+) -> None:
+    install("theirs", "own = theirs:Own", code=CODE + ENDED)
+    temporary, disks = tmp_path / "temporary", tmp_path / "disks"
+    temporary.mkdir()
+    disks.mkdir()
+    ended = allocpolicy_process(
+        *("strategy", "check", "own", "--dir", disks),
+        PYTHONPATH=str(tmp_path / "theirs"),
+        TMPDIR=str(temporary),
+    )
+    told = "strategy check: interrupted; what was made to try it is removed\n"
+    assert (ended.status, ended.stderr) == (130, told)
+    assert not list(disks.iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_the_command_needs_no_pytest() -> None:
