@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from allocpolicy import qemu_img, qemu_nodes
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.plan import Step, Target
+from allocpolicy.errors import ContractBroken
 from allocpolicy.images import reading
 from allocpolicy.overriding import override
 from allocpolicy.progress import Advance, Progress, counted
+from allocpolicy.qcow2 import header, tables
 from allocpolicy.qcow2.content import Kind
 from allocpolicy.storage import copy, read_lease, reflink, zeroes
 from allocpolicy.storage.copy import Run
@@ -59,10 +61,31 @@ class CopyBase(Step):
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
+        self._refuse_elsewhere(target)
         if self.base.plain or self.base.leased or not _is_held(self.base):
             self._copy_layers(target, progress)
         else:  # compressed, or with subclusters
             self._convert(target, progress)
+
+    def _refuse_elsewhere(self, target: Target) -> None:
+        """Check that the guest's first byte is where the copy begins.
+
+        Elsewhere the disk would be whole, and its guest would read something else.
+
+        :raises ContractBroken: when it isn't.
+        """
+        there, begins = DiskFormat.RAW, 0
+        if os.pread(target.fd, len(header.MAGIC), 0) == header.MAGIC:
+            there, begins = DiskFormat.QCOW2, _data_offset(target)
+        if self.format is not there:
+            raise ContractBroken(
+                f"it copies into a {self.format} disk, which is {there}"
+            )
+        if self.data_offset != begins:
+            raise ContractBroken(
+                f"it copies to byte {self.data_offset} of the file, and the disk's data"
+                f" {f'begins at {begins}' if begins else 'has no place there yet'}"
+            )
 
     def _convert(self, target: Target, progress: Progress) -> None:
         base, directory = self.base, target.directory
@@ -134,6 +157,15 @@ class CopyBase(Step):
             elif run.kind is Kind.ZERO and layer.below is not None:
                 kept = self.sharing is Sharing.NEVER
                 zeroes.clear(target, offset=place, length=run.length, kept=kept)
+
+
+def _data_offset(target: Target) -> int:
+    """Return where a qcow2 has its guest's first byte, 0 if nowhere."""
+    l1_offset = header.read_header(target.fd, path=target.directory).l1_offset
+    entry = l1_offset
+    for _ in range(2):  # the first of the L1 table's, then of its first L2 table's
+        entry = tables.read_entry(target.fd, entry) & tables.OFFSET if entry else 0
+    return entry
 
 
 def _is_held(base: BaseImage) -> bool:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -25,9 +26,15 @@ from hypothesis import strategies as st
 from allocpolicy import (
     Allocation,
     Change,
+    ContractBroken,
+    CopyBase,
+    CreateQcow2,
+    CreateRaw,
     DiskFormat,
+    Mode,
     NotEnoughSpace,
     Order,
+    Plan,
     Policy,
     Progress,
     Report,
@@ -41,6 +48,7 @@ from allocpolicy.qcow2.geometry import geometry
 from allocpolicy.storage import copy, extent, reflink, sparse
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.extent import ExtentFlag
+from allocpolicy.testing import BaseKind, make_base, opened, run_plan
 from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.filesystems import assert_clean, leave_free
@@ -943,3 +951,48 @@ def fill(place: Path) -> None:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
+
+
+@pytest.mark.parametrize(
+    ("create", "copied", "told"),
+    [
+        (
+            CreateQcow2(virtual_size=1 << 30, mapped=True),
+            {"format": DiskFormat.QCOW2, "data_offset": 5 * CLUSTER},
+            "it copies to byte 327680 of the file, and the disk's data begins at",
+        ),
+        (
+            CreateQcow2(virtual_size=MIB),
+            {"format": DiskFormat.QCOW2, "data_offset": 5 * CLUSTER},
+            "and the disk's data has no place there yet",
+        ),
+        (
+            CreateQcow2(virtual_size=MIB, mapped=True),
+            {"format": DiskFormat.RAW},
+            "it copies into a raw disk, which is qcow2",
+        ),
+        (
+            CreateRaw(virtual_size=MIB),
+            {"format": DiskFormat.QCOW2},
+            "it copies into a qcow2 disk, which is raw",
+        ),
+    ],
+    ids=["the base's own offset", "unmapped", "qcow2 as raw", "raw as qcow2"],
+)
+def test_a_copy_that_would_miss_the_disk_is_refused(
+    create: CreateQcow2 | CreateRaw,
+    copied: Mapping[str, Any],
+    told: str,
+    tmp_path: Path,
+) -> None:
+    """The disk would be whole, and its guest would read something else."""
+    base = make_base(tmp_path, BaseKind.RAW)
+    with opened(base) as image:
+        plan = Plan(
+            mode=Mode.STAGED,
+            steps=(create, CopyBase(base=image, **copied)),
+            peak_bytes=create.full_size,
+            promised_bytes=create.full_size,
+        )
+        with pytest.raises(ContractBroken, match=told):
+            run_plan(plan, tmp_path / "disk")

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 
 from allocpolicy import (
+    CopyBase,
     CreateQcow2,
     CreateRaw,
     DiskFormat,
@@ -144,7 +145,9 @@ def steps_describe_themselves(subject: Subject) -> None:
 
 
 @pure(
-    "new-disks-are-as-asked", "A new disk has the format and the size of the request."
+    "new-disks-are-as-asked",
+    "A new disk has the format and the size of the request, and a copy goes where its"
+    " data is.",
 )
 def new_disks_are_as_asked(subject: Subject) -> None:
     for case, plan in answers.plans(subject):
@@ -156,6 +159,7 @@ def new_disks_are_as_asked(subject: Subject) -> None:
                 right = qcow2 is (case.request.format is DiskFormat.QCOW2)
                 told = f"{step.describe()} ({case})"
                 require(right and step.virtual_size == case.request.virtual_size, told)
+                _require_copied_into(step, plan, case)
 
 
 @pure("copies-are-not-made-up", "Only a plan that copies gives reasons for a copy.")
@@ -199,6 +203,17 @@ def _refuses_in_one_line(subject: Subject, case: Case) -> None:
         )
     except (PlanError, Unsupported) as refusal:
         require(one_line(refusal.reason), f"it refuses with {refusal.reason!r}")
+
+
+def _require_copied_into(
+    create: CreateQcow2 | CreateRaw, plan: Plan, case: Case
+) -> None:
+    """Go on if the base image is copied to where the new disk's data begins."""
+    for step in plan.steps:
+        if isinstance(step, CopyBase):
+            begins = create.data_offset
+            told = f"it copies to byte {step.data_offset}, not {begins} ({case})"
+            require(step.data_offset == begins, told)
 
 
 def _copies(step: Step) -> bool:

@@ -86,6 +86,7 @@ SEEN: dict[str, tuple[type[Healthy], ...]] = {
     "plans-change-no-input": (plans.ChangesTheRequest,),
     "plans-are-values": (plans.HasAFunction,),
     "steps-describe-themselves": (plans.DescribesInTwoLines,),
+    "new-disks-are-as-asked": (content.CopiesToTheBasesPlace,),
     "promised-covers-the-disk": (sizes.PromisesWhatItTakes,),
     "copies-are-counted": (sizes.SaysHalfThePeak,),
     "reservations-are-counted": (sizes.SaysNoPeakInPlace,),

@@ -90,6 +90,30 @@ class CopiesTwice(Healthy):
         return replace(plan, steps=(*plan.steps, CreateRaw(virtual_size=4096)))
 
 
+class CopiesToTheBasesPlace(Healthy):
+    """Copies to where a qcow2 of the base image's size has its data."""
+
+    def create(self, request: Request, facts: Facts) -> CreateQcow2 | CreateRaw:
+        if request.format is DiskFormat.RAW:
+            return super().create(request, facts)
+        return CreateQcow2(virtual_size=request.virtual_size, mapped=True)
+
+    def staged(
+        self,
+        create: CreateQcow2 | CreateRaw,
+        copied: BaseImage | None,
+        *,
+        facts: Facts,
+        options: Options,
+    ) -> Plan:
+        plan = super().staged(create, copied, facts=facts, options=options)
+        if isinstance(create, CreateRaw) or facts.base is None:
+            return plan
+        offset = mapped_data_offset(facts.base.virtual_size, cluster_size=64 << 10)
+        copy = CopyBase(base=facts.base, format=DiskFormat.QCOW2, data_offset=offset)
+        return replace(plan, steps=(*plan.steps, copy))
+
+
 class MakesRaw(Healthy):
     """Makes a raw disk where qcow2 is asked for."""
 
