@@ -5,10 +5,15 @@ pytest --pyargs allocpolicy.testing.conformance --strategy NAME [--dir DIR]…
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from allocpolicy import InvalidRequest
 from allocpolicy.overriding import override
+from allocpolicy.testing import plugin
 from allocpolicy.testing.author import StrategyConformance
 from allocpolicy.testing.entrance import Given, waivers
 
@@ -18,20 +23,20 @@ class TestStrategy(StrategyConformance):
 
     @override
     def _given(self, request: pytest.FixtureRequest) -> Given:
-        return given(request.config)
+        return given(plugin.options(request.config))
 
 
-def given(config: pytest.Config) -> Given:
+def given(options: Mapping[str, Any]) -> Given:
     """Return what the options of the command say.
 
     :raises InvalidRequest: when they name no strategy, or waive without a reason.
     """
-    options = config.option
-    if not options.strategy:
+    if not options.get("strategy"):
         raise InvalidRequest("say which strategy: --strategy NAME")
+    kinds = options["filesystems"]
     return Given(
-        strategy=options.strategy,
-        directories=options.dir,
-        filesystems=options.filesystems,
-        waived=waivers(options.waive),
+        strategy=options["strategy"],
+        directories=[Path(one) for one in options["dir"]],
+        filesystems=kinds.split(",") if kinds else [],
+        waived=waivers(options["waive"]),
     )

@@ -50,6 +50,7 @@ class Given:
         for directory in self.directories:
             if not directory.is_dir():
                 raise InvalidRequest(f"{directory} is no directory to make disks in")
+            _refuse_unwritable(directory)
         try:
             return subject.subject(
                 self.strategy,
@@ -81,6 +82,15 @@ def _refuse_unknown(words: Iterable[str], *, known: Sequence[str], what: str) ->
         if word not in known:
             allowed = choices(known, nearest_to=word)
             raise InvalidRequest(f"no {what} {word!r}; {allowed}")
+
+
+def _refuse_unwritable(directory: Path) -> None:
+    """Find out at once, rather than in each law."""
+    try:
+        tempfile.TemporaryDirectory(dir=directory).cleanup()
+    except OSError as error:
+        reason = f"no disks can be made in it: {error.strerror}"
+        raise InvalidRequest(f"{directory}: {reason}") from error
 
 
 @contextmanager

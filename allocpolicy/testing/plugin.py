@@ -6,9 +6,11 @@ options only where the command names the suite: another's may be called the same
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import pytest
 
@@ -17,44 +19,62 @@ from allocpolicy.testing.outcome import OUTCOME, counts
 SUITE = "allocpolicy.testing.conformance"
 
 
-_ASKED = pytest.StashKey[bool]()
+_GIVEN = "allocpolicy_conformance"  # of config.option, which xdist sends to workers
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--strategy": {
+        "metavar": "NAME",
+        "default": "",
+        "help": "the strategy, as installed",
+    },
+    "--dir": {
+        "metavar": "DIR",
+        "action": "append",
+        "default": [],
+        "help": "where disks are made; may be repeated, once for each filesystem"
+        " (default: where temporary files are)",
+    },
+    "--filesystems": {
+        "metavar": "KIND,…",
+        "default": "",
+        "help": "make disks on new filesystems of these kinds, as root: ext4, xfs,"
+        " btrfs, ext2, tmpfs",
+    },
+    "--waive": {
+        "metavar": "LAW=REASON",
+        "action": "append",
+        "default": [],
+        "help": "a law that the strategy is known to break; may be repeated",
+    },
+}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise pytest.UsageError(message)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
-) -> None:
-    """Add the options, if the command names the suite."""
+) -> Iterator[None]:
+    """Take the options, if the command names the suite; a project's stay its own.
+
+    A conftest.py that is loaded here may have options that are called the same.
+    """
     if not any(SUITE in argument for argument in args):
-        return
-    early_config.stash[_ASKED] = True
+        return (yield)
+    ours = _Parser(add_help=False, allow_abbrev=False)
+    for name, described in _OPTIONS.items():
+        ours.add_argument(name, **described)
+    if not hasattr(early_config.option, _GIVEN):  # a worker has been given them
+        given, args[:] = ours.parse_known_args(args)
+        setattr(early_config.option, _GIVEN, vars(given))
+    result = yield
     group = parser.getgroup("allocpolicy", "conformance of strategies")
-    group.addoption(
-        "--strategy", metavar="NAME", default="", help="the strategy, as installed"
-    )
-    group.addoption(
-        "--dir",
-        metavar="DIR",
-        type=Path,
-        action="append",
-        default=[],
-        help="where disks are made; may be repeated, once for each filesystem"
-        " (default: where temporary files are)",
-    )
-    group.addoption(
-        "--filesystems",
-        metavar="KIND,…",
-        type=lambda text: text.split(","),
-        default=[],
-        help="make disks on new filesystems of these kinds, as root: ext4, xfs, btrfs,"
-        " ext2, tmpfs",
-    )
-    group.addoption(
-        "--waive",
-        metavar="LAW=REASON",
-        action="append",
-        default=[],
-        help="a law that the strategy is known to break; may be repeated",
-    )
+    for name, described in _OPTIONS.items():
+        with suppress(ValueError):  # a conftest.py has it
+            group.addoption(name, **described)  # for pytest --help
+    return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,15 +82,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
     :raises UsageError: saying what is wrong.
     """
-    if not config.stash.get(_ASKED, False):
+    if not hasattr(config.option, _GIVEN) or config.option.help:
         return
     from allocpolicy import Error
     from allocpolicy.testing.conformance import given
 
     try:
-        given(config).check()
+        given(options(config)).check()
     except Error as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def options(config: pytest.Config) -> Mapping[str, Any]:
+    """Return what the command gives the suite, by the options' names."""
+    given: Mapping[str, Any] = getattr(config.option, _GIVEN, {})
+    return given
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -144,6 +144,7 @@ def test_a_law_is_waived_by_name_and_with_a_reason(own: Path) -> None:
     [
         (("nine",), "did you mean 'none'?"),
         (("none", "--dir", "/nonexistent"), "/nonexistent is no directory"),
+        (("none", "--dir", "/proc"), "/proc: no disks can be made in it: "),
         (("none", "--filesystems", "ext5"), "no filesystem can be made: 'ext5'"),
     ],
 )
@@ -156,13 +157,28 @@ def test_what_can_not_be_tried_is_told_at_once(
     assert len(finished.stderr.splitlines()) == 1
 
 
+CONFTEST = """
+def pytest_addoption(parser):
+    for name in ("--strategy", "--dir", "--waive", "--filesystems"):
+        parser.addoption(name, default="theirs")
+"""
+
+
+def test_the_suite_runs_where_others_have_its_options(own: Path) -> None:
+    """In a plugin's own repository, whose conftest.py is loaded as well."""
+    (own / "conftest.py").write_text(CONFTEST)
+    finished = by_pytest(
+        *("--pyargs", "allocpolicy.testing.conformance", "--strategy", "own"),
+        *("-k", "options-are-described", "--waive", f"{BROKEN}=soon"),
+        cwd=own,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert told(finished.stdout) == "0 held, 1 waived, 0 not applicable"
+
+
 def test_options_of_others_are_theirs(tmp_path: Path) -> None:
     """Wherever allocpolicy is installed, its plugin of pytest is loaded."""
-    (tmp_path / "conftest.py").write_text(
-        "def pytest_addoption(parser):\n"
-        "    for name in ('--strategy', '--dir', '--waive', '--filesystems'):\n"
-        "        parser.addoption(name)\n"
-    )
+    (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_theirs.py").write_text(
         "def test_option(request):\n"
         "    assert request.config.getoption('strategy') == 'chess'\n"
