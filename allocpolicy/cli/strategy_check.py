@@ -14,7 +14,7 @@ from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.testing import entrance, suite
 from allocpolicy.testing.laws import laws
-from allocpolicy.testing.outcome import Outcome
+from allocpolicy.testing.outcome import Outcome, unneeded
 from allocpolicy.testing.suite import Result
 
 BROKEN = 1
@@ -72,6 +72,9 @@ class StrategyCheck(Lister):
         if any(result.outcome is Outcome.BROKEN for result in results):
             self.exit_status = BROKEN
         print(f"{subject.name}: {suite.summary(results)}", file=sys.stderr)
+        waived = [result.law.name for result in results if result.unneeded]
+        if waived:
+            print(f"{subject.name}: {unneeded(waived)}", file=sys.stderr)
         show = list if structured(arguments) else lines
         return [
             (result.law.name, str(result.outcome), show(result.reasons))

@@ -15,7 +15,7 @@ from allocpolicy.testing.entrance import variables
 from allocpolicy.testing.ground import Ground
 from allocpolicy.testing.law import ExecutedLaw, Law
 from allocpolicy.testing.laws import laws
-from allocpolicy.testing.outcome import OUTCOME, Outcome
+from allocpolicy.testing.outcome import OUTCOME, UNNEEDED, Outcome
 from allocpolicy.testing.subject import Subject
 from allocpolicy.testing.suite import Result
 
@@ -65,6 +65,9 @@ class StrategyConformance:
         request.node.user_properties.append(
             (OUTCOME, (subject.name, str(result.outcome)))
         )
+        if result.unneeded:
+            unneeded = (UNNEEDED, (subject.name, law.name))
+            request.node.user_properties.append(unneeded)
         _tell(result)
 
     def _subject(self, request: pytest.FixtureRequest) -> Subject:

@@ -42,12 +42,16 @@ class PureLaw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutedLaw:
-    """A law about disks that are really made, in each `Place` that ``where`` wants."""
+    """A law about disks that are really made, in each `Place` that ``where`` wants.
+
+    ``somewhere``: it holds if it holds in one of them, the first that is found.
+    """
 
     name: str
     says: str
     check: Callable[[Place], None] = field(repr=False)
     where: Callable[[Place], bool] = field(repr=False, default=everywhere)
+    somewhere: bool = field(repr=False, default=False)
 
 
 Law = PureLaw | ExecutedLaw
@@ -67,7 +71,11 @@ def pure(name: str, says: str) -> Callable[[Callable[[Subject], None]], PureLaw]
 
 
 def executed(
-    name: str, says: str, *, where: Callable[[Place], bool] = everywhere
+    name: str,
+    says: str,
+    *,
+    where: Callable[[Place], bool] = everywhere,
+    somewhere: bool = False,
 ) -> Callable[[Callable[[Place], None]], ExecutedLaw]:
     """Make a law of a function that is called once for each place.
 
@@ -76,10 +84,13 @@ def executed(
     :param name: by which an author waives it, in lower case with dashes.
     :param says: what holds, in one line.
     :param where: in which places it is tried; what costs time is tried in few.
+    :param somewhere: whether it is enough that it holds in one of these places.
     """
 
     def law(check: Callable[[Place], None]) -> ExecutedLaw:
-        return ExecutedLaw(name=name, says=says, check=check, where=where)
+        return ExecutedLaw(
+            name=name, says=says, check=check, where=where, somewhere=somewhere
+        )
 
     return law
 

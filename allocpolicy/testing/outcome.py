@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 OUTCOME = "allocpolicy.testing.outcome"  # (strategy, outcome), a property of a test
+
+
+UNNEEDED = "allocpolicy.testing.unneeded"  # (strategy, law), likewise
 
 
 class Outcome(enum.StrEnum):
@@ -27,3 +30,9 @@ def counts(outcomes: Mapping[str, int]) -> str:
         for one in _ORDER
         if one is not Outcome.BROKEN or outcomes.get(one, 0)
     )
+
+
+def unneeded(laws: Iterable[str]) -> str:
+    """Return a sentence about laws that are waived, and not broken; or nothing."""
+    names = ", ".join(laws)
+    return f"waived, and not broken here: {names}" if names else ""

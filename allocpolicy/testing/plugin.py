@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from allocpolicy.testing.outcome import OUTCOME, counts
+from allocpolicy.testing.outcome import OUTCOME, UNNEEDED, counts, unneeded
 
 SUITE = "allocpolicy.testing.conformance"
 
@@ -102,20 +102,27 @@ def options(config: pytest.Config) -> Mapping[str, Any]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how many laws held, for each strategy that was tried."""
     counted: dict[str, Counter[str]] = {}
-    for strategy, outcome in _outcomes(terminalreporter):
+    for strategy, outcome in _told(terminalreporter, OUTCOME):
         counted.setdefault(strategy, Counter())[outcome] += 1
+    waived: dict[str, list[str]] = {}
+    for strategy, law in _told(terminalreporter, UNNEEDED):
+        waived.setdefault(strategy, []).append(law)
     if not counted:
         return
     terminalreporter.section("conformance of strategies")
     for strategy, outcomes in sorted(counted.items()):
         terminalreporter.write_line(f"{strategy}: {counts(outcomes)}")
+        if strategy in waived:
+            terminalreporter.write_line(f"{strategy}: {unneeded(waived[strategy])}")
 
 
-def _outcomes(terminalreporter: pytest.TerminalReporter) -> Iterator[tuple[str, str]]:
-    """Yield strategy and outcome of each law, those of other processes as well."""
+def _told(
+    terminalreporter: pytest.TerminalReporter, what: str
+) -> Iterator[tuple[str, str]]:
+    """Yield strategy and what is noted of each law, by other processes as well."""
     for reports in terminalreporter.stats.values():
         for report in reports:
             if getattr(report, "when", None) == "call":
                 yield from (
-                    value for name, value in report.user_properties if name == OUTCOME
+                    value for name, value in report.user_properties if name == what
                 )

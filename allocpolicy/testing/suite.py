@@ -21,18 +21,22 @@ from allocpolicy.testing.process import restored
 from allocpolicy.testing.subject import Place, Subject
 from allocpolicy.wording import bounded, raised
 
+UNNEEDED = "it is waived, and not broken here"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """A law's outcome; ``reasons`` say why it isn't held.
 
     ``places`` are those of the outcome, if the law is about disks that are made.
+    ``unneeded``: it is waived, and not broken where it was tried.
     """
 
     law: Law
     outcome: Outcome
     reasons: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
+    unneeded: bool = False
 
     def __str__(self) -> str:
         reasons = f": {'; '.join(self.reasons)}" if self.reasons else ""
@@ -57,18 +61,26 @@ def result_of(law: Law, subject: Subject, *, grounds: Sequence[Ground]) -> Resul
         with tempfile.TemporaryDirectory() as directory:
             found = [_tried_purely(law, subject, directory=Path(directory))]
     else:
-        found = [
-            _tried_in(law, place)
-            for ground in grounds
-            for place in ground.places(subject)
-            if law.where(place)
-        ]
+        found = list(_tried(law, subject, grounds=grounds))
     return _waived(_together(law, found), subject)
 
 
 def summary(results: Iterable[Result]) -> str:
     """Return ``19 held, 2 waived, 3 not applicable``; the broken ones come first."""
     return counts(Counter(str(result.outcome) for result in results))
+
+
+def _tried(
+    law: ExecutedLaw, subject: Subject, *, grounds: Sequence[Ground]
+) -> Iterator[Result]:
+    """Yield the result in each place, or only the first where it is enough to hold."""
+    for ground in grounds:
+        for place in filter(law.where, ground.places(subject)):
+            result = _tried_in(law, place)
+            if law.somewhere and result.outcome is Outcome.HELD:
+                yield result
+                return
+            yield result
 
 
 def _tried_purely(law: PureLaw, subject: Subject, *, directory: Path) -> Result:
@@ -112,7 +124,10 @@ def _result(law: Law, error: BaseException) -> Result:
 
 def _together(law: Law, found: Sequence[Result]) -> Result:
     """Return one result of a law's results in all places."""
-    for outcome in (Outcome.BROKEN, Outcome.HELD, Outcome.NOT_APPLICABLE):
+    worst = [Outcome.BROKEN, Outcome.HELD, Outcome.NOT_APPLICABLE]
+    if isinstance(law, ExecutedLaw) and law.somewhere:
+        worst = [Outcome.HELD, Outcome.BROKEN, Outcome.NOT_APPLICABLE]
+    for outcome in worst:
         same = [result for result in found if result.outcome is outcome]
         if same:
             places = tuple(itertools.chain.from_iterable(one.places for one in same))
@@ -144,6 +159,8 @@ def _first(places: Sequence[str]) -> str:
 
 def _waived(result: Result, subject: Subject) -> Result:
     reason = subject.waived.get(result.law.name)
-    if reason is None or result.outcome is not Outcome.BROKEN:
+    if reason is None:
         return result
+    if result.outcome is not Outcome.BROKEN:
+        return replace(result, reasons=(*result.reasons, UNNEEDED), unneeded=True)
     return replace(result, outcome=Outcome.WAIVED, reasons=(reason, *result.reasons))

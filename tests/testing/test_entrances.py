@@ -118,10 +118,13 @@ def test_the_three_entrances_tell_the_same(own: Path) -> None:
 
 
 def test_a_law_is_waived_by_name_and_with_a_reason(own: Path) -> None:
-    (own / "test_own.py").write_text(CLASS.format(waived={BROKEN: "soon"}))
-    finished = by_pytest("test_own.py", "-k", "declared or options", cwd=own)
+    known = {BROKEN: "soon", "summary-is-one-line": "no longer"}
+    (own / "test_own.py").write_text(CLASS.format(waived=known))
+    finished = by_pytest("test_own.py", "-k", "summary or options", cwd=own)
     assert finished.returncode == 0, finished.stdout
     assert "1 waived" in finished.stdout
+    unneeded = "own: waived, and not broken here: summary-is-one-line\n"
+    assert unneeded in finished.stdout
     for waived, why in (
         ("options-are-describe=soon", f"did you mean '{BROKEN}'?"),
         (BROKEN, "with a reason"),

@@ -19,6 +19,7 @@ from allocpolicy.testing.laws import (
     newer,
     plans,
     racing,
+    serving,
     sizes,
 )
 
@@ -30,6 +31,7 @@ MODULES: tuple[ModuleType, ...] = (
     newer,
     manners,
     locks,
+    serving,
     guest,
     keeping,
     sizes,

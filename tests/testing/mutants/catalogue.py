@@ -127,6 +127,8 @@ RAW, QCOW2 = DiskFormat.RAW, DiskFormat.QCOW2
 
 # What is seen at disks that are made: of which format, and from which base image.
 SEEN_AT: dict[str, dict[type[Healthy], tuple[DiskFormat, BaseKind | None]]] = {
+    "serves-disks-here": {plans.MixesUpUnits: (RAW, None)},
+    "changes-disks-here": {plans.MixesUpUnitsInAmend: (RAW, None)},
     "guests-read-the-base": {
         content.SaysThatItCopies: (RAW, BaseKind.RAW),
         content.CopiesPartOfTheBase: (RAW, BaseKind.RAW),

@@ -285,6 +285,33 @@ class RefusesEverything(Healthy):
         raise PlanError(f"strategy {self.name} is not ready")
 
 
+class MixesUpUnits(_Made):
+    """Takes the size for one in KiB, and finds every real disk too small."""
+
+    def wrong(self, plan: Plan, *, request: Request, facts: Facts) -> Plan:
+        if request.virtual_size < 1 << 40:
+            raise PlanError(f"strategy {self.name} needs 1 GiB")
+        return plan
+
+
+class MixesUpUnitsInAmend(Healthy):
+    """Takes the size of a disk that exists for one in KiB."""
+
+    def amend(
+        self,
+        *,
+        request: Request,
+        current: Observation,
+        options: Options,
+        facts: Facts,
+    ) -> Plan:
+        if current.virtual_size < 1 << 30:
+            raise PlanError(f"strategy {self.name} needs 1 MiB")
+        return super().amend(
+            request=request, current=current, options=options, facts=facts
+        )
+
+
 class KnowsThreeAllocations(Healthy):
     """Has no entry for every allocation when it amends."""
 
