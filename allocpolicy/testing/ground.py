@@ -43,7 +43,7 @@ def grounds(directories: Sequence[Path]) -> Iterator[tuple[Ground, ...]]:
     """Make a ground in each of the directories; remove them with all in them."""
     with ExitStack() as stack:
         made = []
-        for directory in directories:
+        for directory in map(Path.absolute, directories):  # code may change directory
             own = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="allocpolicy-check-", dir=directory)
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import locale
 import os
+import resource
 import signal
 import sys
 import threading
@@ -10,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+_LIMITS = range(16)  # RLIMIT_NLIMITS of Linux
 
 
 @contextmanager
@@ -39,6 +43,7 @@ def restored() -> Iterator[None]:
     """
     umask, directory = _umask(), os.open(".", os.O_PATH | os.O_CLOEXEC)
     environment, path = dict(os.environ), list(sys.path)
+    blocked, timer = signal.pthread_sigmask(signal.SIG_BLOCK, ()), _has_timer()
     handlers = {one: signal.getsignal(one) for one in signal.valid_signals()}
     try:
         yield
@@ -49,9 +54,16 @@ def restored() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:] = path
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if not timer:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for one, handler in handlers.items():
             if signal.getsignal(one) != handler:
                 signal.signal(one, handler)
+
+
+def _has_timer() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL) != (0, 0)
 
 
 def _umask() -> int:
@@ -68,6 +80,10 @@ def _state() -> Mapping[str, object]:
         "the environment": dict(os.environ),
         "descriptors": _descriptors(),
         "the signals' handlers": [signal.getsignal(n) for n in signal.valid_signals()],
+        "the signals that are blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "a timer (SIGALRM)": _has_timer(),
+        "the locale": locale.setlocale(locale.LC_ALL),
+        "the resource limits": [resource.getrlimit(one) for one in _LIMITS],
         "the priority": os.getpriority(os.PRIO_PROCESS, 0),
         "user or group": (os.geteuid(), os.getegid(), os.getgroups()),
         "sys.path": tuple(sys.path),

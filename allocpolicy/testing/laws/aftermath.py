@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from allocpolicy.testing import process
@@ -28,15 +28,19 @@ def steps_leave_the_process_alone(place: Place) -> None:
 
 @executed(
     "the-disk-is-all-that-is-made",
-    "Beside a new disk no file is left, in /tmp neither.",
+    "Beside a new disk no file is left, nor in /tmp or the current directory.",
     where=plainly,
 )
 def the_disk_is_all_that_is_made(place: Place) -> None:
     before = set(place.directory.iterdir())
-    with _temporary_directory() as temporary:
+    with (
+        tempfile.TemporaryDirectory() as current,
+        _temporary_directory() as temporary,
+        chdir(current),
+    ):
         new_disk(place)
         left = sorted(set(place.directory.iterdir()) - before - {place.disk})
-        left += sorted(temporary.iterdir())
+        left += sorted((*temporary.iterdir(), *Path(current).iterdir()))
     require(not left, f"it leaves {', '.join(one.name for one in left)}")
 
 

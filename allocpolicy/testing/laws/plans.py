@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import fields
 
 from allocpolicy import (
     CopyBase,
     CreateQcow2,
     CreateRaw,
     DiskFormat,
+    Error,
     Judgement,
     Mode,
     Operation,
@@ -80,13 +82,14 @@ def refusals_name_the_strategy(subject: Subject) -> None:
 )
 def plans_are_steady(subject: Subject) -> None:
     for answer in answers.of(subject):
-        told = f"{answer.given}, then {answer.again} ({answer.case})"
-        require(answer.steady, told)
+        told = f"{_unlike(answer.given, answer.again)} ({answer.case})"
+        require(answer.steady, f"two instances differ: {told}")
     some = answers.of(subject)[::_EVERY]
     others = elsewhere.ask(subject, [answer.case for answer in some])
     for answer, other in zip(some, others, strict=True):
-        told = f"{answer.given}, elsewhere {other} ({answer.case})"
-        require(answers.alike(answer.given, other), told)
+        told = f"{_unlike(answer.given, other)} ({answer.case})"
+        alike = answers.alike(answer.given, other)
+        require(alike, f"in another process it differs: {told}")
 
 
 @pure("plans-do-no-io", "Planning opens, lists and starts nothing: `observe` does.")
@@ -187,6 +190,18 @@ def growing_is_in_place(subject: Subject) -> None:
     for case, plan in _of_existing(subject):
         if case.request.operation is Operation.RESIZE:
             require(plan.mode is Mode.IN_PLACE, f"the mode is {plan.mode} ({case})")
+
+
+def _unlike(one: Plan | Error, other: Plan | Error) -> str:
+    """Return what differs in two answers: fields of plans, or all of them."""
+    if not (isinstance(one, Plan) and isinstance(other, Plan)):
+        return f"{one}, then {other}"
+    return ", ".join(
+        f"{field.name} is {getattr(one, field.name)!r}, then"
+        f" {getattr(other, field.name)!r}"
+        for field in fields(Plan)
+        if getattr(one, field.name) != getattr(other, field.name)
+    )
 
 
 def _refuses_in_one_line(subject: Subject, case: Case) -> None:

@@ -163,6 +163,7 @@ SEEN_AT: dict[str, dict[type[Healthy], tuple[DiskFormat, BaseKind | None]]] = {
         steps.LeavesAFileBeside: (RAW, None),
         steps.LeavesAFileElsewhere: (RAW, None),
         steps.MarksItAsMade: (RAW, None),
+        steps.LogsWhereItRuns: (RAW, None),
     },
     "steps-leave-the-process-alone": {
         steps.LeavesADescriptor: (RAW, None),
@@ -172,6 +173,8 @@ SEEN_AT: dict[str, dict[type[Healthy], tuple[DiskFormat, BaseKind | None]]] = {
         steps.ChangesTheDirectory: (RAW, None),
         steps.ChangesTheEnvironment: (RAW, None),
         steps.IgnoresSigterm: (RAW, None),
+        steps.BlocksSignals: (RAW, None),
+        steps.SetsATimer: (RAW, None),
         steps.Prints: (RAW, None),
         steps.WritesToStdout: (RAW, None),
         steps.ClosesTheDescriptor: (RAW, None),

@@ -170,6 +170,34 @@ class ChangesTheFlags(_DoesMore):
         fcntl.fcntl(target.fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)
 
 
+class LogsWhereItRuns(_DoesMore):
+    """Writes a log into the current directory."""
+
+    @staticmethod
+    def more(target: Target, path: Path) -> None:
+        Path("healthy.log").write_text("made a disk")
+
+
+class BlocksSignals(_DoesMore):
+    """Blocks SIGINT while it works, and from then on."""
+
+    @staticmethod
+    def more(target: Target, path: Path) -> None:
+        import signal
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+class SetsATimer(_DoesMore):
+    """Sets an alarm for a program that hangs, and leaves it."""
+
+    @staticmethod
+    def more(target: Target, path: Path) -> None:
+        import signal
+
+        signal.alarm(3600)
+
+
 class IgnoresSigterm(_DoesMore):
     """Ignores SIGTERM from then on."""
 
