@@ -14,6 +14,7 @@ from allocpolicy import (
     MappingState,
     Observation,
     Request,
+    Use,
 )
 from allocpolicy.testing.records import (
     FILESYSTEMS,
@@ -56,7 +57,7 @@ class Case:
     current: Observation | None = None
 
     def __str__(self) -> str:
-        disk = "new disk" if self.current is None else "disk that exists"
+        disk = "new disk" if self.current is None else told(self.current)
         base = self.facts.base
         return (
             f"a {self.request.format} of {self.request.virtual_size} bytes,"
@@ -64,6 +65,19 @@ class Case:
             f" {f'base {base.path.name}' if base else 'no base'},"
             f" {self.facts.host.filesystem.type}, {dict(self.options)}"
         )
+
+
+def told(disk: Observation) -> str:
+    """Return what matters of a disk that exists, in a few words."""
+    below = f", on {disk.backing_file.name}" if disk.backing_file else ""
+    shared = f", {disk.extents.shared} shared" if disk.extents else ""
+    moves = "" if disk.overwrites_in_place else ", not overwritten in place"
+    used = f", in use: {disk.in_use}" if disk.in_use is not Use.NONE else ""
+    return (
+        f"a disk in {disk.format} of {disk.virtual_size} bytes, its mapping"
+        f" {disk.mapping}, its allocation {disk.allocation}, {disk.actual_size} bytes"
+        f" of storage{shared}{moves}{below}{used}"
+    )
 
 
 def new_disks(options: Options, *, directory: Path) -> Iterator[Case]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from allocpolicy import Error
 from allocpolicy.testing.ground import Ground
 from allocpolicy.testing.law import Broken, ExecutedLaw, Law, NotApplicable, PureLaw
 from allocpolicy.testing.laws import laws
@@ -118,7 +119,8 @@ def _result(law: Law, error: BaseException) -> Result:
     if isinstance(error, NotApplicable):
         reasons = (bounded(str(error)),)
         return Result(law=law, outcome=Outcome.NOT_APPLICABLE, reasons=reasons)
-    said = bounded(str(error)) if isinstance(error, Broken) else raised(error)
+    ours = isinstance(error, Broken | Error)
+    said = bounded(str(error)) if ours else raised(error)
     return Result(law=law, outcome=Outcome.BROKEN, reasons=(said,))
 
 

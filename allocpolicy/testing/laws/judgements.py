@@ -27,7 +27,8 @@ def verify_judges_every_disk(subject: Subject) -> None:
         )
         assert isinstance(given, Verdict)
         require(
-            one_line(given.reason), f"the reason is {given.reason!r} ({observation})"
+            one_line(given.reason),
+            f"the reason is {given.reason!r} ({cases.told(observation)})",
         )
 
 
@@ -44,7 +45,7 @@ def judgements_are_steady(subject: Subject) -> None:
         for ask in (_verdict, _attachment):
             one = ask(subject.loaded, options, observation)
             two = ask(other, options, observation)
-            require(one == two, f"{one}, then {two} ({observation})")
+            require(one == two, f"{one}, then {two} ({cases.told(observation)})")
             kept = pickle.loads(pickle.dumps(one))  # noqa: S301  (our own)
             require(kept == one, f"{one} is {kept} when it was pickled")
 
@@ -55,11 +56,11 @@ def judgements_do_no_io(subject: Subject) -> None:
     for options, observation in asked:
         with watch.io() as seen:
             _both(subject, options, observation)
-        require(not seen, f"{seen[:1]} ({observation})")
+        require(not seen, f"{seen[:1]} ({cases.told(observation)})")
     for options, observation in asked[::_EVERY]:
         with watch.outside() as seen:
             _both(subject, options, observation)
-        require(not seen, f"they ask {seen[:1]} ({observation})")
+        require(not seen, f"they ask {seen[:1]} ({cases.told(observation)})")
 
 
 @pure(
@@ -76,7 +77,7 @@ def what_is_hidden_never_counts(subject: Subject) -> None:
             judged = _verdict(subject.loaded, options, other).judgement
             if judged is Judgement.MEETS:
                 shown = _verdict(subject.loaded, options, thin).judgement
-                told = f"it meets where its allocation is {allocation}, not as {thin}"
+                told = f"it meets where its allocation is {allocation}, not thin"
                 require(shown is Judgement.MEETS, told)
 
 

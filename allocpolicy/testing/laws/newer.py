@@ -59,7 +59,9 @@ def newer_disks_are_judged(subject: Subject) -> None:
                     subject.loaded, options=options, observation=disk
                 )
             except Error as error:
-                raise Broken(f"{error} ({dict(options)}, {disk})") from error
+                raise Broken(
+                    f"{error} ({dict(options)}, {cases.told(disk)})"
+                ) from error
 
 
 @pure(
