@@ -14,6 +14,7 @@ import pytest
 from allocpolicy.testing import outcome, suite
 from allocpolicy.testing.law import ExecutedLaw
 from allocpolicy.testing.laws import laws
+from tests.harness import ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process
 from tests.registry.test_installed import Install, install
 
@@ -226,6 +227,26 @@ def test_the_command_needs_no_pytest() -> None:
         "assert laws()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.system
+def test_an_ordinary_user_runs_it_as_well() -> None:
+    """Whose locks are where temporary files are, too: nothing that a step left."""
+    with ordinary_user.public_directory() as public:
+        finished = subprocess.run(
+            ordinary_user.command(
+                *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"),
+                *("-p", "allocpolicy.testing.plugin", "--strategy", "space"),
+                *("--pyargs", "allocpolicy.testing.conformance", "--dir", public),
+                *("-k", "the-disk-is-all-that-is-made"),
+            ),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=public,
+            env={k: v for k, v in os.environ.items() if k != "XDG_RUNTIME_DIR"},
+        )
+    assert "space: 1 held" in finished.stdout, finished.stdout + finished.stderr
 
 
 def test_counts_are_in_order() -> None:
