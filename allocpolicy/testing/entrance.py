@@ -124,9 +124,11 @@ def waivers(words: Sequence[str]) -> dict[str, str]:
 def _made(directories: Sequence[Path]) -> Iterator[tuple[Ground, ...]]:
     with ExitStack() as stack:
         try:
-            yield stack.enter_context(grounds(directories))
-        except OSError as error:
-            raise InvalidRequest(f"{error.filename}: {error.strerror}") from error
+            made = stack.enter_context(grounds(directories))
+        except OSError as error:  # of a write it doesn't name the file
+            where = error.filename or ", ".join(map(str, directories))
+            raise InvalidRequest(f"{where}: {error.strerror}") from error
+        yield made
 
 
 def _mounted(given: Given, stack: ExitStack) -> Iterator[Path]:

@@ -14,6 +14,7 @@ import pytest
 from allocpolicy.testing import outcome, suite
 from allocpolicy.testing.law import ExecutedLaw
 from allocpolicy.testing.laws import laws
+from tests.conftest import FreshFilesystem
 from tests.harness import ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process
 from tests.registry.test_installed import Install, install
@@ -159,6 +160,17 @@ def test_what_can_not_be_tried_is_told_at_once(
     assert (finished.status, finished.stdout) == (2, "")
     assert why in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.system
+def test_a_directory_without_room_is_told_by_its_name(
+    fresh_filesystem: FreshFilesystem,
+) -> None:
+    full = fresh_filesystem("tmpfs", size=1 << 20)
+    finished = allocpolicy("strategy", "check", "none", "--dir", full)
+    told = f"strategy check: {full}: No space left on device\n"
+    assert (finished.status, finished.stderr) == (2, told)
+    assert not list(full.iterdir())
 
 
 CONFTEST = """
