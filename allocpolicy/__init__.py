@@ -13,6 +13,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+#: the version of the installed distribution
 __version__ = "0.1.0"
 
 _LINE = re.compile(r"^from (\S+) import (\w+) as \2$", re.MULTILINE)

@@ -41,18 +41,17 @@ from allocpolicy.wording import format_size
 
 
 class Error(Exception):
-    """The root of all errors that allocpolicy raises on purpose.
-
-    ``remark`` ends the message: what else is to be known, if anything.
-    """
+    """The root of all errors that allocpolicy raises on purpose."""
 
     template: ClassVar[str] = "{reason}"
+    #: that of a command which it ends
     exit_status: ClassVar[int] = 5
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
+        #: why, in one line
         self.reason = str(args[-1]) if args else ""
-        self.remark = ""
+        self.remark = ""  #: what else is to be known, if anything
 
     def __str__(self) -> str:
         said = self.template.format_map(vars(self))
@@ -78,8 +77,8 @@ class ExtraSpecError(InvalidRequest):
 
     def __init__(self, key: str, value: str, reason: str) -> None:
         super().__init__(key, value, reason)
-        self.key = key
-        self.value = value
+        self.key = key  #: the extra spec's key
+        self.value = value  #: what was given
 
 
 class FlavorError(InvalidRequest):
@@ -89,7 +88,7 @@ class FlavorError(InvalidRequest):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
+        self.path = path  #: the file or directory that it is about
 
 
 class StrategyNotFound(InvalidRequest):
@@ -99,7 +98,7 @@ class StrategyNotFound(InvalidRequest):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
-        self.name = name
+        self.name = name  #: the strategy's name
 
 
 class PlanError(InvalidRequest):
@@ -113,7 +112,7 @@ class ImageError(InvalidRequest):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
+        self.path = path  #: the file or directory that it is about
 
 
 class FormatUnknown(ImageError):
@@ -131,7 +130,7 @@ class DestinationError(InvalidRequest):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
+        self.path = path  #: the file or directory that it is about
 
 
 class DestinationExists(InvalidRequest):
@@ -145,7 +144,7 @@ class DestinationExists(InvalidRequest):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.path = path
+        self.path = path  #: the file or directory that it is about
 
 
 class NotEnoughSpace(Error):
@@ -159,9 +158,9 @@ class NotEnoughSpace(Error):
 
     def __init__(self, path: Path, needed: int, free: int, reason: str = "") -> None:
         super().__init__(path, needed, free, reason)
-        self.path = path
-        self.needed = needed
-        self.free = free
+        self.path = path  #: the file or directory that it is about
+        self.needed = needed  #: bytes that the work takes
+        self.free = free  #: bytes that are free
         self.needed_text = format_size(needed)
         self.free_text = format_size(free)
         self.because = f" ({reason})" if reason else ""
@@ -206,10 +205,10 @@ class Overcommitted(NotEnoughSpace):
     ) -> None:
         super().__init__(path, promise, free)
         self.args = (path, promise, left, free, ratio, limit)
-        self.left = left
+        self.left = left  #: bytes that may still be promised
         self.left_text = format_size(left)
-        self.ratio = ratio
-        self.limit = limit
+        self.ratio = ratio  #: used and promised, as a multiple of the filesystem's size
+        self.limit = limit  #: max_overcommit_ratio
 
 
 class Unsupported(Error):
@@ -220,7 +219,7 @@ class Unsupported(Error):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
+        self.path = path  #: the file or directory that it is about
 
 
 class StorageFailed(Error):
@@ -230,7 +229,7 @@ class StorageFailed(Error):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
+        self.path = path  #: the file or directory that it is about
 
 
 class DuplicateStrategy(Error):
@@ -242,8 +241,8 @@ class DuplicateStrategy(Error):
 
     def __init__(self, name: str, owners: tuple[str, ...]) -> None:
         super().__init__(name, owners)
-        self.name = name
-        self.owners = owners
+        self.name = name  #: the strategy's name
+        self.owners = owners  #: the distributions
         self.owned_by = " and ".join(owners)
 
 
@@ -258,9 +257,9 @@ class StrategyFailed(Error):
 
     def __init__(self, name: str, owner: str, hook: str, reason: str) -> None:
         super().__init__(name, owner, hook, reason)
-        self.name = name
-        self.owner = owner
-        self.hook = hook
+        self.name = name  #: the strategy's name
+        self.owner = owner  #: distribution, version and entry point
+        self.hook = hook  #: the method that was called; empty: none was
         self.where = f" in {hook}()" if hook else ""
 
 
@@ -284,22 +283,25 @@ class PromiseBroken(Error):
         state: str = "nothing was left behind",
     ) -> None:
         super().__init__(path, strategy, reason, state)
-        self.path = path
-        self.strategy = strategy
-        self.reason = reason
-        self.state = state
+        self.path = path  #: the file or directory that it is about
+        self.strategy = strategy  #: its name
+        self.reason = reason  #: why, in one line
+        self.state = state  #: what became of the disk
 
 
 class CommandError(Error):
-    """A program that allocpolicy started failed: ``(command, exit_status, stderr)``."""
+    """A program that allocpolicy started failed: ``(command, status, stderr)``.
+
+    ``stderr`` is what it said; the message has it in one line.
+    """
 
     template = "{program} failed with exit status {status}: {reason}"
 
     def __init__(self, command: tuple[str, ...], status: int, stderr: str) -> None:
         super().__init__(command, status, stderr)
-        self.command = command
+        self.command = command  #: its arguments, the program first
         self.program = " ".join(command[:2])
-        self.status = status
+        self.status = status  #: its exit status; negative: the signal that ended it
         self.reason = " ".join(stderr.split()) or "it said nothing"
 
 
@@ -315,7 +317,7 @@ class FailedAfterwards(Error):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
+        self.path = path  #: the file or directory that it is about
 
 
 class TooMuchWork(Error):
@@ -331,8 +333,8 @@ class Replan(Error):
 
     def __init__(self, reason: str, lost: Path | None = None) -> None:
         super().__init__(reason, lost)
-        self.reason = reason
-        self.lost = lost
+        self.reason = reason  #: why, in one line
+        self.lost = lost  #: the file that is gone; None: no file is
 
 
 def refuse(faults: Iterable[tuple[bool, str]], *, path: Path) -> None:

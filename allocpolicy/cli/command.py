@@ -21,7 +21,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line, raised
 
-Row = tuple[object, ...]
+Row = tuple[object, ...]  #: the cells of a row, one for each column
 
 
 class Command(CliffCommand):
@@ -34,8 +34,9 @@ class Command(CliffCommand):
 
     # --format is cliff's long name of -f; where it names a disk's format, that wins.
     conflict_handler = "resolve"
-    state = "nothing was changed"
-    exit_status = 0
+    state = "nothing was changed"  #: what holds when it is interrupted or fails
+    exit_status = 0  #: that of a run to its end
+    #: the distribution that a plugin's command is from
     owner: ClassVar[str | None] = None
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -114,13 +115,10 @@ class Command(CliffCommand):
 
 
 class ShowOne(Command, CliffShowOne):
-    """A command that shows one thing.
+    """A command that shows one thing."""
 
-    ``columns`` are the names that it may show to people, ``fields`` those of its data.
-    """
-
-    columns: ClassVar[tuple[str, ...]]
-    fields: ClassVar[tuple[str, ...]]
+    columns: ClassVar[tuple[str, ...]]  #: the names that it may show to people
+    fields: ClassVar[tuple[str, ...]]  #: the names of its data
 
     def take_action(
         self, parsed_args: argparse.Namespace
@@ -154,7 +152,7 @@ class ShowOne(Command, CliffShowOne):
 class Lister(Command, CliffLister):
     """A command that lists things."""
 
-    columns: ClassVar[tuple[str, ...]]
+    columns: ClassVar[tuple[str, ...]]  #: the names of the columns
 
     def take_action(
         self, parsed_args: argparse.Namespace

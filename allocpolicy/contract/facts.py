@@ -23,32 +23,29 @@ from allocpolicy.wording import printable, share
 class DiskFormat(enum.StrEnum):
     """The formats that a disk may have."""
 
-    QCOW2 = "qcow2"
-    RAW = "raw"
+    QCOW2 = "qcow2"  #: QEMU's format, version 2 or 3
+    RAW = "raw"  #: the guest's bytes, one by one
 
 
 class Allocation(enum.StrEnum):
-    """How a disk is allocated, as observed.
+    """How a disk is allocated, as observed."""
 
-    ``thin``: some of what the guest may write has no storage of its own (shared extents
-    are not the disk's own). ``reserved``: all of it has storage, some of which is
-    unwritten. ``written``: all of it has storage that was written. ``unverifiable``:
-    the filesystem does not report its storage, or does not keep it when blocks are
-    overwritten.
-    """
-
+    #: some of what the guest may write has no storage of the disk's own; shared extents
+    #: aren't
     THIN = "thin"
-    RESERVED = "reserved"
-    WRITTEN = "written"
+    RESERVED = "reserved"  #: all of it has storage, some of which is unwritten
+    WRITTEN = "written"  #: all of it has storage that was written
+    #: the filesystem doesn't report its storage, or doesn't keep it when blocks are
+    #: overwritten
     UNVERIFIABLE = "unverifiable"
 
 
 class MappingState(enum.StrEnum):
     """The share of a qcow2's clusters that L2 tables map; raw is always full."""
 
-    NONE = "none"
-    PARTIAL = "partial"
-    FULL = "full"
+    NONE = "none"  #: no cluster is mapped
+    PARTIAL = "partial"  #: some clusters are mapped
+    FULL = "full"  #: every cluster is mapped, or the disk is raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +57,8 @@ class Headroom:
     write-zeroes also frees and reallocates. docs/headroom.md has the measurements.
     """
 
-    ratio: float
-    minimum: int
+    ratio: float  #: of the reserved-unwritten bytes: 0.01 is one percent
+    minimum: int  #: the least to keep free, in bytes
 
     def bytes_for(self, reserved_unwritten: int) -> int:
         """Return the bytes to keep free for a number of reserved-unwritten bytes."""
@@ -70,60 +67,56 @@ class Headroom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What to keep free for the host, and how much may be promised; 0 means no limit.
+    """What to keep free for the host, and how much may be promised."""
 
-    ``max_overcommit_ratio`` limits what is used and promised together, as a multiple of
-    a filesystem's size; ``reserved_host_disk`` is in bytes, for every filesystem.
-    ``max_promised_bytes`` limits what one disk may be promised.
-    """
-
+    #: the most that is used and promised together, as a multiple of a filesystem's
+    #: size; 0: no limit
     max_overcommit_ratio: float = 0.0
-    reserved_host_disk: int = 0
+    reserved_host_disk: int = 0  #: bytes to keep free for the host on every filesystem
+    #: the most bytes that one disk may be promised; 0: no limit
     max_promised_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The directory in which a disk is created, its filesystem, and the host's policy.
+    """Where a disk is created, and what the host's policy is there."""
 
-    The disks in ``disk_directories`` are counted together with the directory's own.
-    """
-
-    directory: Path
-    filesystem: Filesystem
-    headroom: Headroom
+    directory: Path  #: the directory in which the disk is
+    filesystem: Filesystem  #: the directory's filesystem
+    headroom: Headroom  #: how much to keep free beside what is reserved
+    #: directories whose disks are counted together with the directory's own
     disk_directories: tuple[Path, ...] = ()
+    #: what to keep free for the host, and how much may be promised
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseImage:
-    """What a disk starts from, opened once; ``fd`` stays open for the whole job.
+    """What a disk starts from, opened once.
 
-    ``data_bytes`` is the most that a copy of its data takes; ``plain`` means that the
-    file stores its data as the guest reads it (not compressed, no subclusters).
-    ``identity`` changes when somebody writes to the file. ``source`` is the file that
-    the user named; it differs from ``path`` when a foreign format is converted into the
-    image cache. In a dry run, and in a plan before the conversion, ``pending`` says
-    what is still to be done.
-
-    An existing disk to be rewritten is such an image as well: ``below`` is then its
-    backing file, read where the disk maps nothing, and ``plain`` applies to the whole
-    chain. ``leased``: no other process may open it, not even qemu-img.
+    An existing disk to be rewritten is such an image as well.
     """
 
-    path: Path
-    fd: int
-    format: DiskFormat
-    virtual_size: int
-    data_bytes: int
+    path: Path  #: the file that is read
+    fd: int  #: its descriptor, open for reading during the whole job
+    format: DiskFormat  #: the format in which it is read
+    virtual_size: int  #: the bytes that a guest sees
+    data_bytes: int  #: the most bytes that a copy of its data takes
+    #: the file stores its data as the guest reads it: not compressed, no subclusters;
+    #: of an existing disk, the whole chain does
     plain: bool
-    identity: tuple[int, ...]
+    identity: tuple[int, ...]  #: numbers that change when somebody writes to the file
+    #: the file that the user named; not ``path`` when a foreign format is converted
+    #: into the image cache
     source: Path
-    source_format: str
+    source_format: str  #: the format of ``source``, as qemu-img calls it
+    #: what is still to be done before it can be read: in a dry run, and in a plan
+    #: before the conversion
     pending: str | None = None
+    #: the backing file of an existing disk, read where the disk maps nothing
     below: BaseImage | None = None
-    leased: bool = False
+    leased: bool = False  #: no other process may open it, not even qemu-img
+    #: the header of a qcow2 that was read already
     header: Header | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -143,23 +136,23 @@ class BaseImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Everything that a plan may depend on, observed once, before planning.
+    """Everything that a plan may depend on, observed once, before planning."""
 
-    ``shares_base`` means that the base image is plain, and that files in the directory
-    can share its blocks (reflink). ``observed`` is what the strategy's own ``observe``
-    returned. ``lost`` are the files that earlier attempts of the same work found gone,
-    as their `Replan` said. For an existing disk, ``base`` is what its guest reads, and
-    ``file`` its file, byte for byte, in any format; if it can't be rewritten both are
-    None, and ``obstacle`` says why.
-    """
-
-    host: Host
+    host: Host  #: where the disk is, and the host's policy
+    #: what a new disk starts from, if anything; of an existing disk, what its guest
+    #: reads, or None if it can't be rewritten
     base: BaseImage | None
+    #: the base is plain, and files in the directory can share its blocks (reflink)
     shares_base: bool = False
+    #: the file of an existing disk, byte for byte, in any format; None if it can't be
+    #: rewritten
     file: BaseImage | None = None
+    #: files in the directory can share the blocks of ``file``
     shares_file: bool = False
-    obstacle: str | None = None
+    obstacle: str | None = None  #: why an existing disk can't be rewritten, if it can't
+    #: what the strategy's own ``observe`` returned
     observed: Mapping[str, object] = field(default_factory=ReadOnly)
+    #: files that earlier attempts of the same work found gone, as their `Replan` said
     lost: tuple[Path, ...] = ()
 
     def required_base(self) -> BaseImage:
@@ -197,108 +190,99 @@ class Facts:
 class Use(enum.StrEnum):
     """What QEMU's lock bytes say about an image; no value proves it unused."""
 
-    NONE = "none"
-    READING = "reading"
-    WRITING = "writing"
+    NONE = "none"  #: no process that locks as QEMU does has it open
+    READING = "reading"  #: a process reads it
+    WRITING = "writing"  #: a process writes to it, as a running VM does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackingFile:
-    """An image of a backing chain, as the image above records it.
+    """An image of a backing chain, as the image above records it."""
 
-    ``problem`` says why the chain isn't followed further; ``virtual_size`` is then
-    None, and the format may be. ``unseen``: it was not opened because a disk's header
-    alone is no reason to, so that nothing is known of it. ``unread``: it is there, but
-    its format is not recorded, or is another than raw and qcow2. ``direct_io``:
-    O_DIRECT opens it; assumed where nothing is known of it.
-    """
-
-    path: Path
-    format: str | None
-    virtual_size: int | None = None
-    problem: str | None = None
+    path: Path  #: the file
+    format: str | None  #: its format; None if it isn't known
+    virtual_size: int | None = None  #: the bytes that it shows; None if it isn't known
+    problem: str | None = None  #: why the chain isn't followed further; None: it is
+    #: it was not opened, as a disk's header alone is no reason to: nothing is known of
+    #: it
     unseen: bool = False
+    #: it is there, but its format is not recorded, or neither raw nor qcow2
     unread: bool = False
-    direct_io: bool = True
+    direct_io: bool = True  #: O_DIRECT opens it; assumed where nothing is known of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """The external data file of a qcow2, measured; sizes are bytes, as the disk's are.
+    """The external data file of a qcow2, measured."""
 
-    ``problem`` says why it isn't known how it is allocated; ``unseen``: because it was
-    not opened, a disk's header alone being no reason to. ``raw``: its content is what
-    the guest sees, whatever the tables say.
-    """
-
-    path: Path | None
-    raw: bool = False
-    file_size: int | None = None
-    actual_size: int | None = None
+    path: Path | None  #: the file; None if the header doesn't name it
+    raw: bool = False  #: its content is what the guest sees, whatever the tables say
+    file_size: int | None = None  #: its length in bytes; None if it isn't known
+    actual_size: int | None = None  #: its storage in bytes; None if it isn't known
+    #: its length in bytes once the guest has written all; None if it isn't known
     full_size: int | None = None
+    #: how the guest's data is allocated in it
     allocation: Allocation = Allocation.UNVERIFIABLE
+    #: why a write of the guest may meet ENOSPC; None: none does
     exception: str | None = None
-    filesystem: str | None = None
+    filesystem: str | None = None  #: the type of its filesystem; None if it isn't known
+    #: its bytes in each state; None if they aren't known
     extents: ExtentSummary | None = None
-    problem: str | None = None
-    unseen: bool = False
-    direct_io: bool = True
+    problem: str | None = None  #: why it isn't known how it is allocated; None: it is
+    unseen: bool = False  #: it was not opened, as a disk's header alone is no reason to
+    direct_io: bool = True  #: O_DIRECT opens it; assumed where nothing is known of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What a disk is, measured: st_blocks, FIEMAP and the qcow2 tables.
 
-    A disk is ``guaranteed`` if no write of its guest meets ENOSPC; otherwise
-    ``exception`` says why not. ``full_size`` is the file size at which every write of
-    the guest stays inside the file: what a reservation must cover.
-    ``overwrites_in_place``: overwriting a block that has storage of its own allocates
-    nothing. ``hindrances`` say what prevents a rewrite of the disk. ``backing_chain``
-    begins with the disk's own backing file; ``chain_length`` counts it.
-    ``direct_io_alignment``: of what the length of a raw disk must be a multiple for
-    QEMU to open it with O_DIRECT; None where O_DIRECT does not work, or where that is
-    unknown.
-
-    Of the virtual size so many bytes are ``unmapped``, ``compressed`` and
-    ``shared_inside`` the file, with internal snapshots for example: the first write to
-    each cluster there allocates one. Of the internal snapshots the first few are named.
-    ``leaked_clusters`` are counted in the refcounts and used by nothing; None where
-    that isn't known. ``dirty``: the refcounts may lag behind, as QEMU has not closed
-    the image. With a ``data_file``, sizes and extents are those of the file that has
-    the tables, and the allocation is that of both.
+    With a ``data_file``, sizes and extents are those of the file that has the tables,
+    and the allocation is that of both.
     """
 
-    format: DiskFormat
-    virtual_size: int
-    file_size: int
-    actual_size: int
+    format: DiskFormat  #: raw or qcow2
+    virtual_size: int  #: the bytes that the guest sees
+    file_size: int  #: the file's length in bytes
+    actual_size: int  #: the file's storage in bytes (st_blocks)
+    #: bytes of the file at which every write of the guest stays inside it: what a
+    #: reservation covers
     full_size: int
-    mapping: MappingState
-    allocation: Allocation
-    guaranteed: bool
-    exception: str | None
-    filesystem: str
+    mapping: MappingState  #: how much of a qcow2 its tables map
+    allocation: Allocation  #: how it is allocated, over all
+    guaranteed: bool  #: no write of its guest meets ENOSPC
+    exception: str | None  #: why it isn't guaranteed; None: it is
+    filesystem: str  #: the type of its filesystem, as /proc/mounts spells it
+    #: its bytes in each state; None where FIEMAP is missing
     extents: ExtentSummary | None
-    backing_file: Path | None = None
-    backing_format: str | None = None
-    cluster_size: int | None = None
-    extended_l2: bool = False
-    qcow2_version: int | None = None
+    backing_file: Path | None = None  #: the file below it; None: there is none
+    backing_format: str | None = None  #: the recorded format of that; None if none is
+    cluster_size: int | None = None  #: bytes of a qcow2's cluster; None: it is raw
+    extended_l2: bool = False  #: the qcow2 has subclusters
+    qcow2_version: int | None = None  #: 2 or 3; None: it is raw
+    #: overwriting a block that has storage of its own allocates nothing
     overwrites_in_place: bool = True
-    in_use: Use = Use.NONE
+    in_use: Use = Use.NONE  #: what QEMU's locks say
+    #: what prevents a rewrite of the disk, one line each
     hindrances: tuple[str, ...] = ()
+    #: the files below it, its own backing file first
     backing_chain: tuple[BackingFile, ...] = ()
+    #: bytes of which a raw disk's length must be a multiple for O_DIRECT; None where
+    #: that doesn't work, or isn't known
     direct_io_alignment: int | None = None
-    chain_length: int = 0
+    chain_length: int = 0  #: how many files are below it
+    #: bytes of the virtual size whose clusters aren't mapped: the first write allocates
     unmapped: int = 0
-    compressed: int = 0
+    compressed: int = 0  #: bytes of the virtual size that are compressed: likewise
+    #: bytes of the virtual size shared inside the file, as with snapshots: likewise
     shared_inside: int = 0
-    snapshot_count: int = 0
-    snapshots: tuple[str, ...] = ()
-    dirty: bool = False
+    snapshot_count: int = 0  #: how many internal snapshots it has
+    snapshots: tuple[str, ...] = ()  #: the names of the first few of them
+    dirty: bool = False  #: its refcounts may lag behind, as QEMU has not closed it
+    #: how many are counted and not used; None if it isn't known
     leaked_clusters: int | None = None
-    leaked_bytes: int | None = None
-    data_file: DataFile | None = None
+    leaked_bytes: int | None = None  #: the bytes of these; None if it isn't known
+    data_file: DataFile | None = None  #: its external data file; None: it has none
 
     @property
     def opens_directly(self) -> bool:

@@ -13,9 +13,9 @@ from allocpolicy.progress import Progress
 class Mode(enum.StrEnum):
     """How the executor carries out a plan."""
 
-    STAGED = "staged"  # build under no name, publish when complete
-    IN_PLACE = "in_place"  # change the disk itself, never backwards
-    NOTHING = "nothing"  # the disk is already as it should be
+    STAGED = "staged"  #: build under no name, publish when complete
+    IN_PLACE = "in_place"  #: change the disk itself, never backwards
+    NOTHING = "nothing"  #: the disk is already as it should be
 
 
 class Target(Protocol):
@@ -79,20 +79,18 @@ class Step(Protocol):
 class Plan:
     """The steps that create or change a disk, and what they cost.
 
-    Sizes are bytes on the destination's filesystem. ``peak_bytes`` is the most that the
-    steps allocate while they run; ``promised_bytes`` is what the disk may take once the
-    guest has written all of it; ``reserved_bytes`` is how much of that the steps
-    reserve at once. The executor serializes such plans on a filesystem and keeps
-    headroom free for them, less if the result is fully ``written``. ``online`` means
-    that an in-place plan is safe while a VM writes to the disk, as each of its steps
-    states. `check_plan` has the rules.
+    Sizes are bytes on the destination's filesystem, each at most the next: reserved,
+    peak, promised. The executor serializes plans that reserve on a filesystem and keeps
+    headroom free for them. `check_plan` has the rules.
     """
 
-    mode: Mode
-    steps: tuple[Step, ...]
-    peak_bytes: int
+    mode: Mode  #: how it is carried out
+    steps: tuple[Step, ...]  #: what is done, in this order; empty if nothing is
+    peak_bytes: int  #: the most bytes that the steps allocate while they run
+    #: the bytes that the disk may take once the guest has written all of it
     promised_bytes: int
-    reserved_bytes: int = 0
-    written: bool = False
+    reserved_bytes: int = 0  #: how many bytes of that the steps reserve at once
+    written: bool = False  #: the result is fully written: it needs less headroom
+    #: in place, it is safe while a VM writes to the disk, as each of its steps states
     online: bool = False
-    reason: str = ""
+    reason: str = ""  #: why it is planned like this, for people; may be empty

@@ -19,13 +19,13 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machines:
-    """The oldest QEMU and libvirt that VMs run under; None: nobody has said.
+    """The oldest programs that VMs run under.
 
     They may be those of another host, or in another container: nothing here is asked.
     """
 
-    qemu: Version | None = None
-    libvirt: Version | None = None
+    qemu: Version | None = None  #: QEMU's (major, minor); None: nobody has said
+    libvirt: Version | None = None  #: libvirt's (major, minor); None: nobody has said
 
 
 NOBODY_SAID = Machines()
@@ -34,37 +34,43 @@ NOBODY_SAID = Machines()
 class SnapshotPolicy(enum.StrEnum):
     """What overlays without a stamp have to do with the policy of the disk below."""
 
-    INHERIT = "inherit"
-    REPORT = "report"
+    INHERIT = "inherit"  #: they have that of the nearest disk below with a stamp
+    REPORT = "report"  #: they have none, and the disk below is uncovered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The operator's decisions; the fields have the options' defaults.
+    """The operator's decisions; the fields have the options' defaults."""
 
-    An origin says where a value was set. ``overridden_defaults`` are the (value,
-    origin) that `default_strategy` overrode, nearest first. ``size_alignment``: of what
-    the sizes of disks are multiples, in bytes; 0: of what their storage needs.
-    """
-
-    default_strategy: str = "none"
-    default_origin: str = DEFAULT
+    default_strategy: str = "none"  #: the strategy of disks whose flavor chooses none
+    default_origin: str = DEFAULT  #: where that was set
+    #: the (value, origin) that it overrode, nearest first
     overridden_defaults: tuple[tuple[str, str], ...] = ()
-    flavor_override: bool = True
-    flavor_override_origin: str = DEFAULT
+    flavor_override: bool = True  #: whether flavors may choose a strategy
+    flavor_override_origin: str = DEFAULT  #: where that was set
+    #: those that flavors and stamps may choose; empty: all
     allowed_strategies: tuple[str, ...] = ()
-    on_unsupported: str = "fail"
+    on_unsupported: str = "fail"  #: ``fail``, or ``fallback`` to the next strategy
+    #: the strategies to fall back to, in this order
     fallback_strategies: tuple[str, ...] = ("none",)
+    #: what to keep free beside what is reserved
     headroom: Headroom = field(
         default_factory=lambda: Headroom(ratio=0.01, minimum=64 * _MIB)
     )
+    #: the directory of the locks
     lock_path: Path = field(default_factory=named_lock.own_directory)
+    #: where converted images are; None: ``_base`` beside the disk
     image_cache_dir: Path | None = None
+    #: directories whose disks are counted, too, at any depth
     disk_directories: tuple[Path, ...] = ()
+    #: what to keep free for the host, and how much may be promised
     limits: Limits = field(default_factory=Limits)
+    #: whose files may be anybody's backing files, at any depth
     trusted_base_directories: tuple[Path, ...] = ()
+    #: bytes of which sizes of disks are multiples; 0: what their storage needs
     size_alignment: int = 0
-    machines: Machines = NOBODY_SAID
+    machines: Machines = NOBODY_SAID  #: the oldest programs that VMs run under
+    #: whether overlays without a stamp inherit a policy
     snapshot_policy: SnapshotPolicy = SnapshotPolicy.REPORT
 
     @property

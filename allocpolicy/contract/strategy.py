@@ -20,8 +20,10 @@ from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import PlanError
 
+#: the versions of the contract that this host accepts
 API_VERSIONS = range(1, 2)
 
+#: the schema of a strategy without options
 NO_OPTIONS: Mapping[str, object] = {
     "type": "object",
     "properties": {},
@@ -33,45 +35,43 @@ NO_LABELS: Mapping[str, str] = ReadOnly()
 class Operation(enum.StrEnum):
     """What is being done to the disk."""
 
-    PROVISION = "provision"
-    APPLY = "apply"
-    RESIZE = "resize"
+    PROVISION = "provision"  #: a new disk is made
+    APPLY = "apply"  #: an existing disk is brought to its policy
+    RESIZE = "resize"  #: an existing disk is grown
 
 
 class DiskRole(enum.StrEnum):
     """Which of the instance's disks it is."""
 
-    ROOT = "root"
-    EPHEMERAL = "ephemeral"
-    SWAP = "swap"
+    ROOT = "root"  #: the disk that it boots from
+    EPHEMERAL = "ephemeral"  #: a further disk, gone with the instance
+    SWAP = "swap"  #: its swap space
 
 
 class Judgement(enum.StrEnum):
     """Whether a disk keeps its promise."""
 
-    MEETS = "meets"
-    DRIFTED = "drifted"
-    UNVERIFIABLE = "unverifiable"
+    MEETS = "meets"  #: it does
+    DRIFTED = "drifted"  #: it doesn't, or no longer
+    UNVERIFIABLE = "unverifiable"  #: the storage doesn't show whether it does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is requested. ``virtual_size`` is in bytes, a multiple of 512.
+    """What is requested."""
 
-    ``base`` is what a new disk starts from. ``allow_thin``: an existing disk may give
-    back storage that it doesn't need. ``labels`` are the user's own words about the
-    disk, such as its tenant; those of an existing disk's stamp are its owner's. In a
-    ``trial`` the disk is only tried and never gets a name: take nothing that is scarce.
-    """
-
-    operation: Operation
-    destination: Path
-    virtual_size: int
-    format: DiskFormat
-    disk_role: DiskRole
-    base: BaseImage | None = None
+    operation: Operation  #: what is being done
+    destination: Path  #: the disk's path
+    virtual_size: int  #: the bytes that the guest is to see, a multiple of 512
+    format: DiskFormat  #: the format that the disk is to have
+    disk_role: DiskRole  #: which of the instance's disks it is
+    base: BaseImage | None = None  #: what a new disk starts from; None: from nothing
+    #: an existing disk may give back storage that it doesn't need
     allow_thin: bool = False
+    #: the user's own words about the disk, such as its tenant; those of an existing
+    #: disk's stamp are its owner's
     labels: Mapping[str, str] = field(default=NO_LABELS)
+    #: the disk is only tried and never gets a name: take nothing that is scarce
     trial: bool = False
 
 
@@ -79,31 +79,31 @@ class Request:
 class Verdict:
     """A strategy's judgement of a disk, and why."""
 
-    judgement: Judgement
-    reason: str
+    judgement: Judgement  #: whether it keeps the promise
+    reason: str  #: why, in one line for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """How a VM must attach the disk to keep the promise.
 
-    The names are those of QEMU's options; sizes are bytes. A strategy says what its
-    promise needs: ``cache`` and ``io`` are what it prefers, and where the disk's
-    storage can't do that, the host takes the nearest that starts a VM.
-
-    ``discard_no_unref``: the guest's discards give storage back, but keep the clusters
-    that held it (qcow2 only); the host leaves it out unless the operator says that the
-    VM's programs know it. ``discard_granularity``: the smallest discard that has an
-    effect, told to the guest; None: the cluster size of a qcow2 that passes discards
-    on, otherwise QEMU's default. ``l2_cache_size``: None if QEMU's default is enough.
+    The names are those of QEMU's options. A strategy says what its promise needs; where
+    the disk's storage can't do it, the host takes the nearest that starts a VM.
     """
 
+    #: ``unmap``: the guest's discards give storage back; ``ignore``: they don't
     discard: str
+    #: what becomes of zeroes that are written: ``off``, ``on`` or ``unmap``
     detect_zeroes: str
-    cache: str
-    io: str
+    cache: str  #: the preferred cache mode, such as ``none``
+    io: str  #: the preferred way of I/O: ``native``, ``io_uring`` or ``threads``
+    #: bytes of the L2 cache; None: QEMU's default is enough
     l2_cache_size: int | None = None
+    #: discards give storage back, but keep the clusters that held it (qcow2 only); left
+    #: out unless the operator says that the VM's programs know it
     discard_no_unref: bool = False
+    #: bytes of the smallest discard that has an effect, told to the guest; None: the
+    #: cluster size of a qcow2 that passes discards on, otherwise QEMU's default
     discard_granularity: int | None = None
 
 
@@ -117,8 +117,9 @@ class Strategy(abc.ABC):
     those that its signature takes.
     """
 
-    api_version: ClassVar[int]
-    summary: ClassVar[str]
+    api_version: ClassVar[int]  #: the version of the contract, as a literal: 1
+    summary: ClassVar[str]  #: one line that says what the strategy promises
+    #: a JSON schema of its options: an object
     options_schema: ClassVar[Mapping[str, object]] = NO_OPTIONS
 
     def observe(
@@ -197,12 +198,11 @@ KEEPS_OFF = "this strategy does not change existing disks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A strategy's name and its options, and the distribution that it came from.
+    """A strategy and its options; where it came from doesn't count in comparisons."""
 
-    The distribution and its version don't count when choices are compared.
-    """
-
-    strategy: str
-    options: Mapping[str, object]
+    strategy: str  #: the strategy's name
+    options: Mapping[str, object]  #: all of its options
+    #: the distribution that it came from; None: not known
     distribution: str | None = field(default=None, compare=False)
+    #: that distribution's version; None: not known
     version: str | None = field(default=None, compare=False)

@@ -21,8 +21,8 @@ from allocpolicy.storage.directories import Directory
 class Access:
     """Who may use the finished file: mode bits, and (uid, gid); None for our own."""
 
-    mode: int = temporary.PRIVATE
-    owner: tuple[int, int] | None = None
+    mode: int = temporary.PRIVATE  #: the mode bits
+    owner: tuple[int, int] | None = None  #: (uid, gid); None: our own
 
     @classmethod
     def of_file(cls, fd: int) -> Access:

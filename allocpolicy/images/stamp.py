@@ -56,15 +56,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What is recorded: the selection as requested and as carried out.
+    """What is recorded: the selection as requested and as carried out."""
 
-    ``asked`` is None in stamps that don't record it.
-    """
-
-    requested: Choice
-    effective: Choice
-    format: DiskFormat
-    version: int = VERSION
+    requested: Choice  #: what apply aims at
+    effective: Choice  #: what an audit judges by
+    format: DiskFormat  #: the disk's format
+    version: int = VERSION  #: that of the stamp's schema: 1
+    #: flavor, role, extra specs and labels that led to it; None: not recorded
     asked: Asked | None = None
 
     def as_document(self) -> dict[str, object]:

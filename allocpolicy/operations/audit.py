@@ -61,9 +61,9 @@ FEW = 100  # disks that one process observes in the time that workers take to st
 class Given:
     """The policy of disks that have no stamp, and their format."""
 
-    choice: Choice
-    format: DiskFormat
-    force: bool = False  # whatever their content looks like
+    choice: Choice  #: the strategy that judges them
+    format: DiskFormat  #: the format that they have
+    force: bool = False  #: believe that, whatever their content looks like
 
 
 def audit(

@@ -57,28 +57,30 @@ class Change:
     """What the user wants of an existing disk.
 
     Without a flavor and extra specs the disk's stamp is its policy, as it would be
-    today: with the ``flavors`` and the operator's options of today. ``format`` is for
-    disks without a stamp; with ``force``, whatever their content looks like.
-    ``virtual_size`` (bytes) is for `resize` alone; it is ``added`` to the disk's own,
-    or is the new one. ``chain``: a disk without a stamp has the policy of the nearest
-    disk below it that has one, as with `Policy.inherits`. ``found``: nobody named the
-    disk, which was found to be an overlay by its header alone. ``labels`` add to or
-    override those of the stamp; an empty one removes the stamp's.
+    today: with the ``flavors`` and the operator's options of today.
     """
 
-    disk: Path
+    disk: Path  #: the disk's path
+    #: the format of a disk without a stamp; None: not known
     format: DiskFormat | None = None
-    force: bool = False
+    force: bool = False  #: believe the format, whatever the content looks like
+    #: bytes, for `resize` alone: the new size, or what is added
     virtual_size: int | None = None
-    added: bool = False
-    disk_role: DiskRole = DiskRole.ROOT
-    flavor: Flavor | None = None
+    added: bool = False  #: ``virtual_size`` is added to the disk's own
+    disk_role: DiskRole = DiskRole.ROOT  #: which of the instance's disks it is
+    flavor: Flavor | None = None  #: the flavor that decides; None: the stamp does
+    #: today's flavors by name, for the one that the stamp names
     flavors: Mapping[str, Flavor] | None = None
+    #: add to the flavor's, or override them
     extra_specs: Mapping[str, str] = field(default_factory=dict)
+    #: add to those of the stamp, or override them; an empty one removes it
     labels: Mapping[str, str] = field(default_factory=dict)
-    allow_thin: bool = False
-    dry_run: bool = False
+    allow_thin: bool = False  #: storage that the policy doesn't need may be given back
+    dry_run: bool = False  #: plan, and do nothing
+    #: a disk without a stamp has the policy of the nearest one below it, as with
+    #: `Policy.inherits`
     chain: bool = False
+    #: nobody named the disk: it was found to be an overlay by its header alone
     found: bool = False
 
 

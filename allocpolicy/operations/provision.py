@@ -37,25 +37,23 @@ from allocpolicy.wording import format_size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the user wants of a new disk.
+    """What the user wants of a new disk."""
 
-    ``virtual_size`` is in bytes; None means the base image's. With ``base_format`` None
-    the inspector finds the format. ``extra_specs`` add to or override the flavor's.
-    ``labels`` are words about the disk for its strategy; the flavor's name is one by
-    itself.
-    """
-
-    destination: Path
+    destination: Path  #: the path that the disk gets; nothing may be there
+    #: bytes that the guest is to see; None: the base image's
     virtual_size: int | None = None
-    base: Path | None = None
-    base_format: str | None = None
-    format: DiskFormat = DiskFormat.QCOW2
-    disk_role: DiskRole = DiskRole.ROOT
+    base: Path | None = None  #: the image that it starts from; None: from nothing
+    base_format: str | None = None  #: the format of that; None: the inspector finds it
+    format: DiskFormat = DiskFormat.QCOW2  #: the format of the disk
+    disk_role: DiskRole = DiskRole.ROOT  #: which of the instance's disks it is
+    #: the flavor that decides; None: the operator's default does
     flavor: Flavor | None = None
+    #: add to the flavor's, or override them
     extra_specs: Mapping[str, str] = field(default_factory=dict)
+    #: words about the disk for its strategy; the flavor's name is one by itself
     labels: Mapping[str, str] = field(default_factory=dict)
-    access: Access = field(default_factory=Access)
-    dry_run: bool = False
+    access: Access = field(default_factory=Access)  #: who may use the finished file
+    dry_run: bool = False  #: plan, and do nothing
 
 
 def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Report:

@@ -27,8 +27,8 @@ class Delegate:
     ``plan`` and ``amend`` get.
     """
 
-    name: str
-    options: Mapping[str, object]
+    name: str  #: the strategy's name
+    options: Mapping[str, object]  #: all of its options, defaults included
     _loaded: Loaded = field(repr=False, compare=False)
 
     def observe(self, *, request: Request, host: Host) -> Mapping[str, object]:

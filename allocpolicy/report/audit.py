@@ -41,17 +41,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One disk, and whether it keeps to its policy.
+    """One disk, and whether it keeps to its policy."""
 
-    ``strategy`` is None where no policy is known, ``observed`` where the disk could not
-    be observed. ``uncovered`` says to which files without a policy guests write instead
-    of the disk.
-    """
-
-    disk: Path
-    strategy: str | None
+    disk: Path  #: the disk's path
+    strategy: str | None  #: the strategy that judges it; None: no policy is known
+    #: whether it keeps its promise, or what the audit itself finds
     verdict: Verdict | Finding
+    #: what it is, measured; None: it could not be observed
     observed: Observation | None = None
+    #: to which files without a policy guests write instead; None: to none
     uncovered: str | None = None
 
     @property
@@ -96,19 +94,14 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """All rows, sorted by disk, and the filesystems, sorted by key.
+    """The judgement of all disks, and what their filesystems hold."""
 
-    ``passed_over`` are the rows of files that look like images and are no disks, and
-    ``bases`` and ``data_files`` are how many of them are base images and data files.
-    ``unlisted`` rows are of paths that could not be read.
-    """
-
-    rows: tuple[Row, ...]
-    filesystems: tuple[Storage, ...]
-    passed_over: tuple[Row, ...] = ()
-    bases: int = 0
-    data_files: int = 0
-    unlisted: int = 0
+    rows: tuple[Row, ...]  #: the disks, sorted by path
+    filesystems: tuple[Storage, ...]  #: those that the disks are on, sorted by key
+    passed_over: tuple[Row, ...] = ()  #: files that look like images and are no disks
+    bases: int = 0  #: how many of these are base images
+    data_files: int = 0  #: how many of these are data files of disks
+    unlisted: int = 0  #: how many rows are of paths that could not be read
 
     @property
     def drifted(self) -> bool:

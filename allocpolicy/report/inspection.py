@@ -13,21 +13,18 @@ from allocpolicy.report.plain import plain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What a disk is, and whether it keeps to its policy.
+    """What a disk is, and whether it keeps to its policy."""
 
-    ``verdict`` and ``attachment`` are None where no policy is known. The policy may be
-    ``inherited_from`` a disk below. ``uncovered`` says to which files without a policy
-    guests write instead of the disk. ``unattachable`` says why there is no attachment,
-    for people.
-    """
-
-    disk: Path
-    stamp: Stamp | None
-    observed: Observation
-    verdict: Verdict | None
+    disk: Path  #: the disk's path
+    stamp: Stamp | None  #: what is recorded on it; None: nothing
+    observed: Observation  #: what it is, measured
+    verdict: Verdict | None  #: whether it keeps its promise; None: no policy is known
+    #: how a VM must attach it; None: no policy is known, or it can't be
     attachment: Attachment | None
-    unattachable: str | None = None
+    unattachable: str | None = None  #: why there is no attachment, for people
+    #: the disk below that its policy is from; None: it is its own
     inherited_from: Path | None = None
+    #: to which files without a policy guests write instead; None: to none
     uncovered: str | None = None
 
     def as_document(self) -> dict[str, object]:

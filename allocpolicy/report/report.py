@@ -16,31 +16,25 @@ from allocpolicy.resolve.selection import Selection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that is known about the work on one disk.
+    """Everything that is known about the work on one disk."""
 
-    ``before`` is the earlier observation of an existing disk. ``effective_reason`` says
-    why the effective selection is not the requested one, or what the plan decided. A
-    dry run has no observation, verdict or attachment. ``peak_bytes`` and the like are
-    the plan's. ``elapsed``: seconds in process.
-    """
-
-    disk: Path
-    operation: Operation
-    mode: Mode
-    before: Observation | None
-    requested: Selection
-    effective: Selection
-    effective_reason: str
-    labels: Mapping[str, str]
-    observed: Observation | None
-    verdict: Verdict | None
-    attachment: Attachment | None
-    stamp: Stamp | None
-    steps: tuple[str, ...]
-    peak_bytes: int
-    promised_bytes: int
-    reserved_bytes: int
-    elapsed: float
+    disk: Path  #: the disk's path
+    operation: Operation  #: what was done
+    mode: Mode  #: how it was done
+    before: Observation | None  #: what an existing disk was before; None: it is new
+    requested: Selection  #: the strategy that was selected, with its options
+    effective: Selection  #: the one that made the disk: that, or a fallback
+    effective_reason: str  #: why it is a fallback, or what the plan decided
+    labels: Mapping[str, str]  #: the words about the disk that the strategy was told
+    observed: Observation | None  #: what the disk is, measured; None in a dry run
+    verdict: Verdict | None  #: whether it keeps its promise; None in a dry run
+    attachment: Attachment | None  #: how a VM must attach it; None in a dry run
+    stamp: Stamp | None  #: what is recorded on the disk; None: nothing
+    steps: tuple[str, ...]  #: what was done, or would be, one line each
+    peak_bytes: int  #: the most bytes that the plan allocates while it runs
+    promised_bytes: int  #: the bytes that the disk may take in the end
+    reserved_bytes: int  #: how many bytes of that are reserved at once
+    elapsed: float  #: seconds that it took in this process
 
     @property
     def dry_run(self) -> bool:

@@ -26,13 +26,13 @@ _PROPERTY = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavor:
-    """A flavor; ``source`` is the file from which it was read."""
+    """A flavor: a name, and what it says of disks."""
 
-    name: str
-    extra_specs: Mapping[str, str]
-    source: Path
-    id: str | None = None
-    description: str = field(default="", compare=False)
+    name: str  #: the flavor's name
+    extra_specs: Mapping[str, str]  #: its keys and values; those of other programs, too
+    source: Path  #: the file from which it was read
+    id: str | None = None  #: the flavor's id; None: the file has none
+    description: str = field(default="", compare=False)  #: the file's words about it
 
     def __str__(self) -> str:
         return f"flavor {self.name} in {self.source}"

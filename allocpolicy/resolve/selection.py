@@ -42,19 +42,19 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The loaded strategy and all its options, each with its origin.
+    """The loaded strategy and all its options, each with its origin."""
 
-    ``candidates`` are all values considered, nearest first. ``option_specs`` are the
-    extra specs in force for options of any strategy. ``asked`` is what led to it.
-    """
-
-    strategy: str
+    strategy: str  #: the strategy's name
+    #: the strategy itself, and where it was found
     loaded: Loaded = field(repr=False, compare=False)
-    options: Mapping[str, object]
-    origin: Origin
-    option_origins: Mapping[str, Origin]
+    options: Mapping[str, object]  #: all of its options, defaults included
+    origin: Origin  #: the key and the source that chose it
+    option_origins: Mapping[str, Origin]  #: those of each option that was set
+    #: all values that were considered, nearest first
     candidates: tuple[Candidate, ...] = field(default=(), repr=False)
+    #: the extra specs in force for options of any strategy
     option_specs: tuple[OptionSpec, ...] = field(default=(), repr=False)
+    #: flavor, role, extra specs and labels that led to it; None: not known
     asked: Asked | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -24,7 +24,8 @@ class Adopt(Step):
     image whose content it has. Nothing is allocated: the plan's ``peak_bytes`` is 0.
     """
 
-    path: Path
+    path: Path  #: the ready-made file
+    #: the image whose content it has; None: it is empty
     carries: BaseImage | None = None
 
     @property

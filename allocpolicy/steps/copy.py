@@ -25,9 +25,9 @@ from allocpolicy.wording import format_size
 class Sharing(enum.StrEnum):
     """Whether a copy may share the base image's blocks."""
 
-    NEVER = "never"  # every block is the disk's own
-    ALLOWED = "allowed"  # where copy_file_range(2) does
-    SHARED = "shared"  # all of them, by reflink, as the facts allow
+    NEVER = "never"  #: every block is the disk's own
+    ALLOWED = "allowed"  #: where copy_file_range(2) does
+    SHARED = "shared"  #: all of them, by reflink, as the facts allow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,10 @@ class CopyBase(Step):
     mapping stay.
     """
 
-    base: BaseImage
-    format: DiskFormat
-    data_offset: int = 0
-    sharing: Sharing = Sharing.NEVER
+    base: BaseImage  #: the image to copy
+    format: DiskFormat  #: the disk's format
+    data_offset: int = 0  #: where the disk's data begins in its file, in bytes
+    sharing: Sharing = Sharing.NEVER  #: whether blocks may be shared
 
     @property
     def carries(self) -> BaseImage:

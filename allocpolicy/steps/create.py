@@ -29,10 +29,11 @@ class CreateQcow2(Step):
     subclusters (extended L2 entries, QEMU 5.2).
     """
 
-    virtual_size: int
+    virtual_size: int  #: the bytes that the guest sees
+    #: bytes of a cluster: a power of two, 512 to 2 MiB
     cluster_size: int = DEFAULT_CLUSTER_SIZE
-    backing: BaseImage | None = None
-    mapped: bool = False
+    backing: BaseImage | None = None  #: the image below; None: there is none
+    mapped: bool = False  #: map all clusters, in one run from ``data_offset``
 
     @override
     def describe(self) -> str:
@@ -113,7 +114,7 @@ class CreateRaw(Step):
 
     carries: ClassVar[None] = None
 
-    virtual_size: int
+    virtual_size: int  #: the bytes that the guest sees
 
     @property
     def full_size(self) -> int:
@@ -154,6 +155,8 @@ class SetNocow(Step):
     Otherwise it is that of the disk that the file replaces: unsupported.
     """
 
+    #: a compression that the file has is its directory's, and ends; otherwise it is
+    #: refused
     inherited: bool = False
 
     @override

@@ -31,7 +31,7 @@ class GrowRaw(Step):
 
     in_place: ClassVar[bool] = True
 
-    virtual_size: int
+    virtual_size: int  #: the new size in bytes
 
     @override
     def describe(self) -> str:
@@ -84,9 +84,9 @@ class GrowQcow2(Step):
 
     in_place: ClassVar[bool] = True
 
-    virtual_size: int
-    mapped: bool = False
-    backing_size: int = 0
+    virtual_size: int  #: the new size in bytes
+    mapped: bool = False  #: map the new clusters, too
+    backing_size: int = 0  #: bytes that the file below shows, 0 without one
 
     @override
     def describe(self) -> str:
@@ -151,7 +151,7 @@ class ReserveGrown(Step):
 
     in_place: ClassVar[bool] = True
 
-    length: int
+    length: int  #: the bytes of the file to reserve
 
     @override
     def describe(self) -> str:

@@ -27,7 +27,7 @@ class Reserve(Step):
     in_place: ClassVar[bool] = True
     online: ClassVar[bool] = True
 
-    length: int
+    length: int  #: the bytes of the file to reserve
 
     @override
     def describe(self) -> str:
@@ -59,7 +59,7 @@ class ReservePastEnd(Step):
 
     in_place: ClassVar[bool] = True
 
-    length: int
+    length: int  #: the bytes to reserve, from the file's start
 
     @override
     def describe(self) -> str:
@@ -96,7 +96,7 @@ class FillHoles(Step):
 
     in_place: ClassVar[bool] = True
 
-    length: int
+    length: int  #: the bytes of the file to fill
 
     @override
     def describe(self) -> str:

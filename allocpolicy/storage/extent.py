@@ -52,20 +52,18 @@ class Extent:
 class ExtentSummary:
     """The bytes of a file in each state, and its number of extents.
 
-    The flags combine: a shared unwritten byte counts in both ``shared`` and
-    ``unwritten``. ``written`` counts the bytes with storage that are not unwritten,
-    ``hole`` the bytes below the file's size without storage. ``fragments`` counts the
-    runs that are contiguous on the device: adjacent extents there are one.
+    The flags combine: a shared unwritten byte counts as shared and as unwritten.
     """
 
-    count: int
+    count: int  #: how many extents there are
+    #: how many runs are contiguous on the device: adjacent extents are one
     fragments: int
-    written: int
-    unwritten: int
-    shared: int
-    encoded: int
-    delalloc: int
-    hole: int
+    written: int  #: bytes with storage that are not unwritten
+    unwritten: int  #: bytes with storage that read as zeroes
+    shared: int  #: bytes whose storage other files share
+    encoded: int  #: bytes that are stored compressed or encrypted
+    delalloc: int  #: bytes that wait in memory for storage
+    hole: int  #: bytes below the file's size without storage
 
 
 def extents(

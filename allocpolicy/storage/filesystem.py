@@ -28,27 +28,27 @@ _RESERVING = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filesystem:
-    """One directory's filesystem: identity, sizes in bytes, capabilities.
+    """One directory's filesystem: identity, sizes, capabilities.
 
-    ``key`` names the filesystem for the reservation lock: the mount's source, which
-    bind mounts and btrfs subvolumes share. ``free`` is what ordinary users may take
-    (f_bavail), even for root. ``fallocate`` means that the call succeeds and st_blocks
-    shows it (ZFS accepts the call and reserves nothing). ``copy_on_write`` means that
-    overwriting allocates new blocks unless the file is NOCOW, or that it is unknown
-    whether it does: if ``nocow`` is False as well, no reservation can be verified. On
-    an overlay mount, ``key`` and ``copy_on_write`` are those of the upper directory's
+    If it is ``copy_on_write`` and not ``nocow``, no reservation can be verified. On an
+    overlay mount, ``key`` and ``copy_on_write`` are those of the upper directory's
     filesystem, if it can be found; ``type`` stays ``overlay``.
     """
 
-    type: str
+    type: str  #: as /proc/mounts spells it
+    #: its name for the reservation lock: the mount's source, which bind mounts and
+    #: btrfs subvolumes share
     key: str
-    block_size: int
-    size: int
-    free: int
+    block_size: int  #: bytes of a block
+    size: int  #: bytes in all
+    free: int  #: bytes that ordinary users may take (f_bavail), even for root
+    #: the call succeeds and st_blocks shows it; ZFS accepts it and reserves nothing
     fallocate: bool
+    #: overwriting allocates new blocks unless the file is NOCOW, or it isn't known
+    #: whether it does
     copy_on_write: bool
-    nocow: bool
-    user_xattr: bool
+    nocow: bool  #: files can be NOCOW
+    user_xattr: bool  #: files can have user xattrs, and so a stamp
 
 
 def probe(directory: Directory) -> Filesystem:

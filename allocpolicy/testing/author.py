@@ -24,20 +24,18 @@ _GROUNDS = pytest.StashKey[Sequence[Ground]]()
 
 
 class StrategyConformance:
-    """Derive a class ``Test…`` from it, and say which strategy it is about.
+    """Derive a class ``Test…`` from it, and say which strategy it is about."""
 
-    ``strategy``: the name of an installed strategy. ``option_sets``: the options to try
-    it with; None: each value that its schema names. ``environment``: variables that it
-    needs; override `set_up` for more. ``waived``: the names of laws that it is known to
-    break, each with the reason. ``directories``: where disks are made; by default where
-    temporary files are. ``filesystems``: kinds of new filesystems to mount, as root.
-    """
-
-    strategy: ClassVar[str] = ""
+    strategy: ClassVar[str] = ""  #: the name of an installed strategy
+    #: the options to try it with; None: each value that its schema names
     option_sets: ClassVar[Sequence[Mapping[str, object]] | None] = None
+    #: variables that it needs; override `set_up` for more
     environment: ClassVar[Mapping[str, str]] = {}
+    #: the names of laws that it is known to break, each with the reason
     waived: ClassVar[Mapping[str, str]] = {}
+    #: where disks are made; by default where temporary files are
     directories: ClassVar[Sequence[Path]] = ()
+    #: kinds of new filesystems to mount, as root
     filesystems: ClassVar[Sequence[str]] = ()
 
     @contextmanager

@@ -15,18 +15,18 @@ SIZE = 1 << 20  # bytes
 class BaseKind(enum.StrEnum):
     """The base images that disks are made from."""
 
-    RAW = "raw"
-    QCOW2 = "qcow2"
-    COMPRESSED = "compressed qcow2"
+    RAW = "raw"  #: a raw file
+    QCOW2 = "qcow2"  #: a qcow2 whose clusters are plain
+    COMPRESSED = "compressed qcow2"  #: a qcow2 whose clusters are compressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFile:
     """A base image, and what a guest reads from it."""
 
-    path: Path
-    kind: BaseKind
-    content: bytes = field(repr=False)
+    path: Path  #: the file
+    kind: BaseKind  #: what kind of image it is
+    content: bytes = field(repr=False)  #: the bytes that a guest reads
 
     @property
     def format(self) -> str:

@@ -45,6 +45,7 @@ _EXT4 = Filesystem(
     nocow=False,
     user_xattr=True,
 )
+#: filesystems of 100 GiB by type, half of them free
 FILESYSTEMS: Mapping[str, Filesystem] = ReadOnly(
     {
         "ext4": _EXT4,

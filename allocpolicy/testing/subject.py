@@ -100,18 +100,16 @@ def written(value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an executed law is tried: a directory, a format, a base, a set of options.
+    """Where an executed law is tried."""
 
-    ``filesystem`` is its type as /proc/mounts spells it. ``directory`` is empty when
-    the law begins. ``base`` is outside of it, on the same filesystem.
-    """
-
-    subject: Subject
-    directory: Path
-    filesystem: str
-    format: DiskFormat
+    subject: Subject  #: the strategy, and what it is tried with
+    directory: Path  #: where the disk is made; empty when the law begins
+    filesystem: str  #: its type as /proc/mounts spells it
+    format: DiskFormat  #: the format of disks
+    #: the base image, outside of ``directory``, on the same filesystem; None: there is
+    #: none
     base: BaseFile | None
-    options: Options
+    options: Options  #: the strategy's options
 
     def __str__(self) -> str:
         base = f"on a base in {self.base.kind}" if self.base else "without a base"
