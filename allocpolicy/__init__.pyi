@@ -97,6 +97,7 @@ from allocpolicy.steps.reserve import Reserve as Reserve
 from allocpolicy.steps.reserve import ReservePastEnd as ReservePastEnd
 from allocpolicy.steps.reserve import missing_storage as missing_storage
 from allocpolicy.storage.extent import ExtentSummary as ExtentSummary
+from allocpolicy.storage.extent import extents_of as extents_of
 from allocpolicy.storage.filesystem import Filesystem as Filesystem
 
 __version__: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import errno
 import fcntl
+import os
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -147,6 +148,14 @@ def shared_places(fd: int) -> Iterator[tuple[int, int]]:
     for _, place, length, flags in _mapped(fd, sync=False):
         if flags & ExtentFlag.SHARED:
             yield place, length
+
+
+def extents_of(fd: int) -> ExtentSummary | None:
+    """Return how an open file is allocated, flushed first; None if that isn't told.
+
+    :raises OSError: when it can't be asked.
+    """
+    return summarise(fd, file_size=os.fstat(fd).st_size)
 
 
 def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | None:

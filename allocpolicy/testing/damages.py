@@ -22,17 +22,29 @@ _MORE = 1 << 20  # bytes by which somebody else lets a disk grow
 class Damage(enum.StrEnum):
     """What somebody did to a disk. The guest reads what it read; a grown disk, more."""
 
+    #: blocks that read as zeroes are holes; a qcow2 maps fewer clusters
     DISCARD = "its guest discarded what it doesn't use"
+    #: the same by zero writes, where QEMU unmaps
     ZEROES = "its guest wrote zeroes, which QEMU unmapped, where there were zeroes"
+    #: blocks of zeroes in the file are holes
     HOLES = "fallocate --dig-holes was run on it"
+    #: the same by a copy
     SPARSE_COPY = "it was copied by cp --sparse=always"
+    #: all of its file is written
     FULL_COPY = "it was copied by cp --sparse=never"
+    #: its blocks are shared with the copy
     REFLINK = "it was copied by cp --reflink=always"
+    #: the file is shorter, or its end is a hole
     TRUNCATE = "what is behind its last data was cut off"
+    #: it is thin, and its metadata is what qemu-img chose
     CONVERSION = "qemu-img convert made it anew"
+    #: the disk is larger, and nothing of that is reserved
     GROWTH = "qemu-img resize made it larger"
+    #: clusters are shared inside a qcow2
     SNAPSHOT = "qemu-img snapshot made a snapshot inside"
+    #: replacing one name leaves the other
     HARD_LINK = "it got a second name"
+    #: blocks are compressed, and move when they are written
     COMPRESSION = "btrfs filesystem defragment compressed it"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from allocpolicy import InvalidRequest
 from allocpolicy.testing import filesystems, subject
@@ -62,6 +63,22 @@ class Given:
             raise InvalidRequest(
                 f"an option set of {self.strategy}: {error}"
             ) from error
+
+
+def of_options(options: Mapping[str, Any]) -> Given:
+    """Return what the options of pytest say.
+
+    :raises InvalidRequest: when they name no strategy, or waive without a reason.
+    """
+    if not options.get("strategy"):
+        raise InvalidRequest("say which strategy: --strategy NAME")
+    kinds = options["filesystems"]
+    return Given(
+        strategy=options["strategy"],
+        directories=[Path(one) for one in options["dir"]],
+        filesystems=kinds.split(",") if kinds else [],
+        waived=waivers(options["waive"]),
+    )
 
 
 @contextmanager

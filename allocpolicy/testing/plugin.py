@@ -18,7 +18,6 @@ from allocpolicy.testing.outcome import OUTCOME, UNNEEDED, counts, unneeded
 
 SUITE = "allocpolicy.testing.conformance"
 
-
 _GIVEN = "allocpolicy_conformance"  # of config.option, which xdist sends to workers
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--strategy": {
@@ -85,10 +84,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config.option, _GIVEN) or config.option.help:
         return
     from allocpolicy import Error
-    from allocpolicy.testing.conformance import given
+    from allocpolicy.testing.entrance import of_options
 
     try:
-        given(options(config)).check()
+        of_options(options(config)).check()
     except Error as error:
         raise pytest.UsageError(str(error)) from error
 

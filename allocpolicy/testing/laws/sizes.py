@@ -6,8 +6,7 @@ import os
 import struct
 from typing import Self
 
-from allocpolicy import FillHoles, Observation, Reserve, Target
-from allocpolicy.storage import extent
+from allocpolicy import FillHoles, Observation, Reserve, Target, extents_of
 from allocpolicy.testing import answers, as_guest, between
 from allocpolicy.testing.law import NotApplicable, at_its_edges, executed, pure, require
 from allocpolicy.testing.making import new_disk
@@ -104,7 +103,7 @@ class _Samples:
     def take(self, target: Target) -> None:
         """Measure what the disk has for itself; shared blocks took nothing."""
         state = os.fstat(target.fd)
-        extents = extent.summarise(target.fd, file_size=state.st_size)
+        extents = extents_of(target.fd)
         shared = extents.shared if extents else 0
         own = max(0, state.st_blocks * 512 - shared)
         os.write(self._file, struct.pack("=Q", own))

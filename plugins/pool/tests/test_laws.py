@@ -17,6 +17,8 @@ from allocpolicy_pool.ready import Kind
 # What is ready: bytes of the disks that laws ask for, and how many of each format.
 COUNTS = {1 << 20: 1, 3 << 19: 2, 4 << 20: 2}
 
+FILESYSTEMS = os.environ.get("CONFORMANCE_FILESYSTEMS", "xfs").split(",")
+
 
 def unwatched(description: str) -> Progress:
     return lambda *, done, total: None
@@ -27,7 +29,7 @@ class TestPool(StrategyConformance):
     """Ready-made disks are there, as many as a law needs."""
 
     strategy = "pool"
-    filesystems = ("xfs",) if os.geteuid() == 0 else ()
+    filesystems = FILESYSTEMS if os.geteuid() == 0 else ()
 
     @contextmanager
     def set_up(self, directory: Path) -> Iterator[None]:

@@ -1,0 +1,17 @@
+"""Judge every disk below a directory, those without a stamp as thin."""
+
+from pathlib import Path
+
+from allocpolicy import Audit, Choice, DiskFormat, Given, Policy, Row, audit
+
+directory = Path("disks").absolute()
+directory.mkdir()
+with (directory / "old.raw").open("wb") as file:
+    file.truncate(4 << 20)
+
+given = Given(choice=Choice(strategy="none", options={}), format=DiskFormat.RAW)
+fleet: Audit = audit([directory], policy=Policy(), given=given, jobs=1)
+row: Row
+for row in fleet.rows:
+    assert (row.disk.name, row.word) == ("old.raw", "meets")
+assert not fleet.drifted
