@@ -22,13 +22,15 @@ from allocpolicy.errors import (
     StorageFailed,
     StrategyFailed,
 )
+from allocpolicy.execute.in_place_failure import are_ours
 from allocpolicy.execute.job import Job
 from allocpolicy.images import appearance, backing_name
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.appearance import Family
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
-from allocpolicy.qcow2 import obstacles
+from allocpolicy.qcow2 import obstacles, refcounts
+from allocpolicy.qcow2.consistency import checked
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.obstacles import Kind
 from allocpolicy.registry import call
@@ -47,7 +49,7 @@ def observed(plan: Plan, job: Job, fd: int) -> Observation:
         return _observed(job, fd)  # a VM may be writing to it
     with _blaming_the_steps(plan, job):
         seen = _observed(job, fd)
-    for fault in _faults(job, fd, seen=seen):
+    for fault in _faults(plan, job, fd, seen=seen):
         raise _failed(plan, job, fault)
     return seen
 
@@ -96,7 +98,7 @@ def _failed(plan: Plan, job: Job, fault: str) -> StrategyFailed:
     return StrategyFailed(found.name, str(found), hook, reason)
 
 
-def _faults(job: Job, fd: int, *, seen: Observation) -> Iterator[str]:
+def _faults(plan: Plan, job: Job, fd: int, *, seen: Observation) -> Iterator[str]:
     """Yield how the file differs from what was asked for."""
     wanted, made = job.request.virtual_size, seen.virtual_size
     if made != wanted:
@@ -107,8 +109,20 @@ def _faults(job: Job, fd: int, *, seen: Observation) -> Iterator[str]:
         if job.disk is None:
             broken = (one for one in obstacles.found(header) if one.kind in _BROKEN)
             yield from (one.statement for one in broken)
+            yield from _uncounted(plan, job, fd)
     elif job.disk is None and (name := _foreign(job, fd)) is not None:
         yield f"a raw disk was requested, and its content is {name}"
+
+
+def _uncounted(plan: Plan, job: Job, fd: int) -> Iterator[str]:
+    """Yield that clusters are free and in use at once; our own steps know better."""
+    adopts = any(getattr(step, "adopts", None) for step in plan.steps)
+    if are_ours(plan.steps) and not adopts:
+        return
+    path = job.request.destination
+    missing = refcounts.uncounted(fd, checked(fd, path=path), path=path)
+    if missing:
+        yield f"{missing} clusters are in use, and its refcounts say that they are free"
 
 
 def _foreign(job: Job, fd: int) -> str | None:

@@ -90,6 +90,19 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
     )
 
 
+def uncounted(fd: int, checked: Checked, *, path: Path) -> int:
+    """Return how many clusters are referred to beyond those that are counted as used.
+
+    QEMU would hand them out again: what it writes there destroys what is there.
+
+    :raises ImageError: when a table is malformed or cut short.
+    """
+    header = checked.header
+    table = tables.read_refcount_table(fd, header, path=path)
+    used = _usage(fd, header, table, path=path).used
+    return max(0, checked.references.count - used)
+
+
 def _for_bitmaps(stored: bitmaps.Storage, *, lost: int) -> int:
     """Return the clusters for two generations of the bitmaps, and the holes they leave.
 

@@ -85,10 +85,20 @@ SPOILT: dict[str, Spoil] = {
     "malformed tables": lambda content: content.extend(
         _l2_at_the_end(content)  # which is not aligned
     ),
+    "refcounts of zero": lambda content: content.__setitem__(
+        slice(at := _refcount_block(content), at + 512), bytes(512)
+    ),
     "another size": lambda content: content.__setitem__(
         slice(24, 32), struct.pack(">Q", SIZE * 2)
     ),
 }
+
+
+def _refcount_block(content: bytearray) -> int:
+    """Return where the first block of refcounts is, in bytes."""
+    (table,) = struct.unpack_from(">Q", content, 48)
+    (block,) = struct.unpack_from(">Q", content, table)
+    return int(block)
 
 
 def _l2_at_the_end(content: bytearray) -> bytes:

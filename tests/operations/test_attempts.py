@@ -98,7 +98,7 @@ class Restless(Delegating, Strategy):
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategies.install(tmp_path / "site", "theirs", SOURCE)
+    strategies.install(tmp_path / "site", "attempting", SOURCE)
     monkeypatch.syspath_prepend(tmp_path / "site")
 
 
