@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from allocpolicy.contract.facts import Allocation, DiskFormat, MappingState, Observation
 from allocpolicy.contract.strategy import Operation, Request
@@ -67,20 +69,25 @@ class _Case:
 
 def of(loaded: Loaded) -> tuple[Serving, ...]:
     """Return what the strategy serves, by operation and format."""
-    return tuple(
-        _asked(loaded, operation=operation, format=format)
-        for operation, format in itertools.product(Operation, DiskFormat)
-    )
+    # Empty, but there: a strategy may look at what is in the disk's directory.
+    with tempfile.TemporaryDirectory() as directory:
+        return tuple(
+            _asked(loaded, Path(directory), operation=operation, format=format)
+            for operation, format in itertools.product(Operation, DiskFormat)
+        )
 
 
-def _asked(loaded: Loaded, *, operation: Operation, format: DiskFormat) -> Serving:
+def _asked(
+    loaded: Loaded, directory: Path, *, operation: Operation, format: DiskFormat
+) -> Serving:
     served, reasons = [], []
     for case in _cases(operation, format):
         try:
-            _serve(loaded, case)
+            _serve(loaded, case, directory=directory)
         except Error as error:
             failed = isinstance(error, StrategyFailed)
-            reasons.append(bounded(str(error) if failed else error.reason))
+            said = str(error) if failed else error.reason
+            reasons.append(bounded(said.replace(str(directory), "DIR")))
         else:
             served.append(case)
     return Serving(
@@ -110,32 +117,33 @@ def _cases(operation: Operation, format: DiskFormat) -> Iterator[_Case]:
         yield _Case(filesystem=filesystem, request=request, current=current)
 
 
-def _serve(loaded: Loaded, case: _Case) -> None:
+def _serve(loaded: Loaded, case: _Case, *, directory: Path) -> None:
     """Ask for a plan; in a trial, if there is none for lack of something scarce.
 
     :raises Error: when there is none.
     """
     try:
-        _plan(loaded, case)
+        _plan(loaded, case, directory=directory)
     except Error:
         tried = replace(case, request=replace(case.request, trial=True))
         with contextlib.suppress(Error):  # what it says otherwise is what matters
-            return _plan(loaded, tried)
+            return _plan(loaded, tried, directory=directory)
         raise
 
 
-def _plan(loaded: Loaded, case: _Case) -> None:
+def _plan(loaded: Loaded, case: _Case, *, directory: Path) -> None:
     """Ask for a plan.
 
     :raises Error: when there is none.
     """
-    request, current = case.request, case.current
+    request = replace(case.request, destination=directory / "disk")
+    current, base = case.current, request.base
     options = option_values.complete({}, options_schema=loaded.options_schema)
-    facts = records.facts_on(case.filesystem, base=request.base, current=current)
-    observed = call.observe(loaded, request=request, options=options, host=facts.host)
     facts = records.facts_on(
-        case.filesystem, base=request.base, current=current, observed=observed
+        case.filesystem, base=base, current=current, directory=directory
     )
+    observed = call.observe(loaded, request=request, options=options, host=facts.host)
+    facts = replace(facts, observed=observed)
     if current is None:
         call.plan(loaded, request=request, options=options, facts=facts)
     else:
