@@ -130,3 +130,13 @@ def plan(self, request, facts):
     assert served(shown("own", *own(member)))["provision raw"]["filesystems"] == [
         "btrfs"
     ]
+
+
+def test_a_strategy_may_look_into_the_disks_directory(own: Own) -> None:
+    """It is there, though nothing is in it: a quota counts what is beside a disk."""
+    plugin = own(
+        "def observe(self, host):\n"
+        "    return {'files': len(list(host.directory.iterdir()))}"
+    )
+    new = served(shown("own", *plugin))["provision raw"]
+    assert new["served"], new
