@@ -21,6 +21,7 @@ from allocpolicy.testing.laws import (
     racing,
     serving,
     sizes,
+    unfinished,
 )
 
 MODULES: tuple[ModuleType, ...] = (
@@ -37,6 +38,7 @@ MODULES: tuple[ModuleType, ...] = (
     sizes,
     aftermath,
     failures,
+    unfinished,
     racing,
     beside_qemu,
 )
