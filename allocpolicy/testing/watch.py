@@ -22,7 +22,10 @@ _CLOCKS_AND_CHANCE = frozenset({"time", "_socket", "_uuid", "select"})
 _CHANCE: object = getattr(random.random, "__self__", None)  # all modules share it
 _OF_THE_PROCESS = "posix"
 _TODAY = frozenset({"now", "utcnow", "today"})
-_HARMLESS = frozenset({"fspath", "fsencode", "fsdecode"})
+# Of names and text alone; os.path is made of the last two since Python 3.12 and 3.13.
+_HARMLESS = frozenset(
+    {"fspath", "fsencode", "fsdecode", "_path_normpath", "_path_splitroot_ex"}
+)
 
 
 class _Watch:
