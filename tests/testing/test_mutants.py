@@ -38,9 +38,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Install the mutants, as a distribution of their own."""
     directory = tmp_path_factory.mktemp("site")
     catalogue.install(directory)
-    sys.path.insert(0, str(directory))
+    # The last is for a process that a law starts: allocpolicy is still the installed.
+    added = (str(directory), str(Path(__file__).parents[2]))
+    sys.path.insert(0, added[0])
+    sys.path.append(added[1])
     yield directory
-    sys.path.remove(str(directory))
+    for path in added:
+        sys.path.remove(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
