@@ -15,7 +15,7 @@ from allocpolicy_pool import filling
 from allocpolicy_pool.ready import Kind
 
 # What is ready: bytes of the disks that laws ask for, and how many of each format.
-COUNTS = {1 << 20: 1, 3 << 19: 2, 4 << 20: 2}
+COUNTS = {1 << 20: 1, 3 << 19: 2, 5 << 19: 1, 4 << 20: 2, 8 << 20: 1}
 
 FILESYSTEMS = os.environ.get("CONFORMANCE_FILESYSTEMS", "xfs").split(",")
 
