@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from allocpolicy import DiskFormat, Order, Policy, Strategy
+from allocpolicy import Change, DiskFormat, Order, Policy, Strategy
 from allocpolicy.registry import hooks, installed
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.testing import options
@@ -158,6 +158,20 @@ class Place:
             base_format=self.base.format if self.base else None,
             format=self.format,
             extra_specs=self.subject.extra_specs(self.options),
+        )
+
+    def change(self, *, virtual_size: int | None = None, added: bool = False) -> Change:
+        """Return what is wanted of the disk that is there: the strategy, or growth.
+
+        :param virtual_size: bytes; of a disk that is to grow.
+        :param added: they are those that it grows by.
+        """
+        return Change(
+            disk=self.disk,
+            format=self.format,
+            extra_specs=self.subject.extra_specs(self.options),
+            virtual_size=virtual_size,
+            added=added,
         )
 
     def moved_to(self, directory: Path) -> Place:

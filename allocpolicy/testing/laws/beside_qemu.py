@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from allocpolicy import (
-    Change,
     Error,
     InvalidRequest,
     NotEnoughSpace,
@@ -13,7 +10,6 @@ from allocpolicy import (
     Unsupported,
     apply,
     inspect,
-    provision,
 )
 from allocpolicy.testing import qemu
 from allocpolicy.testing.law import (
@@ -24,7 +20,7 @@ from allocpolicy.testing.law import (
     plainly,
     require,
 )
-from allocpolicy.testing.making import new_disk
+from allocpolicy.testing.making import made_by, new_disk
 from allocpolicy.testing.subject import SIZE, Place
 
 _BLOCK = 64 << 10
@@ -66,12 +62,7 @@ def _changed_beside(place: Place, origin: str | None) -> bool:
 
     :raises Broken: when the guest notices.
     """
-    order = place.order()
-    if origin is not None:
-        order = replace(order, extra_specs={"allocpolicy:strategy": origin})
-    try:
-        provision(order, policy=place.policy)
-    except (InvalidRequest, Unsupported):
+    if not made_by(origin, place):
         return False
     try:
         with qemu.open_in_qemu(place.disk, place.format) as guest:
@@ -95,14 +86,9 @@ def _applied(place: Place) -> bool:
 
     :raises Broken: when the disk's file was replaced, or written to.
     """
-    change = Change(
-        disk=place.disk,
-        format=place.format,
-        extra_specs=place.subject.extra_specs(place.options),
-    )
     inode, before = place.disk.stat().st_ino, inspect(place.disk, policy=place.policy)
     try:
-        apply(change, policy=place.policy)
+        apply(place.change(), policy=place.policy)
     except (InvalidRequest, Unsupported, NotEnoughSpace) as refusal:
         require(len(str(refusal).splitlines()) == 1, f"it refuses: {refusal}")
         return False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from allocpolicy import (
     DiskFormat,
@@ -25,9 +25,8 @@ from allocpolicy.testing.law import (
     plainly,
     require,
 )
+from allocpolicy.testing.making import free_to_fill
 from allocpolicy.testing.subject import Place
-
-_LARGEST = 4 << 30  # bytes of free space that a law may use up
 
 
 def _where_disks_are_made(place: Place) -> bool:
@@ -43,11 +42,7 @@ def _where_disks_are_made(place: Place) -> bool:
     where=_where_disks_are_made,
 )
 def a_kill_leaves_nothing(place: Place) -> None:
-    work = _provisioning(place)
-    for at in range(_steps(place) + 1):
-        before = interruption.tree(place.directory)
-        interruption.killed(place, work, at=at)
-        interruption.require_same(place, before, f"SIGKILL {interruption.when(at)}")
+    _leaves_nothing(place, "SIGKILL", interruption.killed, more=1)
 
 
 @executed(
@@ -56,13 +51,8 @@ def a_kill_leaves_nothing(place: Place) -> None:
     where=_where_disks_are_made,
 )
 def an_error_leaves_nothing(place: Place) -> None:
-    work = _provisioning(place)
-    for at in range(_steps(place) + 1):
-        before = interruption.tree(place.directory)
-        interruption.failed(
-            place, work, interruption.fail, at=at, expected=StrategyFailed
-        )
-        interruption.require_same(place, before, f"an error {interruption.when(at)}")
+    end = partial(interruption.failed, act=interruption.fail, expected=StrategyFailed)
+    _leaves_nothing(place, "an error", end, more=1)
 
 
 @executed(
@@ -71,13 +61,24 @@ def an_error_leaves_nothing(place: Place) -> None:
     where=_where_disks_are_made,
 )
 def no_space_leaves_nothing(place: Place) -> None:
+    end = partial(
+        interruption.failed, act=interruption.lack_space, expected=NotEnoughSpace
+    )
+    _leaves_nothing(place, "ENOSPC", end, more=0)
+
+
+def _leaves_nothing(
+    place: Place, what: str, end: Callable[..., None], *, more: int
+) -> None:
+    """Make the disk, which ``end`` ends before each step: nothing is left.
+
+    :param more: how many more times than it has steps: 1 for after the last.
+    """
     work = _provisioning(place)
-    for at in range(_steps(place)):
+    for at in range(_steps(place) + more):
         before = interruption.tree(place.directory)
-        interruption.failed(
-            place, work, interruption.lack_space, at=at, expected=NotEnoughSpace
-        )
-        interruption.require_same(place, before, f"ENOSPC {interruption.when(at)}")
+        end(place, work, at=at)
+        interruption.require_same(place, before, f"{what} {interruption.when(at)}")
 
 
 @executed(
@@ -129,8 +130,6 @@ def _refuse_large(place: Place) -> None:
 
     :raises NotApplicable: when that would take long, or somebody's memory.
     """
-    state = os.statvfs(place.directory)
-    if state.f_bfree * state.f_frsize > _LARGEST:
-        raise NotApplicable("the filesystem is too large to be filled")
+    free_to_fill(place)
     if place.filesystem in ("tmpfs", "ramfs", "ext2", "ext3"):
         raise NotApplicable(f"{place.filesystem} can't be filled by fallocate")

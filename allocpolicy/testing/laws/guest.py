@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from allocpolicy import (
-    Change,
     DiskFormat,
     Error,
     InvalidRequest,
     NotEnoughSpace,
     Unsupported,
     apply,
-    provision,
     resize,
 )
 from allocpolicy.testing import as_guest
@@ -26,7 +24,7 @@ from allocpolicy.testing.law import (
     executed,
     require,
 )
-from allocpolicy.testing.making import new_disk
+from allocpolicy.testing.making import clear, made_by, new_disk
 from allocpolicy.testing.subject import Place
 
 _MORE = 3 << 19  # bytes beyond the base image, and no whole MiB
@@ -123,7 +121,7 @@ def _survives(place: Place, pasts: Iterator[_Past], *, grow: int) -> None:
         try:
             tried.append(_changed(place, past, grow=grow))
         finally:
-            _clear(place)
+            clear(place)
     if not any(tried):
         raise NotApplicable(f"it {'grows' if grow else 'changes'} no disk here")
 
@@ -137,12 +135,7 @@ def _changed(place: Place, past: _Past, *, grow: int) -> bool:
         return False
     before, file = as_guest.read(place.disk, place.format), place.disk.read_bytes()
     size = len(before) + grow
-    change = Change(
-        disk=place.disk,
-        format=place.format,
-        extra_specs=place.subject.extra_specs(place.options),
-        virtual_size=size if grow else None,
-    )
+    change = place.change(virtual_size=size if grow else None)
     refused: Exception | None = None
     try:
         (resize if grow else apply)(change, policy=place.policy)
@@ -161,14 +154,9 @@ def _changed(place: Place, past: _Past, *, grow: int) -> bool:
 
 def _made(place: Place, past: _Past) -> bool:
     """Make a disk with this past; return whether that is possible."""
-    order = place.order(virtual_size=_size(place))
-    if past.origin is not None:
-        order = replace(order, extra_specs={"allocpolicy:strategy": past.origin})
-    try:
-        provision(order, policy=place.policy)
-    except (InvalidRequest, Unsupported):
-        return False
     size = _size(place)
+    if not made_by(past.origin, place, virtual_size=size):
+        return False
     at = (0, size // 4, size // 2, size - _LONG)
     as_guest.write(place.disk, place.format, at=at, length=_LONG)
     if past.damage is not None:
@@ -181,12 +169,6 @@ def _made(place: Place, past: _Past) -> bool:
 
 def _size(place: Place) -> int:
     return place.base.virtual_size + _MORE if place.base else _SIZE
-
-
-def _clear(place: Place) -> None:
-    """Remove the disk, and what a damage left beside it."""
-    for path in place.directory.glob(f"{place.disk.name}*"):
-        path.unlink()
 
 
 def _same(before: bytes, after: bytes) -> bool:

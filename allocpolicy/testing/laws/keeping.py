@@ -27,7 +27,7 @@ from allocpolicy.testing.law import (
     plainly,
     require,
 )
-from allocpolicy.testing.making import new_disk
+from allocpolicy.testing.making import clear, new_disk
 from allocpolicy.testing.subject import Place
 
 _ORDER = (Allocation.THIN, Allocation.RESERVED, Allocation.WRITTEN)
@@ -133,7 +133,7 @@ def _require_noticed(place: Place, damage: Damage) -> None:
             impossible = impossible or str(error)
             continue
         finally:
-            _clear(one)
+            clear(one)
         meets = verdict.judgement is Judgement.MEETS
         told = f"{one}: {damage}; {lost}, and it meets: {verdict.reason}"
         require(not (lost and meets), told)
@@ -196,8 +196,3 @@ def _own(observed: Observation) -> int:
     """Return the bytes of storage that a disk shares with nothing."""
     shared = observed.extents.shared if observed.extents else 0
     return observed.actual_size - shared
-
-
-def _clear(place: Place) -> None:
-    for path in place.directory.glob(f"{place.disk.name}*"):
-        path.unlink()

@@ -17,13 +17,12 @@ from allocpolicy import (
     Unsupported,
     provision,
 )
-from allocpolicy.testing.law import Broken, NotApplicable, executed, plainly, require
-from allocpolicy.testing.making import new_disk
+from allocpolicy.testing.law import Broken, executed, plainly, require
+from allocpolicy.testing.making import free_to_fill, new_disk
 from allocpolicy.testing.subject import Place
 
 _RACERS = 32
 _DONE = "done"
-_LARGEST = 4 << 30  # bytes of free space that a law may use up
 _MORE = 64 << 20
 
 
@@ -107,10 +106,7 @@ def _said(answer: int, child: int) -> tuple[bool, str]:
     where=plainly,
 )
 def no_room_leaves_nothing(place: Place) -> None:
-    state = os.statvfs(place.directory)
-    free = state.f_bfree * state.f_frsize
-    if free > _LARGEST:
-        raise NotApplicable("the filesystem is too large to be filled")
+    free = free_to_fill(place)
     size = (free + _MORE) // _MORE * _MORE + _MORE
     before = set(place.directory.rglob("*"))
     try:

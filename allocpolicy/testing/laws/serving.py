@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from allocpolicy import (
-    Change,
     InvalidRequest,
     NotEnoughSpace,
     Unsupported,
@@ -45,19 +44,17 @@ def serves_disks_here(place: Place) -> None:
 )
 def changes_disks_here(place: Place) -> None:
     changes_existing(place.subject)
-    order, specs = place.order(), place.subject.extra_specs(place.options)
-    change = Change(disk=place.disk, format=place.format, extra_specs=specs)
+    order = place.order()
     try:
         of_none = replace(order, extra_specs={"allocpolicy:strategy": "none"})
         provision(of_none, policy=place.policy)
-        apply(change, policy=place.policy)
+        apply(place.change(), policy=place.policy)
     except _REFUSED:
         place.disk.unlink(missing_ok=True)
     else:
         return
     try:
         provision(order, policy=place.policy)
-        grown = replace(change, virtual_size=_MORE, added=True)
-        resize(grown, policy=place.policy)
+        resize(place.change(virtual_size=_MORE, added=True), policy=place.policy)
     except _REFUSED as refusal:
         raise Broken(f"no law can change a disk here: {refusal}") from refusal

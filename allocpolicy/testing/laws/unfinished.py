@@ -7,19 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from allocpolicy import (
-    Change,
     DiskFormat,
     InvalidRequest,
     NotEnoughSpace,
     StrategyFailed,
     Unsupported,
     apply,
-    provision,
     resize,
 )
 from allocpolicy.testing import as_guest, interruption
 from allocpolicy.testing.base_images import BaseKind
 from allocpolicy.testing.law import NotApplicable, executed, require
+from allocpolicy.testing.making import clear, made_by
 from allocpolicy.testing.subject import Place
 
 _MORE = 1 << 20  # bytes by which a disk grows
@@ -77,13 +76,13 @@ def _loses_nothing(place: Place, what: str, end: Callable[..., None]) -> None:
     for disk in _disks(place):
         steps = disk.steps(place) if _made(place, disk) else -1
         for at in range(steps + 1):
-            _clear(place)
+            clear(place)
             if not _made(place, disk):  # a pool is empty by now
                 break
             told = f"{disk}, {what} {interruption.when(at)}"
             _require_whole(place, disk, partial(end, at=at), told)
             changed += 1
-        _clear(place)
+        clear(place)
     if not changed:
         raise NotApplicable("it changes no disk here")
 
@@ -132,15 +131,9 @@ class _Disk:
         return as_guest.read(place.disk, place.format)
 
     def _do(self, place: Place, *, dry_run: bool) -> int:
-        change = Change(
-            disk=place.disk,
-            format=place.format,
-            extra_specs=place.subject.extra_specs(place.options),
-            virtual_size=self.grows or None,
-            added=bool(self.grows),
-            dry_run=dry_run,
-        )
-        report = (resize if self.grows else apply)(change, policy=place.policy)
+        change = place.change(virtual_size=self.grows or None, added=bool(self.grows))
+        wanted = replace(change, dry_run=dry_run)
+        report = (resize if self.grows else apply)(wanted, policy=place.policy)
         return len(report.steps)
 
 
@@ -151,16 +144,7 @@ def _disks(place: Place) -> Iterator[_Disk]:
 
 def _made(place: Place, disk: _Disk) -> bool:
     """Make the disk, and have its guest write to it; return whether that can be."""
-    order = place.order()
-    if disk.origin is not None:
-        order = replace(order, extra_specs={"allocpolicy:strategy": disk.origin})
-    try:
-        provision(order, policy=place.policy)
-    except (InvalidRequest, Unsupported):
+    if not made_by(disk.origin, place):
         return False
     as_guest.write(place.disk, place.format, at=(0, 1 << 19), length=4096)
     return True
-
-
-def _clear(place: Place) -> None:
-    place.disk.unlink(missing_ok=True)
