@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
-from allocpolicy.contract.plan import Plan, Step, Target
+from allocpolicy.contract.plan import Plan, Target
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ContractBroken, PromiseBroken, Replan, StrategyFailed
 from allocpolicy.execute import admission, made, sizes
@@ -24,7 +24,6 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
-from allocpolicy.registry.installed import Found
 from allocpolicy.storage import staging, temporary
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
@@ -59,7 +58,8 @@ def built(
             directory=staged.directory_fd,
             has_taken=has_taken,
         )
-        if staged.adopted is not None:
+        adopted = staged.adopted
+        if adopted is not None:
             prepare(staged)
         with explained(
             fd=staged.directory_fd,
@@ -71,11 +71,11 @@ def built(
             recorded = _sealed(job, staged)
             with _blaming_a_base_that_changed(job):
                 seen = made.observed(plan, job, staged.fd)
-                adopted = staged.adopted is not None
-                sizes.check_new(plan, job, staged.fd, adopted=adopted, seen=seen)
+                ready = adopted is not None
+                sizes.check_new(plan, job, staged.fd, adopted=ready, seen=seen)
             with (
                 unswapped(staged, directory=directory, found=found, hook="verify"),
-                _passing_over_unfit(staged.adopted, job),
+                _passing_over_unfit(adopted, job),
             ):
                 outcome = verified(job, seen)
             yield staged, replace(outcome, stamp=recorded)
@@ -142,8 +142,10 @@ def run_steps(
     admit(plan, job, target=target, directory=directory)
     found = job.selection.loaded.found
     for step in plan.steps:
-        _refuse_after_adoption(step, target, found=found)
         hook = call.method(step, "run")
+        if _is_adopted(target):  # its content is final
+            reason = "a step follows the one that adopted a ready-made file"
+            raise job.failure(reason, hook=hook)
         with (
             unswapped(target, directory=directory, found=found, hook=hook) as handed,
             blaming(found, hook=hook),
@@ -161,16 +163,6 @@ def run_steps(
 
 def _is_adopted(target: Target) -> bool:
     return isinstance(target, Staged) and target.adopted is not None
-
-
-def _refuse_after_adoption(step: Step, target: Target, *, found: Found) -> None:
-    """Check that the disk isn't a ready-made file already, whose content is final.
-
-    :raises StrategyFailed: when it is.
-    """
-    if _is_adopted(target):
-        reason = "a step follows the one that adopted a ready-made file"
-        raise StrategyFailed(found.name, str(found), call.method(step, "run"), reason)
 
 
 def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:

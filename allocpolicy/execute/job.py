@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from allocpolicy.contract.facts import Facts, Host, Observation
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Attachment, Request, Verdict
+from allocpolicy.errors import StrategyFailed
 from allocpolicy.execute.hold import Hold
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
@@ -62,6 +63,14 @@ class Job:
     def host(self) -> Host:
         """Return the facts of the directory that the disk is in."""
         return self.facts.host
+
+    def failure(self, reason: str, *, hook: str = "") -> StrategyFailed:
+        """Return that the strategy under which the work is done is at fault.
+
+        :param hook: the method that is to blame, if it is one.
+        """
+        found = self.selection.loaded.found
+        return StrategyFailed(found.name, str(found), hook, reason)
 
     @property
     def stamp(self) -> Stamp:

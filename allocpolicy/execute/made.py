@@ -92,10 +92,9 @@ def _is_the_kernels(error: Error) -> bool:
 
 def _failed(plan: Plan, job: Job, fault: str) -> StrategyFailed:
     """Return the failure of the plan's step, or of its steps."""
-    found = job.selection.loaded.found
     hook = call.method(plan.steps[0], "run") if len(plan.steps) == 1 else "run"
     reason = wording.bounded(f"the disk that it made is broken: {fault}")
-    return StrategyFailed(found.name, str(found), hook, reason)
+    return job.failure(reason, hook=hook)
 
 
 def _faults(plan: Plan, job: Job, fd: int, *, seen: Observation) -> Iterator[str]:

@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from allocpolicy.contract.plan import Mode, Plan
-from allocpolicy.errors import InvalidRequest, StrategyFailed
+from allocpolicy.errors import InvalidRequest
 from allocpolicy.execute.build import built
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images import identity
@@ -36,9 +36,8 @@ def check_mode(plan: Plan, job: Job) -> None:
     :raises StrategyFailed: when it doesn't.
     """
     if plan.mode is not Mode.STAGED:
-        found = job.selection.loaded.found
         reason = f"a plan of mode {plan.mode} can't create a new disk"
-        raise StrategyFailed(found.name, str(found), "plan", reason)
+        raise job.failure(reason, hook="plan")
 
 
 def _give(staged: Staged, *, owner: tuple[int, int] | None) -> None:

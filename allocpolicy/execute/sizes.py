@@ -46,11 +46,10 @@ def check_new(
         measured = _measured(fd)
         taken = min(taken, measured.own)
         if taken > limit + _LEAST + measured.rounding:
-            raise _failed(plan, job, _took(taken, plan, name=name))
+            raise _failed(job, _took(taken, plan, name=name))
     most = seen.full_size
     if job.disk is None and most > plan.promised_bytes + _LEAST + most // 64:
         raise _failed(
-            plan,
             job,
             f"the disk may take {format_size(most)} once the guest has written all of"
             f" it, but promised_bytes is {format_size(plan.promised_bytes)}",
@@ -74,7 +73,7 @@ def check_in_place(plan: Plan, job: Job, fd: int, *, before: int) -> None:
     grown = min(after - measured.added, measured.data) - before
     for name, limit in limits.items():
         if grown > limit + spare + measured.rounding:
-            raise _failed(plan, job, _took(grown, plan, name=name))
+            raise _failed(job, _took(grown, plan, name=name))
 
 
 def _took(taken: int, plan: Plan, *, name: str) -> str:
@@ -82,9 +81,8 @@ def _took(taken: int, plan: Plan, *, name: str) -> str:
     return f"its steps allocated {format_size(taken)}, but {name} is {said}"
 
 
-def _failed(plan: Plan, job: Job, fault: str) -> StrategyFailed:
-    found, hook = job.selection.loaded.found, "plan" if job.disk is None else "amend"
-    return StrategyFailed(found.name, str(found), hook, fault)
+def _failed(job: Job, fault: str) -> StrategyFailed:
+    return job.failure(fault, hook="plan" if job.disk is None else "amend")
 
 
 def _tables(job: Job) -> int:

@@ -19,7 +19,6 @@ from allocpolicy.errors import (
     FailedAfterwards,
     InvalidRequest,
     Replan,
-    StrategyFailed,
     Unsupported,
 )
 from allocpolicy.execute.execution import execute
@@ -118,9 +117,7 @@ def _without(lost: object, job: Job) -> Job:
     if lost is None:
         return job
     if not isinstance(lost, Path):
-        found = job.selection.loaded.found
-        reason = f"the path of its Replan is {named(lost)}"
-        raise StrategyFailed(found.name, str(found), "", reason)
+        raise job.failure(f"the path of its Replan is {named(lost)}")
     return replace(job, facts=replace(job.facts, lost=(*job.facts.lost, lost)))
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import StrategyFailed
 from allocpolicy.execute.job import Job
 from allocpolicy.registry import call
 from allocpolicy.storage import named_lock
@@ -64,11 +63,8 @@ def with_needed(work: Callable[[frozenset[str]], Result], *, policy: Policy) -> 
                 return work(locks)
         except _Needed as needed:
             if len(locks) == _LOCKS:
-                found = needed.job.selection.loaded.found
                 reason = "it names another lock each time"
-                raise StrategyFailed(
-                    found.name, str(found), "exclusive", reason
-                ) from needed
+                raise needed.job.failure(reason, hook="exclusive") from needed
             locks |= {needed.name}
 
 
