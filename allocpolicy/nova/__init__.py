@@ -1,0 +1,1 @@
+"""What Nova reads of allocpolicy: extra-spec validators and provider configuration."""
