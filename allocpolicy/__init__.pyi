@@ -34,6 +34,7 @@ from allocpolicy.errors import ConfigError as ConfigError
 from allocpolicy.errors import ContractBroken as ContractBroken
 from allocpolicy.errors import DestinationError as DestinationError
 from allocpolicy.errors import DestinationExists as DestinationExists
+from allocpolicy.errors import DomainError as DomainError
 from allocpolicy.errors import DuplicateStrategy as DuplicateStrategy
 from allocpolicy.errors import Error as Error
 from allocpolicy.errors import ExtraSpecError as ExtraSpecError

@@ -3,6 +3,7 @@
 Error                          5
 ├── InvalidRequest             2  the request itself: sizes, names, owners
 │   ├── ConfigError            2  the configuration file or environment
+│   ├── DomainError            2  a domain's XML, as libvirt gives it
 │   ├── ExtraSpecError         2  an ``allocpolicy:`` key or its value
 │   ├── FlavorError            2  a flavors file, or a flavor that is not in it
 │   ├── StrategyNotFound       2  no such strategy is installed
@@ -68,6 +69,12 @@ class ConfigError(InvalidRequest):
     """The configuration is invalid: ``(reason)``."""
 
     template = "configuration: {reason}"
+
+
+class DomainError(InvalidRequest):
+    """A domain's XML can't be read, or says what can't be: ``(reason)``."""
+
+    template = "the domain's XML: {reason}"
 
 
 class ExtraSpecError(InvalidRequest):

@@ -8,6 +8,7 @@ from allocpolicy import (
     ContractBroken,
     DestinationError,
     DestinationExists,
+    DomainError,
     DuplicateStrategy,
     Error,
     ExtraSpecError,
@@ -38,6 +39,7 @@ GIB = 1 << 30
 request = (
     InvalidRequest("a disk of 0 bytes holds nothing"),
     ConfigError("on_unsupported = never: it must be fail or fallback"),
+    DomainError("it has a document type (DOCTYPE), which may name entities"),
     ExtraSpecError("allocpolicy:strategy", "spce", "did you mean space?"),
     FlavorError(Path("flavors.yaml"), "it has no flavor small"),
     StrategyNotFound("spce", "did you mean space?"),

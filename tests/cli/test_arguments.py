@@ -68,6 +68,7 @@ EXAMPLES = [
     errors.Error("x"),
     errors.InvalidRequest("x"),
     errors.ConfigError("x"),
+    errors.DomainError("x"),
     errors.ExtraSpecError("key", "value", "x"),
     errors.FlavorError(Path("/f"), "x"),
     errors.StrategyNotFound("name", "x"),
