@@ -38,6 +38,39 @@ class SnapshotPolicy(enum.StrEnum):
     REPORT = "report"  #: they have none, and the disk below is uncovered
 
 
+class Convert(enum.StrEnum):
+    """Which disks may be rewritten when their VM starts."""
+
+    BOUNDED = "bounded"  #: those of which little is copied, in a bounded time
+    ALWAYS = "always"  #: all that can be, whatever is copied, and however long
+    NEVER = "never"  #: none: only storage is reserved, in place
+
+
+class Otherwise(enum.StrEnum):
+    """What becomes of the start of a VM whose policy is not brought into force."""
+
+    PASS = "pass"  # noqa: S105  (no password)  #: it starts
+    FAIL = "fail"  #: it doesn't
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Libvirt:
+    """What the hook does when libvirt starts a VM; the fields have the defaults."""
+
+    #: the strategy of disks whose domain has no policy; empty: they are left alone
+    default: str = ""
+    convert: Convert = Convert.BOUNDED  #: which disks may be rewritten
+    #: the most bytes of a disk that a bounded rewrite copies instead of sharing them
+    max_copy: int = 2 * 1024 * _MIB
+    #: seconds after which a bounded rewrite is given up; 0: none
+    deadline: float = 20
+    #: of a disk that would have to be rewritten and may not be
+    on_unmet: Otherwise = Otherwise.PASS
+    on_error: Otherwise = Otherwise.FAIL  #: of a fault that is allocpolicy's own
+    #: whose files may be the bases of disks that are rewritten, at any depth
+    base_directories: tuple[Path, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The operator's decisions; the fields have the options' defaults."""
@@ -72,6 +105,8 @@ class Policy:
     machines: Machines = NOBODY_SAID  #: the oldest programs that VMs run under
     #: whether overlays without a stamp inherit a policy
     snapshot_policy: SnapshotPolicy = SnapshotPolicy.REPORT
+    #: what happens when libvirt starts a VM
+    libvirt: Libvirt = field(default_factory=Libvirt)
 
     @property
     def inherits(self) -> bool:

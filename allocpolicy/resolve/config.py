@@ -14,7 +14,10 @@ from oslo_config import cfg
 from allocpolicy.contract.facts import Headroom, Limits
 from allocpolicy.contract.policy import (
     DEFAULT,
+    Convert,
+    Libvirt,
     Machines,
+    Otherwise,
     Policy,
     SnapshotPolicy,
 )
@@ -77,6 +80,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
             qemu=_get(conf, "qemu_version"), libvirt=_get(conf, "libvirt_version")
         ),
         snapshot_policy=SnapshotPolicy(_get(conf, "snapshot_policy")),
+        libvirt=_libvirt(conf),
     )
 
 
@@ -119,6 +123,21 @@ def _size_alignment(conf: cfg.ConfigOpts) -> int:
         origin = _origin(conf, "size_alignment")
         _refuse(origin, f"it is not a multiple of {SECTOR_SIZE}")
     return size
+
+
+def _libvirt(conf: cfg.ConfigOpts) -> Libvirt:
+    deadline = _get(conf, "libvirt_deadline")
+    if not math.isfinite(deadline):  # oslo.config lets nan pass
+        _refuse(_origin(conf, "libvirt_deadline"), "it is not a number of seconds")
+    return Libvirt(
+        default=_get(conf, "libvirt_default"),
+        convert=Convert(_get(conf, "libvirt_convert")),
+        max_copy=_get(conf, "libvirt_max_copy"),
+        deadline=deadline,
+        on_unmet=Otherwise(_get(conf, "libvirt_on_unmet")),
+        on_error=Otherwise(_get(conf, "libvirt_on_error")),
+        base_directories=_directories(conf, "libvirt_base_dirs"),
+    )
 
 
 def _directory(conf: cfg.ConfigOpts, name: str) -> Path | None:

@@ -234,6 +234,79 @@ _OPTIONS = [
         " If not set: _base beside the disk. Set it if each disk has a directory of its"
         " own; on the disks' filesystem, data can still be shared by reflink.",
     ),
+    cfg.StrOpt(
+        "libvirt_default",
+        default="",
+        help="The strategy for the disks of a libvirt domain whose metadata has no"
+        " policy: neither extra specs of a Nova flavor nor an allocpolicy:policy. It is"
+        " brought into force by the hook ('allocpolicy libvirt install-hook') whenever"
+        " such a domain starts, also on disks that have a stamp. If it is not set,"
+        " their disks are left alone.",
+    ),
+    cfg.StrOpt(
+        "libvirt_convert",
+        default="bounded",
+        choices=[
+            (
+                "bounded",
+                "At most libvirt_max_copy is copied, within libvirt_deadline.",
+            ),
+            ("always", "Whatever has to be copied is, however long the start takes."),
+            ("never", "No disk is rewritten; storage is still reserved in place."),
+        ],
+        help="Whether a disk may be rewritten when libvirt starts its domain, such as"
+        " an overlay that becomes a disk without a backing file. Only an overlay on"
+        " one base image in libvirt_base_dirs, in image_cache_dir or in Nova's _base"
+        " ever is.",
+    ),
+    cfg.Opt(
+        "libvirt_max_copy",
+        type=Size(),
+        default="2G",
+        help="The most bytes of a disk that a rewrite may copy while its domain"
+        " starts, if libvirt_convert = bounded: what the filesystem shares by reflink"
+        " doesn't count.",
+    ),
+    cfg.FloatOpt(
+        "libvirt_deadline",
+        default=20,
+        min=0,
+        help="The seconds that rewriting a disk may take while its domain starts, if"
+        " libvirt_convert = bounded; then the disk stays as it was. 0 means no limit.",
+    ),
+    cfg.StrOpt(
+        "libvirt_on_unmet",
+        default="pass",
+        choices=[
+            (
+                "pass",
+                "The domain starts; the disk's stamp and syslog say what it lacks.",
+            ),
+            ("fail", "The domain doesn't start."),
+        ],
+        help="What happens to the start of a domain with a disk that its policy would"
+        " have rewritten, if it may not be: by libvirt_convert, or because of what is"
+        " below it. 'allocpolicy libvirt apply' does it when the domain is shut off. A"
+        " lack of space always refuses the start.",
+    ),
+    cfg.StrOpt(
+        "libvirt_on_error",
+        default="fail",
+        choices=[
+            ("fail", "The domain doesn't start."),
+            ("pass", "The domain starts, without its policy."),
+        ],
+        help="What happens to the start of a domain when allocpolicy itself, or a"
+        " strategy's code, fails unexpectedly; syslog has the traceback.",
+    ),
+    cfg.ListOpt(
+        "libvirt_base_dirs",
+        default=[],
+        help="The directories whose files, at any depth, may be the base images of"
+        " disks that are rewritten when libvirt starts their domain; besides"
+        " image_cache_dir, and _base beside the instances of Nova. An overlay on any"
+        " other file, such as a snapshot, is never rewritten then.",
+    ),
 ]
 
 

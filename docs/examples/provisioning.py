@@ -4,13 +4,16 @@ from pathlib import Path
 
 from allocpolicy import (
     Access,
+    Convert,
     DiskFormat,
     DiskRole,
     Flavor,
     Headroom,
+    Libvirt,
     Limits,
     Machines,
     Order,
+    Otherwise,
     Policy,
     Progress,
     Report,
@@ -29,6 +32,7 @@ policy = Policy(
     limits=Limits(max_promised_bytes=1 << 40),
     machines=Machines(qemu=(8, 2)),
     snapshot_policy=SnapshotPolicy.INHERIT,
+    libvirt=Libvirt(convert=Convert.NEVER, on_unmet=Otherwise.FAIL),
 )
 small = Flavor(
     name="small",

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 from oslo_config import cfg
 
-from allocpolicy.contract.policy import Machines, Policy
+from allocpolicy.contract.policy import (
+    Convert,
+    Libvirt,
+    Machines,
+    Otherwise,
+    Policy,
+)
 from allocpolicy.errors import ConfigError
 from allocpolicy.resolve import config, config_options, config_places
 
@@ -148,7 +154,9 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "max_overcommit_ratio = 1.5\nreserved_host_disk = 9\n"
         "max_promised_bytes = 8\ntrusted_base_directories = /usr, /tmp\n"
         "size_alignment = 1M\nqemu_version = 8.1.0\nlibvirt_version = 9.5\n"
-        "snapshot_policy = inherit\n"
+        "snapshot_policy = inherit\nlibvirt_default = space\n"
+        "libvirt_convert = never\nlibvirt_max_copy = 3G\nlibvirt_deadline = 1.5\n"
+        "libvirt_on_unmet = fail\nlibvirt_on_error = pass\nlibvirt_base_dirs = /usr\n"
     )
     made = policy(path)
     assert not made.flavor_override
@@ -166,6 +174,15 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert made.machines == Machines(qemu=(8, 1), libvirt=(9, 5))
     assert made.disk_directories == (Path("/tmp"), Path("/usr/lib"))
     assert made.inherits
+    assert made.libvirt == Libvirt(
+        default="space",
+        convert=Convert.NEVER,
+        max_copy=3 << 30,
+        deadline=1.5,
+        on_unmet=Otherwise.FAIL,
+        on_error=Otherwise.PASS,
+        base_directories=(Path("/usr"),),
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,6 +210,13 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("qemu_version = 8", "qemu_version"),
         ("libvirt_version = new", "libvirt_version"),
         ("image_cache_dir = $nothing", "image_cache_dir"),
+        ("libvirt_convert = sometimes", "libvirt_convert"),
+        ("libvirt_max_copy = some", "libvirt_max_copy"),
+        ("libvirt_deadline = -1", "libvirt_deadline"),
+        ("libvirt_deadline = nan", "libvirt_deadline"),
+        ("libvirt_on_unmet = panic", "libvirt_on_unmet"),
+        ("libvirt_on_error = ignore", "libvirt_on_error"),
+        ("libvirt_base_dirs = /nonexistent", "libvirt_base_dirs"),
     ],
 )
 def test_bad_value_names_option_and_file(write: Write, line: str, what: str) -> None:
