@@ -30,6 +30,7 @@ IN_ORDER = "docs/strategies.md"
 
 # What begins like this is not run here, because of this.
 NOT_RUN = {
+    "allocpolicy libvirt ": "tests/libvirt runs them, beside a libvirtd of its own",
     "apt-get ": "it changes the host; bindep.txt is what make installs",
     "git ": "it changes the checkout",
     "make ": "make test runs this test; the demo has a test of its own",
