@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from allocpolicy.record import dataclass
 
 # Otherwise QEMU computes the size from the geometry, which is less, unless it knows the
 # program that made the image (vpc_open of its block/vpc.c).

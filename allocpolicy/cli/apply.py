@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy.cli import choice, disk_format, progress
@@ -17,6 +16,7 @@ from allocpolicy.operations import fleet, snapshots
 from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import Change, apply
 from allocpolicy.operations.fleet import Member
+from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
 from allocpolicy.wording import amount

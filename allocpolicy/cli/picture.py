@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
 
 from rich.console import Console
@@ -20,6 +19,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.observe import picture
 from allocpolicy.observe.picture import Strip
 from allocpolicy.qcow2.header import read_header
+from allocpolicy.record import dataclass
 
 _LABEL = 8
 _INDENT = (0, 0, 0, _LABEL)

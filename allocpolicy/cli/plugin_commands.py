@@ -13,7 +13,6 @@ import importlib.metadata
 import re
 import sys
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from cliff.app import App
@@ -25,6 +24,7 @@ from allocpolicy.cli import output
 from allocpolicy.cli.command import Command
 from allocpolicy.cli.failure import UNEXPECTED
 from allocpolicy.errors import Error
+from allocpolicy.record import dataclass
 from allocpolicy.wording import one_line
 
 GROUP = "allocpolicy.commands"

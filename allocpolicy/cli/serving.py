@@ -10,12 +10,12 @@ import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import Allocation, DiskFormat, MappingState, Observation
 from allocpolicy.contract.strategy import Operation, Request
 from allocpolicy.errors import Error, StrategyFailed
+from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call, option_values
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.testing import records

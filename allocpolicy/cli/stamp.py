@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from allocpolicy.cli import choice, disk_format
@@ -17,6 +16,7 @@ from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import stamp
+from allocpolicy.record import asdict
 from allocpolicy.resolve import labels
 from allocpolicy.storage.failure import named
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from allocpolicy.cli import serving
 from allocpolicy.cli.cells import blanked, lines, structured
 from allocpolicy.cli.command import Lister, Row, ShowOne
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import Error
+from allocpolicy.record import asdict
 from allocpolicy.registry import installed
 from allocpolicy.registry.installed import Found, Loaded
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import PlanError
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.obstacles import snapshots_in_words
+from allocpolicy.record import dataclass, field
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.filesystem import Filesystem
 from allocpolicy.wording import printable, share

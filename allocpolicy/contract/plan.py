@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from allocpolicy.progress import Progress
+from allocpolicy.record import dataclass
 
 
 class Mode(enum.StrEnum):

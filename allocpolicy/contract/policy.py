@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.contract.facts import Headroom, Limits
+from allocpolicy.record import dataclass, field
 from allocpolicy.storage import named_lock
 
 DEFAULT = "default"  # the origin of unset values

@@ -11,7 +11,6 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts, Host, Obser
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import PlanError
+from allocpolicy.record import dataclass, field
 
 #: the versions of the contract that this host accepts
 API_VERSIONS = range(1, 2)

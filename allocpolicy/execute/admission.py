@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import Host, Limits
@@ -27,6 +26,7 @@ from allocpolicy.execute.job import Job
 from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Holding
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import (
     budget,
     directories,

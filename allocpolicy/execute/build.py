@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
@@ -22,6 +21,7 @@ from allocpolicy.execute.unswapped import unswapped
 from allocpolicy.images import identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
+from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
 from allocpolicy.storage import staging, temporary

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +40,7 @@ from allocpolicy.images import existing, identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.progress import Progress, Watcher
+from allocpolicy.record import replace
 from allocpolicy.storage import attributes, directories, lease, past_end, signals
 from allocpolicy.storage.failure import explained, refuse_failure
 from allocpolicy.storage.staging import Staged

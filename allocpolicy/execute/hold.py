@@ -7,12 +7,12 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from allocpolicy.contract.facts import Observation, Use
 from allocpolicy.errors import ImageError, Unsupported
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe.disk import use
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories, inode_flags, lease, mount, temporary
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.storage.staging import OPENED_MEANWHILE

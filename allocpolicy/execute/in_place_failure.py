@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from allocpolicy.contract.plan import Plan, Step
 from allocpolicy.errors import (
@@ -22,6 +21,7 @@ from allocpolicy.errors import (
 )
 from allocpolicy.execute.job import Job
 from allocpolicy.progress import Progress
+from allocpolicy.record import replace
 from allocpolicy.storage.failure import named
 
 _OURS = "allocpolicy.steps."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
 from allocpolicy.contract.facts import Facts, Host, Observation
 from allocpolicy.contract.policy import Policy
@@ -13,6 +12,7 @@ from allocpolicy.errors import StrategyFailed
 from allocpolicy.execute.hold import Hold
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
+from allocpolicy.record import dataclass
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage import temporary
 from allocpolicy.storage.directories import Directory

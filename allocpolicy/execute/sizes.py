@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat, Observation
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import StrategyFailed
 from allocpolicy.execute.job import Job
+from allocpolicy.record import dataclass
 from allocpolicy.storage import extent, extent_size, mount, sparse
 from allocpolicy.storage.extent import Extent, ExtentFlag
 from allocpolicy.wording import format_size

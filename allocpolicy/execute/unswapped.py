@@ -12,11 +12,11 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.plan import Target
 from allocpolicy.errors import StrategyFailed
+from allocpolicy.record import dataclass
 from allocpolicy.registry.installed import Found
 
 

@@ -7,10 +7,10 @@ Only the archive's list of files is read: what the description says decides noth
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from allocpolicy.errors import ImageError
+from allocpolicy.record import dataclass
 
 DESCRIPTION = ".ovf"
 DISKS = frozenset({".vmdk", ".vhd", ".vhdx", ".vdi", ".qcow2", ".img", ".raw"})

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from allocpolicy.foreign.signatures import TABLES, Kind, Signature
+from allocpolicy.record import dataclass
 from allocpolicy.storage import reading
 
 _HEAD = 64 << 10

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
 from allocpolicy.foreign import vmdk
 from allocpolicy.foreign.reading import MERGE, SECTOR
 from allocpolicy.foreign.recognition import BYTE_ORDER_MARKS
+from allocpolicy.record import dataclass
 from allocpolicy.storage import reading
 
 MAX_SIZE = 1 << 20  # QEMU reads no more

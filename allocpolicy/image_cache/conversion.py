@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 
 from allocpolicy import qemu_img
 from allocpolicy.errors import CommandError, ImageError, NotEnoughSpace
@@ -15,6 +14,7 @@ from allocpolicy.progress import Progress
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qemu_failure import damage
 from allocpolicy.qemu_nodes import Image
+from allocpolicy.record import replace
 from allocpolicy.storage import sparse
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
@@ -21,6 +20,7 @@ from allocpolicy.image_cache import (
 from allocpolicy.image_cache.entry import Held
 from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
 

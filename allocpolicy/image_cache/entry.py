@@ -16,12 +16,12 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from allocpolicy.errors import ImageError
 from allocpolicy.image_cache import records
 from allocpolicy.image_cache.home import Cache, failure, naming, refusal
 from allocpolicy.images import image_file
+from allocpolicy.record import dataclass
 from allocpolicy.storage import found, lease, trust
 from allocpolicy.storage.failure import UNSUPPORTED
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from allocpolicy.image_cache.home import Cache, Home
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress
 from allocpolicy.qemu_nodes import Image
+from allocpolicy.record import replace
 from allocpolicy.storage import directories, staging, temporary
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained, refuse_failure

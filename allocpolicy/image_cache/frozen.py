@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from allocpolicy.errors import ImageError, NotEnoughSpace
 from allocpolicy.images import base_image, identity
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress, Watcher, counted
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import copy, read_lease, staging
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.directories import Directory

@@ -12,11 +12,11 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest, StorageFailed
 from allocpolicy.image_cache import location
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories, trust
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import FAULTS

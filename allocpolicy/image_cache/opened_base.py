@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
@@ -24,6 +23,7 @@ from allocpolicy.images import base_image, identity
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.images.destination import Destination
 from allocpolicy.progress import Watcher
+from allocpolicy.record import replace
 from allocpolicy.storage import named_lock, read_lease, sparse
 from allocpolicy.storage.failure import explained
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.images import backing_name, overlay
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories, mount
 from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.tree import Tree

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from allocpolicy import qemu_img
 from allocpolicy.errors import ImageError
 from allocpolicy.foreign import vhdx
 from allocpolicy.qcow2 import geometry, writer
 from allocpolicy.qemu_nodes import Image
+from allocpolicy.record import replace
 
 
 @contextlib.contextmanager

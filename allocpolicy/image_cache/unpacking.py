@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.errors import ImageError, NotEnoughSpace
@@ -17,6 +16,7 @@ from allocpolicy.image_cache import packed
 from allocpolicy.images import base_image, inspector
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.progress import Progress
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import copy, sparse, staging
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained

@@ -9,10 +9,10 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from dataclasses import dataclass
 
 from allocpolicy.foreign import recognition
 from allocpolicy.foreign.signatures import Kind
+from allocpolicy.record import dataclass
 
 # A fixed VHD is raw with a footer, of 511 bytes in old ones ("VHD Specification" 1.0).
 _VHD_FOOTER = b"conectix"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
@@ -21,6 +20,7 @@ from allocpolicy.qcow2 import bitmaps, cut_short, geometry
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import MAX_BACKING_NAME, Header, read_header
 from allocpolicy.qcow2.obstacles import check_base
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.storage import sparse
 
 

@@ -10,7 +10,6 @@ import functools
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -19,6 +18,7 @@ from allocpolicy.errors import ImageError, OutOfReach
 from allocpolicy.images import backing_name
 from allocpolicy.images.reach import NOT_FOLLOWED, Reach
 from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.record import dataclass
 from allocpolicy.storage import direct_io, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.failure import refuse_failure

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from allocpolicy.qcow2.consistency import Checked, check_tables, refuse_vm_state
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.obstacles import hindrances
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import sparse, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.inode import Inode, inode

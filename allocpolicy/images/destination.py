@@ -7,11 +7,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import DestinationError, DestinationExists
 from allocpolicy.images import image_file
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import refuse_failure

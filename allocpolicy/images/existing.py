@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
@@ -21,6 +20,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.images.heritage import Inherited
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.stamp import Stamp
+from allocpolicy.record import dataclass
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import named, refuse_failure

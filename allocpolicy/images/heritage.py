@@ -8,7 +8,6 @@ header leads no further than the disk's `reach`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
@@ -18,6 +17,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.images.reach import Reach
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.qcow2.header import Header, read_header
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import lease, qemu_lock, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.inode import Inode, inode

@@ -8,10 +8,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import directories
 from allocpolicy.storage import found as storage
 from allocpolicy.storage.directories import Directory

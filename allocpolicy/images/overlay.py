@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
@@ -17,6 +16,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.images import backing_name
 from allocpolicy.images import stamp as stamps
 from allocpolicy.qcow2.header import read_header
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories, qemu_lock, writers
 from allocpolicy.storage import found as files
 from allocpolicy.storage.credentials import User

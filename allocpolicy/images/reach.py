@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.errors import ImageError, OutOfReach
 from allocpolicy.images import image_file
 from allocpolicy.images.image_file import ImageFile
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import credentials, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.inode import inode

@@ -16,7 +16,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +23,7 @@ from allocpolicy.contract import labels
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.record import asdict, dataclass, field
 from allocpolicy.storage import patience
 from allocpolicy.storage.failure import UNSUPPORTED
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
@@ -17,6 +16,7 @@ from allocpolicy.foreign import vmdk_extents
 from allocpolicy.foreign.vmdk_extents import Extent
 from allocpolicy.images import identity, reach
 from allocpolicy.images.image_file import ImageFile
+from allocpolicy.record import dataclass
 from allocpolicy.storage import read_lease
 from allocpolicy.storage.inode import inode
 

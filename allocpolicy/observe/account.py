@@ -7,7 +7,6 @@ flushed, and no lease is broken: a file under a lease counts as unreadable.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from types import MappingProxyType
 from allocpolicy.contract.policy import Policy
 from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.ledger import Entry, Kind, Ledger
+from allocpolicy.record import dataclass
 from allocpolicy.storage import budget, directories, mount, tree
 from allocpolicy.storage.inode import Inode
 from allocpolicy.storage.space import Space

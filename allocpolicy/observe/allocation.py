@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from allocpolicy.contract.facts import Allocation
 from allocpolicy.observe.surroundings import Surroundings, lack_of_headroom
+from allocpolicy.record import dataclass
 from allocpolicy.storage import extent, inode_flags
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode_flags import InodeFlag

@@ -9,13 +9,13 @@ image in a raw disk stops all other disks.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.qcow2 import ending
 from allocpolicy.qcow2.geometry import geometry
 from allocpolicy.qcow2.header import MAGIC, Header, read_header
+from allocpolicy.record import dataclass
 from allocpolicy.storage import qemu_lock
 
 

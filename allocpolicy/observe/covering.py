@@ -8,7 +8,6 @@ inode, whatever a backing name looks like.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from allocpolicy.images.overlay import Overlay
 from allocpolicy.images.reach import Reach
 from allocpolicy.observe.sighting import Sighting
 from allocpolicy.observe.walk import Found
+from allocpolicy.record import replace
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.tree import Listing
@@ -113,7 +113,7 @@ def _seen(one: Sighting) -> Overlay | None:
     if found is None or observed is None:
         return found
     raw = observed.format is DiskFormat.RAW
-    return dataclasses.replace(found, has_policy=True, raw=raw)
+    return replace(found, has_policy=True, raw=raw)
 
 
 def _sorted(overlays: Iterable[Overlay]) -> Sequence[Overlay]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import Allocation, DataFile
@@ -13,6 +12,7 @@ from allocpolicy.images.image_file import ImageFile
 from allocpolicy.observe.allocation import exception, file_storage
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2.header import Autoclear, Header
+from allocpolicy.record import replace
 from allocpolicy.storage import direct_io, mount
 from allocpolicy.storage.failure import refuse_failure
 from allocpolicy.wording import printable

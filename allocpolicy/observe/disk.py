@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocpolicy.contract.facts import (
@@ -32,6 +31,7 @@ from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.obstacles import hindrances, snapshots_in_words
 from allocpolicy.qcow2.snapshots import snapshots
+from allocpolicy.record import dataclass, field
 from allocpolicy.storage import direct_io, qemu_lock
 from allocpolicy.wording import amount
 

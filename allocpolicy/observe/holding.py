@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Observation
@@ -22,6 +21,7 @@ from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import MAGIC, Header, read_header
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import budget, effort, extent, extent_size
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode import Inode, inode

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from allocpolicy.contract.facts import BaseImage, Host
 from allocpolicy.contract.policy import Policy
+from allocpolicy.record import dataclass
 from allocpolicy.storage import direct_io, filesystem, reflink, staging
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.filesystem import Filesystem

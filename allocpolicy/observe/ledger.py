@@ -11,11 +11,9 @@ promise more than one disk may be promised.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,6 +22,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.likeness import Likeness
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import directories
 from allocpolicy.storage import found as files
 from allocpolicy.storage.budget import Budget
@@ -276,9 +275,9 @@ def _entry(path: str, kind: Kind, holding: Holding) -> Entry:
 def _without_stamp(entry: Entry, *, base: bool, data: bool) -> Entry:
     """Return the entry of a file as what other files make of it."""
     if base:
-        return dataclasses.replace(entry, kind=Kind.BASE, promised=0)
+        return replace(entry, kind=Kind.BASE, promised=0)
     if data:  # its guest sees it by the disk
-        return dataclasses.replace(entry, kind=Kind.DATA, virtual_size=0)
+        return replace(entry, kind=Kind.DATA, virtual_size=0)
     return entry
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from allocpolicy.qcow2 import geometry, tables
+from allocpolicy.record import dataclass
 from allocpolicy.storage import extent
 from allocpolicy.storage.extent import ExtentFlag
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
@@ -28,6 +27,7 @@ from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
+from allocpolicy.record import dataclass
 from allocpolicy.storage import below, effort, mount
 from allocpolicy.storage.effort import Bound
 from allocpolicy.storage.inode import Inode, inode

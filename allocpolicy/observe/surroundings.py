@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import Headroom
@@ -11,6 +10,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.reach import Reach
 from allocpolicy.observe import account
+from allocpolicy.record import dataclass
 from allocpolicy.storage import below, budget, directories, mount
 from allocpolicy.storage.filesystem import Filesystem
 from allocpolicy.storage.mount import Identity

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.image_cache import location
 from allocpolicy.images.image_file import resolve
+from allocpolicy.record import dataclass
 from allocpolicy.storage import temporary
 from allocpolicy.storage.tree import Listing
 

@@ -15,11 +15,11 @@ import selectors
 import signal
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
 from allocpolicy.errors import WorkerLost
+from allocpolicy.record import dataclass
 from allocpolicy.storage.signals import interrupts_postponed
 
 Thing = TypeVar("Thing")

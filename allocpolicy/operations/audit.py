@@ -9,13 +9,11 @@ silence: without a policy it has a row, or is counted as what it is.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +33,7 @@ from allocpolicy.observe.walk import Found, walk
 from allocpolicy.observe.workers import spread
 from allocpolicy.operations import expectation
 from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.record import dataclass, replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Finding, Remark, Row, Storage
 from allocpolicy.resolve import checks
@@ -121,7 +120,7 @@ def audit(
     judged = _judged(disks, policy=policy, given=given, lack=books.lack)
     renewed = _renewed(judged, renewal=Renewal(policy=policy, flavors=flavors))
     rows = [
-        dataclasses.replace(row, uncovered=_uncovered(one, above))
+        replace(row, uncovered=_uncovered(one, above))
         for one, row in expectation.judged(renewed, expected=awaited)
         if not _is_left(one, above)
     ]
@@ -168,8 +167,8 @@ def _with_places_apart(seen: Sighting, shared: dict[int, set[Place]]) -> Sightin
     if seen.inode is None or seen.holding is None or not seen.holding.shared_places:
         return seen
     shared[seen.inode[0]].update(seen.holding.shared_places)
-    holding = dataclasses.replace(seen.holding, shared_places=())
-    return dataclasses.replace(seen, holding=holding)
+    holding = replace(seen.holding, shared_places=())
+    return replace(seen, holding=holding)
 
 
 def _judged(
@@ -225,8 +224,8 @@ def _renewed(
                 verdict = Finding(judgement=Remark.OUTDATED, reason=said)
             else:
                 reason = f"{verdict.reason}; {said}"
-                verdict = dataclasses.replace(verdict, reason=reason)
-        yield one, dataclasses.replace(row, verdict=verdict)
+                verdict = replace(verdict, reason=reason)
+        yield one, replace(row, verdict=verdict)
 
 
 def _bases(seen: Sequence[Sighting]) -> set[Inode]:
@@ -282,7 +281,7 @@ def _row(seen: Sighting, *, given: Given | None, judge: Judge, lack: str | None)
         assert seen.fault is not None
         return Row(disk=seen.path, strategy=strategy, verdict=seen.fault)
     if lack is not None and observed.guaranteed:
-        observed = dataclasses.replace(observed, guaranteed=False, exception=lack)
+        observed = replace(observed, guaranteed=False, exception=lack)
     verdict = judge.verdict(choice, observed)
     return Row(disk=seen.path, strategy=strategy, verdict=verdict, observed=observed)
 

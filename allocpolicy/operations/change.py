@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Observation, Use
@@ -32,6 +31,7 @@ from allocpolicy.operations.data_path import (
     told_afterwards,
 )
 from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.registry import call
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels

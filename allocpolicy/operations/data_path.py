@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy.contract.plan import Mode, Plan
@@ -25,6 +24,7 @@ from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.operations import exclusive
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
+from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call, installed
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.selection import resolve_fallback

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError
 from allocpolicy.images import image_file
 from allocpolicy.observe.sighting import Sighting
+from allocpolicy.record import dataclass, replace
 from allocpolicy.report.audit import Finding, Remark, Row
 
 
@@ -56,7 +55,7 @@ def judged(
         if said is not None:
             reason = f"it is expected {said}; {row.verdict.reason}"
             verdict = Verdict(judgement=Judgement.DRIFTED, reason=reason)
-            row = dataclasses.replace(row, verdict=verdict)  # noqa: PLW2901
+            row = replace(row, verdict=verdict)  # noqa: PLW2901
         yield seen, row
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from allocpolicy.contract.strategy import Judgement
 from allocpolicy.images import stamp as stamps
 from allocpolicy.operations.audit import Given, audit
 from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.record import dataclass
 from allocpolicy.report.audit import Audit, Remark, Row
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ steps, stamp, sync, observe, verify. The disk never gets a name.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Facts
@@ -20,6 +19,7 @@ from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
 from allocpolicy.operations.data_path import carry_out
 from allocpolicy.progress import unwatched
+from allocpolicy.record import replace
 from allocpolicy.registry import installed
 from allocpolicy.report.probe import Probe, Trial
 from allocpolicy.resolve.selection import resolve

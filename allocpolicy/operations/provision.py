@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts
@@ -26,6 +25,7 @@ from allocpolicy.operations.data_path import (
     told_afterwards,
 )
 from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor

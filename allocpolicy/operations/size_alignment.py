@@ -6,12 +6,11 @@ an operator's own alignment holds for both formats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.qcow2.geometry import SECTOR_SIZE
+from allocpolicy.record import dataclass
 from allocpolicy.wording import format_size
 
 

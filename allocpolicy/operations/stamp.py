@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
@@ -21,6 +20,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import held_disk
 from allocpolicy.operations.inspect import inspect, inspect_open
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.selection import Selection

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from allocpolicy.qcow2.tables import (
     OFFSET,
     ZERO,
 )
+from allocpolicy.record import dataclass
 
 if TYPE_CHECKING:
     from allocpolicy.qcow2.claims import Runs

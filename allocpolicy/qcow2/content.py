@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +17,7 @@ from allocpolicy.qcow2 import mapping, tables
 from allocpolicy.qcow2.geometry import SECTOR_SIZE, SUBCLUSTERS
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.tables import ALL_SUBCLUSTERS, COMPRESSED, OFFSET
+from allocpolicy.record import dataclass
 from allocpolicy.storage import reading
 
 if TYPE_CHECKING:

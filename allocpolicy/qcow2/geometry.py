@@ -6,9 +6,8 @@ management", "Cluster mapping"); refcounts are 16 bits wide, QEMU's default.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.record import dataclass
 
 KiB, MiB, TiB = 1 << 10, 1 << 20, 1 << 40
 SECTOR_SIZE = 512

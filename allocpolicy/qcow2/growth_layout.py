@@ -11,7 +11,6 @@ it is replaced now: QEMU would do so later, and skip clusters each time.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from allocpolicy.qcow2 import geometry, refcounts, tables
 from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import MAX_REFCOUNT_TABLE_SIZE, Header
+from allocpolicy.record import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ import enum
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from allocpolicy.errors import ImageError, refuse
 from allocpolicy.qcow2 import geometry
+from allocpolicy.record import dataclass
 from allocpolicy.storage import reading
 
 MAGIC = b"QFI\xfb"

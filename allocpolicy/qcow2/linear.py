@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from allocpolicy.qcow2 import sequence, tables
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.sequence import BATCH
+from allocpolicy.record import dataclass
 from allocpolicy.storage import effort
 
 _CACHED = 16  # batches, of 1 or 2 MiB each

@@ -5,12 +5,12 @@ Specification: QEMU's docs/interop/qcow2.rst, "Cluster mapping".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from allocpolicy.qcow2 import tables
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.tables import Batch, L2Tables
+from allocpolicy.record import dataclass
 
 State = Literal["none", "partial", "full"]
 

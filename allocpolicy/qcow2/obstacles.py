@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy import wording
 from allocpolicy.errors import refuse
 from allocpolicy.qcow2.header import EncryptionMethod, Header
+from allocpolicy.record import dataclass
 
 REPAIR = "repair it with qemu-img check -r all first"
 _CONVERT = "with qemu-img convert first"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import refcounts, writer
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import Header
+from allocpolicy.record import dataclass
 
 _UNIT = 4096
 _LIMIT = 512 << 20

@@ -8,7 +8,6 @@ clusters, as many as a request needs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from allocpolicy.qcow2.geometry import (
 )
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.references import are_all, of_all_tables
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import effort
 
 if TYPE_CHECKING:

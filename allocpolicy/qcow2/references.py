@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from allocpolicy.qcow2 import claims, tables
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import EncryptionMethod, Header
 from allocpolicy.qcow2.snapshots import snapshots
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import effort
 
 if TYPE_CHECKING:

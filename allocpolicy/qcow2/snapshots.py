@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2.geometry import MAX_L1_SIZE, TABLE_ENTRY_SIZE
 from allocpolicy.qcow2.header import Header
+from allocpolicy.record import dataclass
 from allocpolicy.storage import effort, reading
 
 # L1 offset, L1 entries, ID's and name's length, 24 bytes of times and sizes, the extra

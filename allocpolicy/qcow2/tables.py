@@ -12,13 +12,13 @@ import itertools
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2 import geometry, stored
 from allocpolicy.qcow2.header import Header
+from allocpolicy.record import dataclass
 from allocpolicy.storage import effort, reading
 
 if TYPE_CHECKING:

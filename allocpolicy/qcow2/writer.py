@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
@@ -24,6 +23,7 @@ from allocpolicy.qcow2.header import (
     Incompatible,
 )
 from allocpolicy.qcow2.sequence import BATCH, pointers
+from allocpolicy.record import dataclass
 from allocpolicy.storage import patience
 
 VERSION = 3

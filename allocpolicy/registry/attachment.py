@@ -7,13 +7,12 @@ starting; the nearest that works is taken instead.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from allocpolicy import wording
 from allocpolicy.contract.facts import Allocation, DiskFormat, Observation
 from allocpolicy.contract.policy import Machines
 from allocpolicy.contract.strategy import Attachment
 from allocpolicy.errors import ContractBroken
+from allocpolicy.record import replace
 
 _WORDS = {
     "discard": ("ignore", "unmap"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TypeVar
 
 from allocpolicy import wording
@@ -15,6 +14,7 @@ from allocpolicy.contract.read_only import ReadOnly, frozen, thawed
 from allocpolicy.contract.strategy import Attachment, Judgement, Request, Verdict
 from allocpolicy.errors import ContractBroken, PlanError
 from allocpolicy.progress import Watcher
+from allocpolicy.record import replace
 from allocpolicy.registry import attachment, hooks
 from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Loaded

@@ -7,13 +7,13 @@ the other returns is checked as if the framework had asked, and is blamed on it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from allocpolicy import schema
 from allocpolicy.contract.facts import Facts, Host, Observation
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.strategy import Attachment, Request, Verdict
 from allocpolicy.errors import PlanError, StrategyNotFound
+from allocpolicy.record import dataclass, field
 from allocpolicy.registry import call, installed, option_values
 from allocpolicy.registry.blame import refuse_cycle
 from allocpolicy.registry.installed import Loaded

@@ -14,12 +14,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from allocpolicy import schema, wording
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
+from allocpolicy.record import dataclass
 from allocpolicy.registry import hooks, option_schema
 from allocpolicy.registry.blame import blaming
 

@@ -7,13 +7,13 @@ options. The disk's verdict says so, and other disks are still judged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from allocpolicy import schema
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.policy import NOBODY_SAID, Machines
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.errors import Error
+from allocpolicy.record import replace
 from allocpolicy.registry import call, installed, recorded_options
 from allocpolicy.registry.installed import Loaded
 

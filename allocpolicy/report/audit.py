@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.observe.account import Account
+from allocpolicy.record import dataclass
 
 
 class Remark(enum.StrEnum):

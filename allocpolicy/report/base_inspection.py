@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy.record import dataclass
 from allocpolicy.report.plain import plain
 
 _ROLE, _PERHAPS_A_DISK = "base image", "base image, or a disk without a policy"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import Limits
 from allocpolicy.execute import admission
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.ledger import Entry
+from allocpolicy.record import asdict, dataclass
 from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.quota import Quota, QuotaType
 from allocpolicy.wording import format_size

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Attachment, Verdict
 from allocpolicy.images.stamp import Stamp
+from allocpolicy.record import dataclass
 from allocpolicy.report.plain import plain
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from allocpolicy.record import asdict
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

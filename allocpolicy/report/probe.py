@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.execute.job import Outcome
+from allocpolicy.record import asdict, dataclass
 from allocpolicy.storage.below import Layer
 from allocpolicy.storage.capability import Capabilities
 

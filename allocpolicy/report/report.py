@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Mode
 from allocpolicy.contract.strategy import Attachment, Operation, Verdict
 from allocpolicy.images.stamp import Stamp
+from allocpolicy.record import dataclass
 from allocpolicy.report.plain import plain
 from allocpolicy.resolve.selection import Selection
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from allocpolicy.contract.strategy import DiskRole
+from allocpolicy.record import dataclass
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve import extra_specs, near_miss
 from allocpolicy.resolve.extra_specs import OptionSpec, Spec, StrategySpec

@@ -14,11 +14,11 @@ strategies and options exist.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from allocpolicy import wording
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import ExtraSpecError
+from allocpolicy.record import dataclass
 
 NAMESPACE = "allocpolicy:"
 STRATEGY = f"{NAMESPACE}strategy"

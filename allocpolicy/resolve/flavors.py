@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from allocpolicy import schema, wording
 from allocpolicy.errors import FlavorError
+from allocpolicy.record import dataclass, field
 from allocpolicy.resolve import strict_file
 from allocpolicy.schema import Invalid
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from allocpolicy.contract import labels as grammar
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.record import replace
 from allocpolicy.wording import bounded
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def given(asked: Asked | None, labels: Mapping[str, str]) -> Asked | None:
     :raises InvalidRequest: where a stamp doesn't record what led to it.
     """
     if asked is not None:
-        return dataclasses.replace(asked, labels=labels)
+        return replace(asked, labels=labels)
     if labels:
         raise InvalidRequest(
             "its stamp is of an older version, and records no labels; choose its"

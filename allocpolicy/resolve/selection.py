@@ -8,15 +8,14 @@ the command line's general one.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, StrategyNotFound
 from allocpolicy.images.stamp import XATTR, Asked
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.registry import installed, recorded_options
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve import candidates, checks, extra_specs, near_miss, options
@@ -98,7 +97,7 @@ def resolve(
         extra_specs=dict(overrides or {}),
         labels=checked(labels or {}),
     )
-    return dataclasses.replace(selected, asked=asked)
+    return replace(selected, asked=asked)
 
 
 def _resolved(
@@ -137,9 +136,7 @@ def resolve_fallback(selection: Selection, *, name: str, reason: str) -> Selecti
     )
     outcome = f"given up for {name}: {reason}"
     earlier = (
-        dataclasses.replace(candidate, outcome=outcome)
-        if candidate.outcome == WON
-        else candidate
+        replace(candidate, outcome=outcome) if candidate.outcome == WON else candidate
         for candidate in selection.candidates
         if candidate.subject == "strategy"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-from dataclasses import dataclass
 
 from allocpolicy import wording
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.record import dataclass
 from allocpolicy.registry import installed
 
 # A distribution's name ends with a letter or digit, a class's begins with a letter.

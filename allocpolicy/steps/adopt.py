@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.overriding import override
 from allocpolicy.progress import Progress
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories, ready_made
 from allocpolicy.storage.failure import own_work
 

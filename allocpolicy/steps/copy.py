@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from allocpolicy import qemu_img, qemu_nodes
 from allocpolicy.contract.facts import BaseImage, DiskFormat
@@ -16,6 +15,7 @@ from allocpolicy.overriding import override
 from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2 import header, tables
 from allocpolicy.qcow2.content import Kind
+from allocpolicy.record import dataclass
 from allocpolicy.storage import copy, read_lease, reflink, zeroes
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.failure import own_work

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import ClassVar
 
 from allocpolicy.contract.facts import BaseImage
@@ -14,6 +13,7 @@ from allocpolicy.progress import Progress, counted
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import DEFAULT_CLUSTER_SIZE, Geometry, geometry
 from allocpolicy.qcow2.writer import Backing
+from allocpolicy.record import dataclass
 from allocpolicy.storage import extent_size, inode_flags, longest
 from allocpolicy.storage.failure import own_work
 from allocpolicy.storage.inode_flags import InodeFlag

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypedDict
 
@@ -15,6 +14,7 @@ from allocpolicy.qcow2 import geometry, growth, growth_by_qemu, recorded, refcou
 from allocpolicy.qcow2.consistency import check_tables, checked
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.recorded import Recorded
+from allocpolicy.record import dataclass
 from allocpolicy.steps import qemu_growth
 from allocpolicy.steps.reserve import Reserve, ReservePastEnd
 from allocpolicy.storage import longest

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import ClassVar
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
+from allocpolicy.record import dataclass
 from allocpolicy.storage import longest, reservation, zeroes
 from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size

@@ -9,9 +9,9 @@ import os
 import re
 import stat
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import fsxattr, inode_flags, patience
 from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag

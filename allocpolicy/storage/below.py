@@ -14,9 +14,9 @@ import re
 import stat
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import inode_flags, libc, mount
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.wording import format_size

@@ -12,9 +12,9 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import below, fsxattr, mount, quota, space
 from allocpolicy.storage.found import reopen
 from allocpolicy.storage.quota import QuotaType

@@ -12,8 +12,8 @@ import fcntl
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import (
     copy,
     extent,

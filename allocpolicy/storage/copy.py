@@ -12,9 +12,9 @@ import itertools
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from allocpolicy.progress import Advance
+from allocpolicy.record import dataclass
 from allocpolicy.storage import direct_io, extent, mount, patience, sparse
 
 _CHUNK = 4 << 20

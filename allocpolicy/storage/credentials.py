@@ -20,8 +20,8 @@ import os
 import pwd
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import libc
 from allocpolicy.storage.signals import interrupts_postponed
 

@@ -15,9 +15,9 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 from allocpolicy.errors import TooMuchWork
+from allocpolicy.record import dataclass
 from allocpolicy.wording import format_size
 
 

@@ -12,8 +12,8 @@ import os
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import effort
 
 FS_IOC_FIEMAP = 0xC020660B

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import (
     budget,
     fallocate,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import libc
 
 _OCTAL = re.compile(r"\\([0-7]{3})")

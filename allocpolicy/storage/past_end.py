@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import extent, fallocate
 
 

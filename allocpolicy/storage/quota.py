@@ -11,8 +11,8 @@ import enum
 import errno
 import os
 import struct
-from dataclasses import dataclass
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import fsxattr, libc, mount
 from allocpolicy.storage.failure import UNSUPPORTED
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import libc
 
 _SOON = 0.02  # seconds: a few clock ticks

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from allocpolicy.record import dataclass, field
 from allocpolicy.storage import directories, mount
 from allocpolicy.storage.inode import Inode, inode
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy import Error, Plan, PlanError, Unsupported
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.registry import call, hooks, installed
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.testing import cases, watch

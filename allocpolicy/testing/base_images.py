@@ -6,8 +6,9 @@ import enum
 import random
 import struct
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from allocpolicy.record import dataclass, field
 
 SIZE = 1 << 20  # bytes
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 
 from allocpolicy import Mode, Plan, Progress, Step, Strategy, Target
+from allocpolicy.record import dataclass, replace
 
 _HOOKS = ("plan", "amend")
 

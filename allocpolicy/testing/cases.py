@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy import (
@@ -16,6 +15,7 @@ from allocpolicy import (
     Request,
     Use,
 )
+from allocpolicy.record import dataclass, replace
 from allocpolicy.testing.records import (
     FILESYSTEMS,
     GIB,

@@ -6,11 +6,11 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from allocpolicy import InvalidRequest
+from allocpolicy.record import dataclass, field
 from allocpolicy.testing import filesystems, subject
 from allocpolicy.testing.ground import Ground, grounds
 from allocpolicy.testing.laws import laws

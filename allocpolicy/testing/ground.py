@@ -6,10 +6,10 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy import DiskFormat
+from allocpolicy.record import dataclass
 from allocpolicy.testing.base_images import BaseFile, BaseKind, make_base
 from allocpolicy.testing.mounts import filesystem_of
 from allocpolicy.testing.subject import Place, Subject

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from allocpolicy.record import dataclass, field
 from allocpolicy.testing.subject import Place, Subject
 
 

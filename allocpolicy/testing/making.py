@@ -6,9 +6,9 @@ That a strategy refuses everything is not left to these: `serves-new-disks` is a
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from allocpolicy import InvalidRequest, PlanError, Report, Unsupported, provision
+from allocpolicy.record import replace
 from allocpolicy.testing.law import NotApplicable
 from allocpolicy.testing.subject import Place
 

@@ -7,7 +7,6 @@ it. Paths are nowhere and descriptors are closed: a plan has no use for either.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ from allocpolicy import (
     fully_allocated_size,
 )
 from allocpolicy.contract.read_only import ReadOnly, frozen
+from allocpolicy.record import replace
 
 MIB, GIB = 1 << 20, 1 << 30
 CLUSTER_SIZE = 64 << 10

@@ -6,10 +6,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy import BaseImage, DiskFormat, Mode, Plan
+from allocpolicy.record import dataclass
 from allocpolicy.registry import call
 from allocpolicy.testing.base_images import BaseFile
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from allocpolicy import Change, DiskFormat, Order, Policy, Strategy
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.registry import hooks, installed
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.testing import options

@@ -10,10 +10,10 @@ import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocpolicy import Error
+from allocpolicy.record import dataclass, replace
 from allocpolicy.testing.ground import Ground
 from allocpolicy.testing.law import Broken, ExecutedLaw, Law, NotApplicable, PureLaw
 from allocpolicy.testing.laws import laws

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from allocpolicy import (
     Allocation,
@@ -38,6 +37,7 @@ _JUDGEMENTS = {  # of others, a newer allocpolicy's too, nothing is known
     Allocation.RESERVED: Judgement.MEETS,
     Allocation.WRITTEN: Judgement.MEETS,
 }
+_REWRITTEN = "rewritten: its blocks are shared, or move on overwriting"
 
 
 class Space(Strategy):
@@ -141,15 +141,13 @@ def _rewritten(
         raise PlanError(
             "its blocks are shared, or move on overwriting: run allocpolicy apply first"
         )
-    plan = _staged(
+    return _staged(
         CreateRaw(virtual_size=current.reserved_size),  # whatever its format
         facts,
         copied=facts.required_file(),
         fill=fill,
         new=False,
     )
-    reason = "rewritten: its blocks are shared, or move on overwriting"
-    return replace(plan, reason=reason)
 
 
 def _staged(
@@ -168,6 +166,7 @@ def _staged(
         promised_bytes=length,
         reserved_bytes=length,
         written=fill,
+        reason="" if new else _REWRITTEN,
     )
 
 
@@ -203,8 +202,8 @@ def _amended(request: Request, current: Observation, *, fill: bool) -> Plan:
             reason="a reservation here could not be verified",
         )
     step = FillHoles(length=length) if fill else Reserve(length=length)
-    plan = _in_place(current, (step,), length=length, fill=fill)
-    return replace(plan, online=not fill and request.operation is Operation.APPLY)
+    online = not fill and request.operation is Operation.APPLY
+    return _in_place(current, (step,), length=length, fill=fill, online=online)
 
 
 def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
@@ -218,7 +217,12 @@ def _grown(request: Request, current: Observation, *, fill: bool) -> Plan:
 
 
 def _in_place(
-    current: Observation, steps: tuple[Step, ...], *, length: int, fill: bool
+    current: Observation,
+    steps: tuple[Step, ...],
+    *,
+    length: int,
+    fill: bool,
+    online: bool = False,
 ) -> Plan:
     missing = missing_storage(current, length=length)
     return Plan(
@@ -228,4 +232,5 @@ def _in_place(
         promised_bytes=length,
         reserved_bytes=missing,
         written=fill,
+        online=online,
     )

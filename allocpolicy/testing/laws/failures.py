@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from allocpolicy import (
@@ -15,6 +14,7 @@ from allocpolicy import (
     Unsupported,
     provision,
 )
+from allocpolicy.record import replace
 from allocpolicy.testing import between, interruption
 from allocpolicy.testing.base_images import BaseKind
 from allocpolicy.testing.law import (

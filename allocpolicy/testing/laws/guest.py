@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from allocpolicy import (
     DiskFormat,
@@ -14,6 +13,7 @@ from allocpolicy import (
     apply,
     resize,
 )
+from allocpolicy.record import dataclass
 from allocpolicy.testing import as_guest
 from allocpolicy.testing.base_images import BaseKind
 from allocpolicy.testing.damages import Damage, damaged

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Iterator
-from dataclasses import replace
 
 from allocpolicy import Allocation, Attachment, Judgement, Observation, Verdict
+from allocpolicy.record import replace
 from allocpolicy.registry import call, installed
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.testing import answers, cases, watch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from allocpolicy import (
     Allocation,
@@ -17,6 +16,7 @@ from allocpolicy import (
     apply,
     inspect,
 )
+from allocpolicy.record import replace
 from allocpolicy.testing import as_guest
 from allocpolicy.testing.damages import Damage, damaged
 from allocpolicy.testing.law import (

@@ -6,10 +6,10 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy import Error
+from allocpolicy.record import replace
 from allocpolicy.registry import call
 from allocpolicy.testing import answers, process
 from allocpolicy.testing.cases import Case

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from allocpolicy import (
     Allocation,
@@ -17,6 +16,7 @@ from allocpolicy import (
     Use,
 )
 from allocpolicy.contract.read_only import ReadOnly
+from allocpolicy.record import replace
 from allocpolicy.registry import call
 from allocpolicy.testing import answers, cases
 from allocpolicy.testing.cases import Case

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy import (
@@ -17,6 +16,7 @@ from allocpolicy import (
     Unsupported,
     provision,
 )
+from allocpolicy.record import replace
 from allocpolicy.testing.law import Broken, executed, plainly, require
 from allocpolicy.testing.making import free_to_fill, new_disk
 from allocpolicy.testing.subject import Place

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from allocpolicy import (
     InvalidRequest,
     NotEnoughSpace,
@@ -12,6 +10,7 @@ from allocpolicy import (
     provision,
     resize,
 )
+from allocpolicy.record import replace
 from allocpolicy.testing.law import Broken, changes_existing, executed
 from allocpolicy.testing.subject import Place
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 
 from allocpolicy import (
@@ -15,6 +14,7 @@ from allocpolicy import (
     apply,
     resize,
 )
+from allocpolicy.record import dataclass, replace
 from allocpolicy.testing import as_guest, interruption
 from allocpolicy.testing.base_images import BaseKind
 from allocpolicy.testing.law import NotApplicable, executed, require

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from allocpolicy import Facts, Unsupported
 
@@ -13,8 +13,7 @@ CLUSTER_SIZES = {f"{kib}K": kib << 10 for kib in (64, 128, 256, 512)} | {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What the options ask for."""
 
     data: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
 
 from allocpolicy import (
     Allocation,
@@ -65,7 +64,7 @@ def rewritten(
     if request.operation is Operation.RESIZE:
         raise PlanError("it does not keep its promise: run allocpolicy apply first")
     copied = facts.required_base()
-    kept = replace(wanted, data=_kept_data(request, current, wanted, facts))
+    kept = wanted._replace(data=_kept_data(request, current, wanted, facts))
     return _staged(_create(request, kept), kept, facts, copied=copied, new=False)
 
 
@@ -208,9 +207,8 @@ def amended(
     """Reserve or fill in place, in a mapped disk, the parts without storage."""
     length = current.reserved_size
     steps = (Reserve(length=length),) if wanted.reserved_by(facts) else ()
-    plan = _in_place(current, steps, wanted, length=length, tables=0)
-    apply = request.operation is Operation.APPLY
-    return replace(plan, online=apply and wanted.data == "falloc")
+    online = request.operation is Operation.APPLY and wanted.data == "falloc"
+    return _in_place(current, steps, wanted, length=length, tables=0, online=online)
 
 
 def grown(request: Request, current: Observation, wanted: Wanted, facts: Facts) -> Plan:
@@ -234,6 +232,7 @@ def _in_place(
     *,
     length: int,
     tables: int,
+    online: bool = False,
 ) -> Plan:
     missing = missing_storage(current, length=length)
     if wanted.filled:
@@ -245,4 +244,5 @@ def _in_place(
         promised_bytes=length,
         reserved_bytes=0 if wanted.thin else missing,
         written=wanted.filled,
+        online=online,
     )
