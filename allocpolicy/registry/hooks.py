@@ -6,12 +6,11 @@ out what it has no use for, and a later version of the contract may have more.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from inspect import Parameter
 
 from allocpolicy.contract.strategy import Strategy
 from allocpolicy.errors import ContractBroken
+from allocpolicy.registry import parameters
 
 HOOKS: Mapping[str, frozenset[str]] = {
     "observe": frozenset({"request", "options", "host"}),
@@ -43,17 +42,15 @@ def is_own(strategy: Strategy, hook: str) -> bool:
 def _taken(hook: str, method: object, *, offered: frozenset[str]) -> frozenset[str]:
     if not callable(method):
         raise ContractBroken(f"{hook} is not a method")
-    if inspect.iscoroutinefunction(method):
+    takes = parameters.of(method)
+    if takes.is_coroutine:
         raise ContractBroken(f"{hook}() is a coroutine")
-    parameters = inspect.signature(method).parameters.values()
-    if any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
+    if takes.takes_any:
         return offered
-    for one in parameters:
-        needed = one.default is Parameter.empty and one.kind is not one.VAR_POSITIONAL
-        if needed and (one.kind is one.POSITIONAL_ONLY or one.name not in offered):
+    for name in takes.needed:
+        if name in takes.positional_only or name not in offered:
             known = ", ".join(sorted(offered))
             raise ContractBroken(
-                f"{hook}() needs {one.name!r}; it is called with the keywords {known}"
+                f"{hook}() needs {name!r}; it is called with the keywords {known}"
             )
-    named = {one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY}
-    return offered & named
+    return offered.intersection(takes.by_keyword)

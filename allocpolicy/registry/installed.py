@@ -1,32 +1,35 @@
 """The installed strategies: found by entry point, loaded one at a time, checked.
 
-Discovery reads the installed distributions itself: stevedore's cache under
-~/.cache/python-entrypoints outlives a reinstallation and loses the distribution, and
-its check for duplicates compares only neighbours. stevedore does the loading.
+They are the entry points that stevedore reads, and loaded as it does. Its cache under
+~/.cache/python-entrypoints outlives a reinstallation and loses the distribution, its
+check for duplicates compares only neighbours, and its import takes longer than reading
+the installed distributions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
+import importlib
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from allocpolicy import schema, wording
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
 from allocpolicy.record import dataclass
-from allocpolicy.registry import hooks, option_schema
+from allocpolicy.registry import entry_points, hooks, option_schema
 from allocpolicy.registry.blame import blaming
 
 GROUP = "allocpolicy.strategies"
 RESERVED = "strategy"  # allocpolicy:strategy.root is not a strategy's option
 
 _NAME = re.compile(r"[a-z0-9_-]+")
+# As importlib.metadata reads it; extras mean nothing any more.
+_TARGET = re.compile(r"(?P<module>[\w.]+)\s*(:\s*(?P<object>[\w.]+)\s*)?(\[.*\]\s*)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +92,8 @@ def _changed(place: str) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _find_all(state: tuple[tuple[str, int | None], ...]) -> tuple[Found, ...]:
-    entry_points = importlib.metadata.entry_points(group=GROUP)
-    return tuple(sorted(map(_found, entry_points), key=_order))
+    found = (Found(**one._asdict()) for one in entry_points.of_group(GROUP))
+    return tuple(sorted(found, key=_order))
 
 
 def names() -> tuple[str, ...]:
@@ -133,47 +136,19 @@ def load(name: str) -> Loaded:
             raise StrategyFailed(name, str(found), "", reason) from error
 
 
-def _found(entry_point: importlib.metadata.EntryPoint) -> Found:
-    distribution = entry_point.dist
-    return Found(
-        name=entry_point.name,
-        target=entry_point.value,
-        distribution=str(distribution.name if distribution else "unknown"),
-        version=str(distribution.version if distribution else "unknown"),
-    )
-
-
 def _order(found: Found) -> tuple[str, str, str, str]:
     return found.name, found.distribution, found.version, found.target
 
 
 def _instance(found: Found) -> Strategy:
-    """Import the target and call it, through stevedore."""
-    from stevedore.extension import ExtensionManager
-    from stevedore.named import NamedExtensionManager
-
-    # Not subscripted: stevedore is generic only since 5.6.
-    class Selected(NamedExtensionManager):  # type: ignore[type-arg]
-        """Sees only the entry point that was found, bypassing stevedore's cache."""
-
-        def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-            return [
-                importlib.metadata.EntryPoint(
-                    name=found.name, value=found.target, group=GROUP
-                )
-            ]
-
-    def fail(
-        manager: ExtensionManager[Strategy],
-        entry_point: importlib.metadata.EntryPoint,
-        error: BaseException,
-    ) -> NoReturn:
-        raise error
-
-    manager = Selected(
-        GROUP, [found.name], invoke_on_load=True, on_load_failure_callback=fail
-    )
-    strategy: object = manager.extensions[0].obj
+    """Import the target and call it."""
+    target = _TARGET.fullmatch(found.target)
+    if target is None:
+        raise schema.Invalid("its entry point is not of the form module:object")
+    made: Any = importlib.import_module(target["module"])
+    for name in filter(None, (target["object"] or "").split(".")):
+        made = getattr(made, name)
+    strategy: object = made()
     if not isinstance(strategy, Strategy):
         reason = f"{type(strategy).__name__} is not a subclass of allocpolicy.Strategy"
         raise StrategyFailed(found.name, str(found), "", reason)

@@ -35,4 +35,4 @@ def test_a_requirement_has_one_lower_bound(tmp_path: Path, requirement: str) -> 
 
 def test_our_own_requirements_have_bounds() -> None:
     """setup.cfg is in the form that the script reads."""
-    assert "stevedore" in SCRIPT["lower_bounds"](ROOT / "setup.cfg")
+    assert "cliff" in SCRIPT["lower_bounds"](ROOT / "setup.cfg")

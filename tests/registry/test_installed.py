@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import sys
 from collections.abc import Callable
@@ -195,12 +194,25 @@ def test_reinstallation_is_seen_at_once(install: Install, tmp_path: Path) -> Non
 
 
 def test_distribution_without_metadata_is_unknown(
-    monkeypatch: pytest.MonkeyPatch,
+    install: Install, tmp_path: Path
 ) -> None:
     """An entry point that lost its distribution is still told."""
-    orphan = importlib.metadata.EntryPoint(
-        name="lost", value="lost:Lost", group=installed.GROUP
-    )
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [orphan])
-    monkeypatch.syspath_prepend("/no/such/directory")  # what was found is forgotten
+    install("lost", "lost = lost:Lost")
+    (tmp_path / "lost" / "lost-1.5.dist-info" / "METADATA").unlink()
     assert str(installed.find("lost")) == "unknown unknown (lost:Lost)"
+
+
+@pytest.mark.parametrize("target", ["", "a b", "acme:", "acme:Good:x", "acme;Good"])
+def test_a_target_that_names_nothing_is_told(install: Install, target: str) -> None:
+    install("acme", f"brisk = {target}")
+    assert "module:object" in failure("brisk").reason
+
+
+def test_stevedore_loads_the_same_strategies() -> None:
+    """Whoever uses it finds what is found here."""
+    stevedore = pytest.importorskip("stevedore")
+    manager = stevedore.ExtensionManager(installed.GROUP, invoke_on_load=True)
+    theirs = {one.name: type(one.obj) for one in manager}
+    assert theirs == {
+        name: type(installed.load(name).strategy) for name in installed.names()
+    }
