@@ -32,6 +32,7 @@ from allocpolicy.contract.strategy import Operation as Operation
 from allocpolicy.contract.strategy import Request as Request
 from allocpolicy.contract.strategy import Strategy as Strategy
 from allocpolicy.contract.strategy import Verdict as Verdict
+from allocpolicy.errors import BeyondLimits as BeyondLimits
 from allocpolicy.errors import CommandError as CommandError
 from allocpolicy.errors import ConfigError as ConfigError
 from allocpolicy.errors import ContractBroken as ContractBroken
@@ -60,15 +61,18 @@ from allocpolicy.errors import TooMuchWork as TooMuchWork
 from allocpolicy.errors import Unsupported as Unsupported
 from allocpolicy.errors import WorkerLost as WorkerLost
 from allocpolicy.execute.job import Access as Access
+from allocpolicy.execute.rewrite_limits import RewriteLimits as RewriteLimits
 from allocpolicy.images.stamp import Stamp as Stamp
 from allocpolicy.operations.audit import Given as Given
 from allocpolicy.operations.audit import audit as audit
-from allocpolicy.operations.change import Change as Change
 from allocpolicy.operations.change import apply as apply
 from allocpolicy.operations.change import resize as resize
+from allocpolicy.operations.change_order import Change as Change
 from allocpolicy.operations.inspect import inspect as inspect
+from allocpolicy.operations.instance import apply_all as apply_all
 from allocpolicy.operations.provision import Order as Order
 from allocpolicy.operations.provision import provision as provision
+from allocpolicy.operations.unmet import OnUnmet as OnUnmet
 from allocpolicy.progress import Progress as Progress
 from allocpolicy.progress import Watcher as Watcher
 from allocpolicy.qcow2.geometry import automatic_cluster_size as automatic_cluster_size

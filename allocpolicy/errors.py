@@ -11,6 +11,7 @@ Error                          5
 │   ├── ImageError             2  an unsafe, malformed or busy image
 │   │   ├── FormatUnknown      2  a disk without a stamp, and no format was given
 │   │   └── OutOfReach         2  a backing file that its disk's owner may not read
+│   ├── BeyondLimits           2  a rewrite that whoever asks for the change excludes
 │   ├── DestinationError       2  no usable directory for the disk
 │   └── DestinationExists      2  provision never overwrites
 ├── NotEnoughSpace             3  ENOSPC, EDQUOT, or admission
@@ -128,6 +129,16 @@ class FormatUnknown(ImageError):
 
 class OutOfReach(ImageError):
     """A backing file is not opened on a disk's word alone: ``(path, reason)``."""
+
+
+class BeyondLimits(InvalidRequest):
+    """A disk must be rewritten, further than it may be: ``(path, reason)``."""
+
+    template = "{path}: it must be rewritten, and may not be: {reason}"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path  #: the file or directory that it is about
 
 
 class DestinationError(InvalidRequest):

@@ -14,7 +14,8 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.operations import fleet, snapshots
 from allocpolicy.operations.audit import Given
-from allocpolicy.operations.change import Change, apply
+from allocpolicy.operations.change import apply
+from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.fleet import Member
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report

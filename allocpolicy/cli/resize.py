@@ -8,7 +8,8 @@ from pathlib import Path
 
 from allocpolicy.cli import choice, disk_format, progress, report
 from allocpolicy.cli.command import ShowOne
-from allocpolicy.operations.change import Change, resize
+from allocpolicy.operations.change import resize
+from allocpolicy.operations.change_order import Change
 from allocpolicy.resolve import labels, size
 
 

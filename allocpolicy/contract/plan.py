@@ -55,7 +55,9 @@ class Step(Protocol):
     ``in_place`` (bool): it may run on a disk that exists: what the guest has written
     stays. ``online`` (bool): even while a VM writes to the disk: fallocate(2) of mode 0
     in bounded chunks, and nothing else. ``carries`` (`BaseImage` or None): the image
-    that the guest reads afterwards; None where the step empties the disk. ``adopts``
+    that the guest reads afterwards; None where the step empties the disk.
+    ``copied_bytes`` (int): how many bytes of that it copies at most, and doesn't share
+    with the image; all, if it doesn't say. ``adopts``
     (Path or None): the ready-made file that becomes the disk; such a step is the last
     one. A class with a ``run`` of its own also states ``in_place`` and ``online``
     itself: what another distribution's class says of its ``run`` counts no more.

@@ -13,7 +13,13 @@ from allocpolicy.contract.facts import BaseImage
 from allocpolicy.contract.plan import Step
 from allocpolicy.wording import named
 
-_KINDS = {"in_place": bool, "online": bool, "carries": BaseImage, "adopts": Path}
+_KINDS: Mapping[str, type] = {
+    "in_place": bool,
+    "online": bool,
+    "carries": BaseImage,
+    "copied_bytes": int,
+    "adopts": Path,
+}
 _WAYS: Mapping[Callable[[object], bool], str] = {
     inspect.iscoroutinefunction: "a coroutine",
     inspect.isgeneratorfunction: "a generator",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from allocpolicy.contract.facts import Host, Limits
@@ -43,22 +43,33 @@ _NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
 
 
 @contextlib.contextmanager
-def early_turn(directory: Path, *, policy: Policy) -> Iterator[bool]:
-    """With a ratio, take the filesystem's turn before an existing disk is leased.
+def early_turns(places: Iterable[Path], *, policy: Policy) -> Iterator[bool]:
+    """With a ratio, take the directories' turns before existing disks are leased.
 
     Other processes can't read the promise of a disk under a lease, so none may hold a
-    lease while waiting for a turn. Yield whether the turn was taken; `turn` then takes
-    none.
+    lease while waiting for a turn. Yield whether the turns were taken; `turn` then
+    takes none.
 
-    :raises InvalidRequest: when the lock is unavailable.
+    :raises InvalidRequest: when a lock is unavailable.
     """
     if not policy.limits.max_overcommit_ratio:
         yield False
         return
-    with directories.opened(directory) as found:
-        key = mount.identify(found.fd).key
-    with named_lock.hold(key, lock_path=policy.lock_path):
+    keys = set()
+    for place in places:
+        with directories.opened(place) as found:
+            keys.add(mount.identify(found.fd).key)
+    with _turns(keys, policy=policy):
         yield True
+
+
+@contextlib.contextmanager
+def _turns(keys: Iterable[str], *, policy: Policy) -> Iterator[None]:
+    """Hold the locks of filesystems, taken in the order that all commands keep to."""
+    with contextlib.ExitStack() as stack:
+        for key in sorted(keys):
+            stack.enter_context(named_lock.hold(key, lock_path=policy.lock_path))
+        yield
 
 
 @contextlib.contextmanager

@@ -187,12 +187,18 @@ def verified(job: Job, observation: Observation) -> Outcome:
 
     :raises PromiseBroken: when it is not what was promised.
     """
+    outcome = judged(job, observation)
+    if problem := _broken_promise(job, observation, outcome.verdict):
+        state = "the disk is whole" if job.disk else "nothing was left behind"
+        path, name = job.request.destination, job.selection.loaded.found.name
+        raise PromiseBroken(path, name, problem, state)
+    return outcome
+
+
+def judged(job: Job, observation: Observation) -> Outcome:
+    """Return the disk as it was observed, judged by its strategy."""
     loaded, options = job.selection.loaded, job.selection.options
     verdict = call.verify(loaded, options=options, observation=observation)
-    if problem := _broken_promise(job, observation, verdict):
-        state = "the disk is whole" if job.disk else "nothing was left behind"
-        path, name = job.request.destination, loaded.found.name
-        raise PromiseBroken(path, name, problem, state)
     attachment = call.attach(
         loaded,
         options=options,

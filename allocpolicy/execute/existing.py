@@ -33,7 +33,7 @@ from allocpolicy.execute import (
     sizes,
     under_lease,
 )
-from allocpolicy.execute.build import Fixed, built, run_steps, verified
+from allocpolicy.execute.build import Fixed, built, judged, run_steps, verified
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images import existing, identity
@@ -66,6 +66,14 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     return _rewrite(plan, job, hold)
 
 
+def refusal(plan: Plan, job: Job, hold: Hold) -> str | None:
+    """Return why the plan can't be carried out on the disk, as far as is known."""
+    if plan.mode is Mode.STAGED and job.facts.obstacle is not None:
+        return f"it can't be rewritten: {job.facts.obstacle}"
+    alone = plan.mode is Mode.IN_PLACE and not plan.online
+    return hold.problem if alone else None
+
+
 def check_rewritable(job: Job, hold: Hold) -> None:
     """Check that the disk may be rewritten, whatever its strategy planned.
 
@@ -74,6 +82,20 @@ def check_rewritable(job: Job, hold: Hold) -> None:
     """
     if job.facts.obstacle is not None:
         raise hold.refusal(f"it can't be rewritten: {job.facts.obstacle}")
+
+
+def left(job: Job, hold: Hold) -> Outcome:
+    """Stamp a disk that stays short of what is requested; judge what it has.
+
+    :raises NotEnoughSpace: when there is no room for the stamp.
+    :raises StorageFailed: when the storage fails.
+    """
+    assert job.current is not None
+    outcome = judged(job, job.current)
+    try:
+        return _recorded(outcome, job, hold.disk)
+    except (ImageError, Unsupported):  # nobody may write to it here: no stamp, either
+        return outcome
 
 
 def rehearse(plan: Plan, job: Job, hold: Hold) -> None:

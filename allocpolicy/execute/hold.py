@@ -49,6 +49,12 @@ class Hold:
         """Return whether the disk is ours, and no other process opened it since."""
         return self.problem is None and lease.is_whole(self.disk.fd)
 
+    @property
+    def loss(self) -> str | None:
+        """Return why a disk that was ours alone no longer is, or None."""
+        lost = self.problem is None and not self.rehearsed and not self.is_whole()
+        return OPENED_MEANWHILE if lost else None
+
     def require(self) -> None:
         """Check that it is.
 

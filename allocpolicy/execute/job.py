@@ -10,6 +10,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Attachment, Request, Verdict
 from allocpolicy.errors import StrategyFailed
 from allocpolicy.execute.hold import Hold
+from allocpolicy.execute.rewrite_limits import RewriteLimits
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
 from allocpolicy.record import dataclass
@@ -40,7 +41,8 @@ class Job:
     that is tried instead. ``disk`` is the existing disk, None for a new one. With
     ``dry_run`` nothing is done; the file of a ``trial`` never gets a name.
     ``has_turn``: we already hold the filesystem's lock; ``locks`` are those that we
-    hold of the ones that strategies name. ``remark`` is for the report.
+    hold of the ones that strategies name. ``limits``: how far an existing disk may be
+    rewritten. ``remark`` is for the report.
     """
 
     request: Request
@@ -57,6 +59,7 @@ class Job:
     trial: bool = False
     has_turn: bool = False
     locks: frozenset[str] = frozenset()
+    limits: RewriteLimits | None = None
     remark: str = ""
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
@@ -20,6 +21,7 @@ from allocpolicy.errors import (
     Replan,
     Unsupported,
 )
+from allocpolicy.execute import rewrite_limits
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.operations import exclusive
@@ -36,18 +38,51 @@ UNSEEN_XATTRS = (
     "trusted.* attributes, which only root sees, are not carried over: run it as root"
     " if the disk may have some"
 )
+Result = TypeVar("Result")
 ATTEMPTS = 128  # of one job: as many may find gone what they planned to take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A finished job; the outcome is None after a dry run."""
+    """A finished job; the outcome is None after a dry run.
+
+    ``unmet``: why the disk was left as it is, short of its policy; None: it wasn't.
+    """
 
     job: Job
     reason: str
     plan: Plan
     steps: tuple[str, ...]
     outcome: Outcome | None
+    unmet: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """A job under the strategy that is tried, and what is tried if it can't be served.
+
+    ``plan`` is its plan, if that is made already.
+    """
+
+    job: Job
+    reason: str = AS_REQUESTED
+    fallbacks: tuple[str, ...] = ()
+    plan: Plan | None = None
+
+    def fallen_back(self, error: Unsupported) -> Course:
+        """Return the course under the next fallback.
+
+        :raises Unsupported: when there is none.
+        """
+        # After a remark the disk is no longer what was observed.
+        if error.remark or not self.fallbacks:
+            raise error
+        name, *others = self.fallbacks
+        unavailable = f"{self.job.selection.strategy} is unavailable: {error.reason}"
+        reason = f"fallback: {unavailable}"
+        fallback = resolve_fallback(self.job.requested, name=name, reason=reason)
+        job = replace(self.job, selection=fallback)
+        return Course(job=job, reason=reason, fallbacks=tuple(others))
 
 
 def carry_out(job: Job) -> Attempt:
@@ -56,43 +91,69 @@ def carry_out(job: Job) -> Attempt:
     :raises Unsupported: when the storage can't serve any of them.
     :raises Error: as `execution.execute` does.
     """
-    fallbacks, reason = _fallbacks(job.policy), AS_REQUESTED
+    return follow(Course(job=job, fallbacks=_fallbacks(job.policy)))
+
+
+def planned(job: Job) -> Course:
+    """Return the course of an existing disk with its plan; nothing is executed.
+
+    :raises Unsupported: when the storage can't serve any strategy.
+    :raises Error: as `carry_out` does before it executes.
+    """
+    return _followed(Course(job=job, fallbacks=_fallbacks(job.policy)), _planned)
+
+
+def follow(course: Course) -> Attempt:
+    """Execute the course; what its plan can't do is planned anew, as by `carry_out`.
+
+    :raises Error: as `carry_out` does.
+    """
+    return _followed(course, _attempt)
+
+
+def _followed(course: Course, work: Callable[[Course], Result]) -> Result:
     while True:
         try:
-            return _attempt(job, reason=reason)
+            return work(course)
         except Unsupported as error:
-            # After a remark the disk is no longer what was observed.
-            if error.remark or (name := next(fallbacks, None)) is None:
-                raise
-            unavailable = f"{job.selection.strategy} is unavailable: {error.reason}"
-            reason = f"fallback: {unavailable}"
-            fallback = resolve_fallback(job.requested, name=name, reason=reason)
-            job = replace(job, selection=fallback)
+            course = course.fallen_back(error)
 
 
-def _attempt(job: Job, *, reason: str) -> Attempt:
+def _planned(course: Course) -> Course:
+    with exclusive.held(course.job):
+        job, plan, _ = _replanned(course, lambda plan, job: None)
+    return replace(course, job=job, plan=plan)
+
+
+def _attempt(course: Course) -> Attempt:
     """Plan and execute, under the lock that the strategy names.
 
     :raises Replan: when the last of `ATTEMPTS` finds something gone, too.
     """
-    with exclusive.held(job):
-        job, plan, steps, outcome = _planned_again(job)
+    with exclusive.held(course.job):
+        job, plan, (steps, outcome) = _replanned(course, _executed)
     rewritten = job.disk is not None and plan.mode is Mode.STAGED
     unseen = UNSEEN_XATTRS if rewritten and not attributes.sees_all() else ""
-    reasons = filter(None, (reason, job.remark, plan.reason, unseen))
+    reasons = filter(None, (course.reason, job.remark, plan.reason, unseen))
     return Attempt(
         job=job, reason="; ".join(reasons), plan=plan, steps=steps, outcome=outcome
     )
 
 
-def _planned_again(job: Job) -> tuple[Job, Plan, tuple[str, ...], Outcome | None]:
-    """Plan and execute; plan again while something that the plan relied on is gone."""
-    last: Replan | None = None
+def _executed(plan: Plan, job: Job) -> tuple[tuple[str, ...], Outcome | None]:
+    steps = call.describe(job.selection.loaded, plan=plan)
+    return steps, execute(plan, job)
+
+
+def _replanned(
+    course: Course, work: Callable[[Plan, Job], Result]
+) -> tuple[Job, Plan, Result]:
+    """Plan and work; plan again while something that the plan relied on is gone."""
+    job, plan, last = course.job, course.plan, None
     for remaining in reversed(range(ATTEMPTS)):
         try:
-            plan = _plan(job)
-            steps = call.describe(job.selection.loaded, plan=plan)
-            return job, plan, steps, execute(plan, job)
+            plan = plan or _plan(job)
+            return job, plan, work(plan, job)
         except Replan as error:
             if error.remark:  # the disk is no longer what was observed
                 raise
@@ -100,7 +161,7 @@ def _planned_again(job: Job) -> tuple[Job, Plan, tuple[str, ...], Outcome | None
                 name = job.selection.loaded.found.name
                 gave_up = f"strategy {name!r}: gave up after {ATTEMPTS} attempts"
                 raise Replan(f"{gave_up}: {error.reason}", error.lost) from error
-            job, last = _without(error.lost, job), error
+            job, plan, last = _without(error.lost, job), None, error
         except Unsupported as error:
             if last is None:
                 raise
@@ -127,22 +188,29 @@ def _plan(job: Job) -> Plan:
     facts = replace(job.facts, observed=observed)
     if job.current is None:
         return call.plan(loaded, request=job.request, options=options, facts=facts)
-    return call.amend(
+    plan = call.amend(
         loaded,
         request=job.request,
         current=job.current,
         options=options,
         facts=facts,
     )
+    rewrite_limits.check(
+        job.limits,
+        plan,
+        path=job.request.destination,
+        facts=facts,
+    )
+    return plan
 
 
-def _fallbacks(policy: Policy) -> Iterator[str]:
+def _fallbacks(policy: Policy) -> tuple[str, ...]:
     """Return the strategies to try when the storage can't serve the requested one."""
     if policy.on_unsupported != "fallback":
-        return iter(())
+        return ()
     for name in policy.fallback_strategies:
         installed.find(name)  # a misspelt one is reported now, not when it is needed
-    return iter(policy.fallback_strategies)
+    return policy.fallback_strategies
 
 
 def report(attempt: Attempt, *, elapsed: float) -> Report:
@@ -161,6 +229,7 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         requested=job.requested,
         effective=job.selection,
         effective_reason=attempt.reason,
+        unmet=attempt.unmet,
         labels=job.request.labels,
         observed=outcome.observation if outcome else None,
         verdict=outcome.verdict if outcome else None,

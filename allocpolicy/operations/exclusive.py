@@ -50,10 +50,13 @@ def held(job: Job) -> Iterator[None]:
         yield
 
 
-def with_needed(work: Callable[[frozenset[str]], Result], *, policy: Policy) -> Result:
+def with_needed(
+    work: Callable[[frozenset[str]], Result], *, policy: Policy, jobs: int = 1
+) -> Result:
     """Do work under the locks that it turns out to need; return its result.
 
     :param work: gets the names of the locks that are held, for `Job.locks`.
+    :param jobs: on how many disks it is.
     :raises StrategyFailed: when a strategy names another lock each time.
     """
     locks: frozenset[str] = frozenset()
@@ -62,7 +65,7 @@ def with_needed(work: Callable[[frozenset[str]], Result], *, policy: Policy) -> 
             with _all_held(locks, policy=policy):
                 return work(locks)
         except _Needed as needed:
-            if len(locks) == _LOCKS:
+            if len(locks) == _LOCKS * jobs:
                 reason = "it names another lock each time"
                 raise needed.job.failure(reason, hook="exclusive") from needed
             locks |= {needed.name}

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from allocpolicy.contract.facts import (
@@ -48,13 +48,25 @@ def locked(path: Path, *, policy: Policy, dry_run: bool) -> Iterator[bool]:
     if dry_run:
         yield False
         return
-    disk = image_file.resolve(path)
-    name = f"disk-{hashlib.sha256(os.fsencode(disk)).hexdigest()[:32]}"
-    with (
-        named_lock.hold(name, lock_path=policy.lock_path, transient=True),
-        admission.early_turn(disk.parent, policy=policy) as has_turn,
-    ):
+    with all_locked([path], policy=policy) as has_turn:
         yield has_turn
+
+
+@contextlib.contextmanager
+def all_locked(paths: Iterable[Path], *, policy: Policy) -> Iterator[bool]:
+    """Serialise changes of several disks, in the order that all commands keep to.
+
+    Yield whether we already have the turn on each filesystem.
+    """
+    disks = [image_file.resolve(path) for path in paths]
+    names = {hashlib.sha256(os.fsencode(one)).hexdigest()[:32] for one in disks}
+    with contextlib.ExitStack() as stack:
+        for name in sorted(names):
+            lock_path = policy.lock_path
+            lock = named_lock.hold(f"disk-{name}", lock_path=lock_path, transient=True)
+            stack.enter_context(lock)
+        directories = dict.fromkeys(one.parent for one in disks)
+        yield stack.enter_context(admission.early_turns(directories, policy=policy))
 
 
 def opened(
@@ -105,13 +117,19 @@ def look(disk: Disk, *, policy: Policy, grows: bool) -> observe.Look:
     return found
 
 
+def problem(disk: Disk, current: Observation, *, grows: bool) -> str | None:
+    """Return why the disk isn't changed in any way, or None."""
+    if current.data_file is None:
+        return None
+    return _two_files(current, path=disk.path, grows=grows)
+
+
 @contextlib.contextmanager
 def facts(
     hold: Hold,
     look: observe.Look,
     *,
     meets: bool,
-    grows: bool,
     policy: Policy,
     obstacle: str | None = None,
 ) -> Iterator[Facts]:
@@ -120,13 +138,8 @@ def facts(
     They aren't opened when there is nothing to do, or when a rewrite is impossible.
 
     :param obstacle: what else prevents a rewrite.
-    :raises ImageError: when there is something to do to a disk of two files.
     """
     disk, directory = hold.disk, hold.disk.directory
-    if look.observation.data_file is not None and not meets:
-        raise ImageError(
-            disk.path, _two_files(look.observation, path=disk.path, grows=grows)
-        )
     obstacle = rewrite_obstacle(hold, look.observation) or obstacle
     with contextlib.ExitStack() as stack:
         base = None

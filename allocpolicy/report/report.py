@@ -25,6 +25,8 @@ class Report:
     requested: Selection  #: the strategy that was selected, with its options
     effective: Selection  #: the one that made the disk: that, or a fallback
     effective_reason: str  #: why it is a fallback, or what the plan decided
+    #: why the disk was left as it is, short of what was requested; None: it wasn't
+    unmet: str | None
     labels: Mapping[str, str]  #: the words about the disk that the strategy was told
     observed: Observation | None  #: what the disk is, measured; None in a dry run
     verdict: Verdict | None  #: whether it keeps its promise; None in a dry run
@@ -59,6 +61,7 @@ class Report:
                 "options": dict(self.effective.options),
                 "reason": self.effective_reason,
             },
+            "unmet": self.unmet,
             "labels": dict(self.labels),
             "before": plain(self.before),
             "observed": plain(self.observed),

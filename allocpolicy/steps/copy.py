@@ -49,6 +49,11 @@ class CopyBase(Step):
         """Return the image that the guest reads afterwards."""
         return self.base
 
+    @property
+    def copied_bytes(self) -> int:
+        """Return the most bytes that are copied, and not shared."""
+        return 0 if self._shares else self.base.data_bytes
+
     @override
     def describe(self) -> str:
         data = format_size(self.base.data_bytes)

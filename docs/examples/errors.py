@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from allocpolicy import (
+    BeyondLimits,
     CommandError,
     ConfigError,
     ContractBroken,
@@ -47,6 +48,7 @@ request = (
     ImageError(DISK, "it is not a qcow2"),
     FormatUnknown(DISK, "it has no stamp: say its format"),
     OutOfReach(DISK, "its backing file is not its owner's"),
+    BeyondLimits(DISK, "another host may have it"),
     DestinationError(DISK, "/srv/vm is not a directory"),
     DestinationExists(DISK),
 )

@@ -76,6 +76,7 @@ EXAMPLES = [
     errors.ImageError(Path("/i"), "x"),
     errors.FormatUnknown(Path("/i"), "x"),
     errors.OutOfReach(Path("/i"), "x"),
+    errors.BeyondLimits(Path("/i"), "x"),
     errors.DestinationError(Path("/d"), "x"),
     errors.DestinationExists(Path("/d")),
     errors.NotEnoughSpace(Path("/d"), 2, 1, "x"),

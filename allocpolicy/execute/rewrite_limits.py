@@ -1,0 +1,100 @@
+"""How far an existing disk may be rewritten, as whoever asks for its change says.
+
+A rewrite gives the disk another file, and may copy all of it. Who starts a VM knows
+what the disk's file doesn't show: that another host has it, or how long the start may
+take. What is done in place has no such limits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocpolicy.contract.facts import BaseImage, Facts
+from allocpolicy.contract.plan import Mode, Plan, Step
+from allocpolicy.errors import BeyondLimits
+from allocpolicy.images import reading
+from allocpolicy.wording import format_size, printable
+
+_NOT_ALLOWED = "nothing is to be rewritten"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteLimits:
+    """How far a disk may be rewritten; by default, as its policy needs it."""
+
+    allowed: bool = True  #: whether it may be at all
+    obstacle: str | None = None  #: why it may not be, known to the caller alone
+    #: why only a disk that maps nothing may be, which nobody can have written to
+    blank_only: str | None = None
+    #: the most bytes that may be copied instead of shared; None: any
+    copied_bytes: int | None = None
+    #: where, at any depth, the one image must be that may be below the disk; None: any
+    #: chain may be copied into it
+    base_directories: tuple[Path, ...] | None = None
+    #: from the beginning of the work, after which the disk stays as it is; None: any
+    seconds: float | None = None
+
+
+def check(
+    limits: RewriteLimits | None,
+    plan: Plan,
+    *,
+    path: Path,
+    facts: Facts,
+) -> None:
+    """Check that a plan for an existing disk rewrites no further than it may.
+
+    :raises BeyondLimits: when it does.
+    """
+    if limits is None or plan.mode is not Mode.STAGED:
+        return
+    for reason in _excesses(limits, plan, facts=facts):
+        raise BeyondLimits(path, reason)
+
+
+def _excesses(limits: RewriteLimits, plan: Plan, *, facts: Facts) -> Iterator[str]:
+    """Yield why the plan goes beyond the limits."""
+    if not limits.allowed or limits.obstacle is not None:
+        yield limits.obstacle or _NOT_ALLOWED
+    if limits.blank_only is not None and not _is_blank(facts.base):
+        yield f"{limits.blank_only}, and the disk is not blank"
+    if limits.base_directories is not None and facts.base is not None:
+        yield from _foreign_chain(facts.base, limits.base_directories)
+    if limits.copied_bytes is not None:
+        copied = sum(map(_copied, plan.steps))
+        if copied > limits.copied_bytes:
+            yield (
+                f"up to {format_size(copied)} would be copied, and"
+                f" {format_size(limits.copied_bytes)} may be"
+            )
+
+
+def _is_blank(image: BaseImage | None) -> bool:
+    """Return whether a disk maps nothing: no guest wrote to it. Raw maps all."""
+    if image is None:
+        return False
+    mapped = reading.runs(image, virtual_size=image.virtual_size)
+    return next(mapped, None) is None
+
+
+def _foreign_chain(image: BaseImage, directories: tuple[Path, ...]) -> Iterator[str]:
+    """Yield why the images below a disk must not be copied into it."""
+    below = image.layers[:-1]
+    if len(below) > 1:
+        named = printable(str(below[-1].path))
+        yield f"{named} is below it, and is an overlay itself, as after a snapshot"
+    for one in below:
+        if not any(one.path.is_relative_to(os.path.realpath(d)) for d in directories):
+            yield f"{printable(str(one.path))} is below it, and in no base directory"
+
+
+def _copied(step: Step) -> int:
+    """Return the most bytes that a step copies; all, if it doesn't state them."""
+    carried = getattr(step, "carries", None)
+    if carried is None:
+        return 0
+    stated = getattr(step, "copied_bytes", None)
+    return stated if isinstance(stated, int) else int(carried.data_bytes)

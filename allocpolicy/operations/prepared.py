@@ -1,0 +1,274 @@
+"""An existing disk that is about to be changed: locked, held, observed, and planned.
+
+Nothing of it is changed before `executed`: the disks of a VM are all prepared before
+the first of them is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import Judgement, Operation, Request
+from allocpolicy.errors import Error, PlanError
+from allocpolicy.execute import existing
+from allocpolicy.execute.execution import execute
+from allocpolicy.execute.hold import Hold
+from allocpolicy.execute.job import Access, Job
+from allocpolicy.images import stamp as stamps
+from allocpolicy.operations import (
+    change_order,
+    data_path,
+    held_disk,
+    snapshots,
+    unmet,
+)
+from allocpolicy.operations.change_order import Change
+from allocpolicy.operations.data_path import Attempt, Course, told_afterwards
+from allocpolicy.operations.unmet import OnUnmet
+from allocpolicy.progress import Watcher
+from allocpolicy.registry import call
+from allocpolicy.report.report import Report
+from allocpolicy.resolve import labels
+from allocpolicy.resolve.selection import Selection
+
+NOTHING_TO_DO = "nothing to do"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A disk that is held until its preparation ends, and what is to be done to it.
+
+    ``meets``: nothing is, but to stamp it. ``unmet``: why it is left as it is, short of
+    its policy. ``is_there`` is called once all is done; ``started`` by the monotonic
+    clock.
+    """
+
+    course: Course
+    hold: Hold
+    meets: bool = False
+    unmet: str | None = None
+    on_unmet: OnUnmet
+    is_there: Callable[[], None]
+    started: float
+
+
+@contextlib.contextmanager
+def disk(
+    change: Change,
+    *,
+    operation: Operation,
+    policy: Policy,
+    on_unmet: OnUnmet = OnUnmet.FAIL,
+    watch: Watcher,
+    locks: frozenset[str],
+    has_turn: bool | None = None,
+) -> Iterator[Prepared]:
+    """Yield the disk, planned and held for the body, which may let it be `executed`.
+
+    :param locks: those that are held of the ones that strategies name.
+    :param has_turn: whether the turn on the disk's filesystem is held, and then so is
+        the disk's lock; None: both are taken here.
+    :raises Error: as `change.apply` and `change.resize` do before they change it.
+    """
+    started, dry_run = time.monotonic(), change.dry_run
+    with contextlib.ExitStack() as stack:
+        is_there = stack.enter_context(told_afterwards(change.disk))
+        if has_turn is None:
+            locked = held_disk.locked(change.disk, policy=policy, dry_run=dry_run)
+            has_turn = stack.enter_context(locked)
+        one = _opened(
+            change, operation=operation, policy=policy, watch=watch, stack=stack
+        )
+        job = replace(one.job, has_turn=has_turn, locks=locks)
+        stamps.encoded(job.stamp)  # now rather than when the disk is changed
+        course, reason = _planned(replace(one, job=job), on_unmet=on_unmet)
+        yield Prepared(
+            course=course,
+            hold=one.hold,
+            meets=one.meets,
+            unmet=reason,
+            on_unmet=on_unmet,
+            is_there=is_there,
+            started=started,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A disk that is open and observed; ``problem``: why nothing at all changes it."""
+
+    job: Job
+    hold: Hold
+    meets: bool
+    problem: str | None
+
+
+def _opened(
+    change: Change,
+    *,
+    operation: Operation,
+    policy: Policy,
+    watch: Watcher,
+    stack: contextlib.ExitStack,
+) -> _Opened:
+    """Open, hold and observe the disk for the stack's lifetime."""
+    found = stack.enter_context(
+        held_disk.opened(
+            change.disk,
+            format=change.format,
+            force=change.force,
+            dry_run=change.dry_run,
+            trusted=change_order.heritage(change, policy=policy),
+        )
+    )
+    requested = change_order.selection(change, disk=found, policy=policy)
+    hold = stack.enter_context(held_disk.hold(found, dry_run=change.dry_run))
+    grows = operation is Operation.RESIZE
+    look = held_disk.look(found, policy=policy, grows=grows)
+    current = look.observation
+    request = change_order.request(
+        change,
+        operation,
+        hold=hold,
+        current=current,
+        policy=policy,
+        labels=labels.effective(requested.asked),
+    )
+    meets = _meets(request, requested, current=current)
+    grows = request.virtual_size != current.virtual_size
+    problem = None if meets else held_disk.problem(found, current, grows=grows)
+    facts = stack.enter_context(
+        held_disk.facts(
+            hold,
+            look,
+            meets=meets or problem is not None,
+            policy=policy,
+            obstacle=change_order.obstacle(change, found, policy=policy),
+        )
+    )
+    job = Job(
+        request=request,
+        facts=facts,
+        current=current,
+        directory=found.directory,
+        requested=requested,
+        selection=requested,
+        policy=policy,
+        access=Access.of_file(found.fd),
+        watch=watch,
+        disk=hold,
+        dry_run=change.dry_run,
+        limits=change.limits,
+    )
+    return _Opened(job=job, hold=hold, meets=meets, problem=problem)
+
+
+def _meets(request: Request, selection: Selection, *, current: Observation) -> bool:
+    """Return whether the disk already conforms, as its strategy judges.
+
+    Storage is given back only by a plan.
+    """
+    if request.virtual_size != current.virtual_size or request.allow_thin:
+        return False
+    verdict = call.verify(
+        selection.loaded, options=selection.options, observation=current
+    )
+    return verdict.judgement is Judgement.MEETS
+
+
+def _planned(one: _Opened, *, on_unmet: OnUnmet) -> tuple[Course, str | None]:
+    """Return the course with its plan, and why the disk must be left as it is.
+
+    :raises ImageError: when it must, and that is not wanted.
+    :raises Unsupported: likewise, when the filesystem doesn't show who has the disk.
+    """
+    if one.meets:
+        return Course(job=one.job, plan=unmet.nothing(one.job)), None
+    with _naming_the_disk(one.hold):
+        try:
+            return _with_plan(one), None
+        except Error as error:
+            reason = unmet.reason(error, hold=one.hold, on_unmet=on_unmet)
+            if reason is None:
+                raise
+            return Course(job=one.job, plan=unmet.nothing(one.job)), reason
+
+
+def _with_plan(one: _Opened) -> Course:
+    """Return the course with a plan that can be carried out as far as is known.
+
+    :raises PlanError: when there is none.
+    """
+    if one.problem is not None:
+        raise PlanError(one.problem)
+    course = data_path.planned(one.job)
+    assert course.plan is not None
+    refusal = existing.refusal(course.plan, course.job, one.hold)
+    if refusal is not None:
+        raise PlanError(refusal)
+    return course
+
+
+@contextlib.contextmanager
+def _naming_the_disk(hold: Hold) -> Iterator[None]:
+    try:
+        yield
+    except PlanError as error:  # which knows no path
+        raise hold.refusal(error.reason) from error
+
+
+def executed(one: Prepared) -> Report:
+    """Do to the disk what is planned, and return the report.
+
+    :raises Error: as `change.apply` and `change.resize` do.
+    """
+    job = one.course.job
+    attempt = _attempt(one)
+    if job.request.operation is Operation.RESIZE:
+        attempt = _with_uncovered(attempt, one)
+    if not job.dry_run:
+        one.is_there()
+    return data_path.report(attempt, elapsed=time.monotonic() - one.started)
+
+
+def _attempt(one: Prepared) -> Attempt:
+    job = one.course.job
+    if one.unmet is not None:
+        return unmet.left(job, one.hold, reason=one.unmet)
+    if one.meets:
+        return _nothing_to_do(one.course)
+    with _naming_the_disk(one.hold):
+        try:
+            return data_path.follow(one.course)
+        except Error as error:
+            reason = unmet.reason(error, hold=one.hold, on_unmet=one.on_unmet)
+            if reason is None:
+                raise
+            return unmet.left(job, one.hold, reason=reason)
+
+
+def _nothing_to_do(course: Course) -> Attempt:
+    job, plan = course.job, course.plan
+    assert plan is not None
+    return Attempt(
+        job=job,
+        reason=NOTHING_TO_DO,
+        plan=plan,
+        steps=(),
+        outcome=execute(plan, job),
+    )
+
+
+def _with_uncovered(attempt: Attempt, one: Prepared) -> Attempt:
+    """Return the attempt; its reason says which overlay the guest writes to instead."""
+    current = one.course.job.current
+    assert current is not None
+    uncovered = snapshots.uncovered(one.hold.disk, current, policy=attempt.job.policy)
+    if not uncovered:
+        return attempt
+    return replace(attempt, reason=f"{attempt.reason}; but {uncovered}")
