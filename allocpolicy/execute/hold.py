@@ -26,9 +26,7 @@ NO_WHOLE_LEASES = (
     "can't determine whether it is in use: a lease on {} doesn't show who opens the"
     " file below it or elsewhere; change the disk on the local filesystem that has it"
 )
-NOT_OURS = (
-    "can't determine whether it is in use: leases are for the file's owner and root"
-)
+NO_LEASE = "can't determine whether it is in use: {}"
 _PATIENCE = 5.0  # seconds; a mere look at a disk keeps it open for less
 
 
@@ -90,8 +88,8 @@ def foreseen(disk: Disk) -> Hold:
     problem, telling = None, True
     if not lease.are_whole(disk.fd):
         problem, telling = NO_WHOLE_LEASES.format(mount.of(disk.fd).type), False
-    elif os.geteuid() not in (0, os.fstat(disk.fd).st_uid):
-        problem, telling = NOT_OURS, False
+    elif not lease.are_ours(disk.fd):
+        problem, telling = NO_LEASE.format(lease.refusal(disk.fd)), False
     if use(disk.fd) is not Use.NONE:
         problem, telling = IN_USE, True
     return Hold(disk=disk, problem=problem, telling=telling, rehearsed=True)
@@ -107,10 +105,7 @@ def _lease(disk: Disk, stack: contextlib.ExitStack) -> str | None:
             stack.enter_context(lease.held(disk.fd))
         except OSError as error:
             if error.errno in lease.NO_LEASES:
-                return (
-                    f"can't determine whether it is in use ({error.strerror}): leases"
-                    " are for the file's owner and root, on local filesystems"
-                )
+                return NO_LEASE.format(lease.refusal(disk.fd, error))
             if error.errno != errno.EAGAIN:
                 raise
             waited = time.monotonic() >= deadline

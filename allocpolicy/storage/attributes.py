@@ -6,18 +6,14 @@ import contextlib
 import errno
 import functools
 import os
-import re
 import stat
 from collections.abc import Collection, Mapping
-from pathlib import Path
-
 from allocpolicy.record import dataclass
-from allocpolicy.storage import fsxattr, inode_flags, patience
+from allocpolicy.storage import credentials, fsxattr, inode_flags, patience
+from allocpolicy.storage.credentials import Capability
 from allocpolicy.storage.failure import UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
 
-_CAP_SYS_ADMIN = 21
-_ALL_UIDS = str((1 << 32) - 1)
 # XFS's own flags; those of other filesystems are inode flags as well.
 _CARRIED_XFLAGS = (
     fsxattr.FS_XFLAG_REALTIME
@@ -110,10 +106,7 @@ def sees_all() -> bool:
 
     That takes CAP_SYS_ADMIN (xattr(7)) outside of any user namespace.
     """
-    status = Path("/proc/self/status").read_text()
-    (effective,) = re.findall(r"^CapEff:\s*(\w+)$", status, re.MULTILINE)
-    everybody = Path("/proc/self/uid_map").read_text().split() == ["0", "0", _ALL_UIDS]
-    return bool(int(effective, 16) >> _CAP_SYS_ADMIN & 1) and everybody
+    return credentials.has(Capability.CAP_SYS_ADMIN)
 
 
 def _remove(fd: int, name: str) -> None:

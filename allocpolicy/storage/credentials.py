@@ -1,9 +1,10 @@
-"""Reading with the rights of another user: the kernel decides, at each open(2).
+"""Acting with the rights of another user: the kernel decides, at each system call.
 
 Root reads everything. What a file's owner may read takes his user ID, all of his groups
 and every directory of a path into account, ACLs and security modules included. So the
 calling thread takes on his file system user (setfsuid(2)), opens, and returns: unlike
-with setreuid(2) he can neither signal nor trace us meanwhile.
+with setreuid(2) he can neither signal nor trace us meanwhile. A lease takes the user ID
+alone (`as_owner`).
 
 glibc changes the groups of all threads (setgroups(3)). One thread at a time acts as
 somebody else; other threads of a program that uses the library have his groups for
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import errno
+import fcntl
 import functools
 import os
 import pwd
@@ -27,12 +30,22 @@ from allocpolicy.storage.signals import interrupts_postponed
 
 _ROOT = 0
 NOBODY = 65534  # the kernel's overflowuid and overflowgid
-# capabilities(7): bits of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+# capabilities(7): bits of CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER
 _READ_ANYTHING = 1 << 1 | 1 << 2
+_AS_AN_OWNER = 1 << 3
 _CAPABILITY_VERSION_3 = 0x20080522
-_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4  # linux/prctl.h
+# linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # its inode: PROC_USER_INIT_INO, proc_ns.h
 _ONE_AT_A_TIME = threading.RLock()
 _UNCHANGED = 0xFFFFFFFF  # setfsuid(-1) only tells
+
+
+class Capability(enum.IntEnum):
+    """What root may do, where nothing withholds it; the numbers are the kernel's."""
+
+    CAP_SYS_ADMIN = 21
+    CAP_LEASE = 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,22 +94,77 @@ def acting_as(one: User) -> Iterator[None]:
     if not exceed(one):
         yield
         return
-    with interrupts_postponed(), _ONE_AT_A_TIME, contextlib.ExitStack() as undone:
-        # A change of the user would leave us undumpable: programs that we start could
-        # not open /proc/PID/fd without CAP_SYS_PTRACE.
-        undone.callback(_set_dumpable, libc.value("prctl", _PR_GET_DUMPABLE))
+    with _undone_at_once() as undone:
         undone.callback(os.setgroups, os.getgroups())
         os.setgroups(one.groups)
         undone.callback(_set_id, "setfsgid", os.getegid())
         _set_id("setfsgid", one.gid)
-        capabilities = _capabilities()
-        undone.callback(_set_capabilities, capabilities)
-        # The kernel does this itself, unless securebits(7) forbid it.
-        lowered = (capabilities[0] & ~_READ_ANYTHING, *capabilities[1:])
-        _set_capabilities(lowered)
-        undone.callback(_set_id, "setfsuid", os.geteuid())
-        _set_id("setfsuid", one.uid)
+        _take_on(one.uid, undone)
         yield
+
+
+@contextlib.contextmanager
+def as_owner(fd: int) -> Iterator[None]:
+    """Be the open file's owner for the kernel in the body, and nobody's better.
+
+    :raises PermissionError: when we may not: that takes CAP_SETUID, and an owner who is
+        known in our user namespace.
+    """
+    with _undone_at_once() as undone:
+        _take_on(os.fstat(fd).st_uid, undone)
+        yield
+
+
+def may_be_owner(fd: int) -> bool:
+    """Return whether the kernel takes us for the open file's owner in `as_owner`.
+
+    An owner who is unknown in our user namespace looks like one who is `NOBODY` there.
+    """
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        with as_owner(fd):
+            # For the owner alone (fcntl(2)); it says nothing of the file, and opens it
+            # not.
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_NOATIME)
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NOATIME)
+    except PermissionError:
+        return False
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    return True
+
+
+def has(capability: Capability) -> bool:
+    """Return whether we have a capability everywhere, not only in a user namespace."""
+    return in_initial_namespace() and bool(_effective() >> capability & 1)
+
+
+def in_initial_namespace() -> bool:
+    """Return whether all users of the host are known here: no user namespace is."""
+    return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
+
+
+@contextlib.contextmanager
+def _undone_at_once() -> Iterator[contextlib.ExitStack]:
+    """Yield a stack that takes this thread's rights back; nothing comes in between."""
+    with interrupts_postponed(), _ONE_AT_A_TIME, contextlib.ExitStack() as undone:
+        # A change of the user would leave us undumpable: programs that we start could
+        # not open /proc/PID/fd without CAP_SYS_PTRACE. It also forgets the signal that
+        # was to end us with our parent.
+        undone.callback(_set_dumpable, libc.value("prctl", _PR_GET_DUMPABLE))
+        undone.callback(libc.call, "prctl", _PR_SET_PDEATHSIG, _signal_with_parent())
+        yield undone
+
+
+def _take_on(uid: int, undone: contextlib.ExitStack) -> None:
+    """Be the user for the kernel's questions about files, without rights above his."""
+    capabilities = _capabilities()
+    undone.callback(_set_capabilities, capabilities)
+    # The kernel does this itself, unless securebits(7) forbid it.
+    above = _READ_ANYTHING | _AS_AN_OWNER
+    _set_capabilities((capabilities[0] & ~above, *capabilities[1:]))
+    undone.callback(_set_id, "setfsuid", os.geteuid())
+    _set_id("setfsuid", uid)
 
 
 def _set_id(function: str, number: int) -> None:
@@ -109,6 +177,18 @@ def _set_id(function: str, number: int) -> None:
 def _set_dumpable(before: int) -> None:
     if before == 1:  # prctl(2) sets no other value
         libc.call("prctl", _PR_SET_DUMPABLE, before)
+
+
+def _signal_with_parent() -> int:
+    number = ctypes.c_int()
+    libc.call("prctl", _PR_GET_PDEATHSIG, ctypes.byref(number))
+    return number.value
+
+
+def _effective() -> int:
+    """Return this thread's effective capabilities, as bits."""
+    words = _capabilities()
+    return words[0] | words[3] << 32
 
 
 def _capabilities() -> tuple[int, ...]:

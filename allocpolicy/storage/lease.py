@@ -3,7 +3,11 @@
 The kernel refuses a write lease while another process has the file open. A process that
 opens it later breaks the lease, which F_GETLEASE shows, and waits until we give it up,
 but no longer than /proc/sys/fs/lease-break-time (45 s): then the kernel takes it away.
-Only the file's owner and root can take one. Our descriptor must be the only one.
+Our descriptor must be the only one.
+
+Only the file's owner can take one, give it up, and have it given up, and who has
+CAP_LEASE, which root lacks in containers and under many AppArmor profiles (Debian's of
+libvirtd). There we are the owner for the kernel during that call, if we may.
 
 A lease is on an inode. Where the filesystem passes files of another one on (FUSE,
 overlayfs) or shares them between hosts (NFS), who opens the file below it or elsewhere
@@ -23,13 +27,31 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from allocpolicy.storage import mount
+from allocpolicy.storage import credentials, mount
+from allocpolicy.storage.credentials import Capability
 
 # The VFS breaks leases when it opens an inode. These have one inode for each file, and
 # are on one host.
 _WHOLE = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs", "zfs"})
-# The filesystem has no leases (NFS), or we are neither the file's owner nor root.
-NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK, errno.EACCES, errno.EPERM})
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM})
+# The filesystem has no leases (NFS), or we may not have any on the file.
+NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK}) | _NOT_OURS
+_NO_CAPABILITY = (
+    "it belongs to {owner}, and a lease on another user's file takes CAP_LEASE, or"
+    " CAP_SETUID to act as its owner, and this process has neither: run it {remedy}"
+)
+_AS_ROOT = (
+    "with one of them (a container, an AppArmor profile or a systemd unit withholds"
+    " them from root)"
+)
+_UNKNOWN_OWNER = (
+    "its owner is unknown in this user namespace, and a lease on such a file takes"
+    " CAP_LEASE outside of any: run it outside of the container"
+)
+_FORBIDDEN = (
+    "a lease on a file of {owner} is forbidden, although this process may act as its"
+    " owner: see what AppArmor or SELinux denied in the kernel's log, and allow locks"
+)
 
 
 @contextlib.contextmanager
@@ -40,13 +62,51 @@ def held(fd: int) -> Iterator[None]:
         where leases are unavailable.
     """
     tell(fd)
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    change(fd, fcntl.F_WRLCK)
     try:
         yield
     finally:
-        # EAGAIN: the lease is gone, because the opener waited long enough.
-        with contextlib.suppress(BlockingIOError):
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        # EAGAIN: the lease is gone, because the opener waited long enough. EACCES: the
+        # file became another's meanwhile; the lease lasts as long as the descriptor.
+        with contextlib.suppress(BlockingIOError, PermissionError):
+            change(fd, fcntl.F_UNLCK)
+
+
+def change(fd: int, kind: int) -> None:
+    """Take a lease or give it up (F_SETLEASE), as the file's owner if need be.
+
+    :raises OSError: as fcntl(2); EACCES where we may not even act as the owner.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        with credentials.as_owner(fd):
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+
+
+def are_ours(fd: int) -> bool:
+    """Return whether we may have leases on the open file, which takes none."""
+    return credentials.has(Capability.CAP_LEASE) or credentials.may_be_owner(fd)
+
+
+def refusal(fd: int, error: OSError | None = None) -> str:
+    """Return why we have no lease on the open file, and the remedy.
+
+    :param error: one of `NO_LEASES`; None: leases are not `are_ours`.
+    """
+    if error is not None and error.errno not in _NOT_OURS:
+        return f"its filesystem has no leases ({error.strerror})"
+    uid = os.fstat(fd).st_uid
+    owner = credentials.user(uid).name
+    if are_ours(fd):
+        return _FORBIDDEN.format(owner=owner)
+    if uid == credentials.NOBODY and not credentials.in_initial_namespace():
+        return _UNKNOWN_OWNER
+    root = os.geteuid() == 0
+    remedy = _AS_ROOT if root else "as its owner or as root"
+    return _NO_CAPABILITY.format(owner=owner, remedy=remedy)
 
 
 def are_whole(fd: int) -> bool:

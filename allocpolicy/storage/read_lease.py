@@ -3,8 +3,8 @@
 The kernel refuses a read lease while a process has the file open for writing, a shared
 writable mapping of a closed descriptor included. Whoever opens it for writing later
 waits (/proc/sys/fs/lease-break-time, 45 s) and breaks the lease, which F_GETLEASE
-shows; so does truncate(2). Any number of processes may hold one. Only the file's owner
-and root can take one, on a descriptor that is open for reading only.
+shows; so does truncate(2). Any number of processes may hold one, on descriptors that
+are open for reading only; on whose files, `lease` says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from allocpolicy.storage import lease
 def take(fd: int) -> bool:
     """Hold a read lease until the descriptor is closed; return whether that works.
 
-    It doesn't where leases prove nothing (`lease.are_whole`), nor on foreign files.
+    It doesn't where leases prove nothing (`lease.are_whole`), nor where they are not
+    `lease.are_ours`.
 
     :raises BlockingIOError: while a process has the file open for writing.
     """
@@ -25,7 +26,7 @@ def take(fd: int) -> bool:
         return False
     try:
         lease.tell(fd)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        lease.change(fd, fcntl.F_RDLCK)
     except OSError as error:
         if error.errno not in lease.NO_LEASES:
             raise

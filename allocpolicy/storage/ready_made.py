@@ -233,7 +233,9 @@ def _alone(fd: int, path: Path) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in lease.NO_LEASES:
                     raise
-                reason = "only its owner and root see whether it is open elsewhere"
-                raise Unsupported(path, reason) from error
+                reason = "can't determine whether it is open elsewhere"
+                raise Unsupported(
+                    path, f"{reason}: {lease.refusal(fd, error)}"
+                ) from error
             time.sleep(0.002)
         yield

@@ -1001,5 +1001,5 @@ def test_without_a_lease_nothing_is_rewritten() -> None:
             env=environment(XDG_RUNTIME_DIR=str(place)),
         )
     assert finished.returncode == 4
-    assert "leases are for the file's owner" in finished.stderr
+    assert "a lease on another user's file takes CAP_LEASE" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
