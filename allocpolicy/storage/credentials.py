@@ -44,6 +44,7 @@ _UNCHANGED = 0xFFFFFFFF  # setfsuid(-1) only tells
 class Capability(enum.IntEnum):
     """What root may do, where nothing withholds it; the numbers are the kernel's."""
 
+    CAP_SETUID = 7
     CAP_SYS_ADMIN = 21
     CAP_LEASE = 28
 
