@@ -58,6 +58,7 @@ def opened(
     changing: bool = False,
     trusted: tuple[Path, ...] | None = None,
     force: bool = False,
+    attached: bool = False,
 ) -> Iterator[Disk]:
     """Open a disk without a lock; a running QEMU doesn't notice.
 
@@ -66,16 +67,18 @@ def opened(
     :param trusted: the operator's trusted_base_directories, if a disk without a stamp
         has the policy of the disks below it; an overlay that has one is a qcow2.
     :param force: believe the declared format, whatever the content looks like.
+    :param attached: a VM is attached to just this path in the declared format: it is
+        not behind a link that others made, and a stamp that says otherwise is none.
     :raises ImageError: when it can't be opened or isn't a regular file, or its format
         is unknown or contradicts its stamp, or its content; also while it is being
         rewritten, because opening it would stop that.
     """
-    with at_rest(path) as found:
+    with at_rest(path, attached=attached) as found:
         # Elsewhere, opening it for writing may copy it (from overlayfs's lower layer).
         writing = changing and lease.are_whole(found.fd)
         flags = os.O_RDWR if writing else os.O_RDONLY
         with image_file.reopened(found, flags=flags) as image:
-            stamp = stamps.read(image.fd, path=image.path)
+            stamp = _stamp(image, attached_as=declared if attached else None)
             inherited = None
             if stamp is None and declared is not DiskFormat.RAW and trusted is not None:
                 inherited = _inherited(image, trusted=trusted, declared=declared)
@@ -93,13 +96,28 @@ def opened(
             )
 
 
+def _stamp(image: ImageFile, *, attached_as: DiskFormat | None) -> Stamp | None:
+    """Return the disk's stamp.
+
+    :raises ImageError: when it isn't a valid one, unless the VM's definition counts.
+    """
+    if attached_as is None:
+        return stamps.read(image.fd, path=image.path)
+    with contextlib.suppress(ImageError):
+        stamp = stamps.read(image.fd, path=image.path)
+        return stamp if stamp and stamp.format is attached_as else None
+    return None
+
+
 @contextlib.contextmanager
-def at_rest(path: Path) -> Iterator[ImageFile]:
+def at_rest(path: Path, *, attached: bool = False) -> Iterator[ImageFile]:
     """Find a disk that nobody is rewriting: opening it would stop that.
 
+    :param attached: as for `opened`.
     :raises ImageError: when it is missing, no regular file, or being rewritten.
     """
-    with image_file.found(path) as found:
+    find = image_file.found_attached if attached else image_file.found
+    with find(path) as found:
         if lease.is_leased(found.fd):
             raise ImageError(path, BEING_REWRITTEN)
         yield found

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from allocpolicy.errors import ImageError
 from allocpolicy.record import dataclass, replace
-from allocpolicy.storage import directories
+from allocpolicy.storage import directories, links
 from allocpolicy.storage import found as storage
 from allocpolicy.storage.directories import Directory
+from allocpolicy.wording import printable
 
 # How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…};
 # pathlib.Path merges double slashes.
@@ -27,6 +28,7 @@ _REASONS = {
     errno.EWOULDBLOCK: "somebody holds a lease on it; try again later",
     errno.ELOOP: "its symbolic links form a loop",
 }
+_OWN = "only root's are followed to a VM's disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,26 @@ def found(path: Path) -> Iterator[ImageFile]:
     :raises ImageError: when it is missing, or isn't a regular file.
     """
     with found_resolved(resolve(path), named=path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def found_attached(path: Path) -> Iterator[ImageFile]:
+    """Find the image that a VM's definition names: the file itself, and no link.
+
+    On the way to it only links that root or we made are followed.
+
+    :param path: an absolute path.
+    :raises ImageError: when it is missing, isn't a regular file, or is behind a link.
+    """
+    try:
+        directory = links.resolved(path.parent)
+    except links.Untrusted as error:
+        where, reason = error.args
+        raise ImageError(path, f"{printable(str(where))}: {reason}; {_OWN}") from error
+    except OSError as error:
+        raise _refusal(error, path) from error
+    with found_resolved(directory / path.name, named=path) as file:
         yield file
 
 
