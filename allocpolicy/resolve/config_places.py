@@ -10,28 +10,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PROJECT = "allocpolicy"
-# Its environment source, and snaps, whose directories are not listed below.
-# What may be a mistake for one of ours, only oslo.config's side can tell.
-_VARIABLES = (f"OS_{PROJECT[:2].upper()}", PROJECT[:2].upper(), "OS_DEFAULT__", "SNAP")
+from allocpolicy.resolve import config_mention
+
+PROJECT = config_mention.PROJECT
 
 
 def any_used() -> bool:
     """Return whether oslo.config may find one of allocpolicy's options."""
-    if any(name.upper().startswith(_VARIABLES) for name in os.environ):
+    if config_mention.in_environment():
         return True
     return any(os.path.lexists(place) for place in default_places())
 
 
 def default_places() -> tuple[Path, ...]:
-    """Return the files and directories that oslo.config reads by default.
-
-    Source: its `find_config_files` and `find_config_dirs`.
-    """
-    home, etc = Path(os.path.abspath(os.path.expanduser("~"))), Path("/etc")
-    named = [
-        base / f"{PROJECT}.{suffix}"
-        for base in (home, etc)
-        for suffix in ("conf", "conf.d")
-    ]
-    return (home / f".{PROJECT}", etc / PROJECT, *named)
+    """Return the files and directories that oslo.config reads by default."""
+    return tuple(map(Path, config_mention.places()))

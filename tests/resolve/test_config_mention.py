@@ -1,0 +1,52 @@
+"""An option that oslo.config would find is never missed; others cost nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from allocpolicy.resolve import config_mention
+
+OPTION = "libvirt_default"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith(("OS_", "AL"))]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_where_nothing_is_nothing_is_mentioned() -> None:
+    assert not config_mention.mentioned(OPTION)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "allocpolicy.conf",
+        "allocpolicy.conf.d/a.conf",
+        ".allocpolicy/allocpolicy.conf",
+        ".allocpolicy/allocpolicy.conf.d/a.conf",
+    ],
+)
+def test_a_file_that_has_the_word_is_found(home: Path, place: str) -> None:
+    path = home / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[allocpolicy]\npreallocate_images = space\n")
+    assert not config_mention.mentioned(OPTION)
+    path.write_text("[allocpolicy]\nlibvirt_default = space\n")
+    assert config_mention.mentioned(OPTION)
+
+
+def test_what_cannot_be_searched_is_left_to_those_who_read_it(home: Path) -> None:
+    (home / "allocpolicy.conf").symlink_to("allocpolicy.conf")
+    assert config_mention.mentioned(OPTION)
+
+
+def test_a_variable_is_left_to_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_ALLOCPOLICY__LIBVIRT_DEFAULT", "space")
+    assert config_mention.mentioned(OPTION)
