@@ -157,13 +157,16 @@ class Staged:
             )
             raise FailedAfterwards(path, reason) from error
 
-    def replace(self, name: str) -> None:
+    def replace(self, name: str, *, into: Directory | None = None) -> None:
         """Give the complete file its name, replacing any file that has it.
 
+        :param into: the open directory of the name, if it isn't the file's own; it is
+            the caller's to sync.
         :raises OSError: as rename(2), EISDIR for a directory.
         """
         temporary, directory = self._named(), self.directory_fd
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        target = into.fd if into else directory
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=target)
         self._temporary = None
         os.fsync(directory)
 

@@ -41,11 +41,29 @@ def opened(path: Path, *, trusted: bool) -> Iterator[int]:
         yield fd
 
 
+def check(path: Path) -> None:
+    """Check that others can't change what a path leads to, now or later.
+
+    On the way a sticky directory will do: what is there, and is ours or root's, can't
+    be renamed or removed by others. It is no place for what is yet to be made.
+
+    :raises Distrusted: when others may change it, or what leads to it.
+    :raises OSError: as open(2).
+    """
+    with contextlib.ExitStack() as stack:
+        place = _Place(stack, trusted=True, sticky=True)
+        place.walk(Path(os.getcwd(), path))
+        if (problem := trust.distrust(os.fstat(place.fd))) is not None:
+            raise Distrusted(place.path, problem)
+
+
 class _Place:
     """Where a walk has come to: an open directory, or the file at its end."""
 
-    def __init__(self, stack: contextlib.ExitStack, *, trusted: bool) -> None:
-        self._trusted = trusted
+    def __init__(
+        self, stack: contextlib.ExitStack, *, trusted: bool, sticky: bool = False
+    ) -> None:
+        self._trusted, self._sticky = trusted, sticky
         self.path, self.fd = Path("/"), os.open("/", os.O_PATH | os.O_CLOEXEC)
         stack.callback(lambda: os.close(self.fd))
 
@@ -57,6 +75,7 @@ class _Place:
             with found.found(name, directory=self.fd) as fd:
                 status = os.fstat(fd)
                 if stat.S_ISLNK(status.st_mode):
+                    self._follow(name, status)
                     links += 1
                     if links > _LINKS:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -64,10 +83,21 @@ class _Place:
                     continue
                 self._go(name, fd, status)
 
+    def _follow(self, name: str, link: os.stat_result) -> None:
+        """Refuse a link of others', which they make where a directory is sticky."""
+        if self._sticky and (problem := trust.stranger(link)) is not None:
+            raise Distrusted(self.path / name, problem)
+
     def _go(self, name: str, fd: int, status: os.stat_result) -> None:
         path = Path(os.path.normpath(self.path / name))
-        if self._trusted and (problem := trust.distrust(status)) is not None:
+        if self._trusted and (problem := self._distrust(status)) is not None:
             raise Distrusted(path, problem)
         here, self.path = self.fd, path
         self.fd = os.dup(fd)
         os.close(here)
+
+    def _distrust(self, status: os.stat_result) -> str | None:
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if self._sticky and sticky:
+            return trust.stranger(status)
+        return trust.distrust(status)

@@ -1,0 +1,126 @@
+"""Whether the hook is in force: its file, its Python, and libvirt's daemon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from allocpolicy.errors import Error
+from allocpolicy.libvirt import daemon, installation, launch, stub
+from allocpolicy.libvirt.daemon import Daemon
+from allocpolicy.libvirt.installation import NAME, Installed
+from allocpolicy.libvirt.stub import Settings
+
+_AGAIN = "run 'allocpolicy libvirt install-hook'"
+
+
+class State(StrEnum):
+    """What was found of one thing that the hook needs."""
+
+    OK = "ok"  #: it is as it must be
+    WRONG = "wrong"  #: it is not
+    UNKNOWN = "unknown"  #: it can't be known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that the hook needs."""
+
+    subject: str  #: what was looked at
+    state: State  #: how it is
+    reason: str  #: why, and what to do
+
+
+def findings(directory: Path) -> Iterator[Finding]:
+    """Yield what the hook in a directory needs to be in force, and how that is."""
+    try:
+        found = installation.read(directory)
+    except Error as error:
+        yield _wrong("hook", str(error))
+        return
+    if found is None:
+        yield _wrong("hook", f"there is no {directory / NAME}: {_AGAIN}")
+        return
+    yield _file(found, path=directory / NAME)
+    yield _python(found, path=directory / NAME)
+    yield from _trust(found, directory=directory)
+    yield from _daemons(directory)
+
+
+def _file(found: Installed, *, path: Path) -> Finding:
+    settings = found.settings
+    if not found.executable:
+        return _wrong("hook", f"{path} is not executable: {_AGAIN}")
+    if settings is None or stub.content(settings) != found.content:
+        return _wrong("hook", f"{path} was changed, or is of another version: {_AGAIN}")
+    try:
+        today = launch.settings(on_missing=settings.on_missing)
+    except Error as error:
+        return _wrong("hook", str(error))
+    if today != settings:
+        return _wrong("hook", f"{_difference(settings, today)}: {_AGAIN}")
+    missing = f"where Python or allocpolicy is missing: {settings.on_missing}"
+    return _ok("hook", f"{path}, allocpolicy {settings.version}, {missing}")
+
+
+def _difference(settings: Settings, today: Settings) -> str:
+    if settings.version != today.version:
+        return f"it is of allocpolicy {settings.version}, not {today.version}"
+    if settings.interpreter != today.interpreter:
+        return f"it starts {settings.interpreter}, not {today.interpreter}"
+    return "where modules are found has changed since it was made"
+
+
+def _python(found: Installed, *, path: Path) -> Finding:
+    """Run the file as it is, up to the hook's own code."""
+    if not found.executable:
+        return _wrong("python", f"{path} can't be run")
+    try:
+        version = launch.run([str(path), stub.ASKS_VERSION]).strip()
+    except Error as error:
+        return _wrong("python", str(error))
+    interpreter = found.settings.interpreter if found.settings else "it"
+    return _ok("python", f"{interpreter} runs allocpolicy {version}")
+
+
+def _trust(found: Installed, *, directory: Path) -> Iterator[Finding]:
+    paths = [str(directory), *(found.settings.files if found.settings else ())]
+    try:
+        installation.refuse_distrusted(*paths)
+    except Error as error:
+        yield _wrong("trust", str(error))
+    else:
+        yield _ok("trust", "only root can change what libvirt runs")
+
+
+def _daemons(directory: Path) -> Iterator[Finding]:
+    found = daemon.running(directory)
+    if not found:
+        reason = "none runs that sees this directory; it looks when it starts"
+        yield _ok("daemon", reason)
+    for one in found:
+        yield _daemon(one, hook=directory / NAME)
+
+
+def _daemon(found: Daemon, *, hook: Path) -> Finding:
+    subject = f"{found.name}, process {found.pid}"
+    if (why := daemon.knows(found, hook)) is not None:
+        return _ok("daemon", f"{subject}: {why}")
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started))
+    reason = (
+        f"{subject}: it runs since {started}, longer than the hook is there, and looked"
+        " for hooks since only if it was told to: run"
+        " 'allocpolicy libvirt install-hook --reload'"
+    )
+    return Finding(subject="daemon", state=State.UNKNOWN, reason=reason)
+
+
+def _ok(subject: str, reason: str) -> Finding:
+    return Finding(subject=subject, state=State.OK, reason=reason)
+
+
+def _wrong(subject: str, reason: str) -> Finding:
+    return Finding(subject=subject, state=State.WRONG, reason=reason)
