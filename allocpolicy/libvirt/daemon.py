@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAMES = ("libvirtd", "virtqemud")  #: the daemons that start QEMU
-_PID_FILES = Path("/run")  # RUNSTATEDIR of distributions' builds
+RUN = Path("/run")  #: RUNSTATEDIR of distributions' builds
 _TOLD = "user.allocpolicy.told"
 _DELETED = " (deleted)"  # proc_pid_exe(5), after an upgrade
 _STARTED = 22  # proc_pid_stat(5)
@@ -91,7 +91,7 @@ def knows(daemon: Daemon, hook: Path) -> str | None:
 
 def _running(name: str) -> Daemon | None:
     try:
-        pid = int((_PID_FILES / f"{name}.pid").read_text(encoding="ascii"))
+        pid = int((RUN / f"{name}.pid").read_text(encoding="ascii"))
         return _process(name, pid)
     except (OSError, ValueError):
         return None

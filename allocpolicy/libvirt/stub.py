@@ -21,7 +21,7 @@ from enum import StrEnum
 
 from allocpolicy.wording import printable
 
-MARK = "# allocpolicy-hook 1: "  #: how the second line of such a file begins
+MARK = "# allocpolicy-hook "  #: how the second line of such a file begins
 ASKS_VERSION = "--version"  #: the only argument with which the file tells its version
 
 
@@ -109,20 +109,24 @@ def settings_of(given: bytes) -> Settings | None:
 def is_ours(given: bytes) -> bool:
     """Return whether the file was made by allocpolicy, of whatever version."""
     lines = given.splitlines()
-    return len(lines) > 1 and lines[1].startswith(MARK.split(maxsplit=1)[0].encode())
+    return len(lines) > 1 and lines[1].startswith(MARK.encode())
 
 
 _OUTCOMES = {
     OnMissing.PASS: "it starts without its policy",
     OnMissing.FAIL: "it is not started",
 }
-_ENDS = {OnMissing.PASS: "exit 0", OnMissing.FAIL: 'echo "$said" >&2\n    exit 5'}
+_ENDS = {
+    OnMissing.PASS: "exit 0",
+    OnMissing.FAIL: 'printf "%s\\n" "$said" >&2\n    exit 5',
+}
 
 _SCRIPT = """\
 #!/bin/sh
-{mark}made by "allocpolicy libvirt install-hook", which replaces what is
+{mark}1: made by "allocpolicy libvirt install-hook", which replaces what is
 # changed here, and removed by "allocpolicy libvirt uninstall-hook".
 # {settings}
+# shellcheck disable=SC1003,SC2016  # what is quoted is meant as it is
 case "${{2-}} ${{3-}}" in
 "prepare begin" | "migrate begin" | "restore begin") exec >/dev/null ;;
 *) [ "$#:${{1-}}" = 1:--version ] || exit 0 ;;
@@ -131,12 +135,11 @@ missing=
 {checks}
 if [ -n "$missing" ]; then
     said="allocpolicy: $missing is missing: run 'allocpolicy libvirt install-hook'"
-    [ $# -gt 1 ] || {{ echo "$said" >&2 && exit 5; }}
+    [ $# -gt 1 ] || {{ printf '%s\\n' "$said" >&2; exit 5; }}
     said="$said; domain $1: {outcome}"
     /usr/bin/logger -t allocpolicy -p daemon.err -- "$said" </dev/null 2>/dev/null
     {end}
 fi
-# shellcheck disable=SC1003,SC2016  # quotes of Python's, and of another sh
 exec {command} "$@"
 """
 
