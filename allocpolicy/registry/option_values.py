@@ -61,6 +61,19 @@ def convert(
     return options
 
 
+def check_one(name: str, text: str, *, options_schema: Mapping[str, Any]) -> None:
+    """Check the value of an option, whatever the other options are.
+
+    :raises OptionError: for a bad value, with what is allowed.
+    """
+    option = options_schema["properties"][name]
+    value = _convert(name, text, option=option)
+    for error in schema.errors({name: value}, schema=options_schema):
+        # What the schema says of options together has another path.
+        if list(error.absolute_schema_path)[:2] == ["properties", name]:
+            raise OptionError(name, text, _reason(error, text=text, option=option))
+
+
 def complete(
     options: Mapping[str, object], *, options_schema: Mapping[str, Any]
 ) -> dict[str, object]:
@@ -102,13 +115,21 @@ def _check_options(
         name = at if at in raw else next(iter(raw))
         reason = schema.message(error)
         if at in raw:
-            reason = f"must be {_described(options_schema['properties'][at])}"
-            if error.validator == "enum":
-                words = map(_as_written, error.validator_value)
-                reason = choices(words, nearest_to=raw[at])
-            elif error.validator not in ("type", "minimum", "maximum"):
-                reason = f"{reason}: {schema.message(error)}"
+            reason = _reason(
+                error, text=raw[at], option=options_schema["properties"][at]
+            )
         raise OptionError(name, raw[name], reason)
+
+
+def _reason(error: Any, *, text: str, option: Mapping[str, Any]) -> str:
+    """Return what is wrong with an option's value, and what is allowed."""
+    if error.validator == "enum":
+        words = map(_as_written, error.validator_value)
+        return choices(words, nearest_to=text)
+    reason = f"must be {_described(option)}"
+    if error.validator not in ("type", "minimum", "maximum"):
+        reason = f"{reason}: {schema.message(error)}"
+    return reason
 
 
 def _described(option: Mapping[str, Any]) -> str:

@@ -58,6 +58,17 @@ def test_strings_become_what_the_schema_says(
     assert convert(**{option: text}) == DEFAULTS | {option: value}
 
 
+def test_one_value_is_checked_whatever_the_others_are() -> None:
+    """What the schema says of options together is no rule of one of them."""
+    together = {"if": {"properties": {"depth": {"const": 8}}}, "then": False}
+    schema = OPTIONS | {"required": ["data"]} | together
+    option_values.check_one("depth", "8", options_schema=schema)
+    with pytest.raises(option_values.OptionError, match="at most 8"):
+        option_values.check_one("depth", "9", options_schema=schema)
+    with pytest.raises(option_values.OptionError, match="did you mean 'full'"):
+        option_values.check_one("data", "fulll", options_schema=schema)
+
+
 @pytest.mark.parametrize(
     ("option", "text", "allowed"),
     [
