@@ -39,6 +39,7 @@ COMMANDS = {
     "libvirt install-hook": "allocpolicy.cli.libvirt_hook:InstallHook",
     "libvirt status": "allocpolicy.cli.libvirt_hook:Status",
     "libvirt uninstall-hook": "allocpolicy.cli.libvirt_hook:UninstallHook",
+    "nova provider-config": "allocpolicy.cli.nova:NovaProviderConfig",
     "provision": "allocpolicy.cli.provision:Provision",
     "resize": "allocpolicy.cli.resize:Resize",
     "stamp remove": "allocpolicy.cli.stamp:StampRemove",

@@ -8,19 +8,13 @@ collector would refuse the whole file.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
+from allocpolicy.report import whole_file
 from allocpolicy.report.audit import WORDS, Audit, Row
-from allocpolicy.storage import directories, temporary
-from allocpolicy.storage.failure import FAULTS, NO_SPACE
-from allocpolicy.storage.space import free_bytes
-from allocpolicy.storage.staging import Staged
 
-MODE = 0o644  # node_exporter is another user
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 # name, unit, help, value of a disk that was observed
 _SIZES: tuple[tuple[str, str, Callable[[Row], int]], ...] = (
@@ -58,16 +52,7 @@ def write(path: Path, audit: Audit) -> None:
     :raises DestinationError: when its directory is missing or not writable.
     :raises NotEnoughSpace: when there is no space for it; the old file stays.
     """
-    try:
-        _replace(path, text(audit).encode())
-    except OSError as error:
-        if error.errno in FAULTS:
-            raise StorageFailed(path, f"write the metrics: {error.strerror}") from error
-        if error.errno in NO_SPACE:
-            free = _free(path.parent)
-            needed = len(text(audit).encode())
-            raise NotEnoughSpace(path, needed, free, "metrics") from error
-        raise DestinationError(path, str(error.strerror)) from error
+    whole_file.replace(path, text(audit), what="metrics")
 
 
 def _verdicts(audit: Audit) -> Iterator[str]:
@@ -134,22 +119,3 @@ def _escape(value: str) -> str:
     """Return a label's value, escaped; bytes that are not UTF-8 by number."""
     utf_8 = os.fsencode(value).decode(errors="backslashreplace")
     return utf_8.translate(_ESCAPES)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(directories.opened(path.parent))
-        temporary.sweep(directory)
-        directory_fd = stack.enter_context(directories.readable(directory))
-        staged = Staged(directory=directory.path, directory_fd=directory_fd)
-        stack.callback(staged.discard)
-        os.fchmod(staged.fd, MODE)  # whatever the umask
-        with open(staged.fd, "wb", closefd=False) as stream:
-            stream.write(content)
-        os.fsync(staged.fd)
-        staged.replace(path.name)
-
-
-def _free(directory: Path) -> int:
-    with directories.opened(directory) as found:
-        return free_bytes(found.fd)

@@ -118,6 +118,10 @@ ARGUMENTS = {
 }
 
 
+# Their output is a file for another program.
+NO_TABLE = {"nova provider-config"}
+
+
 def arguments(name: str, directory: Path) -> list[object]:
     """Return a command line that works, in a directory with a disk."""
     disk, flavors = directory / "disk", directory / "flavors.yaml"
@@ -132,7 +136,7 @@ def arguments(name: str, directory: Path) -> list[object]:
     return [*name.split(), *(places.get(one, one) for one in ARGUMENTS[name])]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in NO_TABLE])
 def test_an_unknown_column_is_told_before_the_work(name: str, tmp_path: Path) -> None:
     line = arguments(name, tmp_path)
     before = sorted(one.name for one in tmp_path.iterdir())

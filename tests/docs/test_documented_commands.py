@@ -56,6 +56,7 @@ OF_OTHERS = {
     *("--disk-only", "--pyargs"),
     *("--strict", "--editable", "--no-deps", "--wheel-dir", "--force-reinstall"),
     *("--quiet", "--check"),
+    *("--property", "--os-compute-api-version"),
 }
 
 
@@ -134,6 +135,8 @@ def run(script: list[str], *, host: Path) -> str:
     """Run commands in a shell on the prepared host; return what they print."""
     text = "\n".join(script).replace("/srv/vm", f"{host}/srv/vm")
     text = text.replace("/var/lib/prometheus/node-exporter", f"{host}/metrics")
+    text = text.replace("/var/lib/nova/instances", f"{host}/srv/vm")
+    text = text.replace("/etc/nova/provider_config", f"{host}/metrics")
     path = os.pathsep.join((str(cli.PROGRAM.parent), os.environ["PATH"]))
     done = subprocess.run(
         ["bash", "-euc", text],

@@ -1,0 +1,81 @@
+"""What placement is told of a compute node's storage: a provider.yaml of Nova's.
+
+Its schema is Nova's ("Managing Resource Providers Using Config Files", version 1.0).
+A trait is there when `host probe` found that it holds; flavors require it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from allocpolicy import wording
+from allocpolicy.contract.strategy import Judgement
+from allocpolicy.report.probe import Probe, Trial, capabilities
+
+PREFIX = "CUSTOM_ALLOCPOLICY"
+LONGEST = 255  # characters of a trait, in placement
+
+
+def traits(found: Probe) -> Mapping[str, str | None]:
+    """Return the traits, and of each why the host doesn't have it, or None.
+
+    Names that differ only in ``-`` and ``_`` have one trait: what both keep to.
+    """
+    said: dict[str, str | None] = {}
+    for trait, reason in _all(found):
+        too_long = f"longer than {LONGEST} characters" if len(trait) > LONGEST else None
+        said[trait] = said.get(trait) or too_long or reason
+    return dict(sorted(said.items()))
+
+
+def text(found: Probe) -> str:
+    """Return the file: YAML, with what the host lacks in comments."""
+    import yaml
+
+    said = traits(found)
+    having = [trait for trait, reason in said.items() if reason is None]
+    lacking = (f"#   {trait}: {reason}\n" for trait, reason in said.items() if reason)
+    provider = {
+        "identification": {"uuid": "$COMPUTE_NODE"},
+        "traits": {"additional": having},
+    }
+    document = {"meta": {"schema_version": "1.0"}, "providers": [provider]}
+    place = wording.one_line(str(found.directory))
+    return "".join(
+        (
+            f"# Written by allocpolicy nova provider-config {place}\n",
+            yaml.safe_dump(document, sort_keys=False),
+            "# not there, and why:\n",
+            *lacking,
+        )
+    )
+
+
+def _all(found: Probe) -> Iterator[tuple[str, str | None]]:
+    for name, can in capabilities(found.capabilities).items():
+        yield _trait("CAN", name), None if can else "the filesystem can't"
+    for trial in found.trials:
+        kept = _why_not_kept(trial)
+        yield _trait("KEEPS", trial.strategy, trial.format), kept
+        guaranteed = kept or _why_not_guaranteed(trial)
+        yield _trait("GUARANTEES", trial.strategy, trial.format), guaranteed
+
+
+def _why_not_kept(trial: Trial) -> str | None:
+    if trial.outcome is None:
+        return wording.one_line(trial.error or "it can't be tried")
+    verdict = trial.outcome.verdict
+    if verdict.judgement is Judgement.MEETS:
+        return None
+    return wording.one_line(f"{verdict.judgement}: {verdict.reason}")
+
+
+def _why_not_guaranteed(trial: Trial) -> str | None:
+    assert trial.outcome is not None
+    seen = trial.outcome.observation
+    return None if seen.guaranteed else wording.one_line(seen.exception or "it is not")
+
+
+def _trait(*words: str) -> str:
+    return re.sub(r"[^A-Z0-9_]", "_", "_".join((PREFIX, *words)).upper())
