@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, Facts
 from allocpolicy.contract.plan import Mode, Plan, Step
 from allocpolicy.errors import BeyondLimits
 from allocpolicy.images import reading
+from allocpolicy.record import dataclass
 from allocpolicy.wording import format_size, printable
 
 _NOT_ALLOWED = "nothing is to be rewritten"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+
+from allocpolicy.record import dataclass
 
 #: Returns the texts that an include's name stands for: ``local/usr.sbin.libvirtd``.
 Included = Callable[[str], tuple[str, ...]]

@@ -13,11 +13,11 @@ import enum
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from allocpolicy.libvirt import apparmor_rules
 from allocpolicy.libvirt.apparmor_rules import Execution, Rules
+from allocpolicy.record import dataclass
 from allocpolicy.storage.credentials import Capability
 
 ENV = Path("/usr/bin/env")

@@ -13,8 +13,9 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from allocpolicy.record import dataclass
 
 NAMES = ("libvirtd", "virtqemud")  #: the daemons that start QEMU
 RUN = Path("/run")  #: RUNSTATEDIR of distributions' builds

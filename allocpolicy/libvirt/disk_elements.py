@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.libvirt.document import Element
+from allocpolicy.record import dataclass
 
 # Elements whose presence makes more of a disk than a file that is read and written.
 _SPECIAL = {

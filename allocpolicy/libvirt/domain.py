@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from allocpolicy.contract import labels as grammar
 from allocpolicy.contract.read_only import ReadOnly
@@ -17,6 +16,7 @@ from allocpolicy.libvirt import disk_elements, document, metadata
 from allocpolicy.libvirt.disk_elements import DomainDisk, Skipped
 from allocpolicy.libvirt.document import Element, Malformed
 from allocpolicy.libvirt.metadata import Said
+from allocpolicy.record import dataclass
 from allocpolicy.wording import bounded
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from allocpolicy.libvirt import daemon, installation, launch, stub
 from allocpolicy.libvirt.daemon import Daemon
 from allocpolicy.libvirt.installation import NAME, Installed
 from allocpolicy.libvirt.stub import Settings
+from allocpolicy.record import dataclass
 
 _AGAIN = "run 'allocpolicy libvirt install-hook'"
 

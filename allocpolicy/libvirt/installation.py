@@ -11,13 +11,13 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from allocpolicy.errors import DestinationError
 from allocpolicy.libvirt import stub
 from allocpolicy.libvirt.stub import Settings
+from allocpolicy.record import dataclass
 from allocpolicy.storage import directories, staging, temporary, trusted_file
 from allocpolicy.storage.directories import Directory
 

@@ -16,9 +16,9 @@ import json
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 
+from allocpolicy.record import dataclass
 from allocpolicy.wording import printable
 
 MARK = "# allocpolicy-hook "  #: how the second line of such a file begins

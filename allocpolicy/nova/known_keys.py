@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from allocpolicy import wording
 from allocpolicy.errors import Error
+from allocpolicy.record import dataclass, field
 from allocpolicy.registry import installed, option_values
 from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Loaded

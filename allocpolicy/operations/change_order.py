@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Observation, Use
@@ -16,6 +15,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import size_alignment
 from allocpolicy.operations.data_path import check_size
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.renewal import Renewal

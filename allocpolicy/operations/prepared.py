@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.policy import Policy
@@ -31,6 +30,7 @@ from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.data_path import Attempt, Course, told_afterwards
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.progress import Watcher
+from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels

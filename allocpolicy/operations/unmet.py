@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from dataclasses import replace
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import BeyondLimits, Error, ImageError, PlanError
@@ -17,6 +16,7 @@ from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
 from allocpolicy.operations.data_path import Attempt
+from allocpolicy.record import replace
 from allocpolicy.resolve.selection import (
     Selection,
     resolve_fallback,

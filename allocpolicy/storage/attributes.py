@@ -8,6 +8,7 @@ import functools
 import os
 import stat
 from collections.abc import Collection, Mapping
+
 from allocpolicy.record import dataclass
 from allocpolicy.storage import credentials, fsxattr, inode_flags, patience
 from allocpolicy.storage.credentials import Capability
