@@ -26,7 +26,7 @@ demo: $(VENV)/bin/allocpolicy
 	@tools/system-packages $(VENV)/bin/bindep demo
 	@$(VENV)/bin/python demo/demo.py
 
-# The cheapest first. The second mypy is apart: plugins have a top level named tests.
+# The cheapest first. mypy runs apart where plugins have a top level named tests.
 .PHONY: check
 check: $(VENV)/bin/ruff
 	$(VENV)/bin/ruff format --check .
@@ -36,6 +36,7 @@ check: $(VENV)/bin/ruff
 	$(VENV)/bin/mypy
 	MYPYPATH=plugins/example:plugins/pool $(VENV)/bin/mypy benchmarks demo tools \
 	    plugins/example plugins/pool
+	MYPYPATH=plugins/nova_backend $(VENV)/bin/mypy plugins/nova_backend
 	XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(VENV)/bin/pytest -q --numprocesses 2 \
 	    -m 'not system' --ignore tests/packaging tests plugins/example/tests \
 	    plugins/pool/tests

@@ -1,0 +1,116 @@
+"""What runs beside nova-compute: one disk is made, or brought to its policy.
+
+A process of its own, as qemu-img is one: nova-compute answers while it copies, with
+eventlet as with threads. It reads a task from standard input and writes the answer to
+standard output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from allocpolicy import (
+    Access,
+    Change,
+    ConfigError,
+    DiskFormat,
+    DiskRole,
+    Error,
+    ExtraSpecError,
+    Flavor,
+    InvalidRequest,
+    NotEnoughSpace,
+    Order,
+    PlanError,
+    Policy,
+    Report,
+    StrategyNotFound,
+    Unsupported,
+    apply,
+    load_policy,
+    provision,
+    resize,
+)
+from allocpolicy_nova_backend.task import Answer, Task, Why, Work, read_task, written
+
+# An error is about what is beside the first of its kinds.
+REASONS: tuple[tuple[type[Error], Why], ...] = (
+    (NotEnoughSpace, Why.ROOM),
+    (Unsupported, Why.ROOM),
+    (ConfigError, Why.FAULT),
+    (ExtraSpecError, Why.POLICY),
+    (StrategyNotFound, Why.POLICY),
+    (PlanError, Why.POLICY),
+    (InvalidRequest, Why.DISK),
+    (Error, Why.FAULT),
+)
+
+
+def main() -> None:
+    """Do the task on standard input, and answer on standard output."""
+    sys.stdout.write(written(answer(read_task(sys.stdin.read()))))
+
+
+def answer(task: Task) -> Answer:
+    """Do a task, and return what became of it."""
+    try:
+        report = done(task, policy=load_policy())
+    except Error as error:
+        why = next(why for kind, why in REASONS if isinstance(error, kind))
+        return Answer(why=why, refusal=str(error))
+    return Answer(strategy=report.effective.strategy)
+
+
+def done(task: Task, *, policy: Policy) -> Report:
+    """Do a task under the flavor of its instance, and return the report.
+
+    :raises Error: as `provision`, `apply` and `resize` do.
+    """
+    if task.work is Work.MAKE:
+        return provision(_order(task), policy=policy)
+    change = _change(task)
+    if change.virtual_size is None:
+        return apply(change, policy=policy)
+    return resize(change, policy=policy)
+
+
+def _order(task: Task) -> Order:
+    return Order(
+        destination=Path(task.disk),
+        virtual_size=task.virtual_size,
+        base=None if task.base is None else Path(task.base),
+        base_format=task.base_format,
+        disk_role=DiskRole(task.disk_role),
+        flavor=_flavor(task),
+        access=Access(mode=_mode()),
+    )
+
+
+def _change(task: Task) -> Change:
+    return Change(
+        disk=Path(task.disk),
+        format=DiskFormat.QCOW2,  # for one that Nova made, or copied without its stamp
+        virtual_size=task.virtual_size,
+        disk_role=DiskRole(task.disk_role),
+        flavor=_flavor(task),
+    )
+
+
+def _flavor(task: Task) -> Flavor:
+    return Flavor(name=task.flavor, extra_specs=task.extra_specs, source=Path("Nova"))
+
+
+def _mode() -> int:
+    """Return the mode that qemu-img gives a disk.
+
+    Nova reads the disks of running VMs when they are no longer its own.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o644 & ~mask
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What becomes of disks that are there: resized, moved, snapshotted, unshelved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nova import exception
+from nova.virt.libvirt import driver
+from nova.virt.libvirt import utils as libvirt_utils
+
+from allocpolicy import Allocation
+from tests.compute_host import IMAGE, SIZE, ComputeHost
+from tests.looks import backing_file, promise, reads_like, stamped
+
+everywhere = pytest.mark.parametrize("storage", ["xfs", "ext4"], indirect=True)
+MORE_THAN_THERE_IS = 4 << 30
+
+
+def moved(host: ComputeHost, instance: Any) -> None:
+    """Copy an instance's disk as a cold migration and a resize do."""
+    disk = Path(host.disk(instance).path)
+    kept = disk.with_name("kept")
+    disk.rename(kept)
+    libvirt_utils.copy_image(str(kept), str(disk))
+    instance.task_state = "resize_finish"
+
+
+def test_a_disk_that_is_there_stays_as_it_is(host: ComputeHost) -> None:
+    """A hard reboot asks for each disk again."""
+    instance = host.instance(strategy="performance")
+    inode = host.cache(instance).stat()
+    assert host.cache(instance).stat() == inode
+
+
+@everywhere
+@pytest.mark.parametrize("strategy", ["performance", "space"])
+def test_a_larger_flavor_is_kept_to(host: ComputeHost, strategy: str) -> None:
+    instance = host.instance(strategy=strategy)
+    disk = host.cache(instance)
+    host.cache(instance, size=2 * SIZE)
+    assert promise(disk, strategy=strategy).observed.virtual_size == 2 * SIZE
+    assert reads_like(disk, host.base)
+
+
+def test_growth_without_room_leaves_the_disk(host: ComputeHost) -> None:
+    instance = host.instance(strategy="space")
+    disk = host.cache(instance)
+    with pytest.raises(exception.ComputeResourcesUnavailable, match="not enough space"):
+        host.cache(instance, size=MORE_THAN_THERE_IS)
+    assert promise(disk, strategy="space").observed.virtual_size == SIZE
+
+
+@everywhere
+def test_a_move_brings_the_reservation_along(host: ComputeHost) -> None:
+    """Nova's copy has neither stamp nor reservation; the instance starts with both."""
+    instance = host.instance(strategy="space")
+    disk = host.cache(instance)
+    moved(host, instance)
+    assert not stamped(disk)
+    host.cache(instance)
+    seen = promise(disk, strategy="space").observed
+    assert seen.allocation is not Allocation.THIN
+    assert reads_like(disk, host.base)
+
+
+def test_a_resize_to_another_policy_changes_it(host: ComputeHost) -> None:
+    instance = host.instance()
+    disk = host.cache(instance)
+    assert backing_file(disk) is not None
+    instance.flavor = host.instance(strategy="performance").flavor
+    moved(host, instance)
+    host.cache(instance)
+    promise(disk, strategy="performance")
+    assert reads_like(disk, host.base)
+
+
+def test_a_disk_without_a_backing_file_needs_no_base_image(host: ComputeHost) -> None:
+    """Nova alone would fetch it again, and fail where the image is gone from Glance."""
+    instance = host.instance(strategy="performance")
+    disk = host.cache(instance)
+    host.base.unlink()
+    host.cache(instance, size=2 * SIZE, fetch=no_image)
+    assert promise(disk, strategy="performance").observed.virtual_size == 2 * SIZE
+    assert not host.base.exists()
+
+
+def test_an_overlays_base_image_is_fetched_again(host: ComputeHost) -> None:
+    instance = host.instance(strategy="space")
+    disk = host.cache(instance)
+    host.base.unlink()
+    with pytest.raises(exception.ImageNotFound):
+        host.cache(instance, fetch=no_image)
+    host.cache(instance)
+    assert reads_like(disk, host.base)
+
+
+def no_image(target: str, **_: object) -> None:
+    raise exception.ImageNotFound(image_id=IMAGE)
+
+
+@pytest.mark.parametrize("strategy", ["performance", "space"])
+def test_a_cold_snapshot_has_the_disks_data(host: ComputeHost, strategy: str) -> None:
+    instance = host.instance(strategy=strategy)
+    disk = host.disk(instance)
+    host.cache(instance)
+    snapshot = host.instances / "snapshot"
+    disk.snapshot_extract(str(snapshot), "qcow2")
+    assert backing_file(snapshot) is None
+    assert reads_like(snapshot, host.base)
+
+
+def test_what_arrives_by_live_migration_is_novas(host: ComputeHost) -> None:
+    """QEMU fills it, by what the disk of the other host has."""
+    instance = host.instance(strategy="performance")
+    instance.task_state = "migrating"
+    assert backing_file(host.cache(instance)) == str(host.base)
+
+
+def test_what_was_shelved_is_novas(host: ComputeHost) -> None:
+    """It starts from a snapshot; Nova rebases it onto the image that it came from."""
+    instance = host.instance(strategy="performance")
+    instance.vm_state = "shelved_offloaded"
+    disk = host.cache(instance)
+    assert backing_file(disk) == str(host.base)
+    original = host.base.with_name("original")
+    host.fetch(str(original))
+    driver.LibvirtDriver._rebase_with_qemu_img(str(disk), str(original))
+    assert backing_file(disk) == str(original)
