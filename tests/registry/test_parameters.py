@@ -56,7 +56,9 @@ def test_what_is_wrapped_has_the_parameters_of_what_it_wraps() -> None:
 
 
 @pytest.mark.parametrize(
-    "hook", [functools.partial(print, end=""), len, lambda a, *, b=1: a], ids=repr
+    "hook",
+    [functools.partial(print, end=""), len, lambda a, *, b=1: a],
+    ids=["partial", "builtin", "lambda"],
 )
 def test_what_is_no_method_is_read_too(hook: Callable[..., object]) -> None:
     assert parameters.of(hook) == parameters._inspected(hook)
