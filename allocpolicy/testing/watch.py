@@ -6,6 +6,7 @@ that were put off don't count: whoever is asked first pays for them.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import random
 import sys
@@ -81,12 +82,15 @@ def outside() -> Iterator[list[str]]:
         if told and not _imports(frame):
             seen.append(told)
 
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
+    gc.disable()  # others time it (gc.callbacks), whoever's turn it is
     sys.setprofile(profile)
     try:
         yield seen
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
 
 
 def _of_builtin(function: object) -> str:

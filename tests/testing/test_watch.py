@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -56,6 +57,26 @@ def test_clocks_chance_and_the_process(ask: Callable[[], object]) -> None:
         Path("/a").parent.joinpath("b").as_posix()
         random.Random(3).getrandbits(8)
     assert not seen
+
+
+def test_what_times_a_collection_of_garbage_is_nobodys_question() -> None:
+    """Such callbacks run in whatever code the collector is due."""
+
+    def timed(_phase: str, _info: object) -> None:
+        time.perf_counter()
+
+    gc.callbacks.append(timed)
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        with watch.outside() as seen:
+            kept = [[number] for number in range(100)]
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(timed)
+    assert kept
+    assert seen == []
+    assert gc.isenabled()
 
 
 def test_nothing_is_said_of_what_changes_nothing() -> None:
