@@ -62,6 +62,9 @@ class Change:
     chain: bool = False
     #: nobody named the disk: it was found to be an overlay by its header alone
     found: bool = False
+    #: a VM is attached to just this path, in just this format, and its definition
+    #: decides: the disk's stamp is brought to it, whatever that says
+    attached: bool = False
     #: how far the disk may be rewritten; None: as its policy needs it
     limits: RewriteLimits | None = None
 
@@ -90,7 +93,7 @@ def selection(change: Change, *, disk: Disk, policy: Policy) -> Selection:
 
 
 def _chosen(change: Change, *, disk: Disk, policy: Policy) -> Selection:
-    if change.flavor is not None or change.extra_specs:
+    if change.flavor is not None or change.extra_specs or change.attached:
         return resolve(
             policy=policy,
             disk_role=change.disk_role,

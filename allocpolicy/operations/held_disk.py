@@ -75,16 +75,22 @@ def opened(
     format: DiskFormat | None,
     dry_run: bool,
     force: bool = False,
+    attached: bool = False,
     trusted: tuple[Path, ...] | None = None,
 ) -> contextlib.AbstractContextManager[Disk]:
     """Open the disk; for a dry run, only for reading.
 
     :param force: believe the format, whatever the content looks like.
-    :param trusted: as for `existing.opened`.
+    :param trusted: as for `existing.opened`, and so is ``attached``.
     :raises ImageError: when it can't be opened, or its format is unknown.
     """
     return existing.opened(
-        path, declared=format, changing=not dry_run, force=force, trusted=trusted
+        path,
+        declared=format,
+        changing=not dry_run,
+        force=force,
+        trusted=trusted,
+        attached=attached,
     )
 
 

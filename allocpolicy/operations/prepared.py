@@ -122,6 +122,7 @@ def _opened(
             change.disk,
             format=change.format,
             force=change.force,
+            attached=change.attached,
             dry_run=change.dry_run,
             trusted=change_order.heritage(change, policy=policy),
         )
