@@ -66,6 +66,22 @@ def read(xml: bytes) -> Element:
     return reader.document.children[0]
 
 
+def uuid(domain: Element) -> str:
+    """Return a domain's UUID, in libvirt's spelling: lower case, with hyphens.
+
+    :raises Malformed: when it is no domain, or has no UUID, or another spelling.
+    """
+    if domain.name != "domain":
+        raise Malformed(f"it describes <{domain.name}>, not a <domain>")
+    found = domain.one("uuid")
+    text = found.text.strip() if found else ""
+    if [len(part) for part in text.split("-")] != [8, 4, 4, 4, 12] or not (
+        set(text) <= set("0123456789abcdef-")
+    ):
+        raise Malformed(f"its uuid is {text!r}, not one that libvirt writes")
+    return text
+
+
 class _Reader:
     """Building the elements, and stopping at what isn't allowed."""
 

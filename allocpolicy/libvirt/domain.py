@@ -5,7 +5,6 @@ The XML is input from somebody else: see `document`.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -18,8 +17,6 @@ from allocpolicy.libvirt.document import Element, Malformed
 from allocpolicy.libvirt.metadata import Said
 from allocpolicy.record import dataclass
 from allocpolicy.wording import bounded
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +52,14 @@ def described(root: Element, *, said: Said) -> Domain:
 
     :raises Malformed: when it is no domain, or says something twice.
     """
-    if root.name != "domain":
-        raise Malformed(f"it describes <{root.name}>, not a <domain>")
+    uuid = document.uuid(root)
     devices = root.one("devices")
     disks, others = (
         disk_elements.disks(devices, nova=said.nova) if devices else ((), ())
     )
     _refuse_same(disks)
     return Domain(
-        uuid=uuid(root),
+        uuid=uuid,
         name=_text(root, "name"),
         type=root.attributes.get("type", ""),
         disks=disks,
@@ -80,17 +76,6 @@ def described(root: Element, *, said: Said) -> Domain:
             }
         ),
     )
-
-
-def uuid(root: Element) -> str:
-    """Return the domain's UUID, in libvirt's spelling.
-
-    :raises Malformed: when it has none, or another spelling.
-    """
-    found = _text(root, "uuid").strip()
-    if not _UUID.fullmatch(found):
-        raise Malformed(f"its uuid is {found!r}, not one that libvirt writes")
-    return found
 
 
 def _text(root: Element, name: str) -> str:

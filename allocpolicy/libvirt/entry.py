@@ -1,0 +1,56 @@
+"""The hook's process: what libvirt runs before it starts a VM.
+
+It is called as libvirt calls a hook (docs/hooks.rst), with NAME OPERATION SUBOPERATION
+EXTRA, and the domain's XML on standard input. What a domain without a policy needs is
+imported here, and nothing else.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+
+from allocpolicy.libvirt import descriptors, document, metadata
+from allocpolicy.resolve import config_mention
+
+PREPARE = "prepare"
+_OPERATIONS = {(PREPARE, "begin"), ("migrate", "begin"), ("restore", "begin")}
+_DEFAULT = "libvirt_default"
+
+
+def main() -> int:
+    """Serve one call of the hook; return its exit status, 0 if the VM may start."""
+    if tuple(sys.argv[2:4]) not in _OPERATIONS:
+        return 0
+    started = time.monotonic()
+    gc.set_threshold(50_000)  # imports create tens of thousands of lasting objects
+    line = descriptors.Line()
+    status, said = 0, ""
+    try:
+        xml = descriptors.read(document.MOST_BYTES)
+        line.keep()
+        _serve(sys.argv[2], xml)
+    except BaseException as error:  # noqa: BLE001  (whatever it is: the VM must wait)
+        from allocpolicy.libvirt import failure
+
+        status, said = failure.told(error, domain=sys.argv[1], started=started)
+    line.write(said)
+    gc.freeze()  # or the interpreter searches everything once more when it exits
+    return status
+
+
+def _serve(operation: str, xml: bytes) -> None:
+    """Do what is to be done before the domain starts; raise what prevents it."""
+    domain = document.read(xml)
+    uuid, said = document.uuid(domain), metadata.said(domain)
+    if not (said.specs or config_mention.mentioned(_DEFAULT)):
+        return
+    if operation == PREPARE:
+        from allocpolicy.libvirt import start
+
+        start.begin(domain, said=said)
+    else:
+        from allocpolicy.libvirt import notes
+
+        notes.leave(operation, uuid=uuid)

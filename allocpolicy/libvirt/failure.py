@@ -1,0 +1,70 @@
+"""What is said where a VM must not start, and its exit status: the command line's."""
+
+from __future__ import annotations
+
+import time
+
+_UNEXPECTED = 5
+
+
+def told(error: BaseException, *, domain: str, started: float) -> tuple[int, str]:
+    """Return the exit status and the line for an error, which syslog is told, too.
+
+    :param domain: its name.
+    :param started: `time.monotonic` of when the hook began.
+    """
+    try:
+        return _told(error, domain=domain, started=started)
+    except BaseException:  # noqa: BLE001  (such as a second lack of memory)
+        return _UNEXPECTED, f"allocpolicy: {type(error).__name__} in the hook"
+
+
+def _told(error: BaseException, *, domain: str, started: float) -> tuple[int, str]:
+    from allocpolicy.errors import DomainError, Error
+    from allocpolicy.libvirt import log
+    from allocpolicy.libvirt.document import Malformed
+    from allocpolicy.wording import bounded
+
+    if isinstance(error, Malformed):
+        error = DomainError(bounded(str(error)))
+    spent = 1000 * (time.monotonic() - started)
+    said, status = _said(error), error.exit_status if isinstance(error, Error) else 5
+    passes = _is_ours(error) and _passes()
+    outcome = "it starts without its policy" if passes else "it is not started"
+    log.tell(f"domain {domain}: {said}; {outcome}, {spent:.0f} ms", serious=True)
+    if not isinstance(error, Error):
+        log.tell_traceback(error)
+    if passes:
+        return 0, ""
+    return status, log.line(said, path=str(getattr(error, "path", "")))
+
+
+def _said(error: BaseException) -> str:
+    from allocpolicy.errors import Error
+    from allocpolicy.wording import raised
+
+    if isinstance(error, Error):
+        return str(error)
+    reason = f"the hook failed unexpectedly: {raised(error)}"
+    return f"{reason}; syslog has more; libvirt_on_error = pass starts VMs all the same"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether it is a fault of allocpolicy's or a plugin's, not of the disk."""
+    from allocpolicy.errors import Error, StorageFailed
+
+    if not isinstance(error, Error):
+        return True
+    return error.exit_status == _UNEXPECTED and not isinstance(error, StorageFailed)
+
+
+def _passes() -> bool:
+    """Return whether VMs start in spite of such faults; not if nobody can tell."""
+    from allocpolicy.contract.policy import Otherwise
+    from allocpolicy.errors import ConfigError
+    from allocpolicy.resolve.policy import load_policy
+
+    try:
+        return load_policy().libvirt.on_error is Otherwise.PASS
+    except ConfigError:
+        return False

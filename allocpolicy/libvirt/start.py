@@ -1,0 +1,72 @@
+"""Bringing the disks of a domain that starts to the policy of its XML."""
+
+from __future__ import annotations
+
+import os
+
+from allocpolicy.libvirt import choice, limits, log, notes
+from allocpolicy.libvirt import domain as domains
+from allocpolicy.libvirt.choice import Choice
+from allocpolicy.libvirt.disk_elements import DomainDisk
+from allocpolicy.libvirt.document import Element
+from allocpolicy.libvirt.domain import Domain
+from allocpolicy.libvirt.metadata import Said
+from allocpolicy.operations.change_order import Change
+from allocpolicy.operations.instance import apply_all
+from allocpolicy.operations.unmet import OnUnmet
+from allocpolicy.report.report import Report
+from allocpolicy.resolve.policy import load_policy
+
+_LATER = "when it is shut off, allocpolicy libvirt apply brings it about"
+
+
+def begin(root: Element, *, said: Said) -> None:
+    """Bring the disks of a domain to their policy, before QEMU opens them.
+
+    :raises Malformed: when the domain can't be understood.
+    :raises Error: when the VM must not start: as `apply_all` does.
+    """
+    domain, policy = domains.described(root, said=said), load_policy()
+    decided = choice.of(domain, policy=policy)
+    if decided is None:
+        return
+    running = notes.take(domain.uuid)
+    disks = [disk for disk in domain.disks if not _is_dropped(disk)]
+    reports = apply_all(
+        [_change(disk, domain, decided, running=running) for disk in disks],
+        policy=decided.policy,
+        on_unmet=OnUnmet(str(policy.libvirt.on_unmet)),
+    )
+    for disk, report in zip(disks, reports, strict=True):
+        log.tell(f"domain {domain.uuid}: {disk.target} {_done(report)}")
+
+
+def _is_dropped(disk: DomainDisk) -> bool:
+    """Return whether libvirt starts the domain without the disk, as it isn't there."""
+    return disk.may_be_missing and not os.path.lexists(disk.path)
+
+
+def _change(
+    disk: DomainDisk, domain: Domain, decided: Choice, *, running: str | None
+) -> Change:
+    return Change(
+        disk=disk.path,
+        format=disk.format,
+        force=True,  # QEMU opens it in that format, whatever a guest wrote into it
+        attached=True,
+        disk_role=disk.role,
+        flavor=decided.flavor,
+        extra_specs=decided.extra_specs,
+        labels=domain.labels,
+        limits=limits.of(disk, domain=domain, policy=decided.policy, running=running),
+    )
+
+
+def _done(report: Report) -> str:
+    """Return what became of a disk, or why it doesn't have what it should."""
+    spent = f"{1000 * report.elapsed:.0f} ms"
+    if report.unmet is None:
+        said = f"{report.effective.strategy}: {report.effective_reason}"
+        return f"{report.disk}: {said}, {spent}"
+    said = f"it starts without {report.requested.strategy}: {report.unmet}"
+    return f"{report.disk}: {said}; {_LATER}, {spent}"
