@@ -39,7 +39,7 @@ class Audit(Lister):
     _summary = ""
     columns = (
         *("disk", "strategy", "mapping", "allocation", "verdict", "reason"),
-        *("chain_length", "dirty", "leaked_bytes"),
+        *("chain_length", "dirty", "leaked_bytes", "shared_bytes"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

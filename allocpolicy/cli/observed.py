@@ -11,7 +11,7 @@ from allocpolicy.wording import amount, format_size
 COLUMNS = (
     *("format", "virtual_size", "file_size", "actual_size"),
     *("mapping", "allocation", "guaranteed", "backing_file"),
-    *("chain_length", "data_file", "snapshots", "dirty", "leaked"),
+    *("shared", "chain_length", "data_file", "snapshots", "dirty", "leaked"),
 )
 
 
@@ -32,6 +32,7 @@ def rows(seen: Observation) -> Mapping[str, object]:
 
 def _remarks(seen: Observation) -> Iterator[tuple[str, object]]:
     """Yield what few disks have."""
+    yield "shared", _shared(seen)
     yield "chain_length", seen.chain_length
     yield "data_file", seen.data_file and _data_file(seen.data_file)
     yield "snapshots", seen.named_snapshots
@@ -39,6 +40,14 @@ def _remarks(seen: Observation) -> Iterator[tuple[str, object]]:
     if seen.leaked_clusters:
         size = format_size(seen.leaked_bytes or 0)
         yield "leaked", f"{seen.leaked_clusters} clusters, {size}"
+
+
+def _shared(seen: Observation) -> str | None:
+    if seen.shared_bytes is None:
+        return f"unknown: {seen.filesystem} does not tell"
+    if not seen.shared_bytes:
+        return None
+    return f"{amount(seen.shared_bytes)} with other files"
 
 
 def _data_file(data: DataFile) -> str:

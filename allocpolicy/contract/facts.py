@@ -283,6 +283,9 @@ class Observation:
     leaked_clusters: int | None = None
     leaked_bytes: int | None = None  #: the bytes of these; None if it isn't known
     data_file: DataFile | None = None  #: its external data file; None: it has none
+    #: bytes of its storage that other files have, too, its data file's included: the
+    #: next write to each copies it; None where the filesystem doesn't tell
+    shared_bytes: int | None = None
 
     @property
     def opens_directly(self) -> bool:

@@ -36,6 +36,13 @@ class FileStorage:
             return self.actual_size >= self.file_size
         return not extents.hole and not extents.shared and not extents.delalloc
 
+    @property
+    def shared_bytes(self) -> int | None:
+        """Return the bytes that other files have, too; None if that isn't shown."""
+        if self.extents is not None:
+            return self.extents.shared
+        return 0 if self.shown else None
+
     def allocation(self, *, full_size: int) -> Allocation:
         """Return the allocation of a disk whose writes all fall below ``full_size``."""
         extents = self.extents

@@ -133,7 +133,18 @@ def disk(
         leaked_clusters=leaked,
         leaked_bytes=None if leaked is None else leaked * (content.cluster_size or 0),
         data_file=content.data_file,
+        shared_bytes=_shared_bytes(storage, content.data_file),
     )
+
+
+def _shared_bytes(storage: FileStorage, data: DataFile | None) -> int | None:
+    """Return what other files have of the disk and of its data file, if both tell."""
+    parts = [storage.shared_bytes]
+    if data is not None:
+        extents = data.extents
+        parts.append(extents.shared if extents is not None else None)
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def _allocation(

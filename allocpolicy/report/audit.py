@@ -80,6 +80,7 @@ class Row:
             "chain_length": seen.chain_length if seen else None,
             "dirty": seen.dirty if seen else None,
             "leaked_bytes": seen.leaked_bytes if seen else None,
+            "shared_bytes": seen.shared_bytes if seen else None,
         }
 
 
