@@ -5,10 +5,10 @@ A step states by attributes what nobody else can know of it. `Step` lists them.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from allocpolicy.contract import signature
 from allocpolicy.contract.facts import BaseImage
 from allocpolicy.contract.plan import Step
 from allocpolicy.wording import named
@@ -19,11 +19,6 @@ _KINDS: Mapping[str, type] = {
     "carries": BaseImage,
     "copied_bytes": int,
     "adopts": Path,
-}
-_WAYS: Mapping[Callable[[object], bool], str] = {
-    inspect.iscoroutinefunction: "a coroutine",
-    inspect.isgeneratorfunction: "a generator",
-    inspect.isasyncgenfunction: "a generator",
 }
 
 
@@ -36,9 +31,8 @@ def wrong_steps(steps: Sequence[object]) -> Iterator[str]:
             method: object = getattr(step, name)
             if not callable(method):
                 yield f"{name} of {class_of(step)} is {named(method)}, not a method"
-            for is_one, told in _WAYS.items():
-                if is_one(method):
-                    yield f"{name}() of {class_of(step)} is {told}: it would do nothing"
+            if made := signature.deferred(method):
+                yield f"{name}() of {class_of(step)} is {made}: it would do nothing"
 
 
 def wrong_statements(steps: Sequence[Step]) -> Iterator[str]:

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 from collections.abc import Callable, Iterator
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy import wording
 from allocpolicy.errors import Error, ImageError, WorkerLost
 from allocpolicy.progress import Progress, Watcher, unwatched
 from allocpolicy.storage import lease, libc
 from allocpolicy.storage.signals import interrupts_postponed
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Taken = Callable[[int], None]
 Work = Callable[[Watcher, Taken], None]
@@ -58,6 +59,8 @@ def run(
     :raises ImageError: when another process opened the disk meanwhile.
     :raises WorkerLost: when the child was killed by anything else.
     """
+    from multiprocessing import Pipe  # as late: few disks need a child
+
     receiver, sender = Pipe(duplex=False)
     with receiver, _child(work, sender, fd=fd):
         sender.close()
@@ -143,6 +146,8 @@ def _senders(sender: Connection) -> tuple[Watcher, Taken]:
 
 
 def _picklable(error: BaseException | None) -> BaseException | None:
+    import pickle
+
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  (our own)
     except BaseException:  # noqa: BLE001  (whatever its class does)

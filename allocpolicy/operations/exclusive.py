@@ -9,7 +9,6 @@ held, everything is let go, and the work begins again with that lock.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -82,5 +81,4 @@ def _all_held(names: Iterable[str], *, policy: Policy) -> Iterator[None]:
 
 def _key(name: str) -> str:
     """Return the lock's name in the lock directory, whatever characters it has."""
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
-    return f"exclusive-{digest[:32]}"
+    return named_lock.key("exclusive", of=name.encode(errors="surrogatepass"))

@@ -6,7 +6,6 @@ Here are the facts that a plan relies on; a dry run takes no lock and no lease.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shlex
 from collections.abc import Iterable, Iterator
@@ -59,11 +58,10 @@ def all_locked(paths: Iterable[Path], *, policy: Policy) -> Iterator[bool]:
     Yield whether we already have the turn on each filesystem.
     """
     disks = [image_file.resolve(path) for path in paths]
-    names = {hashlib.sha256(os.fsencode(one)).hexdigest()[:32] for one in disks}
+    keys = {named_lock.key("disk", of=os.fsencode(one)) for one in disks}
     with contextlib.ExitStack() as stack:
-        for name in sorted(names):
-            lock_path = policy.lock_path
-            lock = named_lock.hold(f"disk-{name}", lock_path=lock_path, transient=True)
+        for key in sorted(keys):
+            lock = named_lock.hold(key, lock_path=policy.lock_path, transient=True)
             stack.enter_context(lock)
         directories = dict.fromkeys(one.parent for one in disks)
         yield stack.enter_context(admission.early_turns(directories, policy=policy))

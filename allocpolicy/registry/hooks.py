@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from allocpolicy.contract import signature
 from allocpolicy.contract.strategy import Strategy
 from allocpolicy.errors import ContractBroken
-from allocpolicy.registry import parameters
 
 HOOKS: Mapping[str, frozenset[str]] = {
     "observe": frozenset({"request", "options", "host"}),
@@ -42,9 +42,9 @@ def is_own(strategy: Strategy, hook: str) -> bool:
 def _taken(hook: str, method: object, *, offered: frozenset[str]) -> frozenset[str]:
     if not callable(method):
         raise ContractBroken(f"{hook} is not a method")
-    takes = parameters.of(method)
-    if takes.is_coroutine:
-        raise ContractBroken(f"{hook}() is a coroutine")
+    if (deferred := signature.deferred(method)) == "a coroutine":
+        raise ContractBroken(f"{hook}() is {deferred}")
+    takes = signature.parameters(method)
     if takes.takes_any:
         return offered
     for name in takes.needed:

@@ -11,7 +11,9 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.storage import trust
@@ -42,6 +44,21 @@ def own_directory() -> Path:
     import tempfile
 
     return Path(tempfile.gettempdir()) / f"allocpolicy-{os.geteuid()}"
+
+
+def key(kind: str, *, of: bytes) -> str:
+    """Return the name of the lock of something, whatever that is called."""
+    return f"{kind}-{_sha256(of).hexdigest()[:32]}"
+
+
+def _sha256(data: bytes) -> Any:
+    # As `random` does it: hashlib loads OpenSSL, which takes 2 ms.
+    for name in ("_sha2", "_sha256"):
+        with contextlib.suppress(ImportError):
+            return import_module(name).sha256(data)
+    import hashlib
+
+    return hashlib.sha256(data)
 
 
 @contextlib.contextmanager
