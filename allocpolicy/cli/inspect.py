@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocpolicy.cli import choice, disk_format, libvirt_xml, observed, progress
+from allocpolicy.cli import choice, disk_format, observed, progress
 from allocpolicy.cli.cells import lines, shown_labels, structured
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
@@ -19,6 +19,7 @@ from allocpolicy.contract.policy import Policy, Version
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import FormatUnknown, ImageError, InvalidRequest
 from allocpolicy.images.inspector import FORMATS
+from allocpolicy.libvirt import disk_xml
 from allocpolicy.operations.inspect import inspect_open, opened
 from allocpolicy.report.base_inspection import BaseInspection
 from allocpolicy.report.inspection import Inspection
@@ -189,10 +190,8 @@ def _elements(found: Inspection, *, libvirt: Version | None) -> str:
             f"disk {found.disk}: how it must be attached is unknown:"
             f" {found.unattachable}; name a policy with --strategy"
         )
-    driver = libvirt_xml.driver(
-        found.attachment, observed=found.observed, libvirt=libvirt
-    )
-    blockio = libvirt_xml.blockio(found.attachment, libvirt=libvirt)
+    driver = disk_xml.driver(found.attachment, observed=found.observed, libvirt=libvirt)
+    blockio = disk_xml.blockio(found.attachment, libvirt=libvirt)
     return "\n".join(filter(None, (driver, blockio)))
 
 

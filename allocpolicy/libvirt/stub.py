@@ -11,14 +11,13 @@ of libvirtd (``/usr/bin/* PUx`` in libvirt's src/security/apparmor).
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shlex
 from collections.abc import Iterator
 from enum import StrEnum
 
-from allocpolicy.record import dataclass
+from allocpolicy.record import asdict, dataclass
 from allocpolicy.wording import printable
 
 MARK = "# allocpolicy-hook "  #: how the second line of such a file begins
@@ -53,7 +52,7 @@ class Settings:
 
 def content(settings: Settings) -> bytes:
     """Return the content of the file."""
-    described = json.dumps(dataclasses.asdict(settings))
+    described = json.dumps(asdict(settings))
     text = _SCRIPT.format(
         mark=MARK,
         settings=described,

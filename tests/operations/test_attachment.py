@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy import DiskFormat, Order, PlanError, Policy, Unsupported, provision
-from allocpolicy.cli import libvirt_xml
+from allocpolicy.libvirt import disk_xml
 from allocpolicy.report.report import Report
 from tests.harness import attached, filesystems
 from tests.harness.attached import AttachedDisk
@@ -94,7 +94,7 @@ def attached_disk(report: Report) -> AttachedDisk:
 def elements(report: Report) -> str:
     assert report.attachment is not None
     assert report.observed is not None
-    return libvirt_xml.driver(report.attachment, observed=report.observed)
+    return disk_xml.driver(report.attachment, observed=report.observed)
 
 
 @pytest.mark.parametrize("storage", STORAGE, indirect=True, ids=str)

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from allocpolicy.cli import libvirt_xml
+from allocpolicy.libvirt import disk_xml
 from allocpolicy.registry import call, installed
 from allocpolicy.testing import cases
 from allocpolicy.testing.subject import subject
@@ -22,7 +22,7 @@ def test_attachment_is_one_that_libvirt_takes(name: str) -> None:
                 tried.loaded, options=options, observation=observation
             )
             element = ElementTree.fromstring(
-                libvirt_xml.driver(attachment, observed=observation)
+                disk_xml.driver(attachment, observed=observation)
             )
             assert element.attrib["type"] == str(observation.format)
             assert element.attrib["discard"] == attachment.discard

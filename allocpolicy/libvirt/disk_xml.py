@@ -5,6 +5,7 @@ Source: libvirt's docs/formatdomain.rst, "Hard drives, floppy disks, CDROMs".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from allocpolicy.contract.facts import Observation
@@ -31,35 +32,54 @@ def driver(
 
     :param libvirt: the version that will read it; None: nothing newer is used.
     """
-    element = ET.Element(
-        "driver",
-        {
-            "name": "qemu",
-            "type": str(observed.format),
-            "cache": attachment.cache,
-            "io": attachment.io,
-            "discard": attachment.discard,
-            "detect_zeroes": attachment.detect_zeroes,
-        },
-    )
-    if attachment.discard_no_unref and _is_known(DISCARD_NO_UNREF, libvirt=libvirt):
-        element.set("discard_no_unref", "on")
-    if attachment.l2_cache_size is not None and observed.cluster_size is not None:
-        size = attachment.l2_cache_size
-        size += REFCOUNT_CACHE_CLUSTERS * observed.cluster_size
+    words = {"name": "qemu", "type": str(observed.format)}
+    words |= attributes(attachment, libvirt=libvirt)
+    element = ET.Element("driver", words)
+    size = cache_size(attachment, observed=observed)
+    if size is not None:
         cache = ET.SubElement(element, "metadata_cache")
         ET.SubElement(cache, "max_size", {"unit": "bytes"}).text = str(size)
     ET.indent(element)
     return ET.tostring(element, encoding="unicode")
 
 
+def attributes(
+    attachment: Attachment, *, libvirt: Version | None = None
+) -> Mapping[str, str]:
+    """Return the attributes of the ``<driver>`` by which the promise is kept."""
+    words = {
+        "cache": attachment.cache,
+        "io": attachment.io,
+        "discard": attachment.discard,
+        "detect_zeroes": attachment.detect_zeroes,
+    }
+    if attachment.discard_no_unref and _is_known(DISCARD_NO_UNREF, libvirt=libvirt):
+        words["discard_no_unref"] = "on"
+    return words
+
+
+def cache_size(attachment: Attachment, *, observed: Observation) -> int | None:
+    """Return the bytes of QEMU's caches of a qcow2's tables; None: its own default."""
+    if attachment.l2_cache_size is None or observed.cluster_size is None:
+        return None
+    return attachment.l2_cache_size + REFCOUNT_CACHE_CLUSTERS * observed.cluster_size
+
+
 def blockio(attachment: Attachment, *, libvirt: Version | None) -> str | None:
     """Return the ``<blockio>`` of a ``<disk>``, or None if it would say nothing."""
-    granularity = attachment.discard_granularity
-    if granularity is None or not _is_known(DISCARD_GRANULARITY, libvirt=libvirt):
+    granularity = discard_granularity(attachment, libvirt=libvirt)
+    if granularity is None:
         return None
     element = ET.Element("blockio", {"discard_granularity": str(granularity)})
     return ET.tostring(element, encoding="unicode")
+
+
+def discard_granularity(
+    attachment: Attachment, *, libvirt: Version | None
+) -> int | None:
+    """Return the bytes of the smallest discard that a guest shall send, if any."""
+    known = _is_known(DISCARD_GRANULARITY, libvirt=libvirt)
+    return attachment.discard_granularity if known else None
 
 
 def _is_known(since: Version, *, libvirt: Version | None) -> bool:
