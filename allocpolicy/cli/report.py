@@ -11,14 +11,14 @@ from allocpolicy.report.report import Report
 from allocpolicy.wording import format_size
 
 COLUMNS = (
-    *("disk", "requested", "effective", "options", "labels", "dry run"),
+    *("disk", "requested", "effective", "unmet", "options", "labels", "dry run"),
     *observed.COLUMNS,
     *("verdict", "attach with", "steps"),
     *("peak_bytes", "promised_bytes", "reserved_bytes", "elapsed"),
 )
 FIELDS = (
     *("disk", "operation", "mode", "dry_run", "requested", "effective", "labels"),
-    *("before", "observed", "verdict", "attachment", "stamp", "steps"),
+    *("unmet", "before", "observed", "verdict", "attachment", "stamp", "steps"),
     *("peak_bytes", "promised_bytes", "reserved_bytes", "elapsed"),
 )
 
@@ -37,6 +37,8 @@ def _summary(report: Report) -> Mapping[str, object]:
         "effective": f"{effective.strategy} ({report.effective_reason})",
         "options": lines(f"{name} = {one}" for name, one in effective.options.items()),
     }
+    if report.unmet is not None:
+        rows["unmet"] = report.unmet
     if report.labels:
         rows["labels"] = shown_labels(report.labels)
     if report.observed is None:
