@@ -6,7 +6,6 @@ import enum
 import os
 from collections.abc import Iterator
 
-from allocpolicy import qemu_img, qemu_nodes
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.errors import ContractBroken
@@ -93,6 +92,8 @@ class CopyBase(Step):
             )
 
     def _convert(self, target: Target, progress: Progress) -> None:
+        from allocpolicy import qemu_img, qemu_nodes  # for what can't be shared
+
         base, directory = self.base, target.directory
         source = qemu_nodes.Image(fd=base.fd, format=base.format, path=base.path)
         disk = qemu_nodes.Image(fd=target.fd, format=self.format, path=directory)

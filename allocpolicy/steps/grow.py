@@ -15,7 +15,6 @@ from allocpolicy.qcow2.consistency import check_tables, checked
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.recorded import Recorded
 from allocpolicy.record import dataclass
-from allocpolicy.steps import qemu_growth
 from allocpolicy.steps.reserve import Reserve, ReservePastEnd
 from allocpolicy.storage import longest
 from allocpolicy.storage.failure import own_work
@@ -130,6 +129,8 @@ class GrowQcow2(Step):
     def _by_qemu(self, fd: int, header: Header, *, path: Path) -> Recorded:
         growth_by_qemu.check(fd, header, path=path, **self._wanted)
         check_tables(fd, header, path=path, vm_state=True)
+        from allocpolicy.steps import qemu_growth  # few disks need it
+
         return qemu_growth.recorded(fd, header, path=path, **self._wanted)
 
     @property

@@ -17,7 +17,6 @@ from allocpolicy import (
     Strategy,
     Verdict,
 )
-from allocpolicy_strategies.performance import plans
 from allocpolicy_strategies.performance.options import (
     CLUSTER_SIZES,
     Wanted,
@@ -77,6 +76,8 @@ class Performance(Strategy):
         self, *, request: Request, options: Mapping[str, object], facts: Facts
     ) -> Plan:
         """Create with all metadata, reserve, share or copy the base image, fill."""
+        from allocpolicy_strategies.performance import plans  # a disk that meets: none
+
         wanted = Wanted.of(options)
         refuse_unsupported(wanted, facts)
         return plans.new(request, wanted, facts)
@@ -90,6 +91,8 @@ class Performance(Strategy):
         facts: Facts,
     ) -> Plan:
         """Reserve or fill in place; rewrite what isn't mapped, or not its own."""
+        from allocpolicy_strategies.performance import plans  # a disk that meets: none
+
         wanted = Wanted.of(options)
         refuse_unsupported(wanted, facts)
         if plans.must_be_rewritten(current, wanted, facts):
