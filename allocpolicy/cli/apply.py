@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from allocpolicy.cli import choice, disk_format, progress
@@ -17,6 +18,7 @@ from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import apply
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.fleet import Member
+from allocpolicy.operations.instance import apply_all
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
@@ -82,6 +84,12 @@ class Apply(Lister):
             help="give back storage that the policy does not ask for",
         )
         parser.add_argument(
+            "--together",
+            action="store_true",
+            help="all disks or none, as for those of a VM: each is held and planned,"
+            " and the space for all of them looked for, before the first is changed",
+        )
+        parser.add_argument(
             "--dry-run", action="store_true", help="show the plans; change nothing"
         )
 
@@ -100,10 +108,12 @@ class Apply(Lister):
             dry_run=arguments.dry_run,
         )
         found = self._members(arguments, policy=policy, change=change)
+        if arguments.together:
+            rows = self._together(found, arguments, policy=policy, change=change)
+            return _finished(rows, arguments)
         with progress.shown() as watch:
             for member in found:
-                format = None if member.stamped else change.format
-                one = replace(change, disk=member.disk, format=format)
+                one = _change(member, change)
                 if member.skipped is not None:
                     rows.append(_left(one.disk, _SKIPPED, reason=member.skipped))
                     continue
@@ -116,10 +126,32 @@ class Apply(Lister):
                 except Exception as error:  # noqa: BLE001  (the other disks' turn)
                     self.fail(error)
                     rows.append(_left(one.disk, "failed", reason=str(error)))
-        rows = _told_once(rows)
-        if arguments.formatter == "table":
-            rows = [_readable(row) for row in rows]
-        return blanked(rows, arguments=arguments)
+        return _finished(rows, arguments)
+
+    def _together(
+        self,
+        found: Iterable[Member],
+        arguments: argparse.Namespace,
+        *,
+        policy: Policy,
+        change: Change,
+    ) -> list[Row]:
+        """Change all disks, or none of them.
+
+        :raises Error: for the first that can't be changed.
+        """
+        rows, changes = [], []
+        for member in found:
+            if member.failed is not None:
+                raise ImageError(member.disk, member.failed)
+            if member.skipped is not None:
+                rows.append(_left(member.disk, _SKIPPED, reason=member.skipped))
+                continue
+            one = _change(member, change)
+            changes.append(_on_top(one, policy=policy) if arguments.chain else one)
+        with progress.shown() as watch:
+            reports = apply_all(changes, policy=policy, watch=watch)
+        return [*rows, *map(_row, reports)]
 
     def _members(
         self, arguments: argparse.Namespace, *, policy: Policy, change: Change
@@ -147,6 +179,19 @@ class Apply(Lister):
                 chain=arguments.chain,
                 watch=watch,
             )
+
+
+def _change(member: Member, change: Change) -> Change:
+    """Return what is wanted of one disk."""
+    format = None if member.stamped else change.format
+    return replace(change, disk=member.disk, format=format)
+
+
+def _finished(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
+    rows = _told_once(rows)
+    if arguments.formatter == "table":
+        rows = [_readable(row) for row in rows]
+    return blanked(rows, arguments=arguments)
 
 
 def _told_once(rows: list[Row]) -> list[Row]:

@@ -6,6 +6,7 @@ import os
 import stat
 
 from allocpolicy.contract.facts import Facts, Host, Observation
+from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Attachment, Request, Verdict
 from allocpolicy.errors import StrategyFailed
@@ -40,8 +41,9 @@ class Job:
     ``directory`` is the disk's, open. ``selection`` is ``requested``, or the fallback
     that is tried instead. ``disk`` is the existing disk, None for a new one. With
     ``dry_run`` nothing is done; the file of a ``trial`` never gets a name.
-    ``has_turn``: we already hold the filesystem's lock; ``locks`` are those that we
-    hold of the ones that strategies name. ``limits``: how far an existing disk may be
+    ``has_turn``: we already hold the filesystem's lock; ``admitted`` is the plan that
+    was admitted together with those of other disks; ``locks`` are those that we hold of
+    the ones that strategies name. ``limits``: how far an existing disk may be
     rewritten. ``remark`` is for the report.
     """
 
@@ -58,6 +60,7 @@ class Job:
     dry_run: bool = False
     trial: bool = False
     has_turn: bool = False
+    admitted: Plan | None = None
     locks: frozenset[str] = frozenset()
     limits: RewriteLimits | None = None
     remark: str = ""

@@ -6,7 +6,7 @@ flushed, and no lease is broken: a file under a lease counts as unreadable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -77,7 +77,7 @@ def take(
     directory: Path,
     *others: Path,
     policy: Policy,
-    other_than: int | None = None,
+    other_than: Collection[int] = (),
     listed: Callable[[str], Listing] = tree.listed,
     measured: Mapping[Inode, Holding] = MappingProxyType({}),
     shared: Iterable[Place] = (),
@@ -88,7 +88,7 @@ def take(
     Disks below the ``others`` and the policy's disk_directories also count if they are
     on that filesystem.
 
-    :param other_than: a descriptor whose file does not count, and is not opened.
+    :param other_than: descriptors whose files don't count, and aren't opened.
     :param listed: lists a directory, or returns a known listing.
     :param measured: the holdings of files just measured, which are not opened again.
     :param shared: where the storage is that those share with other files.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -77,7 +77,7 @@ class Ledger:
     def __init__(
         self,
         *,
-        other_than: int | None = None,
+        other_than: Collection[int] = (),
         measured: Mapping[Inode, Holding] = MappingProxyType({}),
         shared: Iterable[Place] = (),
         image_cache_dir: Path | None,
@@ -85,7 +85,7 @@ class Ledger:
         bases: Iterable[Inode] = (),
         budget: Budget | None = None,
     ) -> None:
-        self._left_out = None if other_than is None else inode(os.fstat(other_than))
+        self._left_out = {inode(os.fstat(fd)) for fd in other_than}
         self._leases = Leases(last=_LEASES_LAST)
         self._measured = measured
         self._image_cache_dir = image_cache_dir
@@ -130,7 +130,7 @@ class Ledger:
     def _was_entered(self, status: os.stat_result) -> bool:
         """Return whether the file is left out, or was entered under another name."""
         found = inode(status)
-        if found == self._left_out or found in self._linked:
+        if found in self._left_out or found in self._linked:
             return True
         if status.st_nlink > 1:
             self._linked.add(found)

@@ -55,7 +55,7 @@ def surroundings(
 
     def unwritten_beside() -> int:
         # Disks in use are not flushed: the result errs on the large side.
-        return account.take(directory, policy=policy, other_than=fd).unwritten
+        return account.take(directory, policy=policy, other_than=(fd,)).unwritten
 
     return Surroundings(
         filesystem=found.type,

@@ -70,13 +70,12 @@ def with_needed(
             locks |= {needed.name}
 
 
-@contextlib.contextmanager
-def _all_held(names: Iterable[str], *, policy: Policy) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for key in sorted(map(_key, names)):
-            lock = named_lock.hold(key, lock_path=policy.lock_path, transient=True)
-            stack.enter_context(lock)
-        yield
+def _all_held(
+    names: Iterable[str], *, policy: Policy
+) -> contextlib.AbstractContextManager[None]:
+    return named_lock.hold_all(
+        map(_key, names), lock_path=policy.lock_path, transient=True
+    )
 
 
 def _key(name: str) -> str:

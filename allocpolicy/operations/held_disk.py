@@ -58,13 +58,13 @@ def all_locked(paths: Iterable[Path], *, policy: Policy) -> Iterator[bool]:
     Yield whether we already have the turn on each filesystem.
     """
     disks = [image_file.resolve(path) for path in paths]
-    keys = {named_lock.key("disk", of=os.fsencode(one)) for one in disks}
-    with contextlib.ExitStack() as stack:
-        for key in sorted(keys):
-            lock = named_lock.hold(key, lock_path=policy.lock_path, transient=True)
-            stack.enter_context(lock)
-        directories = dict.fromkeys(one.parent for one in disks)
-        yield stack.enter_context(admission.early_turns(directories, policy=policy))
+    locks = [named_lock.key("disk", of=os.fsencode(one)) for one in disks]
+    directories = dict.fromkeys(one.parent for one in disks)
+    with (
+        named_lock.hold_all(locks, lock_path=policy.lock_path, transient=True),
+        admission.early_turns(directories, policy=policy) as has_turns,
+    ):
+        yield has_turns
 
 
 def opened(

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import Error, InvalidRequest
+from allocpolicy.execute import admission
 from allocpolicy.operations import exclusive, held_disk, prepared
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.prepared import Prepared
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.report.report import Report
+from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
+from allocpolicy.storage.inode import Inode, inode
 
 
 def apply_all(
@@ -53,13 +56,17 @@ def apply_all(
 
 def _refuse_twice(changes: Sequence[Change]) -> None:
     """Check that no two names are one disk's; what isn't there is told later."""
-    seen: dict[tuple[int, int], Path] = {}
+    seen: dict[Inode, Path] = {}
     for change in changes:
-        with contextlib.suppress(OSError):
-            status = os.stat(change.disk)
-            first = seen.setdefault((status.st_dev, status.st_ino), change.disk)
-            if first is not change.disk:
-                raise InvalidRequest(f"{change.disk}: it is the same disk as {first}")
+        try:
+            found = inode(os.stat(change.disk))
+        except OSError:
+            continue
+        if found in seen:
+            raise InvalidRequest(
+                f"{change.disk}: it is named twice, as {seen[found]} is the same disk"
+            )
+        seen[found] = change.disk
 
 
 def _applied(
@@ -86,34 +93,81 @@ def _applied(
                     has_turn=has_turn and not change.dry_run,
                 )
                 ready.append(stack.enter_context(one))
-        done: list[Report] = []
-        failure = _executed(ready, done)
+        reports: dict[Path, Report] = {}
+        in_turn = stack.enter_context(_admitted(ready))
+        failure = _executed(in_turn, ready, reports)
     if failure is not None:
         raise failure
-    return tuple(done)
+    return tuple(reports[one.hold.disk.path] for one in ready)
 
 
-def _executed(ready: Sequence[Prepared], done: list[Report]) -> Error | None:
-    """Execute one after the other; return what ended that, once it is told where."""
-    for one in ready:
+@contextlib.contextmanager
+def _admitted(ready: Sequence[Prepared]) -> Iterator[Iterator[Prepared]]:
+    """Yield the disks in the order in which they are executed, if all fit.
+
+    What reserves comes first: others wait until that is done. What a single disk needs
+    is found out while it is executed.
+
+    :raises InvalidRequest: when one disk may not be promised so much.
+    :raises NotEnoughSpace: when there is too little for all of them.
+    """
+    busy = [one for one in ready if one.changes]
+    if len(ready) == 1 or not busy:
+        yield iter(ready)
+        return
+    reserving = [one for one in busy if one.may_reserve]
+    jobs = [one.course.job for one in reserving]
+    with contextlib.ExitStack() as stack:
+        is_done = stack.enter_context(admission.turns(jobs))
+        fds = [
+            stack.enter_context(directories.readable(one.course.job.directory))
+            for one in busy
+        ]
+        admission.admit_all(
+            [one.part for one in busy],
+            directories=fds,
+            held=[one.hold.disk for one in ready if not one.changes],
+        )
+
+        def in_turn() -> Iterator[Prepared]:
+            for one in reserving:
+                yield one.admitted(has_turn=True)
+                is_done(one.course.job)
+            for one in ready:
+                if not (one.changes and one.may_reserve):
+                    yield one.admitted(has_turn=one.course.job.has_turn)
+
+        yield in_turn()
+
+
+def _executed(
+    in_turn: Iterable[Prepared],
+    ready: Sequence[Prepared],
+    reports: dict[Path, Report],
+) -> Error | None:
+    """Execute one after the other; return what ended that, and tell where."""
+    for one in in_turn:
         path = one.hold.disk.path
         try:
             with named(path, action="change the disk"):
-                done.append(prepared.executed(one))
+                reports[path] = prepared.executed(one)
         except Error as error:
-            told = "; ".join(_told(path, ready, done))
-            error.remark = "; ".join(filter(None, (error.remark, told)))
+            told = _told(path, ready, reports)
+            error.remark = "; ".join(filter(None, (error.remark, *told)))
             return error
     return None
 
 
 def _told(
-    failed: Path, ready: Sequence[Prepared], done: Sequence[Report]
+    failed: Path, ready: Sequence[Prepared], reports: Mapping[Path, Report]
 ) -> Iterator[str]:
     """Yield at which disk the work ended, and what became of the others."""
-    if len(ready) > 1:
-        yield f"the work ended at {failed}"
-    if done:
-        yield f"done before: {', '.join(str(one.disk) for one in done)}"
-    if later := ready[len(done) + 1 :]:
-        yield f"left as it was: {', '.join(str(one.hold.disk.path) for one in later)}"
+    if len(ready) == 1:
+        return
+    yield f"that was at {failed}"
+    if reports:
+        yield f"done before: {', '.join(map(str, reports))}"
+    paths = [one.hold.disk.path for one in ready]
+    later = [str(one) for one in paths if one != failed and one not in reports]
+    if later:
+        yield f"not begun: {', '.join(later)}"

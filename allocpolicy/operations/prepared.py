@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement, Operation, Request
 from allocpolicy.errors import Error, PlanError
@@ -55,6 +56,29 @@ class Prepared:
     on_unmet: OnUnmet
     is_there: Callable[[], None]
     started: float
+
+    @property
+    def changes(self) -> bool:
+        """Return whether anything but its stamp is to be changed."""
+        return not self.meets and self.unmet is None
+
+    @property
+    def may_reserve(self) -> bool:
+        """Return whether its plan reserves storage, or that of a fallback may."""
+        plan, _ = self.part
+        return bool(plan.reserved_bytes or self.course.fallbacks)
+
+    @property
+    def part(self) -> tuple[Plan, Job]:
+        """Return its part of what all disks need together."""
+        assert self.course.plan is not None
+        return self.course.plan, self.course.job
+
+    def admitted(self, *, has_turn: bool) -> Prepared:
+        """Return it, its plan admitted, and its turn taken or not."""
+        plan, job = self.part
+        job = replace(job, admitted=plan, has_turn=has_turn)
+        return replace(self, course=replace(self.course, job=job))
 
 
 @contextlib.contextmanager

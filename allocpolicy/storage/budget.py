@@ -61,6 +61,13 @@ def space_of(directory: int) -> Space:
     return found.space if found else space.of(directory)
 
 
+def whole_of(directory: int) -> Space:
+    """Return the space of an open directory's filesystem, whatever its budget is."""
+    with contextlib.suppress(OSError), _readable(directory) as fd:
+        return _whole(fd)
+    return space.of(directory)
+
+
 @contextlib.contextmanager
 def _readable(directory: int) -> Iterator[int]:
     fd = reopen(directory, flags=os.O_RDONLY | os.O_DIRECTORY)

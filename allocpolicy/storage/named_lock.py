@@ -10,7 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[Non
     """
     private = lock_path == own_directory()
     directory = _open_directory(lock_path, private=private)
-    file = f"{PREFIX}{name.strip('/').replace('/', '-')}"
+    file = _file(name)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, directory)
         mode = 0o600 if private else 0o644
@@ -87,6 +87,31 @@ def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[Non
         if transient:
             stack.callback(_remove, file, directory=directory)
         yield
+
+
+@contextlib.contextmanager
+def hold_all(
+    names: Iterable[str], *, lock_path: Path, transient: bool = False
+) -> Iterator[None]:
+    """Hold several locks, each once, taken in the order that everybody keeps to.
+
+    :raises InvalidRequest: as `hold` does.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in in_order(names):
+            one = hold(name, lock_path=lock_path, transient=transient)
+            stack.enter_context(one)
+        yield
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the names, each lock's once, in the order that everybody keeps to."""
+    return [name for _, name in sorted({_file(one): one for one in names}.items())]
+
+
+def _file(name: str) -> str:
+    """Return the name of a lock's file."""
+    return f"{PREFIX}{name.strip('/').replace('/', '-')}"
 
 
 def _remove(file: str, *, directory: int) -> None:

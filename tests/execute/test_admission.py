@@ -355,10 +355,10 @@ def test_a_new_promise_takes_the_place_of_the_disks_old_one(directory: Path) -> 
     try:
         available(directory)
         with lease.held(fd):
-            before = account.take(directory, policy=Policy(), other_than=fd)
+            before = account.take(directory, policy=Policy(), other_than=(fd,))
             taken = holding.measure(fd, path=directory)
             assert taken.promised == 64 * MIB - taken.own
-            whole = account.take(directory, policy=Policy(), other_than=fd)
+            whole = account.take(directory, policy=Policy(), other_than=(fd,))
             added = Account(
                 **{name: getattr(whole, name) for name in Account.__slots__}
                 | {"promised": before.promised + taken.promised}

@@ -386,7 +386,7 @@ def test_a_lease_is_not_broken(directory: Path) -> None:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         taken = account.take(directory, policy=Policy())
         assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
-        others = account.take(directory, policy=Policy(), other_than=fd)
+        others = account.take(directory, policy=Policy(), other_than=(fd,))
         assert fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
     finally:
         os.close(fd)
@@ -448,7 +448,7 @@ def test_what_replaced_a_listed_file_is_not_opened(directory: Path) -> None:
         os.replace(directory / "other", directory / "disk")
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         ledger = Ledger(
-            other_than=None,
+            other_than=(),
             measured={},
             shared=(),
             image_cache_dir=None,
