@@ -42,7 +42,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.progress import Progress, Watcher
 from allocpolicy.record import replace
 from allocpolicy.storage import attributes, directories, lease, past_end, signals
-from allocpolicy.storage.failure import explained, refuse_failure
+from allocpolicy.storage.failure import explained, refuse_failure, said
 from allocpolicy.storage.staging import Staged
 
 
@@ -205,7 +205,9 @@ def _carry_over(staged: Staged, *, disk: Disk) -> None:
     except OSError as error:
         action = "carry over the owner and attributes"
         refuse_failure(error, path=disk.path, action=action)
-        reason = f"its owner or attributes can't be carried over: {error.strerror}"
+        reason = f"its owner or attributes can't be carried over: {said(error)}"
+        if isinstance(error, PermissionError):  # that is no matter of the storage
+            raise ImageError(disk.path, reason) from error
         raise Unsupported(disk.path, reason) from error
 
 

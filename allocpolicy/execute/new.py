@@ -10,6 +10,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.execute.build import built
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images import identity
+from allocpolicy.storage.failure import said
 from allocpolicy.storage.staging import Staged
 
 
@@ -47,5 +48,6 @@ def _give(staged: Staged, *, owner: tuple[int, int] | None) -> None:
         os.fchown(staged.fd, *owner)
     except PermissionError as error:
         user, group = owner
-        reason = f"owner {user}:{group}: only root may give files to others"
+        denied = "only root may give files to others"
+        reason = f"owner {user}:{group}: {said(error) if os.geteuid() == 0 else denied}"
         raise InvalidRequest(reason) from error

@@ -14,7 +14,7 @@ from allocpolicy.images import image_file
 from allocpolicy.record import dataclass
 from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.failure import refuse_failure
+from allocpolicy.storage.failure import refuse_failure, said
 
 _NO_NAME = "it is a directory; give the disk a file name"
 _REASONS = {errno.ELOOP: "its symbolic links form a loop"}
@@ -57,7 +57,7 @@ def directory_of(path: Path) -> Iterator[Directory]:
             directory = stack.enter_context(directories.opened(path.parent))
         except OSError as error:
             refuse_failure(error, path=path.parent, action="open the directory")
-            why = _REASONS.get(error.errno or 0, str(error.strerror))
+            why = _REASONS.get(error.errno or 0, said(error))
             reason = f"its directory {path.parent}: {why}"
             raise DestinationError(path, reason) from error
         yield directory

@@ -23,7 +23,7 @@ from allocpolicy.images.stamp import Stamp
 from allocpolicy.record import dataclass
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.failure import named, refuse_failure
+from allocpolicy.storage.failure import named, refuse_failure, said
 from allocpolicy.storage.found import reopen
 
 _OVERLAY = (
@@ -140,7 +140,7 @@ def writable(disk: Disk) -> Iterator[int]:
         fd = reopen(disk.fd, flags=os.O_RDWR)
     except OSError as error:
         refuse_failure(error, path=disk.path, action="open it for writing")
-        raise ImageError(disk.path, f"cannot write to it: {error.strerror}") from error
+        raise ImageError(disk.path, f"cannot write to it: {said(error)}") from error
     try:
         yield fd
     finally:

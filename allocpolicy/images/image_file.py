@@ -15,6 +15,7 @@ from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import directories, links
 from allocpolicy.storage import found as storage
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.failure import said
 from allocpolicy.wording import printable
 
 # How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…};
@@ -142,5 +143,5 @@ def kind(mode: int) -> str:
 
 
 def _refusal(error: OSError, path: Path) -> ImageError:
-    reason = _REASONS.get(error.errno or 0, str(error.strerror))
+    reason = _REASONS.get(error.errno or 0, said(error))
     return ImageError(path, f"cannot open it: {reason}")

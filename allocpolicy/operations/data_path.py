@@ -35,8 +35,8 @@ from allocpolicy.wording import format_size, named
 
 AS_REQUESTED = "as requested"
 UNSEEN_XATTRS = (
-    "trusted.* attributes, which only root sees, are not carried over: run it as root"
-    " if the disk may have some"
+    "trusted.* attributes, which take CAP_SYS_ADMIN to see, are not carried over: run"
+    " it as root with that capability if the disk may have some"
 )
 Result = TypeVar("Result")
 ATTEMPTS = 128  # of one job: as many may find gone what they planned to take

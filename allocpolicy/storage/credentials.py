@@ -44,9 +44,24 @@ _UNCHANGED = 0xFFFFFFFF  # setfsuid(-1) only tells
 class Capability(enum.IntEnum):
     """What root may do, where nothing withholds it; the numbers are the kernel's."""
 
+    CAP_CHOWN = 0
+    CAP_DAC_OVERRIDE = 1
+    CAP_FOWNER = 3
     CAP_SETUID = 7
+    CAP_LINUX_IMMUTABLE = 9
     CAP_SYS_ADMIN = 21
+    CAP_SYS_RESOURCE = 24
     CAP_LEASE = 28
+
+
+# What is refused for lack of them, as far as files are concerned: capabilities(7).
+_CAUSES = {
+    errno.EACCES: (Capability.CAP_DAC_OVERRIDE,),
+    errno.EPERM: (
+        *(Capability.CAP_CHOWN, Capability.CAP_FOWNER, Capability.CAP_LINUX_IMMUTABLE),
+        *(Capability.CAP_SYS_ADMIN, Capability.CAP_SYS_RESOURCE),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +153,18 @@ def may_be_owner(fd: int) -> bool:
 def has(capability: Capability) -> bool:
     """Return whether we have a capability everywhere, not only in a user namespace."""
     return in_initial_namespace() and bool(_effective() >> capability & 1)
+
+
+def withheld(error: OSError) -> tuple[Capability, ...]:
+    """Return which of root's capabilities we lack, where that may be the error's cause.
+
+    None where we aren't root, whom nothing is expected to be forbidden.
+    """
+    if os.geteuid() != _ROOT:
+        return ()
+    effective = _effective()
+    causes = _CAUSES.get(error.errno or 0, ())
+    return tuple(one for one in causes if not effective >> one & 1)
 
 
 def in_initial_namespace() -> bool:

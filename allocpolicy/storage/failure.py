@@ -16,6 +16,7 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
+from allocpolicy.storage import credentials
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # EFBIG: above the filesystem's maximum file size, or above RLIMIT_FSIZE.
@@ -45,16 +46,19 @@ def explained(*, fd: int, path: Path, needed: int, action: str) -> Iterator[None
     try:
         yield
     except OSError as error:
-        reason = f"{action}: {os.strerror(error.errno or 0)}"
+        reason = f"{action}: {said(error)}"
         if error.errno in NO_SPACE:
             raise no_space(path, needed=needed, place=fd, reason=reason) from error
         if error.errno in UNSUPPORTED:
             raise Unsupported(path, reason) from error
         if error.errno in FAULTS:
             raise StorageFailed(path, reason) from error
-        if error.filename is None:  # who reads it wants to know where it was
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        named = isinstance(error.filename, str | bytes)  # or a descriptor's number
+        if error.errno is None or (named and said(error) == error.strerror):
+            raise
+        # Who reads it wants to know where it was, and why.
+        place = error.filename if named else str(path)
+        raise OSError(error.errno, said(error), place) from error
 
 
 @contextlib.contextmanager
@@ -113,9 +117,18 @@ def refuse_failure(error: OSError, *, path: Path, action: str) -> None:
 
 
 def _reason(error: OSError, *, path: Path, action: str) -> str:
-    said = os.strerror(error.errno) if error.errno else str(error)
-    other = error.filename not in (None, str(path), path)
-    return f"{action}: {error.filename}: {said}" if other else f"{action}: {said}"
+    why = said(error) if error.errno else str(error)
+    other = isinstance(error.filename, str | bytes) and error.filename != str(path)
+    return f"{action}: {error.filename!s}: {why}" if other else f"{action}: {why}"
+
+
+def said(error: OSError) -> str:
+    """Return what the kernel says, and which capabilities root may lack for it."""
+    reason = error.strerror or os.strerror(error.errno or 0)
+    lacking = [one.name for one in credentials.withheld(error)]
+    if not lacking or lacking[0] in reason:
+        return reason
+    return f"{reason} (root lacks {', '.join(lacking)} here)"
 
 
 def no_space(
