@@ -187,6 +187,11 @@ def _change(member: Member, change: Change) -> Change:
     return replace(change, disk=member.disk, format=format)
 
 
+def told(reports: Iterable[Report], *, arguments: argparse.Namespace) -> list[Row]:
+    """Return a row for each report, as the output has it."""
+    return _finished([_row(one) for one in reports], arguments)
+
+
 def _finished(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
     rows = _told_once(rows)
     if arguments.formatter == "table":

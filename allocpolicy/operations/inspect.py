@@ -52,9 +52,13 @@ def opened(
     return existing.opened(path, declared=format, force=force, trusted=trusted)
 
 
-def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspection:
+def inspect_open(
+    disk: Disk, *, policy: Policy, given: Choice | None, wanted: Choice | None = None
+) -> Inspection:
     """Return what an open disk is, as `inspect` does.
 
+    :param wanted: the policy that its VM's definition has; a stamp that is the answer
+        to another is out of date.
     :raises ImageError: when it is malformed.
     """
     found = observe.look(
@@ -64,7 +68,10 @@ def inspect_open(disk: Disk, *, policy: Policy, given: Choice | None) -> Inspect
         surroundings=surroundings(disk.fd, directory=disk.path.parent, policy=policy),
     )
     observed = found.observation
-    choice = disk.policy.effective if disk.policy else given
+    stamp = disk.policy
+    if wanted is not None and (stamp is None or stamp.requested != wanted):
+        stamp, given = None, wanted
+    choice = stamp.effective if stamp else given
     judge = Judge(refusal=functools.partial(checks.stamp_refusal, policy=policy))
     attached: Attachment | str = "it has no stamp"
     if choice:

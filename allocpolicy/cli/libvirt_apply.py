@@ -1,0 +1,73 @@
+"""``allocpolicy libvirt apply``: a domain that is shut off is brought to its policy."""
+
+from __future__ import annotations
+
+import argparse
+
+from allocpolicy.cli import progress
+from allocpolicy.cli.apply import Apply, told
+from allocpolicy.cli.cells import blanked
+from allocpolicy.cli.command import Lister, Row
+from allocpolicy.cli.libvirt_domain import add_connection
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.libvirt import choice, connection, selections
+from allocpolicy.libvirt import domain as domains
+from allocpolicy.libvirt.connection import DefinedDomain
+from allocpolicy.operations.instance import apply_all
+
+
+class LibvirtApply(Lister):
+    """Bring all disks of a domain that is shut off to the domain's policy.
+
+    What is done to them at a start of the VM has limits (libvirt_convert and others);
+    here it has none. Nothing is changed unless there is room for all of them.
+    """
+
+    columns = Apply.columns
+    state = "every disk is whole; libvirt check and inspect say how it is"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("domain", metavar="DOMAIN", help="its name or UUID")
+        add_connection(parser)
+        parser.add_argument(
+            "--dry-run", action="store_true", help="show the plans; change nothing"
+        )
+
+    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+        policy = self.policy(arguments)
+        with connection.opened(arguments.connect) as host:
+            host.refuse_remote()
+            (found,) = host.domains([arguments.domain])
+        _refuse_unless_shut_off(found)
+        described = domains.parse(found.definition)
+        decided = choice.of(described, policy=policy)
+        if decided is None:
+            raise InvalidRequest(
+                f"domain {found.name} has no policy; give it one with"
+                " allocpolicy libvirt set"
+            )
+        changes = [
+            selections.change(
+                disk, domain=described, decided=decided, dry_run=arguments.dry_run
+            )
+            for disk in described.disks
+        ]
+        with progress.shown() as watch:
+            reports = apply_all(changes, policy=decided.policy, watch=watch)
+        return blanked(told(reports, arguments=arguments), arguments=arguments)
+
+
+def _refuse_unless_shut_off(found: DefinedDomain) -> None:
+    """Refuse a domain whose VM has, or will find, its disks as they are.
+
+    :raises InvalidRequest: when it runs, or its next start restores an image.
+    """
+    if found.active:
+        reason = "runs: shut it off first; a disk of a running VM is only reserved"
+        remedy = "in place, by allocpolicy apply DISK"
+        raise InvalidRequest(f"domain {found.name} {reason} {remedy}")
+    if found.saved:
+        raise InvalidRequest(
+            f"domain {found.name} has a managed save image, whose guest has the disks"
+            " open: start it, or remove the image with virsh managedsave-remove"
+        )

@@ -1,0 +1,56 @@
+"""The strategy of each of a domain's disks, and the change that brings a disk to it."""
+
+from __future__ import annotations
+
+from allocpolicy.contract.policy import Policy
+from allocpolicy.execute.rewrite_limits import RewriteLimits
+from allocpolicy.libvirt import choice
+from allocpolicy.libvirt.choice import Choice
+from allocpolicy.libvirt.disk_elements import DomainDisk
+from allocpolicy.libvirt.domain import Domain
+from allocpolicy.operations.change_order import Change
+from allocpolicy.resolve.selection import Selection, resolve
+
+_BACKED = (
+    "the domain's XML names the image below it, which QEMU would still open: remove"
+    " <backingStore> there (virsh edit)"
+)
+
+
+def of(domain: Domain, *, policy: Policy) -> dict[str, Selection]:
+    """Return the selection of each disk of ours by its target; empty: no policy.
+
+    :raises InvalidRequest: (its subclasses) when the specs are wrong.
+    :raises Error: when a strategy can't be loaded.
+    """
+    decided = choice.of(domain, policy=policy)
+    if decided is None:
+        return {}
+    return {
+        disk.target: resolve(
+            policy=decided.policy,
+            disk_role=disk.role,
+            flavor=decided.flavor,
+            overrides=decided.extra_specs,
+        )
+        for disk in domain.disks
+    }
+
+
+def change(
+    disk: DomainDisk, *, domain: Domain, decided: Choice, dry_run: bool = False
+) -> Change:
+    """Return what is wanted of a disk of a domain that is shut off, by its operator."""
+    backed = RewriteLimits(allowed=False, obstacle=_BACKED) if disk.backed else None
+    return Change(
+        disk=disk.path,
+        format=disk.format,
+        force=True,  # QEMU opens it in that format, whatever a guest wrote into it
+        attached=True,
+        disk_role=disk.role,
+        flavor=decided.flavor,
+        extra_specs=decided.extra_specs,
+        labels=domain.labels,
+        dry_run=dry_run,
+        limits=backed,
+    )

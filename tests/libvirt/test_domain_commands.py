@@ -1,0 +1,400 @@
+"""The commands about domains, on those of libvirt's test driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.harness import domains, images, libvirt_domains
+from tests.harness.cli import Finished, allocpolicy, provision
+
+if TYPE_CHECKING:
+    import libvirt
+else:
+    libvirt = pytest.importorskip("libvirt", reason="its library is not installed")
+
+NAMESPACE = "urn:x-allocpolicy:1"
+
+
+@pytest.fixture
+def host() -> Iterator[libvirt.virConnect]:
+    """Keep the test driver's host, with one domain of its own, for a test."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    connection = libvirt.open(libvirt_domains.URI)
+    yield connection
+    for domain in connection.listAllDomains():  # failed tests keep connections open
+        transient = not domain.isPersistent()
+        if domain.isActive():
+            domain.destroy()
+        if not transient:
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+    connection.close()
+
+
+def run(command: str, *arguments: object) -> Finished:
+    """Run a command about domains of the test driver."""
+    words = ("libvirt", *command.split())
+    return allocpolicy(*words, *arguments, "--connect", libvirt_domains.URI)
+
+
+def shown(*arguments: object) -> dict[str, Any]:
+    """Return what a command shows as data."""
+    done = run(*map(str, arguments), "-f", "json")
+    assert done.status == 0, done.stderr
+    found: dict[str, Any] = done.document
+    return found
+
+
+def own_metadata(domain: libvirt.virDomain, flags: int) -> str | None:
+    """Return our element of a definition."""
+    try:
+        kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        text: str = domain.metadata(kind, NAMESPACE, flags)
+    except libvirt.libvirtError:
+        return None
+    return text
+
+
+BOTH = (1, 2)  # VIR_DOMAIN_AFFECT_LIVE, VIR_DOMAIN_AFFECT_CONFIG
+
+
+class TestPolicy:
+    """set, show and unset."""
+
+    def test_what_is_set_is_in_each_definition_and_what_the_hook_reads(
+        self, host: libvirt.virConnect, tmp_path: Path
+    ) -> None:
+        """Those of the running VM and of the next start."""
+        disks = (
+            libvirt_domains.disk(tmp_path / "one"),
+            libvirt_domains.disk(tmp_path / "two", target="vdb", format="raw"),
+        )
+        domain = host.defineXML(libvirt_domains.domain("web", *disks))
+        domain.create()
+        found = shown("set", "web", "strategy=performance", "strategy.ephemeral=space")
+        found |= shown("set", "web", "allocpolicy:performance.data=falloc")
+        assert found["specs"] == {
+            "allocpolicy:strategy": "performance",
+            "allocpolicy:strategy.ephemeral": "space",
+            "allocpolicy:performance.data": "falloc",
+        }
+        assert found == shown("show", domain.UUIDString())
+        first, second = found["disks"]
+        assert (first["role"], first["strategy"]) == ("root", "performance")
+        assert first["options"]["data"] == "falloc"
+        assert (second["role"], second["strategy"]) == ("ephemeral", "space")
+        live, config = (own_metadata(domain, flags) for flags in BOTH)
+        assert live == config != None  # noqa: E711
+        assert run("unset web strategy").status == 0
+        assert shown("show", "web")["origin"] == "metadata"
+        assert run("unset web").status == 0
+        assert [own_metadata(domain, flags) for flags in BOTH] == [None, None]
+        assert shown("show", "web")["origin"] is None
+
+    @pytest.mark.parametrize("active", [False, True])
+    def test_a_domain_may_have_one_definition_alone(
+        self, host: libvirt.virConnect, active: bool
+    ) -> None:
+        """A transient one runs, and one that is shut off has that of its next start."""
+        text = libvirt_domains.domain("alone")
+        domain = host.createXML(text) if active else host.defineXML(text)
+        assert shown("set", "alone", "strategy=space")["origin"] == "metadata"
+        assert own_metadata(domain, 0)
+        assert run("unset alone").status == 0
+        assert own_metadata(domain, 0) is None
+
+    def test_what_others_wrote_stays(self, host: libvirt.virConnect) -> None:
+        """Only the element of our namespace is ours."""
+        other = "<other:x xmlns:other='urn:other'>text</other:x>"
+        domain = host.defineXML(libvirt_domains.domain("others", metadata=other))
+        run("set others strategy=space")
+        run("unset others")
+        assert "<other:x" in domain.XMLDesc()
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            "strategi=space",
+            "strategy=fastt",
+            "strategy.boot=space",
+            "space.reserve=none",
+            "strategy",
+            "strategy=\x01",
+        ],
+    )
+    def test_what_no_flavor_may_have_is_refused(
+        self, host: libvirt.virConnect, spec: str
+    ) -> None:
+        """With one line, and nothing is written."""
+        domain = host.defineXML(libvirt_domains.domain("wrong"))
+        done = run("set wrong", spec)
+        assert (done.status, len(done.stderr.splitlines())) == (2, 1)
+        assert own_metadata(domain, 0) is None
+        twice = run("set wrong strategy=space allocpolicy:strategy=none")
+        assert (twice.status, len(twice.stderr.splitlines())) == (2, 1)
+
+    @pytest.mark.parametrize("specs", [{}, {"allocpolicy:strategy": "performance"}])
+    def test_nova_has_the_say_in_its_domains_and_that_is_told(
+        self, host: libvirt.virConnect, specs: dict[str, str]
+    ) -> None:
+        """Its flavor's specs win; without any, Nova drops ours sooner or later."""
+        metadata = domains.nova(specs)
+        host.defineXML(libvirt_domains.domain("nova", metadata=metadata))
+        done = run("set nova strategy=space")
+        assert done.status == 0
+        assert done.stderr.startswith("warning: domain nova is Nova's: ")
+        found = shown("show", "nova")
+        assert found["origin"] == ("nova" if specs else "metadata")
+        assert found["flavor"] == "m1.fast"
+
+    def test_the_operators_default_is_told(
+        self, host: libvirt.virConnect, tmp_path: Path
+    ) -> None:
+        """It decides where nobody else does."""
+        disk = libvirt_domains.disk(tmp_path / "one")
+        host.defineXML(libvirt_domains.domain("default", disk))
+        config = tmp_path / "allocpolicy.conf"
+        config.write_text("[allocpolicy]\nlibvirt_default = space\n")
+        found = shown("show", "default", "--config-file", config)
+        assert found["origin"] == "libvirt_default"
+        (one,) = found["disks"]
+        assert one["strategy"] == "space"
+
+    def test_what_is_not_there_is_refused(self, host: libvirt.virConnect) -> None:
+        """A domain, and a spec of one."""
+        host.defineXML(libvirt_domains.domain("empty"))
+        assert run("show none").status == 2
+        assert run("unset empty strategy").status == 2
+        assert run("unset empty").status == 0
+        done = allocpolicy("libvirt", "show", "x", "--connect", "nonsense:///")
+        assert (done.status, len(done.stderr.splitlines())) == (5, 1)
+
+    def test_a_broken_element_can_be_taken_away(self, host: libvirt.virConnect) -> None:
+        """It keeps the domain from being started."""
+        broken = f"<a:policy xmlns:a='{NAMESPACE}'><a:other/></a:policy>"
+        host.defineXML(libvirt_domains.domain("broken", metadata=broken))
+        assert run("show broken").status == 2
+        assert run("unset broken").status == 0
+        assert shown("show", "broken")["origin"] is None
+
+
+@pytest.fixture
+def define(host: libvirt.virConnect) -> Callable[..., libvirt.virDomain]:
+    """Define a domain, or define it anew."""
+
+    def defined(name: str, *disks: str, metadata: str = "") -> libvirt.virDomain:
+        uuids = {one.name(): one.UUIDString() for one in host.listAllDomains()}
+        return host.defineXML(
+            libvirt_domains.domain(
+                name, *disks, metadata=metadata, uuid=uuids.get(name, "")
+            )
+        )
+
+    return defined
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """Return a disk whose storage is its own."""
+    path = tmp_path / "disk"
+    provision(path, "--size", "4M", "--strategy", "space")
+    return path
+
+
+def needed(disk: Path) -> dict[str, str]:
+    """Return the words of libvirt with which a disk keeps its promise."""
+    said = allocpolicy("inspect", disk, "--libvirt-xml").stdout
+    words = dict(ElementTree.fromstring(said).attrib)
+    return {name: words[name] for name in words if name not in ("name", "type")}
+
+
+def attributes(words: Mapping[str, str]) -> str:
+    return " ".join(f"{name}='{word}'" for name, word in words.items())
+
+
+def driver(domain: libvirt.virDomain) -> dict[str, str]:
+    """Return the attributes of the first disk's driver at the next start."""
+    text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    element = ElementTree.fromstring(text).find("devices/disk/driver")
+    assert element is not None
+    return dict(element.attrib)
+
+
+def differing(done: Finished) -> set[tuple[str, ...]]:
+    """Return the settings of the rows of a check: which definition, disk and words."""
+    names = ("definition", "target", "setting", "found", "needed")
+    return {tuple(row[name] for name in names) for row in done.document}
+
+
+class TestCheck:
+    """How domains attach their disks."""
+
+    def test_each_definition_is_compared_word_by_word(
+        self, define: Callable[..., libvirt.virDomain], disk: Path
+    ) -> None:
+        """A word that is missing is what QEMU has for it."""
+        words = needed(disk)
+        define("web", libvirt_domains.disk(disk, driver=attributes(words))).create()
+        assert run("check web").status == 0
+        wrong = attributes(words | {"discard": "unmap"})
+        define("web", libvirt_domains.disk(disk, driver=wrong))
+        done = run("check web -f json")
+        assert done.status == 1
+        assert differing(done) == {
+            ("persistent", "vda", "discard", "unmap", words["discard"])
+        }
+        define("web", libvirt_domains.disk(disk))
+        defaults = {"cache": "writeback", "io": "threads"}
+        assert differing(run("check -f json")) == {
+            ("persistent", "vda", name, word, words[name])
+            for name, word in defaults.items()
+            if words[name] != word
+        }
+
+    def test_the_definition_of_the_next_start_is_fixed_and_nothing_else(
+        self, define: Callable[..., libvirt.virDomain], disk: Path
+    ) -> None:
+        """The running VM keeps its own until it is shut down."""
+        metadata = domains.nova({})
+        attached = libvirt_domains.disk(
+            disk, driver="discard='unmap'", inside="<serial>&lt;x&gt;</serial>"
+        )
+        domain = define("web", attached, metadata=metadata)
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        before = domain.XMLDesc(flags)
+        domain.create()
+        done = run("check web --fix -f json")
+        assert done.status == 1
+        reasons = {row["definition"]: row["reason"] for row in done.document}
+        assert reasons["persistent"] == "fixed"
+        assert "shut down" in reasons["live"]
+        words = needed(disk)
+        after = domain.XMLDesc(flags)
+        words.pop("detect_zeroes")  # what is missing is that already
+        assert driver(domain) == {"name": "qemu", "type": "qcow2"} | words
+        assert "passwd='secret'" in after
+        own = "<driver name='qemu' type='qcow2'"
+        (old,), (new,) = (
+            [one for one in text.splitlines() if own in one] for text in (before, after)
+        )
+        assert before.replace(old, new) == after
+        domain.destroy()
+        assert run("check web").status == 0
+
+    def test_the_caches_of_a_large_disk_are_compared_as_sizes(
+        self, define: Callable[..., libvirt.virDomain], tmp_path: Path
+    ) -> None:
+        """In any unit; a larger one will do."""
+        path = tmp_path / "large"
+        options = ("--extra-spec", "allocpolicy:performance.cluster_size=64K")
+        provision(path, "--size", "512G", "--strategy", "performance", *options)
+        domain = define("large", libvirt_domains.disk(path))
+        (size,) = (
+            int(row["needed"])
+            for row in run("check large -f json").document
+            if row["setting"] == "metadata_cache/max_size"
+        )
+        assert run("check large --fix").status == 0
+        assert run("check large").status == 0
+        kib = f"<max_size unit='KiB'>{size // 1024}</max_size>"
+        text = domain.XMLDesc()
+        exact = f"<max_size unit='bytes'>{size}</max_size>"
+        assert exact in text
+        for other, status in ((kib, 0), (kib.replace(">6", ">1"), 1)):
+            domain.connect().defineXML(text.replace(exact, other))
+            assert run("check large").status == status
+
+    def test_the_domains_policy_goes_before_an_older_stamp(
+        self, define: Callable[..., libvirt.virDomain], disk: Path
+    ) -> None:
+        """At the next start the disk is brought to it."""
+        define("web", libvirt_domains.disk(disk, driver="discard='ignore'"))
+        run("set web strategy=none")
+        found = differing(run("check web -f json"))
+        assert ("persistent", "vda", "discard", "ignore", "unmap") in found
+        run("set web strategy=space")
+        found = differing(run("check web -f json"))
+        assert not [one for one in found if one[2] == "discard"]
+
+    def test_disks_without_policy_have_no_row_and_broken_ones_are_told(
+        self, define: Callable[..., libvirt.virDomain], disk: Path, tmp_path: Path
+    ) -> None:
+        """The others are checked all the same."""
+        bare, broken = tmp_path / "bare", tmp_path / "broken"
+        images.qemu_img("create", "-f", "qcow2", bare, "4M")
+        broken.write_bytes(b"no qcow2")
+        define("bare", libvirt_domains.disk(bare))
+        define("broken", libvirt_domains.disk(broken))
+        define("gone", libvirt_domains.disk(tmp_path / "gone"))
+        define("web", libvirt_domains.disk(disk, driver="discard='unmap'"))
+        done = run("check -f json")
+        assert done.status == 2
+        assert [row["domain"] for row in done.document if row["setting"] == "discard"]
+        assert {row["domain"] for row in done.document} == {"web"}
+        assert len(done.stderr.splitlines()) == 2
+        assert "domain broken" in done.stderr
+        assert "domain gone" in done.stderr
+
+
+class TestApply:
+    """Bringing the disks of a domain to its policy."""
+
+    def test_all_disks_get_it(
+        self, define: Callable[..., libvirt.virDomain], tmp_path: Path
+    ) -> None:
+        """By the domain's specs, each in its role, whatever its stamp says."""
+        paths = [tmp_path / name for name in ("one", "two")]
+        images.qemu_img("create", "-f", "qcow2", paths[0], "4M")
+        provision(paths[1], "--size", "4M", "--strategy", "none", "--format", "raw")
+        disks = [
+            libvirt_domains.disk(paths[0]),
+            libvirt_domains.disk(paths[1], target="vdb", format="raw"),
+        ]
+        define("web", *disks)
+        assert run("apply web").status == 2
+        run("set web strategy=performance strategy.ephemeral=space")
+        planned = run("apply web --dry-run -f json")
+        assert [row["outcome"] for row in planned.document] == ["planned", "planned"]
+        done = run("apply web -f json")
+        assert (done.status, done.stderr) == (0, "")
+        rows = [(row["disk"], row["strategy"]) for row in done.document]
+        assert rows == [(str(paths[0]), "performance"), (str(paths[1]), "space")]
+        audited = allocpolicy("audit", tmp_path, "-f", "json")
+        assert {row["verdict"] for row in audited.document} == {"meets"}
+
+    def test_a_vm_that_has_the_disks_keeps_them(
+        self, define: Callable[..., libvirt.virDomain], disk: Path
+    ) -> None:
+        """One that runs, and one whose guest is in a managed save image."""
+        domain = define("web", libvirt_domains.disk(disk))
+        run("set web strategy=performance")
+        before = disk.stat()
+        domain.create()
+        assert run("apply web").status == 2
+        domain.managedSave()
+        done = run("apply web")
+        assert (done.status, "managedsave-remove" in done.stderr) == (2, True)
+        assert disk.stat() == before
+        domain.managedSaveRemove()
+        assert run("apply web").status == 0
+
+    def test_a_disk_whose_chain_the_definition_names_is_not_rewritten(
+        self, define: Callable[..., libvirt.virDomain], tmp_path: Path
+    ) -> None:
+        """QEMU would open the image below it all the same."""
+        base, top = tmp_path / "base", tmp_path / "top"
+        images.qemu_img("create", "-f", "raw", base, "4M")
+        images.qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", base, top)
+        below = f"""
+        <backingStore type='file'><format type='raw'/><source file='{base}'/>
+        <backingStore/></backingStore>"""
+        define("web", libvirt_domains.disk(top, inside=below))
+        run("set web strategy=performance")
+        before = top.read_bytes()
+        done = run("apply web")
+        assert (done.status, "backingStore" in done.stderr) == (2, True)
+        assert top.read_bytes() == before
