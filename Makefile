@@ -11,6 +11,8 @@ empty :=
 space := $(empty) $(empty)
 TOX_PATH := $(PATH):$(subst $(space),:,$(PYENV_BINS))
 TOX_PROCESSES ?= auto
+PLUGIN_PATHS := $(subst $(space),:,$(addprefix plugins/, \
+    example nova_backend nova_backend/tests pool))
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -26,7 +28,7 @@ demo: $(VENV)/bin/allocpolicy
 	@tools/system-packages $(VENV)/bin/bindep demo
 	@$(VENV)/bin/python demo/demo.py
 
-# The cheapest first. mypy runs apart where plugins have a top level named tests.
+# The cheapest first. The second mypy is apart: plugins have a top level named tests.
 .PHONY: check
 check: $(VENV)/bin/ruff
 	$(VENV)/bin/ruff format --check .
@@ -34,9 +36,8 @@ check: $(VENV)/bin/ruff
 	PYTHONPATH=.:plugins $(VENV)/bin/lint-imports --no-cache >$(VENV)/imports.txt || \
 	    { cat $(VENV)/imports.txt; exit 1; }
 	$(VENV)/bin/mypy
-	MYPYPATH=plugins/example:plugins/pool $(VENV)/bin/mypy benchmarks demo tools \
-	    plugins/example plugins/pool
-	MYPYPATH=plugins/nova_backend $(VENV)/bin/mypy plugins/nova_backend
+	MYPYPATH=$(PLUGIN_PATHS) $(VENV)/bin/mypy benchmarks demo tools \
+	    plugins/example plugins/nova_backend plugins/pool
 	XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(VENV)/bin/pytest -q --numprocesses 2 \
 	    -m 'not system' --ignore tests/packaging tests plugins/example/tests \
 	    plugins/pool/tests

@@ -10,7 +10,22 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 #: the releases of Nova that ``tox -e nova_backend`` installs, one after another
-VERSIONS = ("34.0.0",)
+VERSIONS = (
+    "31.0.0",
+    "31.0.1",
+    "31.1.0",
+    "31.2.0",
+    "31.3.0",
+    "31.3.1",
+    "32.0.0",
+    "32.1.0",
+    "32.2.0",
+    "32.2.1",
+    "33.0.0",
+    "33.0.1",
+    "33.0.2",
+    "34.0.0",
+)
 
 
 def refusal() -> str | None:

@@ -20,6 +20,7 @@ from allocpolicy import (
     Error,
     ExtraSpecError,
     Flavor,
+    ImageError,
     InvalidRequest,
     NotEnoughSpace,
     Order,
@@ -34,6 +35,8 @@ from allocpolicy import (
     resize,
 )
 from allocpolicy_nova_backend.task import Answer, Task, Why, Work, read_task, written
+
+TRIES = 4
 
 # An error is about what is beside the first of its kinds.
 REASONS: tuple[tuple[type[Error], Why], ...] = (
@@ -56,11 +59,36 @@ def main() -> None:
 def answer(task: Task) -> Answer:
     """Do a task, and return what became of it."""
     try:
-        report = done(task, policy=load_policy())
+        report = undisturbed(task, policy=load_policy())
     except Error as error:
         why = next(why for kind, why in REASONS if isinstance(error, kind))
         return Answer(why=why, refusal=str(error))
     return Answer(strategy=report.effective.strategy)
+
+
+class Disturbed(Error):
+    """The base image is touched again and again while it is read: ``(reason)``."""
+
+
+def undisturbed(task: Task, *, policy: Policy) -> Report:
+    """Do a task; again, if somebody touched its base image meanwhile.
+
+    Nova does for each instance that starts from it, and libvirt gives it to QEMU's
+    user. Both are harmless, but show only in a date where the image isn't ours to hold.
+
+    :raises Disturbed: when it happens each time.
+    :raises Error: as `done` does.
+    """
+    for left in reversed(range(TRIES)):
+        before = _date(task.base)
+        try:
+            return done(task, policy=policy)
+        except ImageError as error:
+            if _date(task.base) == before:
+                raise
+            if not left:
+                raise Disturbed(str(error)) from error
+    raise AssertionError(TRIES)
 
 
 def done(task: Task, *, policy: Policy) -> Report:
@@ -96,6 +124,14 @@ def _change(task: Task) -> Change:
         disk_role=DiskRole(task.disk_role),
         flavor=_flavor(task),
     )
+
+
+def _date(path: str | None) -> int | None:
+    """Return when a file was last touched, in nanoseconds; None: it isn't there."""
+    try:
+        return None if path is None else os.stat(path).st_ctime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _flavor(task: Task) -> Flavor:

@@ -21,7 +21,7 @@ from nova.virt.libvirt import imagebackend
 
 from allocpolicy.testing import BaseKind, Unavailable, make_base, mounted
 from allocpolicy_nova_backend import backend
-from tests.compute_host import ComputeHost
+from compute_host import ComputeHost
 
 CONF = nova.conf.CONF
 GIB = 1 << 30

@@ -11,8 +11,8 @@ from nova.virt.libvirt import driver
 from nova.virt.libvirt import utils as libvirt_utils
 
 from allocpolicy import Allocation
-from tests.compute_host import IMAGE, SIZE, ComputeHost
-from tests.looks import backing_file, promise, reads_like, stamped
+from compute_host import IMAGE, SIZE, ComputeHost
+from looks import backing_file, promise, reads_like, stamped
 
 everywhere = pytest.mark.parametrize("storage", ["xfs", "ext4"], indirect=True)
 MORE_THAN_THERE_IS = 4 << 30

@@ -14,8 +14,8 @@ from nova.virt.libvirt import driver, imagebackend
 from allocpolicy import Allocation, MappingState
 from allocpolicy_nova_backend import engine
 from allocpolicy_nova_backend.image import PolicyQcow2
-from tests.compute_host import MIB, SIZE, ComputeHost
-from tests.looks import backing_file, promise, reads_like, stamped
+from compute_host import MIB, SIZE, ComputeHost
+from looks import backing_file, promise, reads_like, stamped
 
 everywhere = pytest.mark.parametrize("storage", ["xfs", "ext4"], indirect=True)
 MORE_THAN_THERE_IS = 4 << 30
