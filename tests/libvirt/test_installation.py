@@ -75,18 +75,24 @@ def test_installing_again_changes_what_is_not_as_it_must_be(hooks: Path) -> None
     assert (hooks / NAME).read_bytes() == stub.content(NEWER)
 
 
+def changed(path: Path) -> tuple[int, int]:
+    """Return which file it is, and when anything of it was changed."""
+    status = path.stat()
+    return status.st_ino, status.st_ctime_ns
+
+
 def test_other_hooks_are_left_alone(hooks: Path) -> None:
     """Those beside it, and the one that CloudStack has above."""
     hooks.mkdir(parents=True)
     others = {"qemu.d/10-other": b"one", "qemu": b"two", "network": b"three"}
     for name, content in others.items():
         (hooks.parent / name).write_bytes(content)
-    statuses = [(hooks.parent / name).stat() for name in others]
+    before = [changed(hooks.parent / name) for name in others]
     installation.install(hooks, SETTINGS)
     installation.install(hooks, NEWER)
     assert installation.uninstall(hooks) is Outcome.REMOVED
     assert content_of(hooks.parent) == others
-    assert [(hooks.parent / name).stat() for name in others] == statuses
+    assert [changed(hooks.parent / name) for name in others] == before
 
 
 def test_what_is_not_there_is_removed_already(hooks: Path) -> None:
