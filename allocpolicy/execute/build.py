@@ -15,12 +15,13 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Plan, Target
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ContractBroken, PromiseBroken, Replan, StrategyFailed
-from allocpolicy.execute import admission, made, sizes
+from allocpolicy.execute import admission, in_time, made, sizes
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.unswapped import unswapped
 from allocpolicy.images import identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
+from allocpolicy.progress import Watcher
 from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
@@ -50,25 +51,12 @@ def built(
     ):
         temporary.sweep(job.directory)
         prepare(staged)
-        fixed = Fixed(fd=staged.fd, directory=staged.directory)
-        run_steps(
-            plan,
-            job,
-            target=staged if job.disk is None else fixed,
-            directory=staged.directory_fd,
-            has_taken=has_taken,
+        recorded = _made_in_time(
+            plan, job, staged, prepare=prepare, has_taken=has_taken
         )
         adopted = staged.adopted
-        if adopted is not None:
-            prepare(staged)
-        with explained(
-            fd=staged.directory_fd,
-            path=job.directory.path,
-            needed=plan.peak_bytes,
-            action="finish the disk",
-        ):
+        with _finishing(plan, job, staged):
             found, directory = job.selection.loaded.found, staged.directory_fd
-            recorded = _sealed(job, staged)
             with _blaming_a_base_that_changed(job):
                 seen = made.observed(plan, job, staged.fd)
                 ready = adopted is not None
@@ -79,6 +67,61 @@ def built(
             ):
                 outcome = verified(job, seen)
             yield staged, replace(outcome, stamp=recorded)
+
+
+def _made(
+    plan: Plan,
+    job: Job,
+    staged: Staged,
+    *,
+    prepare: Callable[[Staged], None],
+    has_taken: Callable[[int], None],
+) -> Stamp | None:
+    """Run the steps on the staged file, and seal it; return the stamp."""
+    fixed = Fixed(fd=staged.fd, directory=staged.directory)
+    run_steps(
+        plan,
+        job,
+        target=staged if job.disk is None else fixed,
+        directory=staged.directory_fd,
+        has_taken=has_taken,
+    )
+    if staged.adopted is not None:
+        prepare(staged)
+    with _finishing(plan, job, staged):
+        return _sealed(job, staged)
+
+
+def _made_in_time(
+    plan: Plan,
+    job: Job,
+    staged: Staged,
+    *,
+    prepare: Callable[[Staged], None],
+    has_taken: Callable[[int], None],
+) -> Stamp | None:
+    """Do the same as `_made`, if that can be done in the job's time."""
+    if job.until is None or job.disk is None:
+        return _made(plan, job, staged, prepare=prepare, has_taken=has_taken)
+
+    def work(watch: Watcher, has_taken: Callable[[int], None]) -> bool:
+        mine = replace(job, watch=watch)
+        made = _made(plan, mine, staged, prepare=prepare, has_taken=has_taken)
+        return made is not None
+
+    stamped = in_time.run(work, job, job.disk, fd=staged.fd, has_taken=has_taken)
+    return job.stamp if stamped else None
+
+
+def _finishing(
+    plan: Plan, job: Job, staged: Staged
+) -> contextlib.AbstractContextManager[None]:
+    return explained(
+        fd=staged.directory_fd,
+        path=job.directory.path,
+        needed=plan.peak_bytes,
+        action="finish the disk",
+    )
 
 
 @contextlib.contextmanager

@@ -29,11 +29,13 @@ from allocpolicy.execute import (
     admission,
     build,
     in_place_failure,
+    in_time,
     made,
     sizes,
     under_lease,
 )
 from allocpolicy.execute.build import Fixed, built, judged, run_steps, verified
+from allocpolicy.execute.child import Taken
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images import existing, identity
@@ -41,7 +43,14 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.progress import Progress, Watcher
 from allocpolicy.record import replace
-from allocpolicy.storage import attributes, directories, lease, past_end, signals
+from allocpolicy.storage import (
+    attributes,
+    copied,
+    directories,
+    lease,
+    past_end,
+    signals,
+)
 from allocpolicy.storage.failure import explained, refuse_failure, said
 from allocpolicy.storage.staging import Staged
 
@@ -52,6 +61,7 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     :raises NotEnoughSpace: where it does not fit; a disk in place keeps what it got.
     :raises ImageError: when the disk is in use and the plan needs it alone, when
         another process opened it meanwhile, or when a rewrite would lose something.
+    :raises BeyondLimits: when a rewrite goes beyond the job's limits.
     :raises Unsupported: when the storage cannot do what is needed.
     :raises PromiseBroken: when it is not what was promised.
     :raises StrategyFailed: when a strategy's code fails in any other way.
@@ -91,11 +101,16 @@ def left(job: Job, hold: Hold) -> Outcome:
     :raises StorageFailed: when the storage fails.
     """
     assert job.current is not None
-    outcome = judged(job, job.current)
-    try:
-        return _recorded(outcome, job, hold.disk)
-    except (ImageError, Unsupported):  # nobody may write to it here: no stamp, either
-        return outcome
+    disk, outcome = hold.disk, judged(job, job.current)
+    if disk.stamp == job.stamp:
+        return replace(outcome, stamp=job.stamp)
+    # Nobody may write to it here: no stamp, either. Or it takes too long.
+    with contextlib.suppress(ImageError, Unsupported, TimeoutError):
+        if job.until is None:
+            return _recorded(outcome, job, disk)
+        if in_time.briefly(lambda: bool(_recorded(outcome, job, disk).stamp)):
+            return replace(outcome, stamp=job.stamp)
+    return outcome
 
 
 def rehearse(plan: Plan, job: Job, hold: Hold) -> None:
@@ -151,7 +166,7 @@ def _run_alone(
     Storage past the disk's end that a failed plan had taken is given back.
     """
 
-    def work(watch: Watcher, has_taken: under_lease.Taken) -> None:
+    def work(watch: Watcher, has_taken: Taken) -> None:
         run_steps(
             plan,
             replace(job, watch=watch),
@@ -183,11 +198,16 @@ def _rewrite(plan: Plan, job: Job, hold: Hold) -> Outcome:
     disk = hold.disk
     hold.require()
     prepare = partial(_carry_over, disk=disk)
-    with built(plan, _guarded(job, hold), prepare=prepare) as (staged, outcome):
+    bound = job.limits.copied_bytes if job.limits else None
+    with (
+        copied.bounded(bound, path=disk.path),
+        built(plan, _guarded(job, hold), prepare=prepare) as (staged, outcome),
+    ):
         for layer in job.facts.base.layers if job.facts.base else ():
             if layer.fd != disk.fd:
                 identity.refuse_if_changed(layer)
         hold.require()
+        in_time.check(job)
         if is_linked(disk):
             raise ImageError(disk.path, LINKED)
         staged.exchange(disk.path.name, old=disk.fd)

@@ -44,7 +44,7 @@ class Job:
     ``has_turn``: we already hold the filesystem's lock; ``admitted`` is the plan that
     was admitted together with those of other disks; ``locks`` are those that we hold of
     the ones that strategies name. ``limits``: how far an existing disk may be
-    rewritten. ``remark`` is for the report.
+    rewritten, and ``until`` when, by the monotonic clock. ``remark`` is for the report.
     """
 
     request: Request
@@ -63,6 +63,7 @@ class Job:
     admitted: Plan | None = None
     locks: frozenset[str] = frozenset()
     limits: RewriteLimits | None = None
+    until: float | None = None
     remark: str = ""
 
     @property

@@ -37,6 +37,10 @@ class RewriteLimits:
     #: from the beginning of the work, after which the disk stays as it is; None: any
     seconds: float | None = None
 
+    def until(self, started: float) -> float | None:
+        """Return when a rewrite must be done that began then; None: whenever it is."""
+        return None if self.seconds is None else started + self.seconds
+
 
 def check(
     limits: RewriteLimits | None,

@@ -9,27 +9,15 @@ remains is one system call that had begun, and takes longer than an opener waits
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from allocpolicy import wording
 from allocpolicy.errors import Error, ImageError, WorkerLost
-from allocpolicy.progress import Progress, Watcher, unwatched
-from allocpolicy.storage import lease, libc
-from allocpolicy.storage.signals import interrupts_postponed
+from allocpolicy.execute import child
+from allocpolicy.execute.child import Taken, Work
+from allocpolicy.progress import Watcher
+from allocpolicy.storage import lease
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-Taken = Callable[[int], None]
-Work = Callable[[Watcher, Taken], None]
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-_SIGNALS_SEEN = 0.5  # seconds
 _STOPPED = (
     "another process opened it meanwhile, and the work on it was stopped before that"
     " process got in: {whole}what was done so far stays; stop that process, and try"
@@ -59,100 +47,19 @@ def run(
     :raises ImageError: when another process opened the disk meanwhile.
     :raises WorkerLost: when the child was killed by anything else.
     """
-    from multiprocessing import Pipe  # as late: few disks need a child
-
-    receiver, sender = Pipe(duplex=False)
-    with receiver, _child(work, sender, fd=fd):
-        sender.close()
-        if _relayed(receiver, watch=watch, has_taken=has_taken):
-            return
-    raise _lost(fd, path=path, whole=whole)
-
-
-def _relayed(receiver: Connection, *, watch: Watcher, has_taken: Taken) -> bool:
-    """Pass on what the child sends; return whether it came to its end.
-
-    :raises BaseException: what the work raised.
-    """
-    progress = unwatched("")
-    with contextlib.suppress(EOFError):
-        while True:
-            # A Ctrl-C between Python's look for signals and read(2) is seen only when
-            # something else ends the wait.
-            while not receiver.poll(_SIGNALS_SEEN):
-                pass
-            match receiver.recv():
-                case "begin", description:
-                    progress = watch(description)
-                case "progress", done, total:
-                    progress(done=done, total=total)
-                case "taken", storage:
-                    has_taken(storage)
-                case "raised", (error, cause):
-                    raise error from cause
-                case "ended", _:
-                    return True
-                case other:
-                    raise AssertionError(other)
-    return False
-
-
-@contextlib.contextmanager
-def _child(work: Work, sender: Connection, *, fd: int) -> Iterator[None]:
-    """Fork the child; kill it afterwards, whatever it is doing."""
-    parent, pid = os.getpid(), 0
     try:
-        # Python prints and ignores what is raised in its own hooks after a fork.
-        with interrupts_postponed():
-            pid = os.fork()
-            if not pid:
-                try:  # nothing of the parent's may run at the end: no atexit, no flush
-                    _serve(work, sender, fd=fd, parent=parent)
-                finally:
-                    os._exit(0)
-        yield
+        with child.forked(work, begins=partial(_begins, fd)) as one:
+            ended, _ = one.relayed(watch=watch, has_taken=has_taken)
     finally:
-        if pid:
-            os.kill(pid, signal.SIGKILL)  # nobody else has the pid before waitpid
-            os.waitpid(pid, 0)
-            lease.tell(fd)
+        lease.tell(fd)
+    if not ended:
+        raise _lost(fd, path=path, whole=whole)
 
 
-def _serve(work: Work, sender: Connection, *, fd: int, parent: int) -> None:
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
-        libc.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
-        lease.kill_when_broken(fd)
-        # What happened before those calls sent no signal here.
-        if os.getppid() == parent and lease.is_whole(fd):
-            work(*_senders(sender))
-            sender.send(("ended", None))
-    except BaseException as error:  # noqa: BLE001  (the parent raises it)
-        sender.send(("raised", (_picklable(error), _picklable(error.__cause__))))
-
-
-def _senders(sender: Connection) -> tuple[Watcher, Taken]:
-    def progress(*, done: int, total: int) -> None:
-        sender.send(("progress", done, total))
-
-    def watch(description: str, /) -> Progress:
-        sender.send(("begin", description))
-        return progress
-
-    def has_taken(storage: int) -> None:
-        sender.send(("taken", storage))
-
-    return watch, has_taken
-
-
-def _picklable(error: BaseException | None) -> BaseException | None:
-    import pickle
-
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  (our own)
-    except BaseException:  # noqa: BLE001  (whatever its class does)
-        return Error(wording.raised(error)) if error else None
-    return error
+def _begins(fd: int) -> bool:
+    """Let the kernel kill this process once the lease breaks; return if it is whole."""
+    lease.kill_when_broken(fd)
+    return lease.is_whole(fd)  # what happened before that call sent no signal here
 
 
 def _lost(fd: int, *, path: Path, whole: bool) -> Error:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from allocpolicy.contract.policy import Policy
@@ -43,13 +45,20 @@ def apply_all(
     :raises InvalidRequest: also when a disk is named twice.
     :raises Error: as `apply` does; its ``remark`` says what was done before.
     """
-    changes = tuple(changes)
+    started, changes = time.monotonic(), tuple(changes)
     _refuse_twice(changes)
 
     def work(locks: frozenset[str]) -> tuple[Report, ...]:
-        return _applied(
-            changes, policy=policy, on_unmet=on_unmet, watch=watch, locks=locks
+        prepare = partial(
+            prepared.disk,
+            operation=Operation.APPLY,
+            policy=policy,
+            on_unmet=on_unmet,
+            watch=watch,
+            locks=locks,
+            started=started,
         )
+        return _applied(changes, policy=policy, prepare=prepare)
 
     return exclusive.with_needed(work, policy=policy, jobs=len(changes))
 
@@ -73,9 +82,7 @@ def _applied(
     changes: Sequence[Change],
     *,
     policy: Policy,
-    on_unmet: OnUnmet,
-    watch: Watcher,
-    locks: frozenset[str],
+    prepare: Callable[..., contextlib.AbstractContextManager[Prepared]],
 ) -> tuple[Report, ...]:
     disks = [change.disk for change in changes if not change.dry_run]
     with contextlib.ExitStack() as stack:
@@ -83,15 +90,7 @@ def _applied(
         ready = []
         for change in changes:
             with named(change.disk, action="change the disk"):
-                one = prepared.disk(
-                    change,
-                    operation=Operation.APPLY,
-                    policy=policy,
-                    on_unmet=on_unmet,
-                    watch=watch,
-                    locks=locks,
-                    has_turn=has_turn and not change.dry_run,
-                )
+                one = prepare(change, has_turn=has_turn and not change.dry_run)
                 ready.append(stack.enter_context(one))
         reports: dict[Path, Report] = {}
         in_turn = stack.enter_context(_admitted(ready))

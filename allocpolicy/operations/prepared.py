@@ -91,15 +91,17 @@ def disk(
     watch: Watcher,
     locks: frozenset[str],
     has_turn: bool | None = None,
+    started: float | None = None,
 ) -> Iterator[Prepared]:
     """Yield the disk, planned and held for the body, which may let it be `executed`.
 
     :param locks: those that are held of the ones that strategies name.
     :param has_turn: whether the turn on the disk's filesystem is held, and then so is
         the disk's lock; None: both are taken here.
+    :param started: when the work began, by the monotonic clock; None: now.
     :raises Error: as `change.apply` and `change.resize` do before they change it.
     """
-    started, dry_run = time.monotonic(), change.dry_run
+    started, dry_run = started or time.monotonic(), change.dry_run
     with contextlib.ExitStack() as stack:
         is_there = stack.enter_context(told_afterwards(change.disk))
         if has_turn is None:
@@ -108,7 +110,8 @@ def disk(
         one = _opened(
             change, operation=operation, policy=policy, watch=watch, stack=stack
         )
-        job = replace(one.job, has_turn=has_turn, locks=locks)
+        until = change.limits.until(started) if change.limits else None
+        job = replace(one.job, has_turn=has_turn, locks=locks, until=until)
         stamps.encoded(job.stamp)  # now rather than when the disk is changed
         course, reason = _planned(replace(one, job=job), on_unmet=on_unmet)
         yield Prepared(

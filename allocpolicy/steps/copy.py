@@ -15,7 +15,7 @@ from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2 import header, tables
 from allocpolicy.qcow2.content import Kind
 from allocpolicy.record import dataclass
-from allocpolicy.storage import copy, read_lease, reflink, zeroes
+from allocpolicy.storage import copied, copy, read_lease, reflink, zeroes
 from allocpolicy.storage.copy import Run
 from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
@@ -158,6 +158,7 @@ class CopyBase(Step):
         for run in reading.runs(layer, virtual_size=size):
             place = self.data_offset + run.offset
             if run.kind is Kind.COMPRESSED:
+                copied.count(run.length)
                 copy.write(target, inflate(run), offset=place)
                 advance(run.length)
             elif run.kind is Kind.ZERO and layer.below is not None:

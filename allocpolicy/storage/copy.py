@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from allocpolicy.progress import Advance
 from allocpolicy.record import dataclass
-from allocpolicy.storage import direct_io, extent, mount, patience, sparse
+from allocpolicy.storage import copied, direct_io, extent, mount, patience, sparse
 
 _CHUNK = 4 << 20
 _LARGE = 256 << 10  # the page cache is better at merging smaller writes
@@ -61,12 +61,7 @@ def copy_runs(
         in multiples of `sparse.GRANULE`, unless a server copies them.
     :raises OSError: as pread(2), pwrite(2) and copy_file_range(2).
     """
-    pieces = (
-        piece
-        for run in runs
-        for part in _data_runs(source, run)
-        for piece in part.pieces(size=_CHUNK)
-    )
+    pieces = _pieces(source, runs)
     if not may_share or not _is_on_server(source):
         _read_and_write(
             source, target, pieces=pieces, over_zeroes=over_zeroes, advance=advance
@@ -83,6 +78,15 @@ def copy_runs(
                 over_zeroes=over_zeroes,
                 advance=advance,
             )
+
+
+def _pieces(source: int, runs: Iterable[Run]) -> Iterator[Run]:
+    """Yield the data of each run in pieces, each once it may be copied."""
+    for run in runs:
+        for part in _data_runs(source, run):
+            for piece in part.pieces(size=_CHUNK):
+                copied.count(piece.length)
+                yield piece
 
 
 def _is_on_server(source: int) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from allocpolicy import (
     PromiseBroken,
     Replan,
     Reserve,
+    RewriteLimits,
     Step,
     StorageFailed,
     Strategy,
@@ -48,8 +51,10 @@ def amend(
     mode: Mode,
     strategy: Strategy | None = None,
     online: bool = False,
+    seconds: float | None = None,
 ) -> None:
     """Change a raw disk by a plan of this step as `apply` would."""
+    until = None if seconds is None else time.monotonic() + seconds
     plan = Plan(
         mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE, online=online
     )
@@ -70,7 +75,8 @@ def amend(
                 one.fd, path=disk, format=one.format, surroundings=around
             ),
         )
-        change(plan, job, hold)
+        limits = RewriteLimits(seconds=seconds)
+        change(plan, replace(job, limits=limits, until=until), hold)
 
 
 @pytest.fixture
