@@ -50,6 +50,11 @@ def load(
     return conf
 
 
+def files_read(conf: cfg.ConfigOpts) -> tuple[str, ...] | None:
+    """Return the files that were read; None where something else was asked as well."""
+    return None if conf.config_source else tuple(config_strays.files(conf))
+
+
 def policy(conf: cfg.ConfigOpts) -> Policy:
     """Return the policy in ``conf``, which may belong to a program such as Nova.
 

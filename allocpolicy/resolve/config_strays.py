@@ -35,7 +35,7 @@ def refuse(
     """
     for name in os.environ:
         _check_variable(name, ours=ours, default=default)
-    for path in _files(conf):
+    for path in files(conf):
         for group, options in _parsed(path).items():
             for option in options:
                 _check(option, group=group, path=path, ours=ours, default=default)
@@ -106,7 +106,7 @@ def _misspelt(reason: str, word: str, words: Sequence[str]) -> NoReturn:
     raise ConfigError(f"{reason}{wording.hint(words, nearest_to=word)}")
 
 
-def _files(conf: cfg.ConfigOpts) -> Iterator[str]:
+def files(conf: cfg.ConfigOpts) -> Iterator[str]:
     """Yield the files that were read, as oslo.config finds them in directories."""
     try:
         yield from conf.config_file

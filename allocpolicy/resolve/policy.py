@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allocpolicy.contract.policy import Policy
-from allocpolicy.resolve import config_places
+from allocpolicy.resolve import config_places, remembered_policy
 
 
 def load_policy(
@@ -16,9 +16,23 @@ def load_policy(
 
     :raises ConfigError: when a file cannot be read, or a value is wrong.
     """
-    if not (config_files or config_dirs or config_places.any_used()):
+    if config_files or config_dirs:
+        from allocpolicy.resolve import config
+
+        conf = config.load(config_files=config_files, config_dirs=config_dirs)
+        return config.policy(conf)
+    if not config_places.any_used():
         return Policy()  # nothing is configured, and importing oslo.config is slow
+    return remembered_policy.recalled() or _read_by_default()
+
+
+def _read_by_default() -> Policy:
+    before = remembered_policy.ground()
     from allocpolicy.resolve import config
 
-    conf = config.load(config_files=config_files, config_dirs=config_dirs)
-    return config.policy(conf)
+    conf = config.load()
+    policy = config.policy(conf)
+    read = config.files_read(conf)
+    if before is not None and read is not None:
+        remembered_policy.remember(policy, before=before, read=read)
+    return policy
