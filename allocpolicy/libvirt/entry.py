@@ -13,6 +13,7 @@ import time
 
 from allocpolicy.libvirt import descriptors, document, metadata
 from allocpolicy.resolve import config_mention
+from allocpolicy.storage import lock_list
 
 PREPARE = "prepare"
 _OPERATIONS = {(PREPARE, "begin"), ("migrate", "begin"), ("restore", "begin")}
@@ -47,6 +48,7 @@ def _serve(operation: str, xml: bytes) -> None:
     if not (said.specs or config_mention.mentioned(_DEFAULT)):
         return
     if operation == PREPARE:
+        lock_list.read_ahead()  # which takes as long as it does to import the rest
         from allocpolicy.libvirt import start
 
         start.begin(domain, said=said)

@@ -24,10 +24,9 @@ import os
 import signal
 import time
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from allocpolicy.storage import credentials, mount
+from allocpolicy.storage import credentials, lock_list, mount
 from allocpolicy.storage.credentials import Capability
 
 # The VFS breaks leases when it opens an inode. These have one inode for each file, and
@@ -142,7 +141,7 @@ def is_breaking(fd: int) -> bool:
     status = os.fstat(fd)
     return any(
         one.inode == status.st_ino and one.breaking and one.device in lock_devices(fd)
-        for one in _leases()
+        for one in _leases(lock_list.read())
     )
 
 
@@ -171,7 +170,7 @@ def is_leased(fd: int) -> bool:
     """
     inode = os.fstat(fd).st_ino
     # Few inodes are under a lease, so the mounts are rarely needed.
-    if inode not in leased_inodes():
+    if all(inode != one.inode for one in _leases(lock_list.read_lately())):
         return False
     return inode in leased_inodes(devices=lock_devices(fd))
 
@@ -182,7 +181,9 @@ def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
     :param devices: list only files on these, as `lock_devices` returns them.
     """
     return frozenset(
-        one.inode for one in _leases() if devices is None or one.device in devices
+        one.inode
+        for one in _leases(lock_list.read())
+        if devices is None or one.device in devices
     )
 
 
@@ -223,12 +224,12 @@ class _Lease(NamedTuple):
     breaking: bool
 
 
-def _leases() -> Iterator[_Lease]:
-    """Yield each lease that /proc/locks lists (proc_locks(5)).
+def _leases(listed: str) -> Iterator[_Lease]:
+    """Yield each lease in the kernel's list.
 
     Read leases (`read_lease`) are left out: looking at a file doesn't break them.
     """
-    for line in Path("/proc/locks").read_text().splitlines():
+    for line in listed.splitlines():
         fields = line.split()
         if "LEASE" not in fields or fields[2:4] == ["ACTIVE", "READ"]:
             continue
