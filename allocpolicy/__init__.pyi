@@ -63,6 +63,7 @@ from allocpolicy.errors import WorkerLost as WorkerLost
 from allocpolicy.execute.job import Access as Access
 from allocpolicy.execute.rewrite_limits import RewriteLimits as RewriteLimits
 from allocpolicy.images.stamp import Stamp as Stamp
+from allocpolicy.operations.attached import Attached as Attached
 from allocpolicy.operations.audit import Given as Given
 from allocpolicy.operations.audit import audit as audit
 from allocpolicy.operations.change import apply as apply

@@ -15,6 +15,7 @@ from allocpolicy.cli.command import Row as Cells
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import DestinationError, ImageError, InvalidRequest
 from allocpolicy.images import image_file
+from allocpolicy.operations.attached import Attached
 from allocpolicy.operations.audit import Given, audit
 from allocpolicy.report.audit import Remark
 from allocpolicy.resolve import expected
@@ -65,6 +66,12 @@ class Audit(Lister):
             " or YAML: a list of paths, or an object of paths and strategies",
         )
         parser.add_argument(
+            "--libvirt",
+            metavar="URI",
+            help="look at every disk of every domain, by the policy of its definition,"
+            " or else by its stamp",
+        )
+        parser.add_argument(
             "--require-stamp",
             action="store_true",
             help="exit with 1 also where a file that looks like a disk has no policy",
@@ -86,11 +93,14 @@ class Audit(Lister):
         self._check_paths(arguments.paths)
         policy = self.policy(arguments)
         given = _given(arguments, policy=policy)
-        if not arguments.paths and arguments.expect is None:
-            raise InvalidRequest("name a disk or a directory, or --expect FILE")
+        if not (arguments.paths or arguments.expect or arguments.libvirt):
+            raise InvalidRequest(
+                "name a disk or a directory, or --expect FILE, or --libvirt URI"
+            )
         textfile = arguments.textfile
         if textfile is not None and not textfile.parent.is_dir():
             raise DestinationError(textfile, "its directory does not exist")
+        attached = self._attached(arguments.libvirt, policy=policy)
         with progress.shown(counted=True) as watch:
             found = audit(
                 arguments.paths,
@@ -98,6 +108,7 @@ class Audit(Lister):
                 given=given,
                 flavors=choice.recorded(arguments),
                 expected=expected.read(arguments.expect) if arguments.expect else {},
+                attached=attached,
                 jobs=arguments.jobs,
                 watch=watch,
             )
@@ -106,11 +117,22 @@ class Audit(Lister):
 
             metrics.write(textfile, found)
         lacking = arguments.require_stamp and found.counts[Remark.NO_POLICY.value]
-        self.exit_status = DRIFTED if found.drifted or lacking else 0
+        drifted = DRIFTED if found.drifted or lacking else 0
+        self.exit_status = self.exit_status or drifted
         self._summary = found.summary
         document = found.as_document(whole=arguments.all)
         rows = (tuple(row.values()) for row in document)
         return blanked(rows, arguments=arguments)
+
+    def _attached(self, uri: str | None, *, policy: Policy) -> dict[Path, Attached]:
+        """Return the disks of libvirt's domains; tell which domains can't be read."""
+        if uri is None:
+            return {}
+        from allocpolicy.libvirt import connection, fleet
+
+        with connection.opened(uri) as host:
+            host.refuse_remote()
+            return fleet.attached(host, policy=policy, failed=self.fail)
 
     def _check_paths(self, paths: Sequence[Path]) -> None:
         """Tell every path that does not exist.

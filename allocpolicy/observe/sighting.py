@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from allocpolicy.contract.facts import DiskFormat, Headroom, Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
@@ -90,10 +92,17 @@ class Observer:
         force: bool = False,
         trusted: tuple[Path, ...] = (),
         inherit: bool = False,
+        known: Mapping[str, DiskFormat] = MappingProxyType({}),
         bound: Bound = BOUND,
     ) -> None:
+        """Know how to look.
+
+        :param unstamped: the format of files without a stamp; None: not known.
+        :param known: formats of disks by path, as VMs have them: that goes before a
+            stamp's format, and such a disk has the policy of the nearest below it.
+        """
         self._unstamped, self._force, self._trusted = unstamped, force, trusted
-        self._inherit = inherit
+        self._inherit, self._known = inherit, known
         self._bound = bound
         self._identities: dict[int, tuple[Identity, str | None]] = {}
         self._leases = Leases()
@@ -131,7 +140,7 @@ class Observer:
         except ImageError as error:
             fault: Verdict | None = _unverifiable(error.reason)
         else:
-            if self._inherit and stamp is None:
+            if stamp is None and (self._inherit or found.path in self._known):
                 reach = reaches.of(fd, trusted=self._trusted)
                 with contextlib.suppress(ImageError):
                     inherited = heritage.of(fd, path=path, reach=reach)
@@ -168,6 +177,8 @@ class Observer:
         :param stamp: the disk's own, or the inherited one.
         """
         format, path = stamp.format if stamp else self._unstamped, Path(found.path)
+        if (known := self._known.get(found.path)) is not None:
+            return self._seen(fd, path=path, format=known, stamped=True)
         if format is None or not (stamp or _may_be(fd, format, found)):
             return None, None
         if stamp is None and found.named and not self._force:  # others: see `_may_be`

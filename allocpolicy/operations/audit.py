@@ -31,7 +31,9 @@ from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.surroundings import lack_of_headroom
 from allocpolicy.observe.walk import Found, walk
 from allocpolicy.observe.workers import spread
+from allocpolicy.operations import attached as attachment
 from allocpolicy.operations import expectation
+from allocpolicy.operations.attached import Attached, Attachments
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.record import dataclass, replace
 from allocpolicy.registry.judge import Judge
@@ -72,6 +74,7 @@ def audit(
     given: Given | None = None,
     flavors: Mapping[str, Flavor] | None = None,
     expected: Mapping[Path, str | None] = MappingProxyType({}),
+    attached: Mapping[Path, Attached] = MappingProxyType({}),
     jobs: int | None = None,
     watch: Watcher = unwatched,
 ) -> Audit:
@@ -86,6 +89,8 @@ def audit(
         outdated, as one is whose policy the operator's options gave.
     :param expected: disks that must exist and have a policy, and which strategy, if
         that matters; they are looked at, too.
+    :param attached: disks that VMs have, and what the VMs' definitions say of them,
+        which goes before their stamps; they are looked at, too.
     :param jobs: the number of processes; by default one per core, and only one for a
         few disks.
     :raises ImageError: when a path does not exist.
@@ -97,13 +102,19 @@ def audit(
     listed = functools.cache(tree.listed)
     cache = policy.image_cache_dir
     awaited = expectation.look(expected)
-    paths = (*paths, *awaited.disks)
+    attachments = attachment.look(attached)
+    paths = (*paths, *awaited.disks, *attachments.disks)
     walked = walk(paths, listed=listed, image_cache_dir=cache)
     shared: dict[int, set[Place]] = defaultdict(set)
     seen = [
         _with_places_apart(one, shared)
         for one in _look(
-            walked.files, policy=policy, given=given, jobs=jobs, watch=watch
+            walked.files,
+            policy=policy,
+            given=given,
+            formats=attachments.formats,
+            jobs=jobs,
+            watch=watch,
         )
     ]
     books = _Books(seen, shared=shared, policy=policy, listed=listed)
@@ -117,14 +128,18 @@ def audit(
         listed=listed,
         trusted=policy.trusted_base_directories,
     )
-    judged = _judged(disks, policy=policy, given=given, lack=books.lack)
-    renewed = _renewed(judged, renewal=Renewal(policy=policy, flavors=flavors))
+    judged = _judged(
+        disks, policy=policy, given=given, attachments=attachments, lack=books.lack
+    )
+    renewal = Renewal(policy=policy, flavors=flavors)
+    renewed = _renewed(judged, renewal=renewal, attachments=attachments)
     rows = [
-        replace(row, uncovered=_uncovered(one, above))
+        attachments.named(replace(row, uncovered=_uncovered(one, above)), one)
         for one, row in expectation.judged(renewed, expected=awaited)
-        if not _is_left(one, above)
+        if row.disk in attachments.disks or not _is_left(one, above)
     ]
-    rows += (*awaited.missing, *expectation.vanished(seen, expected=awaited))
+    rows += (*awaited.missing, *attachments.missing)
+    rows += expectation.vanished(seen, expected=awaited)
     rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
@@ -141,6 +156,7 @@ def _look(
     *,
     policy: Policy,
     given: Given | None,
+    formats: Mapping[str, DiskFormat],
     jobs: int | None,
     watch: Watcher,
 ) -> Iterator[Sighting]:
@@ -153,6 +169,7 @@ def _look(
         force=given.force if given else False,
         trusted=policy.trusted_base_directories,
         inherit=policy.inherits,
+        known=formats,
     )
     progress = watch("audit")
     answers = spread(files, observer, workers=jobs, lost=sighting.lost)
@@ -176,6 +193,7 @@ def _judged(
     *,
     policy: Policy,
     given: Given | None,
+    attachments: Attachments,
     lack: Callable[[Sighting], str | None],
 ) -> Iterator[tuple[Sighting, Row]]:
     """Yield each disk with its row; ``lack`` returns the headroom missing for it."""
@@ -184,8 +202,9 @@ def _judged(
         if one.policy and one.observed:
             judge.prepare(one.policy.effective)
     for one in seen:
-        if not one.passed_over:
-            yield one, _row(one, given=given, judge=judge, lack=lack(one))
+        choice = attachments.choice(one.path) or _choice(one, given=given)
+        if one.fault is not None or (choice is not None and one.observed is not None):
+            yield one, _row(one, choice=choice, judge=judge, lack=lack(one))
         elif one.named or one.likeness is not Likeness.OTHER:
             reason = _no_policy(one, given=given)
             verdict = Finding(judgement=Remark.NO_POLICY, reason=reason)
@@ -208,12 +227,16 @@ def _no_policy(seen: Sighting, *, given: Given | None) -> str:
 
 
 def _renewed(
-    judged: Iterable[tuple[Sighting, Row]], *, renewal: Renewal
+    judged: Iterable[tuple[Sighting, Row]],
+    *,
+    renewal: Renewal,
+    attachments: Attachments,
 ) -> Iterator[tuple[Sighting, Row]]:
     """Yield the rows; a disk is outdated if it only keeps to what its policy was."""
     for one, row in judged:
         judgement = row.verdict.judgement
         settled = judgement not in (Judgement.MEETS, Judgement.UNVERIFIABLE)
+        settled = settled or attachments.choice(one.path) is not None
         if one.stamp is None or one.observed is None or settled:
             yield one, row
             continue
@@ -272,10 +295,16 @@ def _uncovered(seen: Sighting, above: Covering) -> str | None:
     return above.uncovered(seen.inode, in_use=in_use)
 
 
-def _row(seen: Sighting, *, given: Given | None, judge: Judge, lack: str | None) -> Row:
-    choice = given.choice if given else None
+def _choice(seen: Sighting, *, given: Given | None) -> Choice | None:
+    """Return what a disk is judged by: its stamp, or else what is given."""
     if seen.policy:
-        choice = seen.policy.effective
+        return seen.policy.effective
+    return given.choice if given else None
+
+
+def _row(
+    seen: Sighting, *, choice: Choice | None, judge: Judge, lack: str | None
+) -> Row:
     strategy, observed = choice.strategy if choice else None, seen.observed
     if observed is None or choice is None:
         assert seen.fault is not None

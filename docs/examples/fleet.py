@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from allocpolicy import Audit, Choice, DiskFormat, Given, Policy, Row, audit
+from allocpolicy import (
+    Attached,
+    Audit,
+    Choice,
+    DiskFormat,
+    Given,
+    Policy,
+    Row,
+    audit,
+)
 
 directory = Path("disks").absolute()
 directory.mkdir()
@@ -15,3 +24,9 @@ row: Row
 for row in fleet.rows:
     assert (row.disk.name, row.word) == ("old.raw", "meets")
 assert not fleet.drifted
+
+# The definition of a VM says what the disk is to be.
+wanted = Choice(strategy="space", options={"reserve": "fallocate"})
+vm = Attached(vm="vm1, vda", format=DiskFormat.RAW, choice=wanted)
+fleet = audit([], policy=Policy(), attached={directory / "old.raw": vm})
+assert [row.word for row in fleet.rows] == ["drifted"]

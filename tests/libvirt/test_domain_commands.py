@@ -398,3 +398,86 @@ class TestApply:
         done = run("apply web")
         assert (done.status, "backingStore" in done.stderr) == (2, True)
         assert top.read_bytes() == before
+
+
+class TestAudit:
+    """Every disk of every domain, by the policy of its definition."""
+
+    def audited(self, *arguments: object) -> tuple[int, dict[str, tuple[str, str]]]:
+        """Return the exit status, and each disk's word and reason by its name."""
+        uri = libvirt_domains.URI
+        done = allocpolicy("audit", "--libvirt", uri, *arguments, "-f", "json")
+        rows = {
+            Path(row["disk"]).name: (row["verdict"], row["reason"])
+            for row in done.document
+        }
+        return done.status, rows
+
+    def test_the_definition_goes_before_the_stamp(
+        self, define: Callable[..., libvirt.virDomain], disk: Path, tmp_path: Path
+    ) -> None:
+        """Without a policy in it the stamp decides; without a stamp nothing does."""
+        bare = tmp_path / "bare"
+        images.qemu_img("create", "-f", "qcow2", bare, "4M")
+        define("web", libvirt_domains.disk(disk))
+        define("bare", libvirt_domains.disk(bare))
+        status, rows = self.audited()
+        assert status == 0
+        assert rows["disk"][0] == "meets"
+        assert "domain web, vda" in rows["disk"][1]
+        assert rows["bare"][0] == "no policy"
+        run("set web strategy=performance")
+        run("set bare strategy=none")
+        status, rows = self.audited()
+        assert status == 1
+        assert (rows["disk"][0], rows["bare"][0]) == ("drifted", "meets")
+        run("set web strategy=none")
+        assert self.audited()[0] == 0
+
+    def test_a_disk_that_is_not_there_is_missing(
+        self, define: Callable[..., libvirt.virDomain], tmp_path: Path
+    ) -> None:
+        """With or without a policy."""
+        define("web", libvirt_domains.disk(tmp_path / "gone"))
+        status, rows = self.audited()
+        assert (status, rows["gone"][0]) == (1, "missing")
+        assert "domain web, vda" in rows["gone"][1]
+
+    @pytest.mark.parametrize("specs", ["", "strategy=space"])
+    def test_the_thin_top_of_an_external_snapshot_is_named(
+        self, define: Callable[..., libvirt.virDomain], disk: Path, specs: str
+    ) -> None:
+        """It is what the guest writes to; its policy may be that of the disk below."""
+        top = disk.with_name("top")
+        images.qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", disk, top)
+        define("web", libvirt_domains.disk(top))
+        if specs:
+            run("set web", specs)
+        status, rows = self.audited()
+        word, reason = rows["top"]
+        assert (status, word) == (1, "drifted")
+        assert f"it is an external snapshot of {disk}" in reason
+
+    def test_nothing_is_written_and_a_directory_may_be_named_as_well(
+        self, define: Callable[..., libvirt.virDomain], disk: Path
+    ) -> None:
+        """The files are what they were; those of no domain go by their stamps."""
+        other = disk.with_name("other")
+        provision(other, "--size", "4M", "--strategy", "none")
+        define("web", libvirt_domains.disk(disk))
+        before = [(one.stat(), one.read_bytes()) for one in (disk, other)]
+        status, rows = self.audited(disk.parent)
+        assert (status, set(rows)) == (0, {"disk", "other"})
+        assert [(one.stat(), one.read_bytes()) for one in (disk, other)] == before
+
+    def test_a_domain_whose_specs_are_wrong_is_told_and_others_are_judged(
+        self, define: Callable[..., libvirt.virDomain], disk: Path
+    ) -> None:
+        """As one of Nova's, whose flavor nobody checked."""
+        define("web", libvirt_domains.disk(disk))
+        metadata = domains.nova({"allocpolicy:strategy": "fastt"})
+        define("wrong", libvirt_domains.disk(disk), metadata=metadata)
+        done = allocpolicy("audit", "--libvirt", libvirt_domains.URI, "-f", "json")
+        assert done.status == 2
+        assert "domain wrong" in done.stderr
+        assert [row["verdict"] for row in done.document] == ["meets"]

@@ -1,0 +1,49 @@
+"""The disks of all domains, and what the domains' definitions say of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import Error
+from allocpolicy.libvirt import domain as domains
+from allocpolicy.libvirt import selections
+from allocpolicy.libvirt.connection import Connection, DefinedDomain
+from allocpolicy.operations.attached import Attached
+
+
+def attached(
+    host: Connection, *, policy: Policy, failed: Callable[[Error], None]
+) -> dict[Path, Attached]:
+    """Return each disk of ours by its path, as a running VM has it, or the next start.
+
+    :param failed: is told of a domain whose definition or specs are wrong.
+    """
+    found: dict[Path, Attached] = {}
+    for one in host.domains():
+        try:
+            for path, disk in _disks(one, policy=policy):
+                found.setdefault(path, disk)
+        except Error as error:
+            error.remark = "; ".join(filter(None, (error.remark, f"domain {one.name}")))
+            failed(error)
+    return found
+
+
+def _disks(found: DefinedDomain, *, policy: Policy) -> Iterator[tuple[Path, Attached]]:
+    for xml in found.xml.values():  # the running VM's first
+        described = domains.parse(xml)
+        chosen = selections.of(described, policy=policy)
+        for disk in described.disks:
+            if disk.may_be_missing and not os.path.lexists(disk.path):
+                continue
+            yield (
+                disk.path,
+                Attached(
+                    vm=f"domain {found.name}, {disk.target}",
+                    format=disk.format,
+                    choice=chosen[disk.target].choice if chosen else None,
+                ),
+            )
