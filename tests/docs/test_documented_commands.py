@@ -30,6 +30,7 @@ IN_ORDER = "docs/strategies.md"
 
 # What begins like this is not run here, because of this.
 NOT_RUN = {
+    "allocpolicy audit --libvirt ": "it takes libvirt; tests/libvirt has its own",
     "allocpolicy libvirt ": "tests/libvirt runs them, beside a libvirtd of its own",
     "apt-get ": "it changes the host; bindep.txt is what make installs",
     "git ": "it changes the checkout",
@@ -55,7 +56,7 @@ OF_OTHERS = {
     *("--preserve", "--sparse", "--reflink", "--dig-holes", "--preallocation"),
     *("--disk-only", "--pyargs"),
     *("--strict", "--editable", "--no-deps", "--wheel-dir", "--force-reinstall"),
-    *("--quiet", "--check"),
+    *("--quiet", "--check", "--system-site-packages"),
     *("--property", "--os-compute-api-version"),
 }
 
