@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from allocpolicy.storage import credentials, lock_list, mount
 from allocpolicy.storage.credentials import Capability
+from allocpolicy.storage.inode import Inode, inode
 
 # The VFS breaks leases when it opens an inode. These have one inode for each file, and
 # are on one host.
@@ -52,6 +53,8 @@ _FORBIDDEN = (
     " owner: see what AppArmor or SELinux denied in the kernel's log, and allow locks"
 )
 
+_ours: list[Inode] = []  # the files on which this process holds leases
+
 
 @contextlib.contextmanager
 def held(fd: int) -> Iterator[None]:
@@ -62,9 +65,12 @@ def held(fd: int) -> Iterator[None]:
     """
     tell(fd)
     change(fd, fcntl.F_WRLCK)
+    mine = inode(os.fstat(fd))
+    _ours.append(mine)
     try:
         yield
     finally:
+        _ours.remove(mine)
         # EAGAIN: the lease is gone, because the opener waited long enough. EACCES: the
         # file became another's meanwhile; the lease lasts as long as the descriptor.
         with contextlib.suppress(BlockingIOError, PermissionError):
@@ -168,11 +174,18 @@ def is_leased(fd: int) -> bool:
 
     :param fd: opened with O_PATH, which breaks no lease.
     """
-    inode = os.fstat(fd).st_ino
+    status = os.fstat(fd)
     # Few inodes are under a lease, so the mounts are rarely needed.
-    if all(inode != one.inode for one in _leases(lock_list.read_lately())):
+    if all(status.st_ino != one.inode for one in _leases(lock_list.read_lately())):
         return False
-    return inode in leased_inodes(devices=lock_devices(fd))
+    # Files in two subvolumes of btrfs may have both numbers in common; of those that we
+    # hold we know which they are.
+    ours, devices = inode(status) in _ours, lock_devices(fd)
+    return any(
+        one.inode == status.st_ino and one.device in devices
+        for one in _leases(lock_list.read())
+        if ours or one.process != os.getpid()
+    )
 
 
 def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
@@ -219,6 +232,7 @@ class Leases:
 
 
 class _Lease(NamedTuple):
+    process: int
     device: str
     inode: int
     breaking: bool
@@ -237,6 +251,7 @@ def _leases(listed: str) -> Iterator[_Lease]:
             if field.count(":") == 2:
                 major, minor, inode = field.split(":")
                 yield _Lease(
+                    process=int(fields[-4]),
                     device=f"{int(major, 16)}:{int(minor, 16)}",
                     inode=int(inode),
                     breaking=" BREAKING " in line,
