@@ -22,6 +22,7 @@ from allocpolicy.contract.facts import DiskFormat, Headroom
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import account, covering, sighting
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.covering import Covering
@@ -312,7 +313,20 @@ def _row(
     if lack is not None and observed.guaranteed:
         observed = replace(observed, guaranteed=False, exception=lack)
     verdict = judge.verdict(choice, observed)
+    if seen.stamp is not None and (pending := _pending(seen.stamp)):
+        verdict = replace(verdict, reason=f"{verdict.reason}; {pending}")
     return Row(disk=seen.path, strategy=strategy, verdict=verdict, observed=observed)
+
+
+def _pending(stamp: Stamp) -> str | None:
+    """Return what the stamp requests and the disk doesn't have yet, or None."""
+    requested, effective = stamp.requested, stamp.effective
+    if requested == effective:
+        return None
+    named = requested.strategy
+    if named == effective.strategy:
+        named = f"{named} with other options"
+    return f"{named} is requested, and not yet effective: apply it again"
 
 
 def _unlisted(path: str, reason: str) -> Row:

@@ -20,6 +20,8 @@ from allocpolicy.storage.copy import Run
 from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
 
+_BLOCK = 4096  # bytes, of most filesystems that share blocks
+
 
 class Sharing(enum.StrEnum):
     """Whether a copy may share the base image's blocks."""
@@ -51,7 +53,8 @@ class CopyBase(Step):
     @property
     def copied_bytes(self) -> int:
         """Return the most bytes that are copied, and not shared."""
-        return 0 if self._shares else self.base.data_bytes
+        in_blocks = not any(map(_has_parts_of_blocks, self.base.layers))
+        return 0 if self._shares and in_blocks else self.base.data_bytes
 
     @override
     def describe(self) -> str:
@@ -164,6 +167,11 @@ class CopyBase(Step):
             elif run.kind is Kind.ZERO and layer.below is not None:
                 kept = self.sharing is Sharing.NEVER
                 zeroes.clear(target, offset=place, length=run.length, kept=kept)
+
+
+def _has_parts_of_blocks(image: BaseImage) -> bool:
+    """Return whether clusters are smaller than a block, and so can't be shared."""
+    return image.header is not None and image.header.cluster_size < _BLOCK
 
 
 def _data_offset(target: Target) -> int:

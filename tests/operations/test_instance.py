@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,17 +17,25 @@ import pytest
 from allocpolicy import (
     Change,
     DiskFormat,
+    Error,
+    Headroom,
     InvalidRequest,
+    Limits,
     NotEnoughSpace,
     Policy,
+    Progress,
     Report,
+    RewriteLimits,
+    StorageFailed,
+    apply,
     apply_all,
 )
-from allocpolicy.contract.facts import Headroom
+from allocpolicy.progress import unwatched
 from tests.conftest import FreshFilesystem
+from tests.harness import images
 from tests.harness.cli import allocpolicy, provision
-from tests.harness.filesystems import available
-from tests.harness.images import MIB
+from tests.harness.filesystems import available, require_program
+from tests.harness.images import GIB, MIB
 
 ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 SPACE = {"allocpolicy:strategy": "space"}
@@ -108,6 +123,176 @@ def test_a_disk_that_is_named_twice_is_refused(
     with pytest.raises(InvalidRequest, match=f"{twice}.* same disk"):
         bring(disk, twice, policy=Policy(lock_path=tmp_path))
     assert states(disk) == before
+
+
+@pytest.mark.filesystems("xfs")
+def test_if_the_second_fails_the_first_is_done_and_the_third_as_it_was(
+    directory: Path, tmp_path: Path
+) -> None:
+    disks = [directory / name for name in "abc"]
+    thin(*disks)
+    before = states(disks[2])
+    begun = 0
+
+    def watch(description: str, /) -> Progress:
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            raise StorageFailed(directory, "the device is gone")
+        return unwatched(description)
+
+    with pytest.raises(StorageFailed) as raised:
+        apply_all(changes(*disks), policy=Policy(lock_path=tmp_path), watch=watch)
+    said = str(raised.value)
+    assert f"at {disks[1]}" in said
+    assert f"done before: {disks[0]}" in said
+    assert f"not begun: {disks[2]}" in said
+    assert used(disks[0]) >= 16 * MIB
+    assert states(disks[2]) == before
+    assert len(bring(*disks, policy=Policy(lock_path=tmp_path))) == 3
+
+
+def in_processes(works: Sequence[Callable[[], object]]) -> list[int]:
+    """Do the works at once, each in a process; return how each ended.
+
+    0, the exit status of an error of ours, or 1.
+    """
+    pids = []
+    for work in works:
+        pid = os.fork()
+        if not pid:
+            try:
+                work()
+                os._exit(0)
+            except Error as error:
+                os._exit(error.exit_status)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+@pytest.mark.parametrize("ratio", [0, 1.0])
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_of_twelve_vms_at_once_exactly_as_many_are_reserved_as_fit(
+    fresh_filesystem: FreshFilesystem, tmp_path: Path, kind: str, ratio: float
+) -> None:
+    """None has one disk reserved and one that isn't."""
+    place = fresh_filesystem(kind, size=512 * MIB)
+    size = available(place) * 2 // 11 // 2 // MIB * MIB  # of five and a half VMs
+    vms = [
+        (place / f"vm{number}-root", place / f"vm{number}-data") for number in range(12)
+    ]
+    thin(*(disk for vm in vms for disk in vm), size=size)
+    limits = Limits(max_overcommit_ratio=99 if ratio else 0)
+    policy = Policy(lock_path=tmp_path, headroom=NO_HEADROOM, limits=limits)
+    statuses = in_processes([partial(bring, *vm, policy=policy) for vm in vms])
+    assert sorted(statuses) == [0] * 5 + [3] * 7
+    for vm, status in zip(vms, statuses, strict=True):
+        assert {used(disk) >= size for disk in vm} == {status == 0}
+
+
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("ratio", [0, 99])
+def test_whatever_the_order_nobody_waits_for_ever(
+    directory: Path, tmp_path: Path, ratio: int
+) -> None:
+    first, second = directory / "first", directory / "second"
+    thin(first, second)
+    policy = Policy(lock_path=tmp_path, limits=Limits(max_overcommit_ratio=ratio))
+    works: list[Callable[[], object]] = [
+        *[partial(bring, first, second, policy=policy)] * 4,
+        *[partial(bring, second, first, policy=policy)] * 4,
+        *[partial(apply, one, policy=policy) for one in changes(first, second)],
+    ]
+    assert in_processes(works) == [0] * len(works)
+
+
+def limited(place: Path, *, size: int) -> list[Path]:
+    """Make two subvolumes of btrfs with a limit of so many bytes each."""
+    program, places = require_program("btrfs"), [place / "one", place / "two"]
+    for arguments in (
+        ("quota", "enable", place),
+        *(("subvolume", "create", one) for one in places),
+        *(("qgroup", "limit", str(size), one) for one in places),
+    ):
+        subprocess.run([program, *arguments], check=True, capture_output=True)
+    return places
+
+
+def test_each_budget_of_a_filesystem_is_its_own(
+    fresh_filesystem: FreshFilesystem, tmp_path: Path
+) -> None:
+    """With room for one disk in each of two budgets, both fit there, and not in one."""
+    one, two = limited(fresh_filesystem("btrfs"), size=160 * MIB)
+    disks = one / "first", one / "second"
+    thin(*disks, two / "third", size=100 * MIB)
+    policy = Policy(lock_path=tmp_path, headroom=NO_HEADROOM)
+    before = states(*disks)
+    with pytest.raises(NotEnoughSpace) as raised:
+        bring(*disks, policy=policy)
+    assert raised.value.free < 160 * MIB
+    assert states(*disks) == before
+    assert len(bring(disks[0], two / "third", policy=policy)) == 2
+
+
+def test_what_is_free_in_two_budgets_is_free_once(
+    fresh_filesystem: FreshFilesystem, tmp_path: Path
+) -> None:
+    """Limits of more than the filesystem has, together, are common."""
+    place = fresh_filesystem("btrfs")
+    places, free = limited(place, size=2 * GIB), available(place)
+    disks = [one / "disk" for one in places]
+    thin(*disks, size=free * 2 // 3 // MIB * MIB)
+    before = states(*disks)
+    with pytest.raises(NotEnoughSpace, match="needed") as raised:
+        bring(*disks, policy=Policy(lock_path=tmp_path, headroom=NO_HEADROOM))
+    assert raised.value.needed > free > raised.value.free - MIB
+    assert states(*disks) == before
+
+
+@pytest.mark.filesystems("ext4", "xfs")
+@pytest.mark.parametrize("seconds", [None, 3600])
+def test_whatever_kills_it_each_disk_is_whole(
+    directory: Path, tmp_path: Path, seconds: float | None
+) -> None:
+    """The old one or the new one; what is left beside it, the next command removes."""
+    base, policy = tmp_path / "base", Policy(lock_path=tmp_path / "locks")
+    base.write_bytes(random.Random(5).randbytes(8 * MIB))
+    disks = [directory / "root", directory / "data"]
+
+    def renewed() -> None:
+        for disk in disks:
+            disk.unlink(missing_ok=True)
+            provision(disk, "--base", base, "--size", 16 * MIB)
+
+    limits = RewriteLimits(seconds=seconds)
+    specs = {
+        "allocpolicy:strategy": "performance",
+        "allocpolicy:performance.data": "falloc",
+    }
+    wanted = [replace(one, limits=limits) for one in changes(*disks, specs=specs)]
+    work = partial(apply_all, wanted, policy=policy)
+    renewed()
+    started = time.monotonic()
+    assert in_processes([work]) == [0]
+    whole = time.monotonic() - started
+    for moment in range(10):
+        renewed()
+        pid = os.fork()
+        if not pid:
+            work()
+            os._exit(0)
+        time.sleep(whole * moment / 9)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert len(set(os.listdir(directory)) - {"root", "data"}) <= 1
+        for disk in disks:
+            assert images.same_content(disk, base, formats=("qcow2", "raw"))
+            assert "leaks" not in images.check(disk)
+        reports = work()
+        assert all(one.verdict and one.verdict.judgement == "meets" for one in reports)
+        assert sorted(os.listdir(directory)) == ["data", "root"]
 
 
 @pytest.mark.filesystems("xfs")
