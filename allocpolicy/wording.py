@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 LONGEST = 500  # characters of what others say
@@ -93,6 +92,8 @@ def choices(words: Iterable[str], *, nearest_to: str) -> str:
 
 def hint(words: Iterable[str], *, nearest_to: str) -> str:
     """Return ``; did you mean 'b'?`` for a similar word, or nothing."""
+    import difflib  # for what is refused
+
     listed = tuple(words)
     near = difflib.get_close_matches(nearest_to, listed, n=1)
     near = near or [

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from types import FunctionType, MethodType
-from typing import NamedTuple
+
+from allocpolicy.record import dataclass
 
 # Of a code object's flags; source: CPython's Include/cpython/code.h.
 _VAR_KEYWORDS = 0x08
 _COROUTINE, _GENERATORS = 0x80, 0x20 | 0x200
 
 
-class Parameters(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
     """What a method can and must be given, but for ``self`` and ``*others``."""
 
     takes_any: bool  #: any keyword

@@ -18,21 +18,22 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import Limits
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.execute import demand
-from allocpolicy.execute.demand import Demand, Part
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
-from allocpolicy.observe import holding
-from allocpolicy.observe.account import Account
 from allocpolicy.storage import budget, directories, mount, named_lock, space
 from allocpolicy.storage.inode import inode
 from allocpolicy.storage.space import Space
 from allocpolicy.wording import format_size
+
+if TYPE_CHECKING:
+    from allocpolicy.execute.demand import Demand, Part
+    from allocpolicy.observe.account import Account
 
 
 @contextlib.contextmanager
@@ -121,6 +122,8 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
     """
     if plan is job.admitted:
         return
+    from allocpolicy.execute import demand  # it counts other disks
+
     _refuse_excess(plan, job)
     _refuse(demand.of([(plan, job)]), directory, budget.space_of)
 
@@ -135,6 +138,9 @@ def admit_all(
     :raises InvalidRequest: when one disk may not be promised so much.
     :raises NotEnoughSpace: with the numbers, by filesystem and by budget.
     """
+    from allocpolicy.execute import demand
+    from allocpolicy.observe import holding
+
     for part in parts:
         _refuse_excess(*part)
     measured = {
@@ -183,6 +189,8 @@ def _refuse_excess(plan: Plan, job: Job) -> None:
         return
     current = job.disk.disk.fd if job.disk else None
     if current is not None:
+        from allocpolicy.observe import holding
+
         held = holding.measure(current, path=path)
         reserves = bool(plan.reserved_bytes)
         asked = plan.promised_bytes if reserves else job.request.virtual_size
@@ -198,4 +206,6 @@ def left(taken: Account, *, limits: Limits) -> int | None:
     """Return the bytes that may still be promised; None without a ratio."""
     if not limits.max_overcommit_ratio:
         return None
+    from allocpolicy.execute import demand
+
     return max(0, demand.allowed(taken, limits) - taken.used - taken.promised)

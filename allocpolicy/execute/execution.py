@@ -12,7 +12,7 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.execute import build, existing, new
+from allocpolicy.execute import existing
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.storage import staging
 
@@ -27,6 +27,8 @@ def execute(plan: Plan, job: Job) -> Outcome | None:
             _rehearse(plan, job)
             return None
         if job.disk is None:
+            from allocpolicy.execute import new
+
             return new.make(plan, job)
         return existing.change(plan, job, job.disk)
 
@@ -48,6 +50,8 @@ def _rehearse(plan: Plan, job: Job) -> None:
     """Check what can be checked without running a step."""
     if plan.mode is Mode.NOTHING and job.disk is not None:
         return
+    from allocpolicy.execute import build, new
+
     if job.disk is not None and plan.mode is Mode.IN_PLACE:
         existing.rehearse(plan, job, job.disk)
         return

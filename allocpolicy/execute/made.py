@@ -24,9 +24,8 @@ from allocpolicy.errors import (
 )
 from allocpolicy.execute.in_place_failure import are_ours
 from allocpolicy.execute.job import Job
-from allocpolicy.images import appearance, backing_name
+from allocpolicy.images import backing_name
 from allocpolicy.images import reach as reaches
-from allocpolicy.images.appearance import Family
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.qcow2 import obstacles, refcounts
@@ -133,6 +132,9 @@ def _foreign(job: Job, fd: int) -> str | None:
 
 
 def _looks(fd: int) -> str | None:
+    from allocpolicy.images import appearance
+    from allocpolicy.images.appearance import Family
+
     seen = appearance.of(fd, file_size=os.fstat(fd).st_size)
     return seen.name if seen and seen.family is Family.IMAGE else None
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from allocpolicy.contract.facts import BaseImage, Facts
 from allocpolicy.contract.plan import Mode, Plan, Step
 from allocpolicy.errors import BeyondLimits
-from allocpolicy.images import reading
 from allocpolicy.record import dataclass
 from allocpolicy.wording import format_size, printable
 
@@ -80,6 +79,8 @@ def _is_blank(image: BaseImage | None) -> bool:
     """Return whether a disk maps nothing: no guest wrote to it. Raw maps all."""
     if image is None:
         return False
+    from allocpolicy.images import reading
+
     mapped = reading.runs(image, virtual_size=image.virtual_size)
     return next(mapped, None) is None
 

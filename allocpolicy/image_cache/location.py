@@ -20,7 +20,7 @@ from pathlib import Path
 DEFAULT_NAME = "_base"  # of the cache beside the disks
 HASHES = ".memo"
 USERS = ".users"
-_ENTRY_NAME = re.compile(
+_ENTRY_NAME = (
     r"[0-9a-f]{64}\.(vmdk|vpc|vhdx|vdi|qed|vmdk-files|(gzip|xz|zstd|bzip2|ova)(-[a-z0-9]+)?)"
     r"(\.v[0-9]+)?\.raw"
 )
@@ -65,7 +65,7 @@ def is_entry(path: Path, *, configured: Path | None) -> bool:
 
 def is_entry_name(name: str) -> bool:
     """Return whether the name is that of a converted image."""
-    return _ENTRY_NAME.fullmatch(name) is not None
+    return re.fullmatch(_ENTRY_NAME, name) is not None
 
 
 def entry_name(digest: str, *, source_format: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import FormatUnknown, ImageError, Unsupported
-from allocpolicy.images import appearance, heritage, image_file
+from allocpolicy.images import heritage, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.heritage import Inherited
@@ -186,6 +186,8 @@ def contradiction(fd: int, format: DiskFormat) -> str | None:
     """
     if format is not DiskFormat.RAW:
         return None  # reading its header tells
+    from allocpolicy.images import appearance
+
     seen = appearance.of(fd, file_size=os.fstat(fd).st_size)
     if seen is None:
         return None

@@ -9,7 +9,6 @@ from allocpolicy.contract.facts import Headroom
 from allocpolicy.contract.policy import Policy
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.reach import Reach
-from allocpolicy.observe import account
 from allocpolicy.record import dataclass
 from allocpolicy.storage import below, budget, directories, mount
 from allocpolicy.storage.filesystem import Filesystem
@@ -54,6 +53,8 @@ def surroundings(
     found = identity or mount.identify(fd)
 
     def unwritten_beside() -> int:
+        from allocpolicy.observe import account  # few need to know of other disks
+
         # Disks in use are not flushed: the result errs on the large side.
         return account.take(directory, policy=policy, other_than=(fd,)).unwritten
 

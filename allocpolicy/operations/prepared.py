@@ -24,7 +24,6 @@ from allocpolicy.operations import (
     change_order,
     data_path,
     held_disk,
-    snapshots,
     unmet,
 )
 from allocpolicy.operations.change_order import Change
@@ -294,6 +293,8 @@ def _nothing_to_do(course: Course) -> Attempt:
 
 def _with_uncovered(attempt: Attempt, one: Prepared) -> Attempt:
     """Return the attempt; its reason says which overlay the guest writes to instead."""
+    from allocpolicy.operations import snapshots
+
     current = one.course.job.current
     assert current is not None
     uncovered = snapshots.uncovered(one.hold.disk, current, policy=attempt.job.policy)

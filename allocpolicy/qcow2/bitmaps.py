@@ -10,10 +10,10 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from allocpolicy.errors import ImageError
 from allocpolicy.qcow2.header import Header
+from allocpolicy.record import dataclass
 from allocpolicy.storage import reading
 
 _ENTRY = struct.Struct(">QIIBBHI")
@@ -29,7 +29,8 @@ _ONES, _OFFSET, _RESERVED = 1 << 0, 0x00FFFFFFFFFFFE00, 0xFF000000000001FE
 _REMEDY = ", and QEMU opens no such image; get it again from where it came from"
 
 
-class _Bitmap(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bitmap:
     """An entry of the directory, with the specification's names."""
 
     table_offset: int
@@ -63,7 +64,8 @@ def check(fd: int, header: Header, *, path: Path) -> None:
         names.add(name)
 
 
-class Storage(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
     """Host clusters of all bitmaps: those they take now, and the most they may take."""
 
     now: int = 0
@@ -81,7 +83,7 @@ def storage(fd: int, header: Header, *, path: Path) -> Storage:
     if header.bitmap_directory is None:
         return Storage()
     size, room = header.cluster_size, os.fstat(fd).st_size
-    now = most = -(-header.bitmap_directory[1] // size)
+    now = most = -(-header.bitmap_directory.size // size)
     for bitmap, _ in _directory(fd, header, path=path):
         length = bitmap.table_size * 8
         room -= length
@@ -105,13 +107,16 @@ def _directory(
     fd: int, header: Header, *, path: Path
 ) -> Iterator[tuple[_Bitmap, bytes]]:
     """Yield each entry and its name; together they are as long as the directory."""
-    count, size, offset = header.bitmap_directory or (0, 0, 0)
-    end = offset + size
-    for _ in range(count):
+    directory = header.bitmap_directory
+    if directory is None:
+        return
+    offset, end = directory.offset, directory.offset + directory.size
+    for _ in range(directory.bitmaps):
         data = reading.read(fd, _ENTRY.size + _NAME_SIZES.stop, offset=offset)
         if len(data) < _ENTRY.size or offset + _ENTRY.size > end:
             raise _malformed(path)
-        bitmap = _Bitmap._make(_ENTRY.unpack_from(data))
+        fields = zip(_Bitmap.__annotations__, _ENTRY.unpack_from(data), strict=True)
+        bitmap = _Bitmap(**dict(fields))
         offset += bitmap.length
         if offset > end:
             raise _malformed(path)

@@ -11,7 +11,6 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from allocpolicy.errors import ImageError, refuse
 from allocpolicy.qcow2 import geometry
@@ -73,7 +72,8 @@ class Autoclear(enum.IntFlag):
     RAW_EXTERNAL_DATA = 1 << 1
 
 
-class BitmapDirectory(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitmapDirectory:
     """Where the persistent bitmaps are listed that QEMU loads."""
 
     bitmaps: int
@@ -191,7 +191,8 @@ def read_header(fd: int, *, path: Path) -> Header:
     return header
 
 
-class _RawHeader(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RawHeader:
     """The fields, in the specification's order and with its names."""
 
     magic: bytes
@@ -221,7 +222,8 @@ def _unpack(data: bytes, *, path: Path) -> _RawHeader:
         data = data[:V2_HEADER_LENGTH] + V2_DEFAULTS
     if len(data) < HEADER.size:
         raise ImageError(path, "the file ends inside its header")
-    raw = _RawHeader._make(HEADER.unpack(data))
+    fields = zip(_RawHeader.__annotations__, HEADER.unpack(data), strict=True)
+    raw = _RawHeader(**dict(fields))
     refuse(_raw_faults(raw), path=path)
     return raw
 

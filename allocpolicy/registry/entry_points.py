@@ -17,7 +17,8 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
-from typing import NamedTuple
+
+from allocpolicy.record import dataclass
 
 _SUFFIXES = (".dist-info", ".egg-info")
 _UNKNOWN = "unknown"
@@ -30,7 +31,8 @@ _ABSENT = (
 )
 
 
-class EntryPoint(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryPoint:
     """An entry point, and the distribution that has it."""
 
     name: str
@@ -49,10 +51,10 @@ def of_group(group: str) -> list[EntryPoint]:
         if any(map(_has_own, sys.meta_path)):
             raise _Unclear
         return [
-            EntryPoint(name, target, *owner)
+            EntryPoint(name=name, target=target, distribution=owner, version=version)
             for directory in _distributions(sys.path)
             if (named := _named(directory, group))
-            for owner in [_owner(directory)]
+            for owner, version in [_owner(directory)]
             for name, target in named
         ]
     except _Unclear:
@@ -64,10 +66,10 @@ def _asked(group: str) -> list[EntryPoint]:
 
     return [
         EntryPoint(
-            one.name,
-            one.value,
-            str(one.dist.name if one.dist else _UNKNOWN),
-            str(one.dist.version if one.dist else _UNKNOWN),
+            name=one.name,
+            target=one.value,
+            distribution=str(one.dist.name if one.dist else _UNKNOWN),
+            version=str(one.dist.version if one.dist else _UNKNOWN),
         )
         for one in importlib.metadata.entry_points(group=group)
     ]

@@ -20,7 +20,7 @@ from typing import Any
 from allocpolicy import schema, wording
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
-from allocpolicy.record import dataclass
+from allocpolicy.record import asdict, dataclass
 from allocpolicy.registry import entry_points, hooks, option_schema
 from allocpolicy.registry.blame import blaming
 
@@ -92,7 +92,7 @@ def _changed(place: str) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _find_all(state: tuple[tuple[str, int | None], ...]) -> tuple[Found, ...]:
-    found = (Found(**one._asdict()) for one in entry_points.of_group(GROUP))
+    found = (Found(**asdict(one)) for one in entry_points.of_group(GROUP))
     return tuple(sorted(found, key=_order))
 
 

@@ -6,7 +6,6 @@ jsonschema is imported only when something must be validated.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -53,7 +52,7 @@ def convert(
     options: dict[str, object] = {
         name: _convert(name, raw[name], option=option)
         if name in raw
-        else copy.copy(option["default"])
+        else _fresh(option["default"])
         for name, option in properties.items()
     }
     if raw:
@@ -82,15 +81,18 @@ def complete(
     :raises Invalid: when they do not match the schema.
     """
     properties: Mapping[str, Any] = options_schema["properties"]
-    defaults = {
-        name: copy.copy(option["default"]) for name, option in properties.items()
-    }
+    defaults = {name: _fresh(option["default"]) for name, option in properties.items()}
     complete = defaults | dict(options)
     if complete != defaults and not _is_plainly_valid(complete, properties):
         problems = schema.validate(complete, schema=options_schema)
         if problems:
             raise Invalid(problems[0])
     return complete
+
+
+def _fresh(default: object) -> object:
+    """Return a default that may be changed."""
+    return list(default) if isinstance(default, list) else default
 
 
 def _is_plainly_valid(

@@ -6,7 +6,6 @@ taken for it.
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,6 +83,8 @@ def _ours(rest: str) -> str:
     if not name:
         return STRATEGY
     key = f"{NAMESPACE}{name}"
+    import difflib
+
     nearest = difflib.get_close_matches(key, STRATEGY_KEYS, n=1, cutoff=_NEAR_KEY)
     return nearest[0] if nearest else key
 
@@ -104,4 +105,6 @@ def _is_ours(head: str, *, rest: str) -> bool:
 
 
 def _near(word: str, ours: str, *, ratio: float) -> bool:
+    import difflib
+
     return difflib.SequenceMatcher(a=ours, b=word).ratio() >= ratio

@@ -29,13 +29,13 @@ _NETWORK_FILESYSTEMS = re.compile(
 )
 # What device-mapper's users put before and after the UUID of their devices: LVM2's
 # lib/activate/dev_manager.c (layers), cryptsetup, multipath-tools, kpartx, stratisd.
-_DM_THIN = re.compile(r"LVM-.*-tpool|stratis-.*-(thin-fs|thinpool)-.*")
-_DM_VDO = re.compile(r"LVM-.*-vpool|VDO-.*")
-_DM_SNAPSHOT = re.compile(r"LVM-.*-cow")
-_DM_KNOWN = re.compile(r"(part\d+-)?(LVM|CRYPT|mpath|DMRAID|stratis|VDO)-.*")
-_REMOTE_NAMES = re.compile(r"(nbd|rbd|drbd|aoe|etherd!)\S*")
+_DM_THIN = r"LVM-.*-tpool|stratis-.*-(thin-fs|thinpool)-.*"
+_DM_VDO = r"LVM-.*-vpool|VDO-.*"
+_DM_SNAPSHOT = r"LVM-.*-cow"
+_DM_KNOWN = r"(part\d+-)?(LVM|CRYPT|mpath|DMRAID|stratis|VDO)-.*"
+_REMOTE_NAMES = r"(nbd|rbd|drbd|aoe|etherd!)\S*"
 # iSCSI sessions, NVMe over fabrics; the device's own directory is below them.
-_REMOTE_PATHS = re.compile(r"/session\d+/|/nvme-fabrics/")
+_REMOTE_PATHS = r"/session\d+/|/nvme-fabrics/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ def _layer(name: str, path: Path) -> Layer:
     if name.startswith("zram"):
         reason = f"it is on {name}: compressed memory"
         return Layer(name=name, kind="zram", exception=reason)
-    if _REMOTE_NAMES.fullmatch(name) or _REMOTE_PATHS.search(f"{path}/"):
+    if re.fullmatch(_REMOTE_NAMES, name) or re.search(_REMOTE_PATHS, f"{path}/"):
         reason = f"it is on {name}, a network device: what its server has is unknown"
         return Layer(name=name, kind="network", exception=reason)
     return Layer(name=name, kind="bcache" if name.startswith("bcache") else "disk")
@@ -153,10 +153,10 @@ def mapped(name: str, identity: str) -> Layer:
         (_DM_VDO, "vdo", "VDO"),
         (_DM_SNAPSHOT, "snapshot", "a snapshot"),
     ):
-        if pattern.fullmatch(identity):
+        if re.fullmatch(pattern, identity):
             reason = f"it is on {what}, {name}, which allocates as it is written to"
             return Layer(name=name, kind=kind, exception=reason)
-    if _DM_KNOWN.fullmatch(identity):
+    if re.fullmatch(_DM_KNOWN, identity):
         return Layer(name=name, kind="device-mapper")
     reason = f"it is on {name} of device-mapper: its kind is unknown, perhaps thin"
     return Layer(name=name, kind="unknown", exception=reason)

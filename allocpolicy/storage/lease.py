@@ -24,8 +24,8 @@ import os
 import signal
 import time
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
+from allocpolicy.record import dataclass
 from allocpolicy.storage import credentials, lock_list, mount
 from allocpolicy.storage.credentials import Capability
 from allocpolicy.storage.inode import Inode, inode
@@ -231,7 +231,8 @@ class Leases:
         return os.fstat(fd).st_ino in self._inodes and is_leased(fd)
 
 
-class _Lease(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lease:
     process: int
     device: str
     inode: int

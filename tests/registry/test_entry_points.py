@@ -6,6 +6,7 @@ import importlib.metadata
 import sys
 import zipfile
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def write(
 
 
 def found() -> list[tuple[str, ...]]:
-    return sorted(map(tuple, entry_points.of_group(GROUP)))
+    return sorted(map(astuple, entry_points.of_group(GROUP)))
 
 
 def expected() -> list[tuple[str, ...]]:
@@ -93,7 +94,7 @@ def test_of_several_distributions_those_are_found_that_python_finds(
 
 @pytest.mark.parametrize("group", ["console_scripts", "pytest11", "oslo.config.opts"])
 def test_of_what_is_installed_the_same_is_found(group: str) -> None:
-    ours = sorted(map(tuple, entry_points.of_group(group)))
+    ours = sorted(map(astuple, entry_points.of_group(group)))
     theirs = importlib.metadata.entry_points(group=group)
     assert [one[:2] for one in ours] == sorted((one.name, one.value) for one in theirs)
     assert ours

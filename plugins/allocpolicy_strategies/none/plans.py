@@ -1,27 +1,20 @@
-"""none: thin; storage is allocated as the guest writes."""
+"""The plans of none: one function for each case, and what they share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from allocpolicy import (
     Allocation,
-    Attachment,
     CopyBase,
     CreateQcow2,
     CreateRaw,
     DiskFormat,
     Facts,
-    Judgement,
     Mode,
     Observation,
-    Operation,
     Plan,
     Request,
     Sharing,
     Step,
-    Strategy,
-    Verdict,
     discarding_size_bound,
     growing_steps,
     thin_size_bound,
@@ -30,58 +23,8 @@ from allocpolicy import (
 _XFS_HINT = 1 << 20  # less than that is unwritten in each extent
 
 
-class NoneStrategy(Strategy):
-    """A qcow2 overlay on the base image, or a sparse raw copy."""
-
-    api_version = 1
-    summary = "thin: a qcow2 overlay on the base image, or a sparse raw image"
-
-    def plan(
-        self, *, request: Request, options: Mapping[str, object], facts: Facts
-    ) -> Plan:
-        """Create an overlay; raw has none, so share or copy the base image's data."""
-        if request.format is DiskFormat.RAW:
-            return _new_raw(request, facts)
-        return _new_overlay(request, facts)
-
-    def amend(
-        self,
-        *,
-        request: Request,
-        current: Observation,
-        options: Mapping[str, object],
-        facts: Facts,
-    ) -> Plan:
-        """Give back storage only on request."""
-        if request.operation is Operation.RESIZE:
-            return _grown(request, current)
-        if request.allow_thin and _is_reserved(current):
-            return _rewritten(current, facts)
-        return _amended(current)
-
-    def verify(
-        self, *, options: Mapping[str, object], observation: Observation
-    ) -> Verdict:
-        """Accept any disk: thin promises nothing."""
-        return Verdict(judgement=Judgement.MEETS, reason="thin promises nothing")
-
-    def attach(
-        self, *, options: Mapping[str, object], observation: Observation
-    ) -> Attachment:
-        """Let the guest's discards give storage back, and keep their clusters.
-
-        A qcow2 that reuses clusters elsewhere outgrows its fully allocated size.
-        """
-        return Attachment(
-            discard="unmap",
-            detect_zeroes="off",
-            cache="none",
-            io="native",
-            discard_no_unref=True,
-        )
-
-
-def _new_overlay(request: Request, facts: Facts) -> Plan:
+def new_overlay(request: Request, facts: Facts) -> Plan:
+    """Create an empty overlay on the base image, if there is one."""
     size = request.virtual_size
     return Plan(
         mode=Mode.STAGED,
@@ -91,7 +34,8 @@ def _new_overlay(request: Request, facts: Facts) -> Plan:
     )
 
 
-def _new_raw(request: Request, facts: Facts) -> Plan:
+def new_raw(request: Request, facts: Facts) -> Plan:
+    """Create a sparse image, and share or copy the base image's data."""
     base = facts.base
     steps: list[Step] = [CreateRaw(virtual_size=request.virtual_size)]
     if base:
@@ -106,7 +50,7 @@ def _new_raw(request: Request, facts: Facts) -> Plan:
     )
 
 
-def _rewritten(current: Observation, facts: Facts) -> Plan:
+def rewritten(current: Observation, facts: Facts) -> Plan:
     """Copy the written data, and leave out what was only reserved."""
     file = facts.required_file()
     peak = file.data_bytes  # nothing is shared: zeroes are left out
@@ -122,7 +66,7 @@ def _rewritten(current: Observation, facts: Facts) -> Plan:
     )
 
 
-def _amended(current: Observation) -> Plan:
+def amended(current: Observation) -> Plan:
     """Leave the disk alone: extra storage breaks no promise."""
     kept = "its storage is kept; --thin gives it back"
     return Plan(
@@ -130,11 +74,11 @@ def _amended(current: Observation) -> Plan:
         steps=(),
         peak_bytes=0,
         promised_bytes=_bound(current, current.virtual_size),
-        reason=kept if _is_reserved(current) else "",
+        reason=kept if is_reserved(current) else "",
     )
 
 
-def _grown(request: Request, current: Observation) -> Plan:
+def grown(request: Request, current: Observation) -> Plan:
     """Grow the disk, and reserve nothing."""
     size = request.virtual_size
     return Plan(
@@ -156,7 +100,7 @@ def _bound(current: Observation, virtual_size: int) -> int:
     )
 
 
-def _is_reserved(current: Observation) -> bool:
+def is_reserved(current: Observation) -> bool:
     """Return whether it has storage beyond what was written.
 
     On xfs the extent-size hint leaves some in each extent of a file.
