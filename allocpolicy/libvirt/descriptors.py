@@ -9,42 +9,44 @@ the hook.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 
 _IN, _OUT, _ERR = 0, 1, 2
 
 
 def read(most: int) -> bytes:
-    """Return what is on standard input, and at most one byte more than ``most``."""
+    """Return what is on standard input, and at most one byte more than ``most``.
+
+    Nobody reads the rest of it.
+    """
     pieces, left = [], most + 1
     while left and (piece := os.read(_IN, left)):
         pieces.append(piece)
         left -= len(piece)
+    _lead_nowhere(_IN)
     return b"".join(pieces)
 
 
-class Line:
-    """Standard error, kept for one line; the other descriptors lead nowhere.
+def _lead_nowhere(*descriptors: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in descriptors:
+        os.dup2(nowhere, fd)
+    if nowhere > _ERR:
+        os.close(nowhere)
 
-    No child gets it: not by exec, nor by fork.
+
+class Line:
+    """Standard error, kept for one line; for everybody else it leads nowhere.
+
+    No child gets it: not by exec, nor by fork. Standard output leads nowhere at all.
     """
 
     def __init__(self) -> None:
         self._kept: int | None = None
-
-    def keep(self) -> None:
-        """Take all three descriptors away from everyone else."""
-        import fcntl
-
-        try:
+        with contextlib.suppress(OSError):  # it is closed
             self._kept = fcntl.fcntl(_ERR, fcntl.F_DUPFD_CLOEXEC, _ERR + 1)
-        except OSError:  # it is closed
-            self._kept = None
-        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for fd in (_IN, _OUT, _ERR):
-            os.dup2(nowhere, fd)
-        if nowhere > _ERR:
-            os.close(nowhere)
+        _lead_nowhere(_OUT, _ERR)
         os.register_at_fork(after_in_child=self.close)
 
     def write(self, text: str) -> None:

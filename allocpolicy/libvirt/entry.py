@@ -12,6 +12,7 @@ import sys
 import time
 
 from allocpolicy.libvirt import descriptors, document, metadata
+from allocpolicy.libvirt.document import Element
 from allocpolicy.resolve import config_mention
 from allocpolicy.storage import lock_list
 
@@ -24,27 +25,26 @@ def main() -> int:
     """Serve one call of the hook; return its exit status, 0 if the VM may start."""
     if tuple(sys.argv[2:4]) not in _OPERATIONS:
         return 0
-    started = time.monotonic()
+    started, who = time.monotonic(), sys.argv[1]
     gc.set_threshold(50_000)  # imports create tens of thousands of lasting objects
     line = descriptors.Line()
     status, said = 0, ""
     try:
-        xml = descriptors.read(document.MOST_BYTES)
-        line.keep()
-        _serve(sys.argv[2], xml)
+        domain = document.read(descriptors.read(document.MOST_BYTES))
+        who = document.uuid(domain)
+        _serve(sys.argv[2], domain)
     except BaseException as error:  # noqa: BLE001  (whatever it is: the VM must wait)
         from allocpolicy.libvirt import failure
 
-        status, said = failure.told(error, domain=sys.argv[1], started=started)
+        status, said = failure.told(error, domain=who, started=started)
     line.write(said)
     gc.freeze()  # or the interpreter searches everything once more when it exits
     return status
 
 
-def _serve(operation: str, xml: bytes) -> None:
+def _serve(operation: str, domain: Element) -> None:
     """Do what is to be done before the domain starts; raise what prevents it."""
-    domain = document.read(xml)
-    uuid, said = document.uuid(domain), metadata.said(domain)
+    said = metadata.said(domain)
     if not (said.specs or config_mention.mentioned(_DEFAULT)):
         return
     if operation == PREPARE:
@@ -55,4 +55,4 @@ def _serve(operation: str, xml: bytes) -> None:
     else:
         from allocpolicy.libvirt import notes
 
-        notes.leave(operation, uuid=uuid)
+        notes.leave(operation, uuid=document.uuid(domain))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 _UNEXPECTED = 5
 
@@ -10,7 +11,7 @@ _UNEXPECTED = 5
 def told(error: BaseException, *, domain: str, started: float) -> tuple[int, str]:
     """Return the exit status and the line for an error, which syslog is told, too.
 
-    :param domain: its name.
+    :param domain: its UUID, or its name as long as nothing else is known.
     :param started: `time.monotonic` of when the hook began.
     """
     try:
@@ -31,12 +32,28 @@ def _told(error: BaseException, *, domain: str, started: float) -> tuple[int, st
     said, status = _said(error), error.exit_status if isinstance(error, Error) else 5
     passes = _is_ours(error) and _passes()
     outcome = "it starts without its policy" if passes else "it is not started"
-    log.tell(f"domain {domain}: {said}; {outcome}, {spent:.0f} ms", serious=True)
-    if not isinstance(error, Error):
+    disks = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    named = f"domain {domain}: {disks}{said}"
+    log.tell(f"{named}; {outcome}, {spent:.0f} ms", serious=True)
+    if _is_ours(error):
         log.tell_traceback(error)
     if passes:
         return 0, ""
-    return status, log.line(said, path=str(getattr(error, "path", "")))
+    path = str(getattr(error, "path", ""))
+    return status, log.line(said, *_shorter(error), path=path)
+
+
+def _shorter(error: BaseException) -> Iterator[str]:
+    """Yield what is left of a message without what is good to know, but no more."""
+    from allocpolicy.errors import Error, NotEnoughSpace
+    from allocpolicy.wording import amount
+
+    if isinstance(error, Error) and error.remark:
+        yield error.template.format_map(vars(error))
+    if type(error) is NotEnoughSpace and error.needed > error.free:
+        sizes = f"{amount(error.needed)} needed, {amount(error.free)} free"
+        remedy = "free some space, or choose a smaller disk"
+        yield f"{error.path}: not enough space: {sizes}; {remedy}"
 
 
 def _said(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from allocpolicy.operations.instance import apply_all
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import load_policy
+from allocpolicy.wording import bounded
 
 _LATER = "when it is shut off, allocpolicy libvirt apply brings it about"
 
@@ -32,11 +33,16 @@ def begin(root: Element, *, said: Said) -> None:
         return
     running = notes.take(domain.uuid)
     disks = [disk for disk in domain.disks if not _is_dropped(disk)]
-    reports = apply_all(
-        [_change(disk, domain, decided, running=running) for disk in disks],
-        policy=decided.policy,
-        on_unmet=OnUnmet(str(policy.libvirt.on_unmet)),
-    )
+    try:
+        reports = apply_all(
+            [_change(disk, domain, decided, running=running) for disk in disks],
+            policy=decided.policy,
+            on_unmet=OnUnmet(str(policy.libvirt.on_unmet)),
+        )
+    except BaseException as error:
+        named = ", ".join(f"{disk.target} {disk.path}" for disk in disks)
+        error.add_note(bounded(named))
+        raise
     for disk, report in zip(disks, reports, strict=True):
         log.tell(f"domain {domain.uuid}: {disk.target} {_done(report)}")
 

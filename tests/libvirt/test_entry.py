@@ -1,54 +1,167 @@
-"""The hook as a process: real domains' XML, real disks, on real filesystems."""
+"""The hook as a process: what the XML says is in force, on real filesystems."""
 
 from __future__ import annotations
 
-import uuid
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.harness import hook, images
-from tests.harness.domains import disk, domain, own
+from allocpolicy.images.stamp import XATTR
+from tests.harness import hook, images, instances
+from tests.harness.domains import PROJECT, disk, nova, own
+from tests.harness.instances import MIB, Instance
 
-MIB = 1 << 20
 SPACE = own({"strategy": "space"})
 PERFORMANCE = own({"strategy": "performance"})
+DEFAULT = {"OS_ALLOCPOLICY__LIBVIRT_DEFAULT": "space"}
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.filesystems("xfs")]
 
 
 @pytest.fixture
-def instance(xfs: Path) -> Path:
-    """Give an instance's directory, as Nova lays it out, called by a UUID."""
-    path = xfs / f"instances-{uuid.uuid4()}" / str(uuid.uuid4())
-    (path.parent / "_base").mkdir(parents=True)
-    path.mkdir()
-    return path
+def instance(directory: Path) -> Instance:
+    return instances.make(directory)
 
 
-def overlay(instance: Path, *, name: str = "disk", base: Path | None = None) -> Path:
-    """Make an instance's disk, on a base image as Nova's, with a guest's data."""
-    base = base or images.make_whole(instance.parent / "_base" / "image", size=64 * MIB)
-    path = instance / name
-    options = ("-b", base, "-F", "raw")
-    images.qemu_img("create", "-q", "-f", "qcow2", *options, path)
-    images.qemu_io(path, "write -P 7 1M 64k", format="qcow2")
-    return path
+def recorded(strategy: str, *, format: str) -> bytes:
+    """Return a stamp as an older release wrote it."""
+    choice = {"strategy": strategy, "options": {}}
+    chosen = {"requested": choice, "effective": choice}
+    return json.dumps({"version": 1, **chosen, "format": format}).encode()
 
 
-def xml(*disks: str, instance: Path, metadata: str) -> bytes:
-    return domain(*disks, metadata=metadata, uuid=instance.name)
+def stamp(path: Path) -> Any:
+    return json.loads(os.getxattr(path, XATTR))
 
 
-class TestPolicy:
-    """What the XML says is in force when the hook ends with 0."""
+@pytest.mark.filesystems("xfs", "ext4")
+def test_an_overlay_becomes_a_disk_of_its_own_once(instance: Instance) -> None:
+    path = instance.overlay()
+    before = instance.content(path)
+    given = instance.xml(disk(path), metadata=PERFORMANCE)
+    assert hook.run(given).status == 0
+    assert "backing-filename" not in images.info(path, format="qcow2")
+    assert images.fully_mapped(path)
+    assert images.same_content(path, before, formats=("qcow2", "raw"))
+    inode = path.stat().st_ino
+    assert hook.run(given).status == 0
+    assert path.stat().st_ino == inode
 
-    def test_an_overlay_becomes_a_disk_of_its_own(self, instance: Path) -> None:
-        path = overlay(instance)
-        before = path.with_name("before")
-        images.qemu_img("convert", "-f", "qcow2", "-O", "raw", path, before)
-        given = xml(disk(path), instance=instance, metadata=PERFORMANCE)
-        assert hook.run(given).status == 0
-        assert "backing-filename" not in images.info(path, format="qcow2")
-        assert images.fully_mapped(path)
-        assert images.same_content(path, before, formats=("qcow2", "raw"))
+
+def test_nova_has_the_first_word_for_each_of_its_disks(instance: Instance) -> None:
+    root, swap = instance.overlay(), instance.raw("disk.swap")
+    other = instance.raw("disk.eph0")
+    specs = {
+        "allocpolicy:strategy": "space",
+        "allocpolicy:strategy.root": "performance",
+        "allocpolicy:strategy.swap": "none",
+        "hw:cpu_policy": "dedicated",
+    }
+    given = instance.xml(
+        disk(root),
+        disk(swap, target="vdb", format="raw"),
+        disk(other, target="vdc", format="raw"),
+        metadata=nova(specs, flavor="m1.fast") + SPACE,
+    )
+    assert hook.run(given, variables=DEFAULT).status == 0
+    assert images.fully_mapped(root)
+    assert swap.stat().st_blocks * 512 < MIB  # its stamp may take a block
+    assert other.stat().st_blocks * 512 >= 8 * MIB
+    for path, role in ((root, "root"), (swap, "swap"), (other, "ephemeral")):
+        asked = stamp(path)["asked"]
+        assert (asked["flavor"], asked["disk"]) == ("m1.fast", role)
+        assert asked["labels"] == {"project": PROJECT}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "strategy"),
+    [("", "space"), (nova({}), "space"), (PERFORMANCE, "performance")],
+)
+def test_the_operators_default_is_for_domains_without_a_policy(
+    instance: Instance, metadata: str, strategy: str
+) -> None:
+    """It isn't an extra spec, and no option for extra specs limits it."""
+    path = instance.raw()
+    given = instance.xml(disk(path, format="raw"), metadata=metadata)
+    variables = {
+        **DEFAULT,
+        "OS_ALLOCPOLICY__ALLOWED_STRATEGIES": "none,performance",
+        "OS_ALLOCPOLICY__FLAVOR_OVERRIDE": str(metadata == PERFORMANCE),
+    }
+    assert hook.run(given, variables=variables).status == 0
+    assert stamp(path)["requested"]["strategy"] == strategy
+
+
+def test_a_domain_without_a_policy_is_left_alone(instance: Instance) -> None:
+    """Also if its disk could not be had."""
+    gone, path = instance.path / "gone", instance.raw()
+    given = instance.xml(disk(gone), disk(path, format="raw"), metadata=nova({}))
+    assert hook.run(given).status == 0
+    assert hook.run(instance.xml(disk(gone), metadata=SPACE)).status == 2
+    assert XATTR not in os.listxattr(path)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        None,
+        b"nonsense",
+        recorded("performance", format="qcow2"),
+        recorded("gone", format="raw"),
+    ],
+    ids=["lost", "malformed", "of another format", "of another strategy"],
+)
+def test_a_stamp_is_brought_to_the_xml(
+    instance: Instance, before: bytes | None
+) -> None:
+    """Also when the disk has what it should."""
+    path = instance.raw()
+    os.posix_fallocate(fd := os.open(path, os.O_RDWR), 0, 8 * MIB)
+    os.close(fd)
+    if before is not None:
+        os.setxattr(path, XATTR, before)
+    inode = path.stat().st_ino
+    given = instance.xml(disk(path, format="raw"), metadata=SPACE)
+    assert hook.run(given).status == 0
+    assert stamp(path)["effective"]["strategy"] == "space"
+    assert path.stat().st_ino == inode
+
+
+def test_what_a_guest_writes_into_a_raw_disk_is_no_format(instance: Instance) -> None:
+    path = instance.raw()
+    inner = instance.overlay("inner")
+    with path.open("r+b") as file:
+        file.write(inner.read_bytes()[:65536])
+    given = instance.xml(disk(path, format="raw"), metadata=SPACE)
+    assert hook.run(given).status == 0
+    assert path.stat().st_blocks * 512 >= 8 * MIB
+
+
+def test_a_disk_that_libvirt_drops_is_no_obstacle(instance: Instance) -> None:
+    element = disk(instance.path / "gone")
+    given = element.replace("<source ", "<source startupPolicy='optional' ")
+    assert hook.run(instance.xml(given, metadata=SPACE)).status == 0
+
+
+def test_nothing_else_is_opened_than_what_a_disk_names(instance: Instance) -> None:
+    """A link in its place, and a second name of its file, are refused."""
+    path, other = instance.raw(), instance.raw("other")
+    before = other.stat()
+    path.unlink()
+    path.symlink_to(other)
+    refused = hook.run(instance.xml(disk(path, format="raw"), metadata=SPACE))
+    assert (refused.status, "symbolic link" in refused.stderr) == (2, True)
+    path.unlink()
+    path.hardlink_to(other)
+    both = [disk(path, format="raw"), disk(other, target="vdb", format="raw")]
+    refused = hook.run(instance.xml(*both, metadata=SPACE))
+    assert (refused.status, "same disk" in refused.stderr) == (2, True)
+    after = other.stat()
+    assert (after.st_blocks, after.st_mtime_ns) == (
+        before.st_blocks,
+        before.st_mtime_ns,
+    )
+    assert XATTR not in os.listxattr(other)

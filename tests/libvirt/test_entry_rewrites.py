@@ -1,0 +1,203 @@
+"""Which disks the hook rewrites, and what becomes of the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocpolicy.images.stamp import XATTR
+from tests.harness import hook, images, instances
+from tests.harness.cli import allocpolicy
+from tests.harness.domains import disk, own
+from tests.harness.hook import MIGRATE, RESTORE
+from tests.harness.instances import MIB, Instance
+
+PERFORMANCE = own({"strategy": "performance"})
+OPTION = "OS_ALLOCPOLICY__LIBVIRT_{}".format
+FAIL = {OPTION("ON_UNMET"): "fail"}
+ALWAYS = {OPTION("CONVERT"): "always"}
+NEVER = {OPTION("CONVERT"): "never"}
+
+pytestmark = [pytest.mark.qemu, pytest.mark.filesystems("xfs")]
+
+
+@pytest.fixture
+def instance(directory: Path) -> Instance:
+    return instances.make(directory)
+
+
+def given(instance: Instance, path: Path, *, inside: str = "") -> bytes:
+    return instance.xml(disk(path, inside=inside), metadata=PERFORMANCE)
+
+
+def stamp(path: Path) -> Any:
+    return json.loads(os.getxattr(path, XATTR))
+
+
+def state(path: Path) -> tuple[int, bytes]:
+    return path.stat().st_ino, path.read_bytes()
+
+
+def assert_unmet(instance: Instance, path: Path, **variables: str) -> None:
+    """Check that the VM starts with the disk as it is, or not at all if it must."""
+    assert_left(given(instance, path), path, **variables)
+
+
+def assert_left(xml: bytes, path: Path, **variables: str) -> None:
+    before = state(path)
+    refused = hook.run(xml, variables=variables | FAIL)
+    assert (refused.status, str(path) in refused.stderr) == (2, True)
+    assert XATTR not in os.listxattr(path)
+    assert hook.run(xml, variables=variables).status == 0
+    assert state(path) == before
+    recorded = stamp(path)
+    assert recorded["requested"]["strategy"] == "performance"
+    assert recorded["effective"]["strategy"] == "none"
+
+
+def snapshot(instance: Instance) -> Path:
+    return instance.overlay("snapshot", base=instance.overlay(), format="qcow2")
+
+
+def on_a_foreign_base(instance: Instance) -> Path:
+    base = instance.image()
+    return instance.overlay(base=base.rename(instance.path / "image"))
+
+
+def internal_snapshot(instance: Instance) -> Path:
+    path = instance.overlay()
+    images.qemu_img("snapshot", "-c", "s", path)
+    return path
+
+
+def bitmap(instance: Instance) -> Path:
+    path = instance.overlay()
+    images.qemu_img("bitmap", "--add", path, "b")
+    return path
+
+
+def linked(instance: Instance) -> Path:
+    path = instance.overlay()
+    path.with_name("link").hardlink_to(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "make", [snapshot, on_a_foreign_base, internal_snapshot, bitmap, linked]
+)
+def test_what_a_rewrite_would_break_is_left_as_it_is(
+    instance: Instance, make: Callable[[Instance], Path]
+) -> None:
+    assert_unmet(instance, make(instance))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["<backingStore/>", "<backingStore type='file'><source file='{}'/></backingStore>"],
+)
+def test_what_the_xml_names_below_a_disk_stays(instance: Instance, inside: str) -> None:
+    base = instance.image()
+    path = instance.overlay(base=base)
+    assert_left(given(instance, path, inside=inside.format(base)), path)
+
+
+def test_nothing_is_rewritten_where_the_operator_says_so(instance: Instance) -> None:
+    assert_unmet(instance, instance.overlay(), **NEVER)
+
+
+def test_a_disk_in_use_is_not_rewritten(instance: Instance) -> None:
+    path = instance.overlay()
+    before = state(path)
+    with images.held_by_qemu(path, format="qcow2"):
+        assert hook.run(given(instance, path)).status == 0
+        assert hook.run(given(instance, path), variables=FAIL).status == 2
+    assert state(path) == before
+
+
+@pytest.mark.filesystems("ext4")
+def test_what_cannot_be_shared_counts_as_a_copy(instance: Instance) -> None:
+    path = instance.overlay()
+    few = {OPTION("MAX_COPY"): str(MIB)}
+    assert_unmet(instance, path, **few)
+    assert hook.run(given(instance, path), variables=few | ALWAYS).status == 0
+    assert images.fully_mapped(path)
+
+
+def test_what_can_be_shared_does_not(instance: Instance) -> None:
+    path = instance.overlay()
+    assert (
+        hook.run(given(instance, path), variables={OPTION("MAX_COPY"): "1M"}).status
+        == 0
+    )
+    assert images.fully_mapped(path)
+
+
+@pytest.mark.parametrize("option", ["LIBVIRT_BASE_DIRS", "IMAGE_CACHE_DIR"])
+def test_the_operator_names_directories_of_base_images(
+    instance: Instance, option: str
+) -> None:
+    path = on_a_foreign_base(instance)
+    variables = {f"OS_ALLOCPOLICY__{option}": str(instance.path)}
+    assert hook.run(given(instance, path), variables=variables | FAIL).status == 0
+    assert images.fully_mapped(path)
+
+
+@pytest.mark.parametrize("operation", [MIGRATE, RESTORE])
+def test_a_guest_that_runs_already_keeps_its_disk(
+    instance: Instance, operation: tuple[str, ...]
+) -> None:
+    """The next start is one like any other."""
+    path = instance.overlay()
+    before = state(path)
+    assert hook.run(given(instance, path), operation).status == 0
+    assert state(path) == before
+    assert XATTR not in os.listxattr(path)
+    assert hook.run(given(instance, path)).status == 0
+    assert state(path) == before
+    assert stamp(path)["effective"]["strategy"] == "none"
+    assert hook.run(given(instance, path)).status == 0
+    assert images.fully_mapped(path)
+
+
+def test_a_note_is_for_one_domain(instance: Instance) -> None:
+    path = instance.overlay()
+    elsewhere = replace(instance, path=instance.path.with_name(str(uuid.uuid4())))
+    assert hook.run(given(instance, path), MIGRATE).status == 0
+    assert hook.run(given(elsewhere, path)).status == 0
+    assert images.fully_mapped(path)
+
+
+def test_what_a_migration_fills_may_be_made_anew(instance: Instance) -> None:
+    """As libvirt makes disks for a block migration: thin, and blank."""
+    path = instance.path / "disk"
+    images.qemu_img("create", "-q", "-f", "qcow2", path, 8 * MIB)
+    assert hook.run(given(instance, path), MIGRATE).status == 0
+    assert hook.run(given(instance, path), variables=FAIL).status == 0
+    assert images.fully_mapped(path)
+
+
+def test_what_was_left_is_brought_about_later(instance: Instance) -> None:
+    path = instance.overlay()
+    assert_unmet(instance, path, **NEVER)
+    assert allocpolicy("apply", path).status == 0
+    assert images.fully_mapped(path)
+    assert hook.run(given(instance, path), variables=FAIL).status == 0
+
+
+def test_storage_is_reserved_in_place_whatever_may_not_be_rewritten(
+    instance: Instance,
+) -> None:
+    path = snapshot(instance)
+    inode = path.stat().st_ino
+    xml = instance.xml(disk(path), metadata=own({"strategy": "space"}))
+    assert hook.run(xml, MIGRATE).status == 0
+    assert hook.run(xml, variables=FAIL | NEVER).status == 0
+    assert path.stat().st_blocks * 512 >= 8 * MIB
+    assert path.stat().st_ino == inode
