@@ -219,19 +219,21 @@ def test_a_name_stays_in_its_line(instance: Instance) -> None:
 def test_a_full_filesystem_is_told_and_nothing_changes(
     fresh_filesystem: FreshFilesystem, kind: str
 ) -> None:
-    """Whatever else may pass."""
-    instance = instances.make(fresh_filesystem(kind, size=320 * MIB))
-    path = instance.overlay(base=instance.image(size=400 * MIB))
-    before = path.read_bytes()
-    refused = hook.run(
-        instance.xml(disk(path), metadata=SPACE),
-        variables=ON_ERROR,
-    )
+    """Whatever else may pass: also the disk for which there is room."""
+    instance = instances.make(fresh_filesystem(kind, size=512 * MIB))
+    first = instance.raw("disk", size=200 * MIB)
+    second = instance.overlay("disk.eph0", base=instance.image(size=300 * MIB))
+    before = [(one.stat().st_blocks, one.read_bytes()) for one in (first, second)]
+    both = (disk(first, format="raw"), disk(second, target="vdb"))
+    refused = hook.run(instance.xml(*both, metadata=SPACE), variables=ON_ERROR)
     assert refused.status == 3
     for word in (str(instance.path), "needed", "free;", "smaller disk"):
         assert word in refused.stderr
-    assert path.read_bytes() == before
-    assert XATTR not in os.listxattr(path)
+    for one, (blocks, content) in zip((first, second), before, strict=True):
+        assert (one.stat().st_blocks, one.read_bytes()) == (blocks, content)
+        assert XATTR not in os.listxattr(one)
+    # It has room alone.
+    assert hook.run(instance.xml(both[1], metadata=SPACE)).status == 0
 
 
 @pytest.mark.system
