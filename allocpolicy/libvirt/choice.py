@@ -37,9 +37,9 @@ def of(domain: Domain, *, policy: Policy) -> Choice | None:
         return None
     own = dict(domain.specs) if domain.origin == METADATA else {}
     flavor = None
-    if domain.flavor is not None and not own:
+    if domain.nova and not own:
         specs = dict(domain.specs) if domain.origin == NOVA else {}
-        flavor = Flavor(name=domain.flavor, extra_specs=specs, source=_SOURCE)
+        flavor = Flavor(name=domain.flavor or "", extra_specs=specs, source=_SOURCE)
     if not domain.specs:
         policy = replace(
             policy,

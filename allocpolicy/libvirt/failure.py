@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 _UNEXPECTED = 5
+_LATER = "allocpolicy libvirt apply does it while the domain is shut off"
 
 
 def told(error: BaseException, *, domain: str, started: float) -> tuple[int, str]:
@@ -16,8 +17,9 @@ def told(error: BaseException, *, domain: str, started: float) -> tuple[int, str
     """
     try:
         return _told(error, domain=domain, started=started)
-    except BaseException:  # noqa: BLE001  (such as a second lack of memory)
-        return _UNEXPECTED, f"allocpolicy: {type(error).__name__} in the hook"
+    except BaseException:  # noqa: BLE001  (no memory, or a broken installation)
+        said = f"{type(error).__name__}: {ascii(str(error))[:150]}"
+        return _UNEXPECTED, f"allocpolicy: the hook failed: {said}"
 
 
 def _told(error: BaseException, *, domain: str, started: float) -> tuple[int, str]:
@@ -57,9 +59,11 @@ def _shorter(error: BaseException) -> Iterator[str]:
 
 
 def _said(error: BaseException) -> str:
-    from allocpolicy.errors import Error
+    from allocpolicy.errors import BeyondLimits, Error
     from allocpolicy.wording import raised
 
+    if isinstance(error, BeyondLimits):
+        return f"{error}; {_LATER}"
     if isinstance(error, Error):
         return str(error)
     reason = f"the hook failed unexpectedly: {raised(error)}"

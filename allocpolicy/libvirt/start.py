@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from allocpolicy.libvirt import choice, limits, log, notes
+from allocpolicy.libvirt import choice, limits, log, notes, selections
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.choice import Choice
 from allocpolicy.libvirt.disk_elements import DomainDisk
@@ -14,6 +14,7 @@ from allocpolicy.libvirt.metadata import Said
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.instance import apply_all
 from allocpolicy.operations.unmet import OnUnmet
+from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import load_policy
 from allocpolicy.wording import bounded
@@ -55,17 +56,9 @@ def _is_dropped(disk: DomainDisk) -> bool:
 def _change(
     disk: DomainDisk, domain: Domain, decided: Choice, *, running: str | None
 ) -> Change:
-    return Change(
-        disk=disk.path,
-        format=disk.format,
-        force=True,  # QEMU opens it in that format, whatever a guest wrote into it
-        attached=True,
-        disk_role=disk.role,
-        flavor=decided.flavor,
-        extra_specs=decided.extra_specs,
-        labels=domain.labels,
-        limits=limits.of(disk, domain=domain, policy=decided.policy, running=running),
-    )
+    wanted = selections.change(disk, domain=domain, decided=decided)
+    allowed = limits.of(disk, domain=domain, policy=decided.policy, running=running)
+    return replace(wanted, limits=allowed)
 
 
 def _done(report: Report) -> str:

@@ -160,6 +160,12 @@ def test_what_nobody_foresaw_is_the_operators_choice(
     assert hook.run(given, before=before, variables=ON_ERROR).status == 0
 
 
+def test_a_broken_installation_is_told(given: bytes) -> None:
+    broken = "sys.modules['allocpolicy.errors'] = None"
+    refused = hook.run(given, before=broken, variables=ON_ERROR)
+    assert (refused.status, "allocpolicy.errors" in refused.stderr) == (5, True)
+
+
 def test_a_plugins_fault_is_its_own(instance: Instance, site: Path) -> None:
     given = chosen(instance, "broken")
     refused = hook.run(given, paths=[site])

@@ -53,7 +53,7 @@ def assert_unmet(instance: Instance, path: Path, **variables: str) -> None:
 def assert_left(xml: bytes, path: Path, **variables: str) -> None:
     before = state(path)
     refused = hook.run(xml, variables=variables | FAIL)
-    assert (refused.status, str(path) in refused.stderr) == (2, True)
+    assert (refused.status, str(path) in refused.stderr) == (2, True), refused.stderr
     assert XATTR not in os.listxattr(path)
     assert hook.run(xml, variables=variables).status == 0
     assert state(path) == before
@@ -174,10 +174,23 @@ def test_a_note_is_for_one_domain(instance: Instance) -> None:
     assert images.fully_mapped(path)
 
 
-def test_what_a_migration_fills_may_be_made_anew(instance: Instance) -> None:
-    """As libvirt makes disks for a block migration: thin, and blank."""
+def blank(instance: Instance) -> Path:
+    """Make a disk as libvirt makes it for a block migration."""
     path = instance.path / "disk"
     images.qemu_img("create", "-q", "-f", "qcow2", path, 8 * MIB)
+    return path
+
+
+def blank_overlay(instance: Instance) -> Path:
+    """Make a disk as Nova makes it for a block migration."""
+    return instance.overlay(written=False)
+
+
+@pytest.mark.parametrize("make", [blank, blank_overlay])
+def test_what_a_migration_fills_may_be_made_anew(
+    instance: Instance, make: Callable[[Instance], Path]
+) -> None:
+    path = make(instance)
     assert hook.run(given(instance, path), MIGRATE).status == 0
     assert hook.run(given(instance, path), variables=FAIL).status == 0
     assert images.fully_mapped(path)
