@@ -6,7 +6,6 @@ import argparse
 
 from allocpolicy.cli import progress
 from allocpolicy.cli.apply import Apply, told
-from allocpolicy.cli.cells import blanked
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.cli.libvirt_domain import add_connection
 from allocpolicy.errors import InvalidRequest
@@ -54,7 +53,7 @@ class LibvirtApply(Lister):
         ]
         with progress.shown() as watch:
             reports = apply_all(changes, policy=decided.policy, watch=watch)
-        return blanked(told(reports, arguments=arguments), arguments=arguments)
+        return told(reports, arguments=arguments)
 
 
 def _refuse_unless_shut_off(found: DefinedDomain) -> None:
