@@ -70,7 +70,7 @@ class UninstallHook(ShowOne):
 class Status(Lister):
     """Tell whether libvirt's hook is in force, and what it lacks.
 
-    Exit status 1: something is wrong, or can't be known.
+    Exit status 1: something is wrong, or the daemon may not know of the hook.
     """
 
     columns = ("subject", "state", "reason")
@@ -80,7 +80,7 @@ class Status(Lister):
 
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         found = tuple(health.findings(_directory(arguments)))
-        if any(one.state is not health.State.OK for one in found):
+        if not health.is_in_force(found):
             self.exit_status = NOT_IN_FORCE
         return [(one.subject, str(one.state), one.reason) for one in found]
 

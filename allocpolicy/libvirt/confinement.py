@@ -21,8 +21,6 @@ from allocpolicy.record import dataclass
 from allocpolicy.storage.credentials import Capability
 
 ENV = Path("/usr/bin/env")
-# Of the daemons that run hooks of QEMU's domains, the modular one comes first.
-_DAEMONS = ("virtqemud", "libvirtd")
 _PROFILE = re.compile(r"(?P<name>.+?)(?: \((?P<mode>[a-z]+)\))?$")
 _BOOLEAN = "virt_hooks_unconfined"
 _LARGEST = 1 << 20  # bytes of a file that is read
@@ -112,31 +110,29 @@ class SELinux:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
-    """How the running daemon is confined; ``pid`` is None where none runs.
+    """How the running daemon is confined.
 
     ``lacks``: capabilities that leases on the disks of others take, and that the
     daemon's children can't have; None: unknown.
     """
 
-    pid: int | None
-    daemon: str | None
     apparmor: AppArmor
     selinux: SELinux
     lacks: tuple[str, ...] | None = None
 
 
-def look(*, hook: Path, interpreter: Path, root: Path = Path("/")) -> Confinement:
-    """Return how the host's running daemon is confined.
+def look(
+    pid: int | None, *, hook: Path, interpreter: Path, root: Path = Path("/")
+) -> Confinement:
+    """Return how the running daemon is confined.
 
+    :param pid: its process; None: it doesn't run.
     :param hook: the installed file.
     :param interpreter: that of the hook's entry point.
     :param root: where /proc, /sys and /etc are.
     """
-    pid, daemon = _running(root)
     place = root / "proc" / str(pid) if pid is not None else None
     return Confinement(
-        pid=pid,
-        daemon=daemon,
         apparmor=_apparmor(root, place, hook=hook, interpreter=interpreter),
         selinux=_selinux(root, place),
         lacks=_lacking(place),
@@ -158,21 +154,6 @@ def domain_of(label: str) -> str | None:
     """Return the type in a SELinux context: ``virtqemud_t``."""
     fields = label.strip("\0\n").split(":")
     return fields[2] if len(fields) > 3 else None
-
-
-def _running(root: Path) -> tuple[int | None, str | None]:
-    """Return the PID and the name of root's daemon that runs hooks."""
-    found: dict[str, int] = {}
-    with contextlib.suppress(OSError):
-        for entry in sorted(os.listdir(root / "proc")):
-            status = _text(root / "proc" / entry / "status") if entry.isdigit() else ""
-            name = re.match(r"Name:\t(\w+)$", status or "", re.MULTILINE)
-            if name and re.search(r"^Uid:\t0\t", status or "", re.MULTILINE):
-                found.setdefault(name[1], int(entry))
-    for daemon in _DAEMONS:
-        if daemon in found:
-            return found[daemon], daemon
-    return None, None
 
 
 def _apparmor(

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 from allocpolicy.errors import Error
-from allocpolicy.libvirt import daemon, installation, launch, stub
+from allocpolicy.libvirt import confinement, daemon, installation, launch, stub
+from allocpolicy.libvirt.apparmor_rules import Execution
+from allocpolicy.libvirt.confinement import (
+    AppArmor,
+    Confinement,
+    Enforcement,
+    Mode,
+    SELinux,
+)
 from allocpolicy.libvirt.daemon import Daemon
 from allocpolicy.libvirt.installation import NAME, Installed
 from allocpolicy.libvirt.stub import Settings
 from allocpolicy.record import dataclass
 
+_NO_DAEMON = "it is known when the daemon runs, and to root"
 _AGAIN = "run 'allocpolicy libvirt install-hook'"
 
 
@@ -34,6 +44,15 @@ class Finding:
     reason: str  #: why, and what to do
 
 
+def is_in_force(found: Sequence[Finding]) -> bool:
+    """Return whether nothing is wrong, and the daemon is known to run the hook."""
+    return all(
+        one.state is State.OK
+        or (one.state is State.UNKNOWN and one.subject != "daemon")
+        for one in found
+    )
+
+
 def findings(directory: Path) -> Iterator[Finding]:
     """Yield what the hook in a directory needs to be in force, and how that is."""
     try:
@@ -46,8 +65,20 @@ def findings(directory: Path) -> Iterator[Finding]:
         return
     yield _file(found, path=directory / NAME)
     yield _python(found, path=directory / NAME)
-    yield from _trust(found, directory=directory)
-    yield from _daemons(directory)
+    yield _trust(found, directory=directory)
+    running = daemon.running(directory)
+    yield from _daemons(running, hook=directory / NAME)
+    processes: list[int | None] = [one.pid for one in running]
+    for process in processes or [None]:
+        yield from confined(
+            confinement.look(
+                process, hook=directory / NAME, interpreter=_interpreter(found)
+            )
+        )
+
+
+def _interpreter(found: Installed) -> Path:
+    return Path(found.settings.interpreter if found.settings else sys.executable)
 
 
 def _file(found: Installed, *, path: Path) -> Finding:
@@ -86,23 +117,21 @@ def _python(found: Installed, *, path: Path) -> Finding:
     return _ok("python", f"{interpreter} runs allocpolicy {version}")
 
 
-def _trust(found: Installed, *, directory: Path) -> Iterator[Finding]:
+def _trust(found: Installed, *, directory: Path) -> Finding:
     paths = [str(directory), *(found.settings.files if found.settings else ())]
     try:
         installation.refuse_distrusted(*paths)
     except Error as error:
-        yield _wrong("trust", str(error))
-    else:
-        yield _ok("trust", "only root can change what libvirt runs")
+        return _wrong("trust", str(error))
+    return _ok("trust", "only root can change what libvirt runs")
 
 
-def _daemons(directory: Path) -> Iterator[Finding]:
-    found = daemon.running(directory)
+def _daemons(found: Sequence[Daemon], *, hook: Path) -> Iterator[Finding]:
     if not found:
         reason = "none runs that sees this directory; it looks when it starts"
         yield _ok("daemon", reason)
     for one in found:
-        yield _daemon(one, hook=directory / NAME)
+        yield _daemon(one, hook=hook)
 
 
 def _daemon(found: Daemon, *, hook: Path) -> Finding:
@@ -115,11 +144,49 @@ def _daemon(found: Daemon, *, hook: Path) -> Finding:
         " for hooks since only if it was told to: run"
         " 'allocpolicy libvirt install-hook --reload'"
     )
-    return Finding(subject="daemon", state=State.UNKNOWN, reason=reason)
+    return _unknown("daemon", reason)
+
+
+def confined(found: Confinement) -> Iterator[Finding]:
+    """Yield whether the daemon may run the hook, and the hook do its work."""
+    yield _apparmor(found.apparmor)
+    yield _selinux(found.selinux)
+    lacks = " and ".join(found.lacks or ())
+    if found.lacks is None:
+        yield _unknown("capabilities", _NO_DAEMON)
+    elif "CAP_SETUID" in found.lacks and "CAP_LEASE" in found.lacks:
+        reason = f"it lacks {lacks}: disks of other owners can't be rewritten"
+        yield _wrong("capabilities", reason)
+    else:
+        yield _ok("capabilities", f"it lacks {lacks}" if lacks else "it has all")
+
+
+def _apparmor(found: AppArmor) -> Finding:
+    said = f"{found.mode.value}: {found.profile}" if found.profile else found.mode.value
+    if found.mode is Mode.UNKNOWN:
+        return _unknown("apparmor", _NO_DAEMON)
+    if found.remedy is not None:
+        return _wrong("apparmor", f"{said}: {found.remedy}")
+    if found.confines and Execution.UNKNOWN in (found.hook, found.env):
+        return _unknown("apparmor", f"{said}: its rules can't be read")
+    return _ok("apparmor", said)
+
+
+def _selinux(found: SELinux) -> Finding:
+    if found.enforcement is Enforcement.UNKNOWN:
+        return _unknown("selinux", "it can't be read")
+    if found.remedy is None:
+        return _ok("selinux", found.enforcement.value)
+    state = State.UNKNOWN if found.hooks_unconfined is None else State.WRONG
+    return Finding(subject="selinux", state=state, reason=found.remedy)
 
 
 def _ok(subject: str, reason: str) -> Finding:
     return Finding(subject=subject, state=State.OK, reason=reason)
+
+
+def _unknown(subject: str, reason: str) -> Finding:
+    return Finding(subject=subject, state=State.UNKNOWN, reason=reason)
 
 
 def _wrong(subject: str, reason: str) -> Finding:

@@ -148,6 +148,8 @@ import sys
 sys.path += {paths}
 try:
     from allocpolicy.libvirt.entry import main
+    if len(sys.argv) < 3:  # what a start of a VM needs besides
+        import allocpolicy, allocpolicy.libvirt.start
 except Exception as error:
     import syslog
     said = f"allocpolicy: it can't be imported: {{type(error).__name__}}: {{error}}"
@@ -159,7 +161,6 @@ except Exception as error:
     syslog.syslog(syslog.LOG_ERR, said)
     sys.exit({status})
 if len(sys.argv) < 3:
-    import allocpolicy
     sys.exit(print(allocpolicy.__version__))
 sys.exit(main())
 """

@@ -35,6 +35,7 @@ def make(
     (package / "__init__.py").write_text(f"__version__ = {VERSION!r}")
     (package / "libvirt" / "__init__.py").write_text("")
     (package / "libvirt" / "entry.py").write_text(entry)
+    (package / "libvirt" / "start.py").write_text("")
     interpreter = place / "python"
     interpreter.symlink_to(os.path.realpath(sys.executable))
     settings = Settings(

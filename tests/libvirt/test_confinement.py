@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -173,21 +174,20 @@ def write(root: Path, **files: str) -> None:
         path.write_text(text)
 
 
-def looked(root: Path) -> Confinement:
-    return confinement.look(hook=HOOK, interpreter=INTERPRETER, root=root)
+def looked(root: Path, *, pid: int | None = 812) -> Confinement:
+    return confinement.look(pid, hook=HOOK, interpreter=INTERPRETER, root=root)
 
 
 def test_a_debian_host(tmp_path: Path) -> None:
     write(
         tmp_path,
         sys__module__apparmor__parameters__enabled="Y\n",
-        proc__7__status=STATUS.format("libvirtd", 1000, ALL_CAPABILITIES),  # a session
         proc__812__status=STATUS.format("libvirtd", 0, ALL_CAPABILITIES),
         proc__812__attr__current="unused\n",
         proc__812__attr__apparmor__current="libvirtd (enforce)\n",
     )
     found = looked(tmp_path)
-    assert (found.pid, found.daemon, found.lacks) == (812, "libvirtd", ())
+    assert found.lacks == ()
     assert found.apparmor.mode is Mode.ENFORCE
     assert found.apparmor.hook is Execution.UNKNOWN  # no text of the profile
     assert found.apparmor.remedy is None
@@ -211,12 +211,11 @@ def test_a_fedora_host(tmp_path: Path) -> None:
         tmp_path,
         sys__fs__selinux__enforce="1",
         sys__fs__selinux__booleans__virt_hooks_unconfined="0 0",
-        proc__9__status=STATUS.format("libvirtd", 0, ALL_CAPABILITIES),
         proc__812__status=STATUS.format("virtqemud", 0, "000001ffefffffff"),
         proc__812__attr__current="system_u:system_r:virtqemud_t:s0-s0:c0.c1023\0",
     )
     found = looked(tmp_path)
-    assert (found.daemon, found.lacks) == ("virtqemud", ("CAP_LEASE",))
+    assert found.lacks == ("CAP_LEASE",)
     assert found.apparmor.mode is Mode.OFF
     assert found.selinux.enforcement is Enforcement.ENFORCING
     assert found.selinux.domain == "virtqemud_t"
@@ -235,15 +234,15 @@ def test_a_fedora_host(tmp_path: Path) -> None:
 def test_a_host_with_neither(tmp_path: Path) -> None:
     """No daemon runs there either: that is no confinement that is known."""
     (tmp_path / "proc").mkdir()
-    found = looked(tmp_path)
-    assert (found.pid, found.daemon, found.lacks) == (None, None, None)
+    found = looked(tmp_path, pid=None)
+    assert found.lacks is None
     assert found.apparmor.mode is Mode.OFF
     assert found.selinux.enforcement is Enforcement.OFF
     write(tmp_path, sys__module__apparmor__parameters__enabled="Y\n")
-    assert looked(tmp_path).apparmor.mode is Mode.UNKNOWN
+    assert looked(tmp_path, pid=None).apparmor.mode is Mode.UNKNOWN
 
 
 def test_this_host_is_read_as_it_is() -> None:
     """Whatever it is: nothing of it is an error."""
-    found = confinement.look(hook=HOOK, interpreter=INTERPRETER)
+    found = confinement.look(os.getpid(), hook=HOOK, interpreter=INTERPRETER)
     assert isinstance(found.apparmor.mode, Mode)

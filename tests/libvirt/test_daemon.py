@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from allocpolicy.libvirt import daemon
 from allocpolicy.libvirt.daemon import Daemon
-from tests.harness.filesystems import require_program
 from tests.harness.patience import PATIENCE
-
-# It tells that it started, each time that it gets SIGHUP, and that it has a new name.
-SCRIPT = """
-trap 'echo told' HUP
-echo started
-while name=; do  # a signal ends reading, too
-    read -r name && echo "$name" >/proc/$$/comm && echo named
-done
-"""
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the directory in which daemons leave their numbers."""
-    place = tmp_path / "run"
-    place.mkdir()
-    monkeypatch.setattr(daemon, "RUN", place)
-    return place
+from tests.libvirt.conftest import Start
 
 
 @pytest.fixture
@@ -44,43 +21,6 @@ def hook(tmp_path: Path) -> Path:
     path.parent.mkdir(parents=True)
     program(path)
     return path
-
-
-@pytest.fixture
-def start(tmp_path: Path, run_directory: Path) -> Iterator[Start]:
-    """Start processes; their programs have a daemon's name, or another."""
-    busybox = require_program("busybox")
-    with ExitStack() as stack:
-
-        def started(name: str, *, said: str | None = None) -> subprocess.Popen[str]:
-            after_the_clock()
-            copy = tmp_path / "sbin" / name
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copy(busybox, copy)
-            process = stack.enter_context(
-                subprocess.Popen(
-                    ["sh", "-c", SCRIPT],
-                    executable=copy,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            stack.callback(process.kill)
-            assert process.stdout
-            assert process.stdout.readline() == "started\n"
-            (run_directory / f"{said or name}.pid").write_text(f"{process.pid}\n")
-            return process
-
-        yield started
-
-
-def after_the_clock() -> None:
-    """Return when clock ticks, in which starts are told, are beyond what was before."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    before = time.clock_gettime(time.CLOCK_BOOTTIME)
-    while time.clock_gettime(time.CLOCK_BOOTTIME) < before + 2 / ticks:
-        os.sched_yield()
 
 
 def program(path: Path) -> None:
