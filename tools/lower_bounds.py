@@ -1,4 +1,4 @@
-"""Install, or check, the lower bounds of setup.cfg's install_requires.
+"""Install, or check, the lower bounds of setup.cfg: install_requires, and EXTRAS.
 
 python tools/lower_bounds.py install PIP-ARGUMENT …   pip install, held to the bounds
 python tools/lower_bounds.py check                    the bounds are what is installed
@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# what else is tested at its bound; testing is pytest itself
+EXTRAS = ("libvirt",)
 SETUP_CFG = Path(__file__).parent.parent / "setup.cfg"
 REQUIREMENT = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]+\])?\s*>=\s*(?P<bound>[0-9][0-9A-Za-z.]*)"
@@ -31,7 +33,10 @@ def lower_bounds(setup_cfg: Path) -> Mapping[str, str]:
     parser = configparser.ConfigParser()
     parser.read_string(setup_cfg.read_text(encoding="utf-8"))
     bounds = {}
-    for requirement in parser["options"]["install_requires"].split("\n"):
+    required = parser["options"]["install_requires"]
+    for extra in EXTRAS:
+        required += parser.get("options.extras_require", extra, fallback="")
+    for requirement in required.split("\n"):
         if not requirement:
             continue
         found = REQUIREMENT.fullmatch(requirement)
