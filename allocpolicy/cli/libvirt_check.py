@@ -9,15 +9,19 @@ from allocpolicy.cli.cells import blanked
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.cli.libvirt_domain import add_connection
 from allocpolicy.contract.policy import Policy
-from allocpolicy.contract.strategy import Choice
-from allocpolicy.errors import Error, InvalidRequest
-from allocpolicy.libvirt import connection, driver_check, driver_fix, selections
+from allocpolicy.errors import Error
+from allocpolicy.libvirt import connection, driver_check, driver_fix
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.connection import DefinedDomain, Definition
 from allocpolicy.libvirt.disk_elements import DomainDisk
+from allocpolicy.libvirt.domain import Domain
 from allocpolicy.libvirt.driver_check import Difference
 
 DIFFERS = 1
+_NOVA = (
+    "but Nova writes its own definition at each hard reboot: hw_disk_discard and"
+    " disk_cachemodes in nova.conf decide"
+)
 _RESTART = "the VM must be shut down and started"
 
 
@@ -65,51 +69,24 @@ class LibvirtCheck(Lister):
     def _definition(
         self, found: DefinedDomain, definition: Definition, *, policy: Policy, fix: bool
     ) -> Iterator[Row]:
-        described = domains.parse(found.xml[definition])
-        chosen = selections.of(described, policy=policy)
+        xml = found.xml[definition]
+        domain = domains.parse(xml)
         fix = fix and definition is Definition.PERSISTENT
-        for disk in described.disks:
-            wanted = chosen[disk.target].choice if chosen else None
-            try:
-                differences = tuple(
-                    driver_check.differences(
-                        found.xml[definition],
-                        target=disk.target,
-                        needed=_words(disk, wanted=wanted, policy=policy),
-                    )
-                )
-                if fix and differences:
-                    _fix(found, disk, differences)
-            except Error as error:  # the other disks' turn
-                self.fail(_of(found, error))
-                continue
-            if differences and not fix:
+
+        def failed(error: Error) -> None:
+            self.fail(_of(found, error))
+
+        for disk, differences in driver_check.checked(
+            xml, domain=domain, policy=policy, failed=failed
+        ):
+            if fix:
+                _fix(found, disk, differences)
+            else:
                 self.exit_status = self.exit_status or DIFFERS
             for one in differences:
-                reason = "fixed" if fix else _reason(one, definition)
-                yield (
-                    *(found.name, disk.target, str(disk.path), str(definition)),
-                    *(one.setting, one.found, one.needed, reason),
-                )
-
-
-def _words(
-    disk: DomainDisk, *, wanted: Choice | None, policy: Policy
-) -> dict[str, str]:
-    """Return what a disk's definition must have; nothing if it has no policy.
-
-    :raises Error: when that can't be known.
-    """
-    seen = driver_check.needed(disk, wanted=wanted, policy=policy)
-    if seen.attachment is None:
-        if seen.verdict is None:
-            return {}
-        raise InvalidRequest(
-            f"disk {disk.path}: how it must be attached is unknown: {seen.unattachable}"
-        )
-    return driver_check.words(
-        seen.attachment, observed=seen.observed, libvirt=policy.machines.libvirt
-    )
+                reason = _fixed(domain) if fix else _reason(one, definition)
+                where = (found.name, disk.target, str(disk.path), str(definition))
+                yield (*where, one.setting, one.found, one.needed, reason)
 
 
 def _fix(
@@ -117,6 +94,10 @@ def _fix(
 ) -> None:
     xml = driver_fix.fixed(found.whole(), target=disk.target, differences=differences)
     found.define(xml)
+
+
+def _fixed(domain: Domain) -> str:
+    return f"fixed; {_NOVA}" if domain.nova else "fixed"
 
 
 def _reason(one: Difference, definition: Definition) -> str:

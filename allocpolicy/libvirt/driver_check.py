@@ -6,18 +6,18 @@ was reserved for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.policy import Policy, Version
 from allocpolicy.contract.strategy import Attachment, Choice
-from allocpolicy.errors import DomainError
-from allocpolicy.libvirt import disk_xml, document
+from allocpolicy.errors import DomainError, Error, InvalidRequest
+from allocpolicy.libvirt import disk_xml, document, selections
 from allocpolicy.libvirt.disk_elements import DomainDisk
 from allocpolicy.libvirt.document import Element, Malformed
+from allocpolicy.libvirt.domain import Domain
 from allocpolicy.operations.inspect import inspect_open, opened
 from allocpolicy.record import dataclass
-from allocpolicy.report.inspection import Inspection
 from allocpolicy.storage.failure import named
 
 CACHE_SIZE = "metadata_cache/max_size"  #: bytes, an element of ``<driver>``
@@ -53,23 +53,55 @@ class Difference:
     consequence: str  #: what it leads to, if anything is known
 
 
-def needed(disk: DomainDisk, *, wanted: Choice | None, policy: Policy) -> Inspection:
-    """Return what a disk is, and how it must be attached; it is only read.
+def checked(
+    xml: bytes, *, domain: Domain, policy: Policy, failed: Callable[[Error], None]
+) -> Iterator[tuple[DomainDisk, tuple[Difference, ...]]]:
+    """Yield each disk of a definition that it attaches otherwise than is needed.
+
+    A disk is only read. Without a policy it needs nothing.
+
+    :param domain: what the definition says.
+    :param failed: is told of a disk of which it can't be known.
+    :raises Error: when the domain's specs are wrong.
+    """
+    chosen = selections.of(domain, policy=policy)
+    for disk in domain.disks:
+        wanted = chosen[disk.target].choice if chosen else None
+        try:
+            needed = _needed(disk, wanted=wanted, policy=policy)
+            found = tuple(differences(xml, target=disk.target, needed=needed))
+        except Error as error:
+            failed(error)
+        else:
+            if found:
+                yield disk, found
+
+
+def _needed(
+    disk: DomainDisk, *, wanted: Choice | None, policy: Policy
+) -> Mapping[str, str]:
+    """Return the words that the disk's promise needs, by the setting's name.
 
     :param wanted: the policy that the domain's definition has; None: the stamp decides.
-    :raises ImageError: when it can't be opened, or is malformed.
     """
     with (
         named(disk.path, action="look at the disk"),
         opened(disk.path, format=disk.format, force=True, policy=policy) as one,
     ):
-        return inspect_open(one, policy=policy, given=None, wanted=wanted)
+        seen = inspect_open(one, policy=policy, given=None, wanted=wanted)
+    if seen.attachment is not None:
+        libvirt = policy.machines.libvirt
+        return _words(seen.attachment, observed=seen.observed, libvirt=libvirt)
+    if seen.verdict is None:
+        return {}
+    raise InvalidRequest(
+        f"disk {disk.path}: how it must be attached is unknown: {seen.unattachable}"
+    )
 
 
-def words(
+def _words(
     attachment: Attachment, *, observed: Observation, libvirt: Version | None
-) -> dict[str, str]:
-    """Return all that a disk's definition must have, by the setting's name."""
+) -> Mapping[str, str]:
     size = disk_xml.cache_size(attachment, observed=observed)
     smallest = disk_xml.discard_granularity(attachment, libvirt=libvirt)
     found = dict(disk_xml.attributes(attachment, libvirt=libvirt))
@@ -85,7 +117,7 @@ def differences(
     :raises DomainError: when the definition can't be read.
     """
     try:
-        found = _words(_element(xml, target=target))
+        found = _said(_element(xml, target=target))
     except Malformed as error:
         raise DomainError(str(error)) from error
     for setting, word in needed.items():
@@ -114,7 +146,7 @@ def _element(xml: bytes, *, target: str) -> Element:
     raise Malformed(f"it has no disk {target}")
 
 
-def _words(disk: Element) -> dict[str, str]:
+def _said(disk: Element) -> dict[str, str]:
     driver, blockio = disk.one("driver"), disk.one("blockio")
     given = driver.attributes if driver else {}
     found = {name: word for name, word in given.items() if word != "default"}

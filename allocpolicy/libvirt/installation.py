@@ -18,13 +18,20 @@ from allocpolicy.errors import DestinationError
 from allocpolicy.libvirt import stub
 from allocpolicy.libvirt.stub import Settings
 from allocpolicy.record import dataclass
-from allocpolicy.storage import directories, staging, temporary, trusted_file
+from allocpolicy.storage import (
+    directories,
+    failure,
+    staging,
+    temporary,
+    trusted_file,
+)
 from allocpolicy.storage.directories import Directory
 
 DIRECTORY = Path("/etc/libvirt/hooks/qemu.d")  #: where libvirt looks (virhook.c)
 NAME = "50-allocpolicy"  #: the hooks run in the order of their names
 MODE = 0o755
 _DIRECTORY_MODE = 0o755
+_ACTION = "install or remove the hook"
 _LONGEST = 1 << 20  # bytes of a file that is compared
 
 
@@ -60,6 +67,7 @@ def install(directory: Path, settings: Settings) -> Outcome:
 
     :raises DestinationError: when a file of that name is somebody else's, when others
         may change the directory, or it can't be written to.
+    :raises NotEnoughSpace: when there is no space for it; what was there stays.
     """
     with _errors_told(directory):
         _make(directory)
@@ -118,6 +126,7 @@ def refuse_distrusted(*paths: str | Path) -> None:
             reason = f"{problem}, and libvirt would run what is there as root"
             raise DestinationError(place, reason) from error
         except OSError as error:
+            failure.refuse_failure(error, path=Path(path), action="look at it")
             raise DestinationError(Path(path), str(error.strerror)) from error
 
 
@@ -138,6 +147,7 @@ def _read(directory: Directory) -> Installed | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        failure.refuse_failure(error, path=path, action="read it")
         raise DestinationError(path, f"it is none of ours: {error.strerror}") from error
     with open(fd, "rb") as file:
         status = os.fstat(fd)
@@ -183,4 +193,5 @@ def _errors_told(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        failure.refuse_failure(error, path=directory, action=_ACTION)
         raise DestinationError(directory, str(error.strerror)) from error

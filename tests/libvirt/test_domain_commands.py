@@ -270,7 +270,7 @@ class TestCheck:
         done = run("check web --fix -f json")
         assert done.status == 1
         reasons = {row["definition"]: row["reason"] for row in done.document}
-        assert reasons["persistent"] == "fixed"
+        assert reasons["persistent"].startswith("fixed; but Nova ")
         assert "shut down" in reasons["live"]
         words = needed(disk)
         after = domain.XMLDesc(flags)

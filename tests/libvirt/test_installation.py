@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.errors import DestinationError
+from allocpolicy.errors import DestinationError, NotEnoughSpace
 from allocpolicy.libvirt import installation, stub
 from allocpolicy.libvirt.installation import NAME, Outcome
 from allocpolicy.libvirt.stub import OnMissing, Settings
@@ -241,3 +242,58 @@ def test_a_directory_that_is_a_filesystem_of_its_own(
     assert installation.install(hooks, NEWER) is Outcome.REPLACED
     assert (hooks / NAME).read_bytes() == stub.content(NEWER)
     assert set(os.listdir(hooks)) <= {NAME, "lost+found"}
+
+
+def test_without_space_the_hook_stays_what_it_was(
+    fresh_filesystem: FreshFilesystem,
+) -> None:
+    """A lack of space is told as such, with nothing left behind."""
+    place = fresh_filesystem("ext4", mkfs_options=("-m", "0"))
+    hooks = place / "hooks" / "qemu.d"
+    hooks.mkdir(parents=True)
+    installation.install(hooks, SETTINGS)
+    with (place / "filler").open("wb", buffering=0) as filler:
+        while (free := os.statvfs(place)).f_bavail:
+            size = os.fstat(filler.fileno()).st_size
+            most = max(1, free.f_bavail // 2) * free.f_bsize
+            os.posix_fallocate(filler.fileno(), size, most)
+    before = content_of(place / "hooks")
+    with pytest.raises(NotEnoughSpace):
+        installation.install(hooks, NEWER)
+    assert content_of(place / "hooks") == before
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from allocpolicy.libvirt import installation, stub
+directory, names = Path(sys.argv[1]), sys.argv[2:]
+found = [stub.settings_of(Path(name).read_bytes()) for name in names]
+print(flush=True)
+while True:
+    for settings in found:
+        installation.install(directory, settings)
+"""
+
+
+def test_whatever_ends_an_installation_one_whole_hook_is_there(
+    hooks: Path, tmp_path: Path
+) -> None:
+    """And the next one leaves nothing else."""
+    installation.install(hooks, SETTINGS)
+    files = [tmp_path / "one", tmp_path / "two"]
+    for path, settings in zip(files, (NEWER, SETTINGS), strict=True):
+        path.write_bytes(stub.content(settings))
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, hooks, *files], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert process.poll() is None
+        process.kill()
+    assert os.listdir(hooks) == [NAME]
+    assert (hooks / NAME).read_bytes() in [path.read_bytes() for path in files]
+    assert os.access(hooks / NAME, os.X_OK)
+    installation.install(hooks, NEWER)
+    installation.install(hooks, SETTINGS)
+    assert content_of(hooks.parent).keys() == {f"qemu.d/{NAME}"}
