@@ -212,6 +212,12 @@ def needed(disk: Path) -> dict[str, str]:
     return {name: words[name] for name in words if name not in ("name", "type")}
 
 
+def changed(path: Path) -> tuple[int, int]:
+    """Return which file it is, and when anything of it was changed."""
+    status = path.stat()
+    return status.st_ino, status.st_ctime_ns
+
+
 def attributes(words: Mapping[str, str]) -> str:
     return " ".join(f"{name}='{word}'" for name, word in words.items())
 
@@ -372,13 +378,13 @@ class TestApply:
         """One that runs, and one whose guest is in a managed save image."""
         domain = define("web", libvirt_domains.disk(disk))
         run("set web strategy=performance")
-        before = disk.stat()
+        before = changed(disk)
         domain.create()
         assert run("apply web").status == 2
         domain.managedSave()
         done = run("apply web")
         assert (done.status, "managedsave-remove" in done.stderr) == (2, True)
-        assert disk.stat() == before
+        assert changed(disk) == before
         domain.managedSaveRemove()
         assert run("apply web").status == 0
 
@@ -465,10 +471,10 @@ class TestAudit:
         other = disk.with_name("other")
         provision(other, "--size", "4M", "--strategy", "none")
         define("web", libvirt_domains.disk(disk))
-        before = [(one.stat(), one.read_bytes()) for one in (disk, other)]
+        before = [(changed(one), one.read_bytes()) for one in (disk, other)]
         status, rows = self.audited(disk.parent)
         assert (status, set(rows)) == (0, {"disk", "other"})
-        assert [(one.stat(), one.read_bytes()) for one in (disk, other)] == before
+        assert [(changed(one), one.read_bytes()) for one in (disk, other)] == before
 
     def test_a_domain_whose_specs_are_wrong_is_told_and_others_are_judged(
         self, define: Callable[..., libvirt.virDomain], disk: Path

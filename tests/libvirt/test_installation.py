@@ -62,24 +62,24 @@ def test_the_directory_is_made_and_the_file_is_one_that_libvirt_runs(
     assert content_of(hooks.parent) == {f"qemu.d/{NAME}": stub.content(SETTINGS)}
 
 
+def changed(path: Path) -> tuple[int, int]:
+    """Return which file it is, and when anything of it was changed."""
+    status = path.stat()
+    return status.st_ino, status.st_ctime_ns
+
+
 def test_installing_again_changes_what_is_not_as_it_must_be(hooks: Path) -> None:
     """And nothing else: the file stays the same file."""
     installation.install(hooks, SETTINGS)
-    first = (hooks / NAME).stat()
+    first = changed(hooks / NAME)
     assert installation.install(hooks, SETTINGS) is Outcome.UNCHANGED
-    assert (hooks / NAME).stat() == first
+    assert changed(hooks / NAME) == first
     (hooks / NAME).chmod(0o644)
     assert installation.install(hooks, SETTINGS) is Outcome.REPLACED
     assert os.access(hooks / NAME, os.X_OK)
     (hooks / NAME).write_bytes(stub.content(SETTINGS) + b"exit 1\n")
     assert installation.install(hooks, NEWER) is Outcome.REPLACED
     assert (hooks / NAME).read_bytes() == stub.content(NEWER)
-
-
-def changed(path: Path) -> tuple[int, int]:
-    """Return which file it is, and when anything of it was changed."""
-    status = path.stat()
-    return status.st_ino, status.st_ctime_ns
 
 
 def test_other_hooks_are_left_alone(hooks: Path) -> None:
