@@ -21,7 +21,9 @@ from tests.harness.filesystems import Unavailable, require_program
 from tests.harness.patience import PATIENCE
 
 # Over /dev/kvm there is what is no KVM: where it exists and hangs, so would libvirtd,
-# which tries it, and each QEMU that it finds. Who loses his parent, the kernel reaps.
+# which tries it, and each QEMU that it finds. It can't be written: if it could,
+# libvirtd would ask QEMU at each definition and start whether KVM works now. Who loses
+# his parent, the kernel reaps.
 SETUP = """
 layers=$1 cache=$2
 mount -t tmpfs -o mode=755 tmpfs "$layers"
@@ -35,10 +37,15 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -m 1777 /run/lock
 mkdir -p /var/cache/libvirt
 mount --bind "$cache" /var/cache/libvirt
-for other in /dev/kvm /usr/bin/qemu-system-*; do
+for other in /usr/bin/qemu-system-*; do
     case $other in *-x86_64) continue ;; esac
     [ ! -e "$other" ] || mount --bind /dev/null "$other"
 done
+if [ -e /dev/kvm ]; then
+    : >"$layers/no-kvm"
+    mount --bind "$layers/no-kvm" /dev/kvm
+    mount -o remount,bind,ro /dev/kvm
+fi
 shift 2
 while [ $# -gt 0 ]; do mount --bind "$1" "$2"; shift 2; done
 echo ready
