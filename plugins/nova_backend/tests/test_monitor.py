@@ -110,3 +110,9 @@ def test_a_wrong_configuration_leaves_nova_as_it_is(
     assert chosen() is imagebackend.Qcow2
     (line,) = told(caplog)
     assert "faill" in line
+
+
+def test_the_documentation_names_each_version() -> None:
+    words = Path(__file__).parents[1].joinpath("README.md").read_text().split()
+    named = {word.rstrip(".,") for word in words}
+    assert set(tested.VERSIONS) <= named
