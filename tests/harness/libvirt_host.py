@@ -20,10 +20,9 @@ from pathlib import Path
 from tests.harness.filesystems import Unavailable, require_program
 from tests.harness.patience import PATIENCE
 
-# Over /dev/kvm there is what is no KVM: where it exists and hangs, so would libvirtd,
-# which tries it, and each QEMU that it finds. It can't be written: if it could,
-# libvirtd would ask QEMU at each definition and start whether KVM works now. Who loses
-# his parent, the kernel reaps.
+# There is no KVM: where it exists and hangs, so would libvirtd, which tries it. What is
+# in its place is read-only, as libvirt tries each QEMU again and again where it may
+# write there (virQEMUCapsIsValid). Who loses his parent, the kernel reaps.
 SETUP = """
 layers=$1 cache=$2
 mount -t tmpfs -o mode=755 tmpfs "$layers"
@@ -37,9 +36,12 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -m 1777 /run/lock
 mkdir -p /var/cache/libvirt
 mount --bind "$cache" /var/cache/libvirt
-for other in /usr/bin/qemu-system-*; do
+touch "$layers/none"
+for other in /dev/kvm /usr/bin/qemu-system-*; do
     case $other in *-x86_64) continue ;; esac
-    [ ! -e "$other" ] || mount --bind /dev/null "$other"
+    [ -e "$other" ] || continue
+    mount --bind "$layers/none" "$other"
+    mount -o remount,bind,ro "$other"
 done
 if [ -e /dev/kvm ]; then
     : >"$layers/no-kvm"
@@ -58,10 +60,11 @@ auth_unix_ro = "none"
 host_uuid = "{uuid}"
 log_outputs = "3:file:{place}/libvirtd.log"
 """
-# Machines are root's, as disks of tests are, and nothing else confines them.
+# Machines are root's, disks stay their owners', and nothing else confines machines.
 QEMU_CONF = """
 user = "root"
 group = "root"
+dynamic_ownership = 0
 security_driver = "none"
 cgroup_controllers = []
 namespaces = []
@@ -121,9 +124,13 @@ class LibvirtHost:
         """Run a command on the host to its end."""
         return run(self.inside(*command), stdin=stdin)
 
+    def virsh_command(self, *arguments: object) -> list[str]:
+        """Return the command line that asks the daemon for something."""
+        return ["virsh", "--quiet", "--connect", self.uri, *map(str, arguments)]
+
     def virsh(self, *arguments: object) -> Said:
-        """Run virsh to its end; one line on standard error is one error."""
-        return run(["virsh", "--quiet", "--connect", self.uri, *map(str, arguments)])
+        """Run virsh to its end."""
+        return run(self.virsh_command(*arguments))
 
     def does(self, *arguments: object) -> str:
         """Run virsh, which must succeed, and return what it printed."""
