@@ -31,7 +31,7 @@ BOOT_TIMEOUT = PATIENCE  # two or three seconds on an idle machine
 EXIT_STATUS = "guest: the script ended with status "
 CONSOLE_TAIL = 30  # lines
 # On a busy machine the kernel's test of the timer fails by chance (no_timer_check).
-_KERNEL_OPTIONS = "quiet loglevel=4 panic=-1 no_timer_check"
+COMMAND_LINE = "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check rdinit=/init"
 
 # The script's output has a serial line of its own, so that no message of the kernel
 # gets between. The line must be raw, or newlines become CR LF.
@@ -121,11 +121,7 @@ def run_guest(
     """
     with tempfile.TemporaryDirectory(prefix="guest-") as directory:
         place = Path(directory)
-        # The kernel unpacks archives that follow one another.
-        initrd = place / "initrd"
-        initrd.write_bytes(
-            initramfs(tuple(modules)) + cpio([entry("script", script.encode())])
-        )
+        initrd = write_initrd(place / "initrd", script=script, modules=modules)
         run_machine(place, initrd=initrd, disks=disks, timeout=timeout)
         console = read(place / "console")
         output, found, status = read(place / "output").rpartition(EXIT_STATUS)
@@ -135,6 +131,20 @@ def run_guest(
     if int(status) != 0:
         raise GuestFailed(int(status), output, console)
     return output
+
+
+def write_initrd(
+    path: Path, *, script: str, modules: Sequence[str] = DEFAULT_MODULES
+) -> Path:
+    """Write the initramfs of a guest that runs a script.
+
+    :raises Unavailable: when busybox, a kernel or a module is missing.
+    """
+    # The kernel unpacks archives that follow one another.
+    path.write_bytes(
+        initramfs(tuple(modules)) + cpio([entry("script", script.encode())])
+    )
+    return path
 
 
 def run_machine(
@@ -147,7 +157,7 @@ def run_machine(
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-serial", f"file:{place}/console", "-serial", f"file:{place}/output"),
         *("-kernel", str(kernel()), "-initrd", str(initrd)),
-        *("-append", f"console=ttyS0 {_KERNEL_OPTIONS} rdinit=/init"),
+        *("-append", COMMAND_LINE),
     ]
     for disk in disks:
         command += disk.options()

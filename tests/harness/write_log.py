@@ -2,22 +2,20 @@
 
 qemu-storage-daemon's driver ``blklogwrites`` writes the log, in the format of the
 kernel's Documentation/admin-guide/device-mapper/log-writes.rst, which few kernels have.
-Its FUSE export is a file, and a loop device on it is what is mounted: the kernel's own
-filesystems run on it, with their own flushes.
+The kernel's own filesystems run on the device, with their own flushes.
 """
 
 from __future__ import annotations
 
 import random
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntFlag
 from pathlib import Path
 
-from tests.harness.filesystems import Unavailable, require_program, run
+from tests.harness.exported_device import exported_device
 
 SECTOR = 512
 BLOCK = 4096
@@ -60,52 +58,15 @@ def recorded(image: Path) -> Iterator[Recorded]:
     :raises Unavailable: where the daemon has no FUSE export, or the host no FUSE.
     """
     log, export = image.with_suffix(".log"), image.with_suffix(".export")
-    for path in (log, export):
-        path.write_bytes(b"")
-    with _exported(image, log=log, export=export):
-        losetup = require_program("losetup")
-        attached = subprocess.run(
-            [losetup, "--find", "--show", export],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if attached.returncode:
-            raise Unavailable(attached.stderr)
-        device = Path(attached.stdout.strip())
-        try:
-            yield Recorded(device=device, log=log)
-        finally:
-            run(losetup, "--detach", device)
-
-
-@contextmanager
-def _exported(image: Path, *, log: Path, export: Path) -> Iterator[None]:
+    log.write_bytes(b"")
     file = "driver=file,node-name={},filename={}"
-    daemon = subprocess.Popen(
-        [
-            require_program("qemu-storage-daemon"),
-            *("--blockdev", file.format("image", image)),
-            *("--blockdev", file.format("log", log)),
-            *("--blockdev", "driver=blklogwrites,node-name=both,file=image,log=log"),
-            "--export",
-            f"fuse,id=e,node-name=both,writable=on,mountpoint={export}",
-            *("--chardev", "stdio,id=c", "--monitor", "chardev=c"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    options = (
+        *("--blockdev", file.format("image", image)),
+        *("--blockdev", file.format("log", log)),
+        *("--blockdev", "driver=blklogwrites,node-name=both,file=image,log=log"),
     )
-    assert daemon.stdin and daemon.stdout and daemon.stderr
-    with daemon.stdin, daemon.stdout, daemon.stderr:
-        try:
-            if not daemon.stdout.readline():  # its greeting: the export is there
-                raise Unavailable(daemon.stderr.read())
-            yield
-        finally:
-            daemon.terminate()
-            daemon.wait()
+    with exported_device(export, node="both", options=options) as device:
+        yield Recorded(device=device, log=log)
 
 
 def entries(log: Path, *, first: int, last: int) -> list[Entry]:
