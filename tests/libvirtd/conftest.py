@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -10,9 +12,12 @@ from uuid import UUID
 
 import pytest
 
-from tests.harness.libvirt_host import HOOKS, LibvirtHost, libvirt_host
+from tests.harness.cli import PROGRAM
+from tests.harness.domain_disks import Instances
+from tests.harness.libvirt_host import HOOKS, LibvirtHost, Said, libvirt_host
 from tests.harness.machines import Definition, DomainDisk, Machine
 
+HOOK = HOOKS / "qemu.d/50-allocpolicy"
 NUMBERS = itertools.count(1)
 
 
@@ -54,6 +59,43 @@ def host(libvirt: LibvirtHost) -> Iterator[LibvirtHost]:
             hook.unlink()
 
 
+@pytest.fixture(scope="session")
+def hook(libvirt: LibvirtHost) -> str:
+    """Give the hook's file, as the command installs it."""
+    directory = HOOKS / "qemu.d"
+    command = (PROGRAM, "libvirt", "install-hook", "--hooks-directory", directory)
+    said = libvirt.run(*command)
+    assert said.status == 0, said.stderr
+    installed = libvirt.file(HOOK)
+    text = installed.read_text()
+    installed.unlink()
+    return text
+
+
+@pytest.fixture
+def hooked(host: LibvirtHost, hook: str) -> LibvirtHost:
+    """Give the session's host, with the hook."""
+    host.write(HOOK, hook, mode=0o755)
+    return host
+
+
+@pytest.fixture
+def instances(directory: Path, hooked: LibvirtHost) -> Instances:
+    """Give a directory of instances; the host is configured for it."""
+    found = Instances(directory=directory)
+    configure(hooked, found)
+    return found
+
+
+def configure(host: LibvirtHost, instances: Instances, **options: object) -> None:
+    """Write allocpolicy's configuration on the host."""
+    configured = {"libvirt_base_dirs": instances.bases, **options}
+    lines = [f"{name} = {value}" for name, value in configured.items()]
+    host.write(
+        "/etc/allocpolicy/allocpolicy.conf", "\n".join(["[allocpolicy]", *lines, ""])
+    )
+
+
 @pytest.fixture
 def define(host: LibvirtHost) -> Iterator[Define]:
     """Define domains that are ended and forgotten with the test."""
@@ -77,3 +119,25 @@ def defined_as(host: LibvirtHost, definition: Definition) -> Machine:
     path.write_text(definition.document(machine.name, uuid=str(UUID(int=number))))
     host.does("define", path)
     return machine
+
+
+def begin_hook(machine: Machine, operation: str = "prepare") -> subprocess.Popen[str]:
+    """Start the hook as libvirt does, with the domain on its standard input."""
+    xml = machine.host.does("dumpxml", machine.name)
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(xml.encode())
+        stdin.seek(0)
+        return subprocess.Popen(
+            machine.host.inside(HOOK, machine.name, operation, "begin", "-"),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def call_hook(machine: Machine, operation: str = "prepare") -> Said:
+    """Call the hook as libvirt does, to its end."""
+    with begin_hook(machine, operation) as process:
+        stdout, stderr = process.communicate()
+    return Said(status=process.returncode, stdout=stdout, stderr=stderr)

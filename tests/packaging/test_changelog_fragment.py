@@ -76,7 +76,8 @@ def check(root: Path, *, base: str = "") -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "file", [CODE, "plugins/allocpolicy_strategies/space/plans.py", "schemas/report.json"]
+    "file",
+    [CODE, "plugins/allocpolicy_strategies/space/plans.py", "schemas/report.json"],
 )
 def test_behaviour_without_a_fragment_is_named(
     repository: Repository, file: str
