@@ -36,7 +36,7 @@ class LibvirtApply(Lister):
         policy = self.policy(arguments)
         with connection.opened(arguments.connect) as host:
             host.refuse_remote()
-            (found,) = host.domains([arguments.domain])
+            found = host.domain(arguments.domain)
         _refuse_unless_shut_off(found)
         described = domains.parse(found.definition)
         decided = choice.of(described, policy=policy)
@@ -49,7 +49,7 @@ class LibvirtApply(Lister):
             selections.change(
                 disk, domain=described, decided=decided, dry_run=arguments.dry_run
             )
-            for disk in described.disks
+            for disk in selections.present(described)
         ]
         with progress.shown() as watch:
             reports = apply_all(changes, policy=decided.policy, watch=watch)

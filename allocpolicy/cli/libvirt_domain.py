@@ -52,9 +52,9 @@ class _OfDomain(ShowOne):
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         policy = self.policy(arguments)
         with connection.opened(arguments.connect, writes=self.writes) as host:
-            (found,) = host.domains([arguments.domain])
+            found = host.domain(arguments.domain)
             self.change(found, arguments=arguments, policy=policy)
-            (found,) = host.domains([arguments.domain])
+            found = host.domain(arguments.domain)
         described = domains.parse(found.definition)
         return _shown(described, policy=policy, arguments=arguments)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from allocpolicy.cli.command import Lister, Row, ShowOne
 from allocpolicy.cli.enumeration import one_of
+from allocpolicy.errors import Error
 from allocpolicy.libvirt import daemon, health, installation, launch
 from allocpolicy.libvirt.daemon import Daemon
 from allocpolicy.libvirt.installation import DIRECTORY, NAME
@@ -109,7 +110,10 @@ def _directory(arguments: argparse.Namespace) -> Path:
 
 def _daemons(directory: Path, *, reload: bool) -> str:
     """Return what the daemons know, or what to do that they do."""
-    found = daemon.running(directory)
+    try:
+        found = daemon.running(directory)
+    except PermissionError:
+        return "only root can tell whether it knows of the hook"
     said = [_told(one, directory / NAME, reload=reload) for one in found]
     return "; ".join(said) or "none runs that sees the hook; it looks when it starts"
 
@@ -117,7 +121,11 @@ def _daemons(directory: Path, *, reload: bool) -> str:
 def _told(found: Daemon, hook: Path, *, reload: bool) -> str:
     subject = f"{found.name} {found.pid}"
     if reload:
-        daemon.tell(found, hook)
+        try:
+            daemon.tell(found, hook)
+        except OSError as error:
+            reason = f"the hook is installed, but {subject} can't be told"
+            raise Error(f"{reason}: {error.strerror or 'it has ended'}") from error
         return f"{subject} was told"
     if daemon.knows(found, hook) is not None:
         return f"{subject} looks at each start"

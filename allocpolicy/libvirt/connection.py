@@ -6,6 +6,7 @@ The hook doesn't: libvirt's daemon waits for it, and so must not be asked.
 from __future__ import annotations
 
 import contextlib
+import os
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -100,10 +101,20 @@ class Connection:
         :raises InvalidRequest: when it is one.
         """
         uri = self._connection.getURI()
-        if urllib.parse.urlsplit(uri).hostname not in (None, "", "localhost"):
+        here = (None, "", "localhost", os.uname().nodename.lower())
+        if urllib.parse.urlsplit(uri).hostname not in here:
             raise InvalidRequest(
                 f"libvirt {uri}: its disks are on another host; run allocpolicy there"
             )
+
+    def domain(self, name: str) -> DefinedDomain:
+        """Return the domain with this name or UUID.
+
+        :raises InvalidRequest: when there is none.
+        """
+        for found in self.domains([name]):
+            return found
+        raise InvalidRequest(f"libvirt has no domain {name!r} any more")
 
     def domains(self, names: Sequence[str] = ()) -> list[DefinedDomain]:
         """Return the domains with these names or UUIDs, or all, sorted by name.

@@ -53,6 +53,8 @@ def running(directory: Path) -> tuple[Daemon, ...]:
     """Return the daemons that run, and see this directory for hooks.
 
     Each has written its number into a file, and the process has the daemon's program.
+
+    :raises PermissionError: when only root can tell.
     """
     found = (_running(name) for name in NAMES)
     return tuple(one for one in found if one and _sees(one, directory))
@@ -94,6 +96,8 @@ def _running(name: str) -> Daemon | None:
     try:
         pid = int((RUN / f"{name}.pid").read_text(encoding="ascii"))
         return _process(name, pid)
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return None
 

@@ -65,7 +65,7 @@ def checked(
     :raises Error: when the domain's specs are wrong.
     """
     chosen = selections.of(domain, policy=policy)
-    for disk in domain.disks:
+    for disk in selections.present(domain):
         wanted = chosen[disk.target].choice if chosen else None
         try:
             needed = _needed(disk, wanted=wanted, policy=policy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,9 +35,7 @@ def _disks(found: DefinedDomain, *, policy: Policy) -> Iterator[tuple[Path, Atta
     for xml in found.xml.values():  # the running VM's first
         described = domains.parse(xml)
         chosen = selections.of(described, policy=policy)
-        for disk in described.disks:
-            if disk.may_be_missing and not os.path.lexists(disk.path):
-                continue
+        for disk in selections.present(described):
             yield (
                 disk.path,
                 Attached(

@@ -23,7 +23,7 @@ from allocpolicy.libvirt.installation import NAME, Installed
 from allocpolicy.libvirt.stub import Settings
 from allocpolicy.record import dataclass
 
-_NO_DAEMON = "it is known when the daemon runs, and to root"
+_NO_DAEMON = "it is known while the daemon runs"
 _AGAIN = "run 'allocpolicy libvirt install-hook'"
 
 
@@ -66,7 +66,11 @@ def findings(directory: Path) -> Iterator[Finding]:
     yield _file(found, path=directory / NAME)
     yield _python(found, path=directory / NAME)
     yield _trust(found, directory=directory)
-    running = daemon.running(directory)
+    try:
+        running = daemon.running(directory)
+    except PermissionError:
+        yield _unknown("daemon", "only root can tell whether it knows of the hook")
+        return
     yield from _daemons(running, hook=directory / NAME)
     processes: list[int | None] = [one.pid for one in running]
     for process in processes or [None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from allocpolicy.contract.policy import Policy
 from allocpolicy.execute.rewrite_limits import RewriteLimits
 from allocpolicy.libvirt import choice
@@ -35,6 +37,15 @@ def of(domain: Domain, *, policy: Policy) -> dict[str, Selection]:
         )
         for disk in domain.disks
     }
+
+
+def present(domain: Domain) -> tuple[DomainDisk, ...]:
+    """Return the disks of ours but for those that libvirt starts the domain without."""
+    return tuple(
+        disk
+        for disk in domain.disks
+        if not disk.may_be_missing or os.path.lexists(disk.path)
+    )
 
 
 def change(

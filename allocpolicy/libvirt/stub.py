@@ -161,6 +161,7 @@ except Exception as error:
     syslog.syslog(syslog.LOG_ERR, said)
     sys.exit({status})
 if len(sys.argv) < 3:
-    sys.exit(print(allocpolicy.__version__))
+    print(allocpolicy.__version__)
+    sys.exit()
 sys.exit(main())
 """

@@ -372,6 +372,20 @@ class TestApply:
         audited = allocpolicy("audit", tmp_path, "-f", "json")
         assert {row["verdict"] for row in audited.document} == {"meets"}
 
+    def test_a_disk_that_libvirt_may_leave_out_may_be_missing(
+        self, define: Callable[..., libvirt.virDomain], tmp_path: Path
+    ) -> None:
+        """As an optional one; a domain without disks has nothing to be done."""
+        optional = libvirt_domains.disk(tmp_path / "none")
+        optional = optional.replace("<source", "<source startupPolicy='optional'")
+        for name, disks in (("optional", [optional]), ("empty", [])):
+            define(name, *disks)
+            run("set", name, "strategy=space")
+            done = run("apply -f json", name)
+            assert (done.status, done.document) == (0, [])
+            assert run("check", name).status == 0
+        assert TestAudit().audited() == (0, {})
+
     def test_a_vm_that_has_the_disks_keeps_them(
         self, define: Callable[..., libvirt.virDomain], disk: Path
     ) -> None:
