@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from allocpolicy.errors import DestinationError
+from allocpolicy.errors import InvalidRequest
 from allocpolicy.libvirt import stub
 from allocpolicy.libvirt.stub import Settings
 from allocpolicy.record import dataclass
 from allocpolicy.storage import (
     directories,
     failure,
+    found,
     staging,
     temporary,
     trusted_file,
@@ -65,7 +66,7 @@ class Installed:
 def install(directory: Path, settings: Settings) -> Outcome:
     """Have the hook in the directory, which is made if the one above it is there.
 
-    :raises DestinationError: when a file of that name is somebody else's, when others
+    :raises InvalidRequest: when a file of that name is somebody else's, when others
         may change the directory, or it can't be written to.
     :raises NotEnoughSpace: when there is no space for it; what was there stays.
     """
@@ -73,18 +74,18 @@ def install(directory: Path, settings: Settings) -> Outcome:
         _make(directory)
         with directories.opened(directory) as opened:
             refuse_distrusted(opened.path)
-            found = _read(opened)
+            there = _read(opened)
             wanted = stub.content(settings)
-            if found is not None and _is_whole(found, wanted):
+            if there is not None and _is_whole(there, wanted):
                 return Outcome.UNCHANGED
-            _write(wanted, into=opened, replace=found is not None)
-    return Outcome.REPLACED if found is not None else Outcome.INSTALLED
+            _write(wanted, into=opened, replace=there is not None)
+    return Outcome.REPLACED if there is not None else Outcome.INSTALLED
 
 
 def uninstall(directory: Path) -> Outcome:
     """Remove the hook from the directory; it may be gone already.
 
-    :raises DestinationError: when a file of that name is somebody else's, or it can't
+    :raises InvalidRequest: when a file of that name is somebody else's, or it can't
         be removed.
     """
     with _errors_told(directory):
@@ -102,7 +103,7 @@ def uninstall(directory: Path) -> Outcome:
 def read(directory: Path) -> Installed | None:
     """Return the hook's file in the directory, or None if there is none.
 
-    :raises DestinationError: when a file of that name is somebody else's, or it can't
+    :raises InvalidRequest: when a file of that name is somebody else's, or it can't
         be read.
     """
     with _errors_told(directory):
@@ -116,7 +117,7 @@ def read(directory: Path) -> Installed | None:
 def refuse_distrusted(*paths: str | Path) -> None:
     """Refuse paths whose files others may change: libvirt runs them as root.
 
-    :raises DestinationError: for the first of them.
+    :raises InvalidRequest: for the first of them.
     """
     for path in paths:
         try:
@@ -124,46 +125,58 @@ def refuse_distrusted(*paths: str | Path) -> None:
         except trusted_file.Distrusted as error:
             place, problem = error.args
             reason = f"{problem}, and libvirt would run what is there as root"
-            raise DestinationError(place, reason) from error
+            raise _refusal(place, reason) from error
         except OSError as error:
             failure.refuse_failure(error, path=Path(path), action="look at it")
-            raise DestinationError(Path(path), str(error.strerror)) from error
+            raise _refusal(Path(path), str(error.strerror)) from error
+
+
+def _refusal(path: Path, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"{path}: {reason}")
 
 
 def _make(directory: Path) -> None:
-    """Make the directory, and the one above it in libvirt's own."""
+    """Make the directory, and the one above it in libvirt's own.
+
+    :raises InvalidRequest: when libvirt has none.
+    """
     missing = (one for one in (directory.parent, directory) if not one.exists())
     for one in missing:
         if one.parent.is_dir():
             one.mkdir()
             one.chmod(_DIRECTORY_MODE)  # whatever the umask
+    if not directory.exists():
+        raise _refusal(
+            directory,
+            "it can't be made, as the directories above it are missing: install libvirt"
+            " first, or say with --hooks-directory where it looks for hooks",
+        )
 
 
 def _read(directory: Directory) -> Installed | None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    path = directory.path / NAME
+    """Return the file of our name; a link is not followed, nor a FIFO waited for."""
     try:
-        fd = os.open(NAME, flags, dir_fd=directory.fd)
+        with found.found(NAME, directory=directory.fd) as fd:
+            status = os.fstat(fd)
+            regular = stat.S_ISREG(status.st_mode)
+            content = _content(fd) if regular else b""
     except FileNotFoundError:
         return None
-    except OSError as error:
-        failure.refuse_failure(error, path=path, action="read it")
-        raise DestinationError(path, f"it is none of ours: {error.strerror}") from error
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise DestinationError(path, "it is none of ours: no regular file")
-        content = file.read(_LONGEST)
     if not stub.is_ours(content):
-        reason = "it is another program's hook; nothing was changed: rename it"
-        raise DestinationError(path, reason)
+        reason = "it is another program's; nothing was changed: give it another name"
+        raise _refusal(directory.path / NAME, reason)
     return Installed(content=content, status=status)
 
 
-def _is_whole(found: Installed, wanted: bytes) -> bool:
-    owned = found.status.st_uid == os.geteuid()
-    mode = stat.S_IMODE(found.status.st_mode)
-    return found.content == wanted and mode == MODE and owned
+def _content(fd: int) -> bytes:
+    with open(found.reopen(fd), "rb") as file:
+        return file.read(_LONGEST)
+
+
+def _is_whole(there: Installed, wanted: bytes) -> bool:
+    owned = there.status.st_uid == os.geteuid()
+    mode = stat.S_IMODE(there.status.st_mode)
+    return there.content == wanted and mode == MODE and owned
 
 
 def _write(content: bytes, *, into: Directory, replace: bool) -> None:
@@ -194,4 +207,4 @@ def _errors_told(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         failure.refuse_failure(error, path=directory, action=_ACTION)
-        raise DestinationError(directory, str(error.strerror)) from error
+        raise _refusal(directory, str(error.strerror)) from error

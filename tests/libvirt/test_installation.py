@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.errors import DestinationError, NotEnoughSpace
+from allocpolicy.errors import InvalidRequest, NotEnoughSpace
 from allocpolicy.libvirt import installation, stub
 from allocpolicy.libvirt.installation import NAME, Outcome
 from allocpolicy.libvirt.stub import OnMissing, Settings
@@ -114,20 +115,26 @@ def as_link(path: Path) -> None:
     path.symlink_to(target)
 
 
-OF_OTHERS = [as_file, as_link, Path.mkdir, os.mkfifo, Path.touch]
+def as_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path.name)  # which is short enough
+
+
+OF_OTHERS = [as_file, as_link, as_socket, Path.mkdir, os.mkfifo, Path.touch]
 
 
 @pytest.mark.parametrize("make", OF_OTHERS)
 def test_what_others_named_so_is_neither_replaced_nor_removed(
-    hooks: Path, make: Callable[[Path], object]
+    hooks: Path, make: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever it is."""
     hooks.mkdir(parents=True)
+    monkeypatch.chdir(hooks)
     make(hooks / NAME)
     before = (hooks / NAME).lstat()
-    with pytest.raises(DestinationError):
+    with pytest.raises(InvalidRequest):
         installation.install(hooks, SETTINGS)
-    with pytest.raises(DestinationError):
+    with pytest.raises(InvalidRequest):
         installation.uninstall(hooks)
     after = (hooks / NAME).lstat()
     assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
@@ -161,7 +168,7 @@ def test_a_directory_that_others_may_change_gets_no_hook(
     """What is in it is run by root."""
     hooks.mkdir(parents=True)
     spoil(hooks)
-    with pytest.raises(DestinationError, match="as root"):
+    with pytest.raises(InvalidRequest, match="as root"):
         installation.install(hooks, SETTINGS)
     assert content_of(hooks) == {}
 
@@ -173,7 +180,7 @@ def test_nor_does_one_on_the_way_to_it(
     """Who may write there, may put another directory in its place."""
     hooks.mkdir(parents=True)
     spoil(hooks.parent.parent)
-    with pytest.raises(DestinationError, match="as root"):
+    with pytest.raises(InvalidRequest, match="as root"):
         installation.install(hooks, SETTINGS)
 
 
@@ -189,7 +196,7 @@ def test_nothing_is_run_from_where_others_may_write(
     link.symlink_to(place / "bin" / "python")
     installation.refuse_distrusted(link)
     spoil(place)
-    with pytest.raises(DestinationError, match="as root"):
+    with pytest.raises(InvalidRequest, match="as root"):
         installation.refuse_distrusted(link)
 
 
@@ -203,13 +210,13 @@ def test_a_link_of_others_in_a_directory_for_all_is_refused(tmp_path: Path) -> N
     (shared / "python").symlink_to(sys.executable)
     installation.refuse_distrusted(shared / "python")
     os.chown(shared / "python", 12345, 12345, follow_symlinks=False)
-    with pytest.raises(DestinationError, match="as root"):
+    with pytest.raises(InvalidRequest, match="as root"):
         installation.refuse_distrusted(shared / "python")
 
 
 def test_without_libvirt_there_is_nothing_to_install_into(tmp_path: Path) -> None:
     """Its own directory isn't made."""
-    with pytest.raises(DestinationError):
+    with pytest.raises(InvalidRequest):
         installation.install(tmp_path / "libvirt" / "hooks" / "qemu.d", SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
