@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import geometry, linear, mapping, tables
+from allocpolicy.qcow2 import geometry, linear, mapping, plain, tables
 from allocpolicy.qcow2.claims import Claims, CompressedData, merged, runs_of
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.mapping import Mapped, Tally, forget_beyond_virtual_size
+from allocpolicy.qcow2.plain import Plain
 from allocpolicy.qcow2.references import Place, References
 from allocpolicy.qcow2.tables import (
     ALL_SUBCLUSTERS,
@@ -82,6 +83,13 @@ def _checked(fd: int, header: Header, *, path: Path, vm_state: bool) -> Checked:
         references = References.of_places(places)
         mapped = mapping.of_linear(header)
         return Checked(header=header, mapped=mapped, references=references)
+    found = plain.find(fd, header)
+    places = None if found is None else _plain_places(fd, header, found, path=path)
+    if found is not None and places is not None:
+        tally = Tally(header)
+        tally.add_pieces(found)
+        references = References.of_places(places)
+        return Checked(header=header, mapped=tally.mapped, references=references)
     l2 = tables.read_l2_tables(fd, header, path=path)
     tally = Tally(header, l2)
     if l2 is None:
@@ -201,11 +209,39 @@ def _linear_places(fd: int, header: Header, *, path: Path) -> list[Place] | None
         return None
     size = header.cluster_size
     first, data = runs.l2_offset // size, runs.data_offset // size
-    places = [
-        *_metadata_places(fd, header, path=path),
-        (first, first + header.needed_l1_entries),
-        (data, data + -(-header.virtual_size // size)),
-    ]
+    return _apart(
+        [
+            *_metadata_places(fd, header, path=path),
+            (first, first + header.needed_l1_entries),
+            (data, data + -(-header.virtual_size // size)),
+        ]
+    )
+
+
+def _plain_places(
+    fd: int, header: Header, found: Plain, *, path: Path
+) -> list[Place] | None:
+    """Return what is used of an image with plain tables; None: something overlaps.
+
+    :raises ImageError: naming the refcount table entry that is wrong.
+    """
+    size = header.cluster_size
+    data = (
+        ((entry & OFFSET) // size, count)
+        for _, entry, count in found.pieces
+        if entry & OFFSET
+    )
+    return _apart(
+        [
+            *_metadata_places(fd, header, path=path),
+            *((offset // size, offset // size + 1) for offset in found.l2_offsets),
+            *((first, first + count) for first, count in data),
+        ]
+    )
+
+
+def _apart(places: list[Place]) -> list[Place] | None:
+    """Return the places in order; None if any two overlap."""
     places.sort()
     overlap = any(end > after for (_, end), (after, _) in itertools.pairwise(places))
     return None if overlap else places

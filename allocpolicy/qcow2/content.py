@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import mapping, tables
+from allocpolicy.qcow2 import mapping, plain, tables
 from allocpolicy.qcow2.geometry import SECTOR_SIZE, SUBCLUSTERS
 from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.plain import Plain
 from allocpolicy.qcow2.tables import ALL_SUBCLUSTERS, COMPRESSED, OFFSET
 from allocpolicy.record import dataclass
 from allocpolicy.storage import reading
@@ -62,12 +63,16 @@ class Run(NamedTuple):
 def runs(fd: int, header: Header, *, path: Path) -> Iterator[Run]:
     """Yield the runs that an image with consistent tables maps.
 
-    A run is contiguous in the guest and in the file. Runs are in guest order within 2
-    MiB of L2 tables, which are in host order. Host offsets of external data are offsets
-    in its file.
+    A run is contiguous in the guest and in the file. Runs are in guest order, or in
+    that within 128 KiB of L2 tables, which are in host order. Host offsets of external
+    data are offsets in its file.
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
+    found = plain.find(fd, header)
+    if found is not None:
+        yield from _runs_of_pieces(found, header)
+        return
     l2 = tables.read_l2_tables(fd, header, path=path)
     if l2 is None:
         return
@@ -75,6 +80,38 @@ def runs(fd: int, header: Header, *, path: Path) -> Iterator[Run]:
         mapping.forget_beyond_virtual_size(batch)
         for units in _units(batch):
             yield from _merged(units, header)
+
+
+def _runs_of_pieces(found: Plain, header: Header) -> Iterator[Run]:
+    """Yield the runs of an image with plain tables: pieces differ by COPIED as well."""
+    size, last = header.cluster_size, None
+    for cluster, entry, count in found.pieces:
+        kind = Kind.ZERO if entry & tables.ZERO else Kind.DATA
+        host = 0 if kind is Kind.ZERO else entry & OFFSET
+        here = Run(cluster * size, count * size, kind, host, 0)
+        if last is None:
+            last = here
+        elif _follows(here, last):
+            last = last._replace(length=last.length + here.length)
+        else:
+            yield _bounded(last, header)
+            last = here
+    if last is not None:
+        yield _bounded(last, header)
+
+
+def _follows(run: Run, last: Run) -> bool:
+    """Return whether a run goes on where another ends, in the guest and in the file."""
+    if run.kind is not last.kind or run.offset != last.offset + last.length:
+        return False
+    return run.kind is Kind.ZERO or run.host_offset == last.host_offset + last.length
+
+
+def _bounded(run: Run, header: Header) -> Run:
+    """Return the run up to the virtual size."""
+    length = min(run.length, header.virtual_size - run.offset)
+    host_length = 0 if run.kind is Kind.ZERO else length
+    return run._replace(length=length, host_length=host_length)
 
 
 def compressed_run(entry: int, *, offset: int, header: Header) -> Run:

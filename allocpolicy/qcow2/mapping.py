@@ -9,6 +9,7 @@ from typing import Literal
 
 from allocpolicy.qcow2 import tables
 from allocpolicy.qcow2.header import Header
+from allocpolicy.qcow2.plain import Plain
 from allocpolicy.qcow2.tables import Batch, L2Tables
 from allocpolicy.record import dataclass
 
@@ -54,7 +55,7 @@ def of_linear(header: Header) -> Mapped:
 class Tally:
     """Adds up how the guest's clusters are mapped, some L2 tables at a time."""
 
-    def __init__(self, header: Header, l2: L2Tables | None) -> None:
+    def __init__(self, header: Header, l2: L2Tables | None = None) -> None:
         self._header = header
         self._mapped = self._compressed = self._data = self._own = self._own_tables = 0
         self._beyond: int | None = None
@@ -77,6 +78,16 @@ class Tally:
         self._data += count - int(np.count_nonzero(silent))
         self._compressed += int(np.count_nonzero(batch.compressed))
         self._own += int(np.count_nonzero(own))
+
+    def add_pieces(self, found: Plain) -> None:
+        """Add all of a `plain` image."""
+        self._own_tables += found.own_tables
+        for _, entry, count in found.pieces:
+            if not entry & tables.OFFSET:
+                continue
+            self._mapped += count
+            self._data += 0 if entry & tables.ZERO else count
+            self._own += count if entry & tables.COPIED else 0
 
     @property
     def mapped(self) -> Mapped:

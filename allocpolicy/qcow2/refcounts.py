@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from allocpolicy.qcow2.tables import Indices, Mask
 
 _BATCH = 128 << 10  # bytes of refcounts at once: a million of one bit each
-_ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
 # Each time that QEMU closes an image with bitmaps it frees their old clusters, and may
 # skip that hole later. Room for so many holes is there beforehand.
 _HOLES_OF_BITMAPS = 4
@@ -249,14 +248,31 @@ def _usage(
         part = memoryview(content)
         tables.read_into(fd, part, offset=offset, what="refcount blocks", path=path)
         cluster = _first_counted(header, table, index=index, offset=offset)
-        filled = tables.filled(content)
-        count = filled // REFCOUNT_SIZE
-        plain = header.refcount_bits == _PLAIN_BITS
-        if plain and content.startswith(_ONE * count) and filled == count * 2:
-            usage = _add_run(usage, first=cluster, count=count, header=header)
-        else:
+        runs = _runs_of_ones(content) if header.refcount_bits == _PLAIN_BITS else None
+        if runs is None:
             usage = _add_block(usage, part, first=cluster, header=header)
+            continue
+        for start, count in runs:
+            usage = _add_run(usage, first=cluster + start, count=count, header=header)
     return usage
+
+
+def _runs_of_ones(block: bytearray) -> list[tuple[int, int]] | None:
+    """Return (index, count) of the refcounts of 1; None if one is neither 0 nor 1.
+
+    So it is without snapshots, and no numpy is needed.
+    """
+    end = -(-tables.filled(block) // REFCOUNT_SIZE) * REFCOUNT_SIZE
+    high, low = block[:end:REFCOUNT_SIZE], block[1:end:REFCOUNT_SIZE]
+    if high.count(0) < len(high) or low.count(0) + low.count(1) < len(low):
+        return None
+    runs, start = [], low.find(1)
+    while start >= 0:
+        after = low.find(0, start)
+        after = len(low) if after < 0 else after
+        runs.append((start, after - start))
+        start = low.find(1, after)
+    return runs
 
 
 def _parts(
@@ -288,8 +304,6 @@ def _first_counted(
 
 def _add_run(usage: _Usage, *, first: int, count: int, header: Header) -> _Usage:
     """Add adjacent clusters in use."""
-    if not count:
-        return usage
     return _Usage(
         used=usage.used + count,
         end=first + count,
