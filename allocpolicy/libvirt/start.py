@@ -17,8 +17,12 @@ from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import load_policy
+from allocpolicy.storage import named_lock
 from allocpolicy.wording import bounded
 
+# Seconds for locks that others hold: many VMs may start at once, and each reserves in
+# its turn; but somebody may also have been stopped who holds one.
+_PATIENCE = 60.0
 _LATER = "when it is shut off, allocpolicy libvirt apply brings it about"
 
 
@@ -35,11 +39,12 @@ def begin(root: Element, *, said: Said) -> None:
     running = notes.take(domain.uuid)
     disks = [disk for disk in domain.disks if not _is_dropped(disk)]
     try:
-        reports = apply_all(
-            [_change(disk, domain, decided, running=running) for disk in disks],
-            policy=decided.policy,
-            on_unmet=OnUnmet(str(policy.libvirt.on_unmet)),
-        )
+        with named_lock.patience(_PATIENCE):
+            reports = apply_all(
+                [_change(disk, domain, decided, running=running) for disk in disks],
+                policy=decided.policy,
+                on_unmet=OnUnmet(str(policy.libvirt.on_unmet)),
+            )
     except BaseException as error:
         named = ", ".join(f"{disk.target} {disk.path}" for disk in disks)
         error.add_note(bounded(named))

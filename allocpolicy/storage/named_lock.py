@@ -10,7 +10,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,11 @@ _LOCK_PROBLEMS = {
     errno.ELOOP: "it is a symbolic link, which somebody may have planted; remove it",
     # On NFS flock(2) is an fcntl(2) lock, which needs a file that is open for writing.
     errno.EBADF: "locks do not work on NFS; set lock_path to a local directory",
+    errno.ETIMEDOUT: "another process, which lslocks(8) shows, didn't release it in"
+    " time; try again",
 }
+_UNTIL: ContextVar[float | None] = ContextVar("until", default=None)
+_PAUSE = 0.01  # seconds between two tries, where waiting has an end
 
 
 def own_directory() -> Path:
@@ -62,6 +68,16 @@ def _sha256(data: bytes) -> Any:
 
 
 @contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Bound what the body waits for locks, all in all; otherwise it waits for ever."""
+    token = _UNTIL.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _UNTIL.reset(token)
+
+
+@contextlib.contextmanager
 def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[None]:
     """Hold the lock ``name`` under ``lock_path``; the kernel releases it after a kill.
 
@@ -72,7 +88,7 @@ def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[Non
     everyone can, because the users of one filesystem share its lock.
 
     :raises InvalidRequest: when the directory cannot be trusted, or the lock file
-        cannot be created or opened.
+        cannot be created or opened; and at the end of one's `patience`.
     """
     private = lock_path == own_directory()
     directory = _open_directory(lock_path, private=private)
@@ -145,7 +161,7 @@ def _acquire(name: str, *, path: Path, directory: int, mode: int) -> int:
         while True:
             fd = _open(name, directory=directory, mode=mode)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                _wait(fd)
                 if os.fstat(fd).st_nlink:  # otherwise it was removed before the lock
                     return fd
             except BaseException:
@@ -157,6 +173,22 @@ def _acquire(name: str, *, path: Path, directory: int, mode: int) -> int:
             error.errno or 0, f"{error.strerror}; set lock_path to another directory"
         )
         raise InvalidRequest(f"lock {path / name}: {reason}") from error
+
+
+def _wait(fd: int) -> None:
+    until = _UNTIL.get()
+    if until is None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from error
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def _open(name: str, *, directory: int, mode: int) -> int:

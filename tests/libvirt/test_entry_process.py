@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.images.stamp import XATTR
+from allocpolicy.storage import named_lock
 from tests.conftest import FreshFilesystem
 from tests.harness import hook, instances, plugin, strategies
 from tests.harness.domains import disk, own
@@ -164,6 +165,17 @@ def test_a_broken_installation_is_told(given: bytes) -> None:
     broken = "sys.modules['allocpolicy.errors'] = None"
     refused = hook.run(given, before=broken, variables=ON_ERROR)
     assert (refused.status, "allocpolicy.errors" in refused.stderr) == (5, True)
+
+
+def test_no_lock_is_waited_for_for_ever(given: bytes, tmp_path: Path) -> None:
+    """Whoever holds it may have been stopped."""
+    disks = named_lock.key("disk", of=os.fsencode(next(tmp_path.glob("*/disk"))))
+    locks = {"OS_ALLOCPOLICY__LOCK_PATH": str(tmp_path / "locks")}
+    before = "import allocpolicy.libvirt.start as s; s._PATIENCE = 0.2"
+    with named_lock.hold(disks, lock_path=tmp_path / "locks"):
+        refused = hook.run(given, before=before, variables=locks)
+    assert (refused.status, "lslocks" in refused.stderr) == (2, True), refused.stderr
+    assert hook.run(given, before=before, variables=locks).status == 0
 
 
 def test_a_plugins_fault_is_its_own(instance: Instance, site: Path) -> None:

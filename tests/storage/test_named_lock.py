@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -310,3 +311,13 @@ def test_nobody_else_can_lead_or_hold_up_root(public: Path) -> None:
     assert finished.stdout.splitlines() == ["0 755", "0 600", "kept out"]
     assert os.listdir(public / "elsewhere") == []
     assert stat.S_ISREG((public / "disk").stat().st_mode)
+
+
+def test_patience_has_an_end(tmp_path: Path) -> None:
+    """A free lock is taken at once."""
+    hold = partial(named_lock.hold, "one", lock_path=tmp_path)
+    with named_lock.patience(0):
+        with hold(), pytest.raises(InvalidRequest, match="in time; try again"):
+            hold().__enter__()
+        with hold():
+            pass
