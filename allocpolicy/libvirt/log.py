@@ -14,10 +14,9 @@ _LONGEST_TRACEBACK = 4000
 _LONGEST_LOGGED = 900  # of a line; some syslog daemons cut those of 1 KiB
 
 
-def tell(text: str, *, serious: bool = False) -> None:
+def tell(text: str, *, level: int = syslog.LOG_INFO) -> None:
     """Write a line to syslog; where there is none, nobody reads it."""
     syslog.openlog(PROGRAM, syslog.LOG_PID, syslog.LOG_DAEMON)
-    level = syslog.LOG_ERR if serious else syslog.LOG_INFO
     syslog.syslog(level, printable(text)[:_LONGEST_LOGGED])
 
 
@@ -28,7 +27,7 @@ def tell_traceback(error: BaseException) -> None:
     text = " ".join("".join(traceback.format_exception(error)).split())
     text = text[-_LONGEST_TRACEBACK:]
     for start in range(0, len(text), _LONGEST_LOGGED):
-        tell(text[start : start + _LONGEST_LOGGED], serious=True)
+        tell(text[start : start + _LONGEST_LOGGED], level=syslog.LOG_ERR)
 
 
 def line(*texts: str, path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import syslog
 
 from allocpolicy.libvirt import choice, limits, log, notes, selections
 from allocpolicy.libvirt import domain as domains
@@ -50,7 +51,8 @@ def begin(root: Element, *, said: Said) -> None:
         error.add_note(bounded(named))
         raise
     for disk, report in zip(disks, reports, strict=True):
-        log.tell(f"domain {domain.uuid}: {disk.target} {_done(report)}")
+        level = syslog.LOG_INFO if report.unmet is None else syslog.LOG_WARNING
+        log.tell(f"domain {domain.uuid}: {disk.target} {_done(report)}", level=level)
 
 
 def _is_dropped(disk: DomainDisk) -> bool:

@@ -130,6 +130,8 @@ class Syslog:
 @contextmanager
 def syslog() -> Iterator[Syslog]:
     """Yield a place that a hook takes for syslog."""
+    if os.geteuid() != 0:
+        raise filesystems.Unavailable("another /dev takes root")
     filesystems.require_program("unshare")
     with tempfile.TemporaryDirectory() as directory:
         log = Syslog(directory)
