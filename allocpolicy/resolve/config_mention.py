@@ -41,7 +41,10 @@ def mentioned(option: str) -> bool:
 
 
 def _is_in(place: str, option: str) -> bool:
-    """Return whether a file, or one at any depth of a directory, has the word."""
+    """Return whether a file, or one at any depth of a directory, may set the option.
+
+    A comment doesn't; a sample of the configuration has all options as comments.
+    """
     try:
         if os.path.isdir(place):
             inside = os.listdir(place)
@@ -52,4 +55,7 @@ def _is_in(place: str, option: str) -> bool:
         return False
     except OSError:
         return True  # what it says is found out where it is read
-    return len(content) > _MOST or option.encode() in content
+    return len(content) > _MOST or any(
+        option.encode() in line and not line.lstrip().startswith((b"#", b";"))
+        for line in content.splitlines()
+    )

@@ -36,7 +36,7 @@ def test_where_nothing_is_nothing_is_mentioned() -> None:
 def test_a_file_that_has_the_word_is_found(home: Path, place: str) -> None:
     path = home / place
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[allocpolicy]\npreallocate_images = space\n")
+    path.write_text("[allocpolicy]\n# libvirt_default = space\n;libvirt_default = x\n")
     assert not config_mention.mentioned(OPTION)
     path.write_text("[allocpolicy]\nlibvirt_default = space\n")
     assert config_mention.mentioned(OPTION)
