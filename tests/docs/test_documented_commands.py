@@ -57,7 +57,7 @@ OF_OTHERS = {
     *("--disk-only", "--pyargs"),
     *("--strict", "--editable", "--no-deps", "--wheel-dir", "--force-reinstall"),
     *("--quiet", "--check", "--system-site-packages"),
-    *("--property", "--os-compute-api-version"),
+    *("--property", "--os-compute-api-version", "--hidden"),
 }
 
 

@@ -1,17 +1,32 @@
 """Nova's own functions, where Nova is installed: `tox -e nova`.
 
 What they do as root by oslo.privsep they do in this process, as in Nova's own tests; in
-production a daemon calls the same functions.
+production a daemon calls the same functions. Threads are the system's, not eventlet's.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.harness import filesystems
+from tests.harness.cli import PROGRAM
+from tests.harness.libvirt_host import HOOKS, LibvirtHost, libvirt_host
+
+if TYPE_CHECKING:
+    from tests.harness.nova_compute import ComputeNode
+
 INSTALLED = importlib.util.find_spec("nova") is not None
+GIB = 1 << 30
+
+if INSTALLED:
+    from nova import monkey_patch
+
+    monkey_patch.patch(backend="threading")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -20,10 +35,70 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nova_conf() -> None:
-    """Configure Nova by nobody's files, and let no daemon be started."""
+def nova_conf(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Configure Nova by nobody's files; its database and its messages are our own."""
     import nova.conf
+    import nova.config
     import nova.privsep
+    from nova import objects
+    from nova.db import migration
+    from oslo_messaging import transport
 
-    nova.conf.CONF([], project="nova", default_config_files=[], default_config_dirs=[])
+    conf = nova.conf.CONF
+    conf.register_opts(transport._transport_opts)
+    conf.set_override("transport_url", "fake:/")
+    database = tmp_path_factory.mktemp("nova") / "nova.db"
+    conf.set_override("connection", f"sqlite:///{database}", group="database")
+    nova.config.parse_args(["nova-compute"], default_config_files=[])
+    nova.conf.neutron.register_dynamic_opts(conf)
     nova.privsep.sys_admin_pctxt.set_client_mode(False)
+    objects.register_all()
+    migration.db_sync(database="main")
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Give a directory on each filesystem that has room for what Nova copies."""
+    directory = tmp_path_factory.getbasetemp()
+    with (
+        filesystems.mounted("xfs", size=3 * GIB, directory=directory) as xfs,
+        filesystems.mounted("ext4", size=3 * GIB, directory=directory) as ext4,
+    ):
+        yield {"xfs": xfs, "ext4": ext4}
+
+
+@pytest.fixture(scope="session")
+def libvirt(
+    tmp_path_factory: pytest.TempPathFactory, places: dict[str, Path]
+) -> Iterator[LibvirtHost]:
+    """Give a libvirt host that has our hook, and sees the filesystems."""
+    cache = tmp_path_factory.mktemp("cache")
+    with libvirt_host(tmp_path_factory.mktemp("host"), cache=cache) as host:
+        hooks = HOOKS / "qemu.d"
+        command = (PROGRAM, "libvirt", "install-hook", "--hooks-directory", hooks)
+        said = host.run(*command)
+        assert said.status == 0, said.stderr
+        host.start_daemon()
+        yield host
+        host.end_daemon()
+
+
+@pytest.fixture
+def node(
+    filesystem_kind: str, places: dict[str, Path], libvirt: LibvirtHost
+) -> Iterator[ComputeNode]:
+    """Give a compute node whose instances are on each filesystem of the test's mark."""
+    from tests.harness.nova_compute import compute_node
+
+    directory = places[filesystem_kind] / "node"
+    directory.mkdir()
+    try:
+        with compute_node(libvirt, directory / "instances") as node:
+            libvirt.write(
+                "/etc/allocpolicy/allocpolicy.conf",
+                f"[allocpolicy]\nlibvirt_base_dirs = {node.instances}/_base\n",
+            )
+            yield node
+            node.end()
+    finally:
+        filesystems.remove_tree(directory)
