@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from allocpolicy import (
@@ -99,8 +100,10 @@ def done(task: Task, *, policy: Policy) -> Report:
     if task.work is Work.MAKE:
         return provision(_order(task), policy=policy)
     change = _change(task)
+    brought = apply(replace(change, virtual_size=None), policy=policy)
     if change.virtual_size is None:
-        return apply(change, policy=policy)
+        return brought
+    # Only a disk that keeps to its policy grows under it.
     return resize(change, policy=policy)
 
 

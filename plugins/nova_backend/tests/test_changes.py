@@ -53,26 +53,29 @@ def test_growth_without_room_leaves_the_disk(host: ComputeHost) -> None:
 
 
 @everywhere
-def test_a_move_brings_the_reservation_along(host: ComputeHost) -> None:
+@pytest.mark.parametrize("size", [SIZE, 2 * SIZE], ids=["as it was", "larger"])
+def test_a_move_brings_the_reservation_along(host: ComputeHost, size: int) -> None:
     """Nova's copy has neither stamp nor reservation; the instance starts with both."""
     instance = host.instance(strategy="space")
     disk = host.cache(instance)
     moved(host, instance)
     assert not stamped(disk)
-    host.cache(instance)
+    host.cache(instance, size=size)
     seen = promise(disk, strategy="space").observed
     assert seen.allocation is not Allocation.THIN
+    assert seen.virtual_size == size
     assert reads_like(disk, host.base)
 
 
-def test_a_resize_to_another_policy_changes_it(host: ComputeHost) -> None:
+@pytest.mark.parametrize("size", [SIZE, 2 * SIZE], ids=["as it was", "larger"])
+def test_a_resize_to_another_policy_changes_it(host: ComputeHost, size: int) -> None:
     instance = host.instance()
     disk = host.cache(instance)
     assert backing_file(disk) is not None
     instance.flavor = host.instance(strategy="performance").flavor
     moved(host, instance)
-    host.cache(instance)
-    promise(disk, strategy="performance")
+    host.cache(instance, size=size)
+    assert promise(disk, strategy="performance").observed.virtual_size == size
     assert reads_like(disk, host.base)
 
 
