@@ -24,6 +24,10 @@ from allocpolicy_nova_backend.instance import (
 from allocpolicy_nova_backend.task import Task, Why, Work
 
 CONF = nova.conf.CONF
+# Others would be converted, and the copy be kept in the instance's directory. Nova has
+# them where force_raw_images is off.
+FORMATS = ("raw", "qcow2")
+
 LOG = logging.getLogger(__name__)
 
 
@@ -101,18 +105,20 @@ class PolicyQcow2(imagebackend.Qcow2):  # type: ignore[misc]
         """
         if CONF.resize_fs_using_block_device:  # Nova can grow its filesystem, too
             super().resize_image(size)
-        grows = self.get_disk_size(self.path) < size
-        if (grows or has_moved(self._instance)) and self._has_policy():
-            self._bring(size if grows else None)
+        if self._has_policy():
+            grows = self.get_disk_size(self.path) < size
+            if grows or has_moved(self._instance):
+                self._bring(size if grows else None)
         super().resize_image(size)
 
     def _make(self, base: str, size: int | None) -> None:
         """Make the disk from its base image; nobody removes that meanwhile."""
+        base_format = images.qemu_img_info(base).file_format
+        if base_format not in FORMATS:
+            LOG.warning("%s is %s: the disk is Nova's overlay", base, base_format)
+            return
         task = self._task(
-            Work.MAKE,
-            virtual_size=size or None,
-            base=base,
-            base_format=images.qemu_img_info(base).file_format,
+            Work.MAKE, virtual_size=size or None, base=base, base_format=base_format
         )
         locked = utils.synchronized(
             self._get_lock_name(base), external=True, lock_path=self.lock_path

@@ -141,6 +141,22 @@ def test_disks_that_no_flavor_decides_are_novas(host: ComputeHost, name: str) ->
     assert not stamped(disk)
 
 
+@pytest.mark.parametrize("format", ["qcow2", "vmdk"])
+def test_images_that_nova_keeps_as_they_are(host: ComputeHost, format: str) -> None:
+    """Without force_raw_images; what only QEMU reads stays below Nova's overlay."""
+
+    def fetch(target: str, **_: object) -> None:
+        convert = ("qemu-img", "convert", "-f", "raw", "-O", format)
+        subprocess.run([*convert, host.image.path, target], check=True)
+
+    instance = host.instance(strategy="performance")
+    disk = host.cache(instance, fetch=fetch)
+    assert stamped(disk) is (format == "qcow2")
+    assert backing_file(disk) == (None if format == "qcow2" else str(host.base))
+    assert host.left(instance) == {"disk"}
+    assert reads_like(disk, host.image.path)
+
+
 def test_other_types_of_images_are_novas(host: ComputeHost) -> None:
     """Raw images, config drives, kernels: the class that Nova chose."""
     chosen = imagebackend.Backend(use_cow=True).backend
