@@ -103,12 +103,11 @@ class PolicyQcow2(imagebackend.Qcow2):  # type: ignore[misc]
         Nova calls this for each disk that is larger than its base image, with the size
         that it is to have, and does what still remains to be done.
         """
+        is_smaller = self.get_disk_size(self.path) < size
         if CONF.resize_fs_using_block_device:  # Nova can grow its filesystem, too
             super().resize_image(size)
-        if self._has_policy():
-            grows = self.get_disk_size(self.path) < size
-            if grows or has_moved(self._instance):
-                self._bring(size if grows else None)
+        if self._has_policy() and (is_smaller or has_moved(self._instance)):
+            self._bring(size)
         super().resize_image(size)
 
     def _make(self, base: str, size: int | None) -> None:
@@ -125,9 +124,11 @@ class PolicyQcow2(imagebackend.Qcow2):  # type: ignore[misc]
         )
         engine.raise_refusal(locked(engine.do)(task))
 
-    def _bring(self, size: int | None) -> None:
+    def _bring(self, size: int) -> None:
         """Bring the disk to its policy; one that can't be rewritten stays as it is."""
-        answer = engine.do(self._task(Work.BRING, virtual_size=size))
+        grows = self.get_disk_size(self.path) < size
+        task = self._task(Work.BRING, virtual_size=size if grows else None)
+        answer = engine.do(task)
         if answer.why is Why.DISK:
             LOG.warning("%s keeps to no policy: %s", self.path, answer.refusal)
         else:

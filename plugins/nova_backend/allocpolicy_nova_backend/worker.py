@@ -53,8 +53,14 @@ REASONS: tuple[tuple[type[Error], Why], ...] = (
 
 
 def main() -> None:
-    """Do the task on standard input, and answer on standard output."""
-    sys.stdout.write(written(answer(read_task(sys.stdin.read()))))
+    """Do the task on standard input, and answer on standard output.
+
+    What strategies print goes to standard error.
+    """
+    task = read_task(sys.stdin.read())
+    with os.fdopen(os.dup(1), "w") as output:
+        os.dup2(2, 1)
+        output.write(written(answer(task)))
 
 
 def answer(task: Task) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nova.conf
 import pytest
 from nova import exception
 from nova.virt.libvirt import driver
@@ -14,6 +15,7 @@ from allocpolicy import Allocation
 from compute_host import IMAGE, SIZE, ComputeHost
 from looks import backing_file, promise, reads_like, stamped
 
+CONF = nova.conf.CONF
 everywhere = pytest.mark.parametrize("storage", ["xfs", "ext4"], indirect=True)
 MORE_THAN_THERE_IS = 4 << 30
 
@@ -42,6 +44,18 @@ def test_a_larger_flavor_is_kept_to(host: ComputeHost, strategy: str) -> None:
     host.cache(instance, size=2 * SIZE)
     assert promise(disk, strategy=strategy).observed.virtual_size == 2 * SIZE
     assert reads_like(disk, host.base)
+
+
+def test_nova_grows_the_filesystem_as_well_where_it_is_to(host: ComputeHost) -> None:
+    """By resize_fs_using_block_device; what it has grown is brought to the policy."""
+    instance = host.instance(strategy="performance")
+    disk = host.cache(instance)
+    CONF.set_override("resize_fs_using_block_device", True)
+    try:
+        host.cache(instance, size=2 * SIZE)
+    finally:
+        CONF.clear_override("resize_fs_using_block_device")
+    assert promise(disk, strategy="performance").observed.virtual_size == 2 * SIZE
 
 
 def test_growth_without_room_leaves_the_disk(host: ComputeHost) -> None:
