@@ -178,14 +178,21 @@ def is_leased(fd: int) -> bool:
     # Few inodes are under a lease, so the mounts are rarely needed.
     if all(status.st_ino != one.inode for one in _leases(lock_list.read_lately())):
         return False
-    # Files in two subvolumes of btrfs may have both numbers in common; of those that we
-    # hold we know which they are.
-    ours, devices = inode(status) in _ours, lock_devices(fd)
+    devices, others = lock_devices(fd), _are_anothers(status)
     return any(
         one.inode == status.st_ino and one.device in devices
         for one in _leases(lock_list.read())
-        if ours or one.process != os.getpid()
+        if not (others and one.process == os.getpid())
     )
+
+
+def _are_anothers(status: os.stat_result) -> bool:
+    """Return whether what we hold under a file's number is on another file.
+
+    Files in two subvolumes of btrfs may have both numbers in common.
+    """
+    same = [one for one in _ours if one[1] == status.st_ino]
+    return bool(same) and inode(status) not in same
 
 
 def leased_inodes(*, devices: Collection[str] | None = None) -> frozenset[int]:
