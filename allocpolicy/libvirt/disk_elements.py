@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.read_only import ReadOnly
@@ -61,7 +60,8 @@ class Skipped:
     reason: str
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
     """Where among the domain's disks one is."""
 
     first: bool  # of those that aren't removable

@@ -37,10 +37,12 @@ def pointers(
     entries = bytearray(room * width)
     if copied:
         entries[0::width] = bytes((_COPIED_BYTE,)) * room
+    there: dict[int, bytes] = {}
     for start in range(first, end, BATCH):
         some = min(BATCH, end - start)
         for place, plane in _planes(start, some, bits=bits):
-            entries[place : some * width : width] = plane
+            if there.get(place) != plane:  # low bytes soon repeat
+                entries[place : some * width : width] = there[place] = plane
         yield memoryview(entries)[: some * width]
 
 

@@ -105,6 +105,10 @@ def _is_ours(head: str, *, rest: str) -> bool:
 
 
 def _near(word: str, ours: str, *, ratio: float) -> bool:
+    # As in SequenceMatcher.quick_ratio: no more letters can match, in whatever order.
+    common = sum(min(word.count(one), ours.count(one)) for one in set(ours))
+    if 2 * common < ratio * (len(word) + len(ours)):
+        return False
     import difflib
 
     return difflib.SequenceMatcher(a=ours, b=word).ratio() >= ratio

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from allocpolicy import Facts, Unsupported
 
@@ -13,12 +12,13 @@ CLUSTER_SIZES = {f"{kib}K": kib << 10 for kib in (64, 128, 256, 512)} | {
 }
 
 
-class Wanted(NamedTuple):
+class Wanted:
     """What the options ask for."""
 
-    data: str
-    cluster_size: str
-    layout: str
+    def __init__(self, *, data: str, cluster_size: str, layout: str) -> None:
+        self.data = data
+        self.cluster_size = cluster_size
+        self.layout = layout
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Wanted:

@@ -64,7 +64,11 @@ def rewritten(
     if request.operation is Operation.RESIZE:
         raise PlanError("it does not keep its promise: run allocpolicy apply first")
     copied = facts.required_base()
-    kept = wanted._replace(data=_kept_data(request, current, wanted, facts))
+    kept = Wanted(
+        data=_kept_data(request, current, wanted, facts),
+        cluster_size=wanted.cluster_size,
+        layout=wanted.layout,
+    )
     return _staged(_create(request, kept), kept, facts, copied=copied, new=False)
 
 
