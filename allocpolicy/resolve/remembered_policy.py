@@ -126,7 +126,7 @@ def _path() -> Path:
 
 
 def _reading() -> list[object]:
-    encoding = io.TextIOWrapper(io.BytesIO()).encoding
+    encoding = io.TextIOWrapper(io.BytesIO()).encoding.lower()
     return [sys.hexversion, encoding, os.geteuid()]
 
 
