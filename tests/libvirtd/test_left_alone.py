@@ -192,3 +192,23 @@ def test_one_in_use_is_left_for_qemu_to_refuse(
     assert first.state == "paused"
     assert first.open_files() == {str(path) for path in case.opened}
     assert look(case.disk.path).is_but_for_its_stamp(before)
+
+
+@pytest.mark.filesystems("xfs")
+def test_what_a_snapshot_keeps_apart_stays_apart(
+    instances: Instances, define: Define
+) -> None:
+    """An external snapshot of libvirt's: neither its disk nor its overlay changes."""
+    case = plain(instances)
+    machine = define(case.disk, metadata=PERFORMANCE)
+    machine.starts()
+    machine.host.does("snapshot-create-as", machine.name, "one", "--disk-only")
+    machine.end()
+    (overlay,) = set(instances.names()) - {"disk", "_base/base"}
+    files = [case.disk.path, instances.directory / overlay]
+    before = [look(path) for path in files]
+    assert call_hook(machine).status == 0
+    assert look(files[0]) == before[0]
+    assert look(files[1]).is_but_for_its_stamp(before[1])
+    machine.starts()
+    assert machine.open_files() == set(map(str, files))

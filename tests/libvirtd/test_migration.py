@@ -108,6 +108,34 @@ def test_a_disk_that_is_not_blank_is_not_rewritten_for_a_vm_that_comes(
     assert before.is_of(arrived)
 
 
+def test_on_storage_that_both_hosts_have_the_disk_stays_the_same_file(
+    instances: Instances, hook: str, define: Define, cache: Path, tmp_path: Path
+) -> None:
+    """The guest runs at the source while the hook looks at its disk here."""
+    base = instances.base()
+    disk = instances.overlay(base=base)
+    before, inode = content(disk.path, directory=tmp_path), disk.path.stat().st_ino
+    machine = define(disk, metadata=domains.nova({}))
+    machine.starts()
+    machine.host.does("resume", machine.name)
+    place = tmp_path / "host"
+    place.mkdir()
+    with libvirt_host(place, cache=cache, number=2) as host:
+        host.write(HOOK, hook, mode=0o755)
+        configure(host, instances, libvirt_default="performance")
+        host.start_daemon()
+        machine.host.does(
+            *("migrate", "--live", "--unsafe", "--persistent", machine.name, host.uri),
+            *("--migrateuri", f"unix://{tmp_path}/memory"),
+        )
+        there = Machine(host=host, name=machine.name)
+        assert there.open_files() == {str(disk.path), str(base)}
+        assert there.state == "running"
+        there.forget()
+    assert disk.path.stat().st_ino == inode
+    assert before.is_of(disk.path)
+
+
 @pytest.mark.parametrize("operation", ["migrate", "restore"])
 def test_the_start_that_follows_is_told_apart_from_the_next(
     instances: Instances, define: Define, operation: str
