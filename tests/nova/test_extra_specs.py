@@ -192,6 +192,29 @@ def test_of_two_strategies_with_one_name_none_is_known(
     assert "'twice'" in caplog.text
 
 
+def test_an_option_that_cannot_be_told_to_nova_is_logged(
+    install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The strategy's other options, and the other strategies, are known."""
+    code = STRATEGY.replace('"^[a-z]+$"', '"^[a-z]+$", "enum": ["a", object()]')
+    install("untold", "untold", code=code)
+    found = registered()
+    assert "allocpolicy:untold.pool" not in found
+    assert {"allocpolicy:untold.depth", "allocpolicy:performance.data"} <= set(found)
+    assert "The extra spec allocpolicy:untold.pool is refused" in caplog.text
+
+
+def test_what_is_installed_cannot_be_found_out(
+    install: Install, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """No extra spec is checked then, and Nova's API starts."""
+    install("unreadable", "unreadable", code=STRATEGY)
+    (entry_points,) = tmp_path.glob("unreadable/*/entry_points.txt")
+    entry_points.write_bytes(b"[allocpolicy.strategies]\n\xff = x:Y\n")
+    assert extra_spec_validators.register() == []
+    assert "No extra spec of allocpolicy is checked: Unicode" in caplog.text
+
+
 def test_nova_is_imported_by_nobody_else() -> None:
     """Whoever lists entry points, or runs the command, needs no Nova."""
     code = (
