@@ -105,7 +105,14 @@ class ComputeNode:
         """Return where Nova's cache has an image."""
         return self.instances / "_base" / hashlib.sha1(image.encode()).hexdigest()
 
-    def flavor(self, specs: Mapping[str, str], *, root_gb: int = 0) -> Any:
+    def flavor(
+        self,
+        specs: Mapping[str, str],
+        *,
+        root_gb: int = 0,
+        ephemeral_gb: int = 0,
+        swap_mb: int = 0,
+    ) -> Any:
         """Return a flavor with these extra specs of ours; 0 is the image's size."""
         return objects.Flavor(
             name="m1.promised",
@@ -114,8 +121,8 @@ class ComputeNode:
             memory_mb=64,
             vcpus=1,
             root_gb=root_gb,
-            ephemeral_gb=0,
-            swap=0,
+            ephemeral_gb=ephemeral_gb,
+            swap=swap_mb,
             rxtx_factor=1,
             vcpu_weight=None,
             disabled=False,
@@ -145,7 +152,7 @@ class ComputeNode:
             memory_mb=flavor.memory_mb,
             vcpus=flavor.vcpus,
             root_gb=flavor.root_gb,
-            ephemeral_gb=0,
+            ephemeral_gb=flavor.ephemeral_gb,
             pci_requests=objects.InstancePCIRequests(requests=[]),
             info_cache=objects.InstanceInfoCache(network_info=NO_NETWORK),
         )

@@ -24,6 +24,7 @@ from tests.harness.nova_compute import HOST, SIZE, ComputeNode, configured
 DATA = 3 * MIB  # of the images
 GIB = 1 << 30
 THIN = {"strategy": "none"}
+SPACE = {"strategy": "space"}
 MAPPED = {"strategy": "performance"}
 RESERVED = {"strategy": "performance", "performance.data": "falloc"}
 
@@ -62,6 +63,42 @@ def test_a_hard_reboot_leaves_the_disk_as_it_is(node: ComputeNode) -> None:
     node.reboot(instance)
     assert meets(disk)
     assert disk.stat().st_ino == before
+
+
+@pytest.mark.filesystems("xfs")
+def test_each_disk_has_the_strategy_of_its_role(node: ComputeNode) -> None:
+    """The roles are those of Nova's names."""
+    specs = {"strategy": "space", "strategy.root": "performance"}
+    flavor = node.flavor(
+        {**specs, "strategy.swap": "none"}, root_gb=1, ephemeral_gb=1, swap_mb=16
+    )
+    instance = node.instance(node.glance.add(), flavor)
+    node.spawn(instance)
+    shown = allocpolicy("audit", node.disk(instance).parent, "-f", "json")
+    rows = {Path(row["disk"]).name: row for row in shown.document}
+    assert {row["verdict"] for row in rows.values()} == {"meets"}
+    assert {name: row["strategy"] for name, row in rows.items()} == {
+        "disk": "performance",
+        "disk.local": "space",
+        "disk.swap": "none",
+    }
+
+
+@pytest.mark.filesystems("ext4")
+def test_raw_disks_are_reserved_and_grow_as_well(node: ComputeNode) -> None:
+    """As a qcow2, a raw disk is written out by a resize, and reserved when it grew."""
+    with (
+        configured("images_type", "raw", group="libvirt"),
+        configured("use_cow_images", False),
+    ):
+        instance = node.new(SPACE)
+        disk = node.disk(instance)
+        assert images.info(disk, format="raw")["virtual-size"] == SIZE
+        assert meets(disk)
+        said = node.resize(instance, node.flavor(SPACE, root_gb=1))
+        node.finish_resize(instance, said)
+        assert disk.stat().st_size == GIB
+        assert meets(disk)
 
 
 @pytest.mark.filesystems("xfs", "ext4")
@@ -236,3 +273,21 @@ def test_preallocate_images_space_reserves_before_the_policy_is_known(
         assert allocated(disk) < GIB  # reserved, and given back by the hook
         node.create_image(instance)
         assert allocated(disk) >= GIB
+
+
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("discard", ["unmap", None])
+def test_a_guest_gives_back_what_is_reserved_if_nova_conf_lets_it(
+    node: ComputeNode, discard: str | None
+) -> None:
+    """By a discard; a start reserves it again."""
+    with configured("hw_disk_discard", discard, group="libvirt"):
+        instance = node.new(RESERVED)
+        disk = node.disk(instance)
+        backend = "/machine/peripheral/virtio-disk0/virtio-backend"
+        trim = f'qemu-io -d {backend} "discard 32M 16M"'
+        said = node.host.does("qemu-monitor-command", instance.name, "--hmp", trim)
+        assert said.strip() == ""  # no error
+        assert meets(disk) is (discard != "unmap")
+        node.reboot(instance)
+        assert meets(disk)
