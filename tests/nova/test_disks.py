@@ -21,6 +21,8 @@ from tests.harness.images import MIB
 from tests.harness.libvirt_host import HOOKS
 from tests.harness.nova_compute import HOST, SIZE, ComputeNode, configured
 
+pytestmark = pytest.mark.system
+
 DATA = 3 * MIB  # of the images
 GIB = 1 << 30
 THIN = {"strategy": "none"}

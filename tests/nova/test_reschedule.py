@@ -14,6 +14,8 @@ from tests.harness.filesystems import leave_free
 from tests.harness.images import MIB
 from tests.harness.nova_compute import HOST, ComputeNode, configured
 
+pytestmark = pytest.mark.system
+
 
 class Placement:
     """What the manager asks of placement, of which it gets nothing back."""
