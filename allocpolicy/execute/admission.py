@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import Limits
-from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.execute import in_time
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
 from allocpolicy.storage import budget, directories, mount, named_lock, space
@@ -96,13 +97,15 @@ def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
     plan will ever take, the turn ends. With a ratio it lasts until the disk is
     published, because others learn its promise from its stamp.
 
+    :raises BeyondLimits: when a rewrite's time is over before its turn comes.
     :raises InvalidRequest: when the lock is unavailable.
     """
     by_ratio = bool(job.host.limits.max_overcommit_ratio)
     with contextlib.ExitStack() as held:
         if not job.has_turn and (plan.reserved_bytes or by_ratio):
             key, lock_path = job.host.filesystem.key, job.policy.lock_path
-            held.enter_context(named_lock.hold(key, lock_path=lock_path))
+            with in_time.patience(job if plan.mode is Mode.STAGED else None):
+                held.enter_context(named_lock.hold(key, lock_path=lock_path))
 
         def has_taken(storage: int) -> None:
             if storage >= plan.peak_bytes and not by_ratio:

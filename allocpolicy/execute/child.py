@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import select
 import signal
 import struct
 import time
@@ -29,6 +27,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _SIGNALS_SEEN = 0.5  # seconds
 _LENGTH = struct.Struct("=Q")  # of a message
 _PAUSE = 0.005  # seconds
+_left: list[int] = []  # killed children that were not gone at once
 
 
 class Child:
@@ -75,8 +74,10 @@ class Child:
             os.waitpid(self.pid, 0)
             return
         until = time.monotonic() + patience
-        while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < until:
+        while not (gone := _is_gone(self.pid)) and time.monotonic() < until:
             time.sleep(_PAUSE)
+        if not gone:
+            _left.append(self.pid)
 
     def _messages(self, waiting: Callable[[], float]) -> Iterator[tuple[str, Any]]:
         """Yield what the child sends, until it is gone."""
@@ -89,11 +90,12 @@ class Child:
             content = head and self._read(*_LENGTH.unpack(head))
             if not content:
                 return
-            yield pickle.loads(content)  # noqa: S301  (our own)
+            yield _parsed(content)
 
     def _is_readable(self, seconds: float) -> bool:
-        ready, _, _ = select.select([self._receiver], [], [], max(0.0, seconds))
-        return bool(ready)
+        from select import select  # as pickle: few disks need a child
+
+        return bool(select([self._receiver], [], [], max(0.0, seconds))[0])
 
     def _read(self, length: int) -> bytes | None:
         content = b""
@@ -103,6 +105,13 @@ class Child:
                 return None
             content += part
         return content
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return bool(os.waitpid(pid, os.WNOHANG)[0])
+    except ChildProcessError:  # it was our parent's, before that forked
+        return True
 
 
 @contextlib.contextmanager
@@ -119,6 +128,7 @@ def forked(
     :param apart: it keeps nobody waiting who reads our standard output or error.
     :param patience: seconds to wait for its end; None: as long as that takes.
     """
+    _left[:] = [pid for pid in _left if not _is_gone(pid)]
     receiver, sender = os.pipe()
     try:
         parent, child = os.getpid(), None
@@ -183,13 +193,24 @@ def _senders(sender: int) -> tuple[Watcher, Taken]:
 
 
 def _send(sender: int, kind: str, content: object) -> None:
+    import pickle
+
     message = pickle.dumps((kind, content))
     rest = memoryview(_LENGTH.pack(len(message)) + message)
     while rest:
         rest = rest[os.write(sender, rest) :]
 
 
+def _parsed(message: bytes) -> tuple[str, Any]:
+    import pickle
+
+    kind, content = pickle.loads(message)  # noqa: S301  (our own)
+    return kind, content
+
+
 def _picklable(error: BaseException | None) -> BaseException | None:
+    import pickle
+
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  (our own)
     except BaseException:  # noqa: BLE001  (whatever its class does)

@@ -7,17 +7,18 @@ in; nobody waits for that, and its file, which has no name, ends with it.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import c_int64
 
-from allocpolicy.errors import BeyondLimits, WorkerLost
+from allocpolicy.errors import BeyondLimits, InvalidRequest, WorkerLost
 from allocpolicy.execute import child
 from allocpolicy.execute.child import Taken
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.progress import Progress, Watcher, unwatched
-from allocpolicy.storage import libc
+from allocpolicy.storage import libc, named_lock
 
 _LOOK = 0.25  # seconds between two looks at the lease
 _BRIEF = 1.0  # seconds
@@ -36,6 +37,24 @@ def check(job: Job) -> None:
         assert job.limits is not None and job.limits.seconds is not None
         reason = f"it takes longer than {job.limits.seconds:g} s"
         raise BeyondLimits(job.request.destination, reason)
+
+
+@contextlib.contextmanager
+def patience(job: Job | None) -> Iterator[None]:
+    """Wait for locks in the body no longer than the job's rewrite may take.
+
+    :raises BeyondLimits: when that is over before.
+    """
+    if job is None or job.until is None:
+        yield
+        return
+    check(job)
+    try:
+        with named_lock.patience(job.until - time.monotonic()):
+            yield
+    except InvalidRequest:
+        check(job)
+        raise
 
 
 def run(

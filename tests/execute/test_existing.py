@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +34,8 @@ from allocpolicy import (
     WorkerLost,
 )
 from allocpolicy.execute.existing import change
-from allocpolicy.execute.hold import held
+from allocpolicy.execute.hold import Hold, held
+from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import opened
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
@@ -44,20 +47,12 @@ from tests.harness.images import MIB
 pytestmark = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 
 
-def amend(
-    disk: Path,
-    step: Step,
-    *,
-    mode: Mode,
-    strategy: Strategy | None = None,
-    online: bool = False,
-    seconds: float | None = None,
-) -> None:
-    """Change a raw disk by a plan of this step as `apply` would."""
+@contextmanager
+def changing(
+    disk: Path, *, strategy: Strategy | None = None, seconds: float | None = None
+) -> Iterator[tuple[Job, Hold]]:
+    """Hold a raw disk as `apply` would, for so long at most."""
     until = None if seconds is None else time.monotonic() + seconds
-    plan = Plan(
-        mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE, online=online
-    )
     policy = Policy(headroom=HEADROOM, lock_path=disk.parent.parent / "locks")
     with (
         opened(disk, declared=DiskFormat.RAW, changing=True) as one,
@@ -75,8 +70,24 @@ def amend(
                 one.fd, path=disk, format=one.format, surroundings=around
             ),
         )
-        limits = RewriteLimits(seconds=seconds)
-        change(plan, replace(job, limits=limits, until=until), hold)
+        yield replace(job, limits=RewriteLimits(seconds=seconds), until=until), hold
+
+
+def amend(
+    disk: Path,
+    step: Step,
+    *,
+    mode: Mode,
+    strategy: Strategy | None = None,
+    online: bool = False,
+    seconds: float | None = None,
+) -> None:
+    """Change a raw disk by a plan of this step as `apply` would."""
+    plan = Plan(
+        mode=mode, steps=(step,), peak_bytes=0, promised_bytes=SIZE, online=online
+    )
+    with changing(disk, strategy=strategy, seconds=seconds) as (job, hold):
+        change(plan, job, hold)
 
 
 @pytest.fixture

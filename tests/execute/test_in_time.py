@@ -13,8 +13,9 @@ import pytest
 
 from allocpolicy import BeyondLimits, ImageError, Mode, Target
 from allocpolicy.errors import NotEnoughSpace, WorkerLost
+from allocpolicy.execute import existing
 from tests.conftest import FreshFilesystem
-from tests.execute.test_existing import amend
+from tests.execute.test_existing import amend, changing
 from tests.execute.test_new import SIZE, Do
 from tests.harness.opener import Opener, wait_until
 
@@ -77,6 +78,20 @@ def test_a_call_that_never_comes_back_keeps_nobody_waiting(
     assert disk.read_bytes() == BEFORE
     assert os.listdir(disk.parent) == ["disk"]
     amend(disk, FILL, mode=Mode.STAGED)
+
+
+def test_a_stamp_that_cannot_be_written_keeps_nobody_waiting_either(
+    fresh_filesystem: FreshFilesystem,
+) -> None:
+    """The disk of a VM that starts without its policy; the stamp is then missing."""
+    place = fresh_filesystem("ext4")
+    disk = place / "disk"
+    disk.write_bytes(BEFORE)
+    with thawed_at_the_end(place) as top, changing(disk, seconds=0) as (job, hold):
+        fcntl.ioctl(top, FIFREEZE, 0)
+        outcome = existing.left(job, hold)
+    assert outcome.stamp is None
+    assert outcome.verdict.judgement == "meets"
 
 
 @pytest.mark.filesystems("ext4", "xfs", "btrfs")

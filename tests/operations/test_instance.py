@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy import (
+    BeyondLimits,
     Change,
     DiskFormat,
     Error,
@@ -27,10 +28,12 @@ from allocpolicy import (
     Report,
     RewriteLimits,
     StorageFailed,
+    Unsupported,
     apply,
     apply_all,
 )
 from allocpolicy.progress import unwatched
+from allocpolicy.storage import directories, mount, named_lock
 from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.cli import allocpolicy, provision
@@ -293,6 +296,50 @@ def test_whatever_kills_it_each_disk_is_whole(
         reports = work()
         assert all(one.verdict and one.verdict.judgement == "meets" for one in reports)
         assert sorted(os.listdir(directory)) == ["data", "root"]
+
+
+@pytest.mark.filesystems("xfs")
+def test_a_configured_fallback_is_taken_for_the_disk_that_needs_it(
+    directory: Path, fresh_filesystem: FreshFilesystem, tmp_path: Path
+) -> None:
+    """Of two disks on two filesystems, one of which has no fallocate."""
+    there, lacking = directory / "there", fresh_filesystem("ext2") / "lacking"
+    thin(there, lacking)
+    policy = Policy(lock_path=tmp_path, on_unsupported="fallback")
+    reserved, thinner = bring(there, lacking, policy=policy)
+    assert reserved.effective.strategy == "space"
+    assert thinner.effective.strategy == "none"
+    assert thinner.effective_reason.startswith("fallback: space is unavailable")
+    strict = replace(policy, on_unsupported="fail")
+    before = states(there, lacking)
+    with pytest.raises(Unsupported, match=str(lacking.parent)):
+        bring(there, lacking, policy=strict)
+    assert states(there, lacking) == before
+
+
+@pytest.mark.filesystems("xfs")
+def test_the_turn_of_a_rewrite_is_waited_for_no_longer_than_it_may_take(
+    directory: Path, tmp_path: Path
+) -> None:
+    """A reservation in place waits as long as it has to."""
+    disk, policy = directory / "disk", Policy(lock_path=tmp_path)
+    thin(disk)
+    falloc = {
+        "allocpolicy:strategy": "performance",
+        "allocpolicy:performance.data": "falloc",
+    }
+    (wanted,) = changes(disk, specs=falloc)
+    limited = replace(wanted, limits=RewriteLimits(seconds=1))
+    before = states(disk)
+    with directories.opened(directory) as found:
+        key = mount.identify(found.fd).key
+    with (
+        named_lock.hold(key, lock_path=tmp_path),
+        pytest.raises(BeyondLimits, match="longer than 1 s"),
+    ):
+        apply_all([limited], policy=policy)
+    assert states(disk) == before
+    assert len(apply_all([wanted], policy=policy)) == 1
 
 
 @pytest.mark.filesystems("xfs")
