@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness import domains, images
 from tests.harness.domain_disks import SIZE, Instances, content, look
-from tests.harness.libvirt_host import HOOKS, LibvirtHost
+from tests.harness.libvirt_host import HOOKS, LibvirtHost, wait_until
 from tests.libvirtd.conftest import Define, configure
 
 XFS = pytest.mark.filesystems("xfs")
@@ -143,3 +143,32 @@ def test_all_disks_of_a_vm_are_its_policys(
     machine.starts()
     assert machine.open_files() == {str(root.path), str(other.path), str(base)}
     assert other.path.stat().st_blocks * 512 >= SIZE
+
+
+@XFS
+def test_a_disks_name_may_have_any_character(
+    instances: Instances, define: Define
+) -> None:
+    """Of those that XML, shells, QEMU and Python each read in their own way."""
+    name = "-d, 'a' & \"b\" <ü> %s {0} $(id) \\"
+    disk = instances.overlay(name, base=instances.base())
+    machine = define(disk, metadata=said_by("nova", "performance"))
+    machine.starts()
+    assert machine.open_files() == {str(disk.path)}
+
+
+@XFS
+def test_a_vm_that_the_daemon_starts_by_itself(
+    instances: Instances, hooked: LibvirtHost, define: Define
+) -> None:
+    """As libvirt does with those that are marked so, when the host has started."""
+    disk = instances.overlay(base=instances.base())
+    machine = define(disk, metadata=said_by("nova", "performance"))
+    hooked.does("autostart", machine.name)
+    hooked.end_daemon()
+    hooked.file(
+        "/run/libvirt/qemu/autostarted"
+    ).unlink()  # as after a start of the host
+    hooked.start_daemon()
+    wait_until(lambda: machine.state == "running")
+    assert machine.open_files() == {str(disk.path)}
