@@ -76,8 +76,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--faults",
         metavar="NUMBER",
         default="3",
-        help="how many faults each command of tests/faults meets, and how many power "
-        "cuts: a number, or all (default: %(default)s, spread evenly)",
+        help="how many faults each command of tests/faults meets, how many power "
+        "cuts, and how often tests/libvirtd kills the hook: a number, or all (default: "
+        "%(default)s, spread evenly)",
     )
 
 

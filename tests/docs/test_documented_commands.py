@@ -54,7 +54,7 @@ OF_OTHERS = {
     ),
     *("--output", "--render", "--directory", "--require-filesystems"),
     *("--preserve", "--sparse", "--reflink", "--dig-holes", "--preallocation"),
-    *("--disk-only", "--pyargs"),
+    *("--disk-only", "--pyargs", "--faults"),
     *("--strict", "--editable", "--no-deps", "--wheel-dir", "--force-reinstall"),
     *("--quiet", "--check", "--system-site-packages"),
     *("--property", "--os-compute-api-version", "--hidden"),
