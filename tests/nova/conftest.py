@@ -102,3 +102,18 @@ def node(
             node.end()
     finally:
         filesystems.remove_tree(directory)
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enable the plugin nova_backend, as nova-compute reads it from nova.conf."""
+    from nova.compute import monitors
+    from nova.virt.libvirt import imagebackend
+
+    from tests.harness.nova_compute import configured
+
+    monkeypatch.setattr(imagebackend.Backend, "backend", imagebackend.Backend.backend)
+    with configured("compute_monitors", ["cpu.allocpolicy"]):
+        monitors.MonitorHandler(None)
+    chosen = imagebackend.Backend(use_cow=True).backend("qcow2")
+    assert chosen is not imagebackend.Qcow2, "the plugin is not installed"

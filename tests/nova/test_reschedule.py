@@ -69,13 +69,26 @@ def compute(node: ComputeNode, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.filesystems("xfs")
-def test_a_refused_start_is_rescheduled(node: ComputeNode, compute: Any) -> None:
-    """Nova's manager says so with our line as the reason, and nothing is left."""
+def test_a_refused_start_is_rescheduled(
+    node: ComputeNode, compute: Any, request: pytest.FixtureRequest
+) -> None:
+    """Nova's manager says so with our line as the reason, and nothing is left.
+
+    Where the plugin nova_backend is enabled, libvirt is not even asked.
+    """
+    leave_free(node.instances, 200 * MIB)
+    assert refusal(node, compute).startswith("Hook script execution failed: ")
+    request.getfixturevalue("backend")
+    prefix = "Insufficient compute resources: allocpolicy: "
+    assert refusal(node, compute).startswith(prefix)
+
+
+def refusal(node: ComputeNode, compute: Any) -> str:
+    """Have an instance built for which there is no room; return why it isn't."""
     image = node.glance.add()
     instance = node.instance(image, node.flavor({"strategy": "space"}, root_gb=1))
     instance.host = instance.task_state = None
     instance.save()
-    leave_free(node.instances, 200 * MIB)
     with pytest.raises(exception.RescheduledException) as raised:
         compute._build_and_run_instance(
             node.context,
@@ -92,6 +105,8 @@ def test_a_refused_start_is_rescheduled(node: ComputeNode, compute: Any) -> None
             limits={},
             filter_properties={},
         )
-    assert f"{node.disk(instance)}: not enough space" in str(raised.value)
+    reason: str = raised.value.kwargs["reason"]
+    assert f"{node.disk(instance)}: not enough space" in reason
     assert not node.disk(instance).parent.exists()
     assert instance.name not in node.host.does("list", "--all", "--name").split()
+    return reason
