@@ -14,6 +14,7 @@ from pathlib import Path
 from allocpolicy.contract.facts import BaseImage, Facts
 from allocpolicy.contract.plan import Mode, Plan, Step
 from allocpolicy.errors import BeyondLimits
+from allocpolicy.images import stamp as stamps
 from allocpolicy.record import dataclass
 from allocpolicy.wording import format_size, printable
 
@@ -92,6 +93,9 @@ def _foreign_chain(image: BaseImage, directories: tuple[Path, ...]) -> Iterator[
         named = printable(str(below[-1].path))
         yield f"{named} is below it, and is an overlay itself, as after a snapshot"
     for one in below:
+        if stamps.is_visible(one.fd):
+            named = printable(str(one.path))
+            yield f"{named} is below it, and is a disk itself, as it has a stamp"
         if not any(one.path.is_relative_to(os.path.realpath(d)) for d in directories):
             yield f"{printable(str(one.path))} is below it, and in no base directory"
 

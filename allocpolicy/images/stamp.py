@@ -137,12 +137,12 @@ def remove(fd: int) -> bool:
     return True
 
 
-def is_visible(path: str) -> bool:
-    """Return whether the file has a stamp, valid or not; it is not opened.
+def is_visible(file: str | int) -> bool:
+    """Return whether the file has a stamp, valid or not; by its path, it isn't opened.
 
     :raises OSError: when the file is gone, or may not be read.
     """
-    return _recorded(path) is not None
+    return _recorded(file) is not None
 
 
 def _recorded(file: int | str) -> bytes | None:

@@ -89,7 +89,7 @@ def _applied(
         has_turn = stack.enter_context(held_disk.all_locked(disks, policy=policy))
         ready = []
         for change in changes:
-            with named(change.disk, action="change the disk"):
+            with _naming(change.disk):
                 one = prepare(change, has_turn=has_turn and not change.dry_run)
                 ready.append(stack.enter_context(one))
         reports: dict[Path, Report] = {}
@@ -148,22 +148,35 @@ def _executed(
     for one in in_turn:
         path = one.hold.disk.path
         try:
-            with named(path, action="change the disk"):
+            with _naming(path):
                 reports[path] = prepared.executed(one)
         except Error as error:
-            told = _told(path, ready, reports)
-            error.remark = "; ".join(filter(None, (error.remark, *told)))
+            for said in _told(path, ready, reports):
+                _add(said, error)
             return error
     return None
+
+
+@contextlib.contextmanager
+def _naming(disk: Path) -> Iterator[None]:
+    """Let every error say at which disk the work ended."""
+    try:
+        with named(disk, action="change the disk"):
+            yield
+    except Error as error:
+        if str(disk) not in str(error):
+            _add(f"that was at {disk}", error)
+        raise
+
+
+def _add(remark: str, error: Error) -> None:
+    error.remark = "; ".join(filter(None, (error.remark, remark)))
 
 
 def _told(
     failed: Path, ready: Sequence[Prepared], reports: Mapping[Path, Report]
 ) -> Iterator[str]:
-    """Yield at which disk the work ended, and what became of the others."""
-    if len(ready) == 1:
-        return
-    yield f"that was at {failed}"
+    """Yield what became of the disks beside the one at which the work ended."""
     if reports:
         yield f"done before: {', '.join(map(str, reports))}"
     paths = [one.hold.disk.path for one in ready]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from allocpolicy.contract.facts import Observation
-from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement, Operation, Request
 from allocpolicy.errors import Error, PlanError
@@ -59,7 +59,8 @@ class Prepared:
     @property
     def changes(self) -> bool:
         """Return whether anything but its stamp is to be changed."""
-        return not self.meets and self.unmet is None
+        plan, _ = self.part
+        return plan.mode is not Mode.NOTHING
 
     @property
     def may_reserve(self) -> bool:

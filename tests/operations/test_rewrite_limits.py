@@ -147,6 +147,15 @@ class TestChain:
         assert "snapshot" in reason
         assert state(disk)
 
+    def test_nor_is_one_on_a_disk_that_is_among_the_base_images(
+        self, disk: Path, bases: Path
+    ) -> None:
+        """It has a stamp, as no base image has."""
+        below = bases / "web1"
+        provision(below, "--size", SIZE, "--format", "raw")
+        top = overlay(disk.with_name("snapshot"), on=below, format="raw")
+        assert "is a disk itself" in beyond(top, base_directories=(bases,))
+
     def test_a_disk_without_a_base_has_none_to_copy(self, directory: Path) -> None:
         disk = directory / "alone"
         images.qemu_img("create", "-q", "-f", "qcow2", disk, SIZE)
@@ -284,7 +293,7 @@ class TestUnmet:
         self, disk: Path, hindrance: str
     ) -> None:
         if hindrance == "open":
-            with disk.open("rb"):
+            with images.held_by_qemu(disk, format="qcow2"):
                 assert "in use" in str(leave(disk).unmet)
         elif hindrance == "snapshot":
             images.qemu_img("snapshot", "-c", "first", disk)
