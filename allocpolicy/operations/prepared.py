@@ -14,7 +14,7 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement, Operation, Request
-from allocpolicy.errors import Error, PlanError
+from allocpolicy.errors import Error, ImageError, PlanError, TooMuchWork
 from allocpolicy.execute import existing
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.hold import Hold
@@ -35,8 +35,11 @@ from allocpolicy.registry import call
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.selection import Selection
+from allocpolicy.storage import effort
+from allocpolicy.storage.effort import Bound
 
 NOTHING_TO_DO = "nothing to do"
+_BOUND = Bound(seconds=20, memory=1 << 30)  # as for one disk of an audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +160,8 @@ def _opened(
     requested = change_order.selection(change, disk=found, policy=policy)
     hold = stack.enter_context(held_disk.hold(found, dry_run=change.dry_run))
     grows = operation is Operation.RESIZE
-    look = held_disk.look(found, policy=policy, grows=grows)
+    with _bounded(change):
+        look = held_disk.look(found, policy=policy, grows=grows)
     current = look.observation
     request = change_order.request(
         change,
@@ -194,6 +198,22 @@ def _opened(
         limits=change.limits,
     )
     return _Opened(job=job, hold=hold, meets=meets, problem=problem)
+
+
+@contextlib.contextmanager
+def _bounded(change: Change) -> Iterator[None]:
+    """Bound the work of a look at a disk whose VM is being started.
+
+    :raises ImageError: when it would take more.
+    """
+    if not change.attached:
+        yield
+        return
+    try:
+        with effort.bounded(_BOUND):
+            yield
+    except TooMuchWork as error:
+        raise ImageError(change.disk, error.reason) from error
 
 
 def _meets(request: Request, selection: Selection, *, current: Observation) -> bool:
