@@ -191,7 +191,8 @@ def _take_on(uid: int, undone: contextlib.ExitStack) -> None:
     # The kernel does this itself, unless securebits(7) forbid it.
     above = _READ_ANYTHING | _AS_AN_OWNER
     _set_capabilities((capabilities[0] & ~above, *capabilities[1:]))
-    undone.callback(_set_id, "setfsuid", os.geteuid())
+    before = libc.value("setfsuid", ctypes.c_uint(_UNCHANGED)) & _UNCHANGED
+    undone.callback(_set_id, "setfsuid", before)
     _set_id("setfsuid", uid)
 
 

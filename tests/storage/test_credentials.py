@@ -100,6 +100,18 @@ def test_afterwards_everything_is_as_before(
     assert rights() == before
 
 
+def test_the_owner_is_acted_as_within_the_rights_of_another(directory: Path) -> None:
+    """Afterwards it is that other user again, with no right of root's."""
+    file = directory / "file"
+    file.touch()
+    os.chown(file, OWNER.uid, OWNER.gid)
+    with file.open("rb") as opened, credentials.acting_as(NOBODY):
+        during = rights()
+        with credentials.as_owner(opened.fileno()):
+            assert rights() != during
+        assert rights() == during
+
+
 def test_an_interrupt_waits_until_we_are_ourselves_again(directory: Path) -> None:
     before = rights()
     during = []
