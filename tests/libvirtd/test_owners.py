@@ -9,12 +9,13 @@ import pytest
 
 from tests.harness import domains, images
 from tests.harness.domain_disks import Instances, content, look
-from tests.harness.libvirt_host import HOOKS, LibvirtHost, libvirt_host
+from tests.harness.libvirt_host import HOOKS, LibvirtHost, children, libvirt_host
 from tests.harness.machines import Definition, DomainDisk
 from tests.harness.ordinary_user import UID
 from tests.libvirtd.conftest import HOOK, Define, configure, defined_as
 
 pytestmark = pytest.mark.filesystems("xfs")
+CAP_LEASE = 1 << 28  # linux/capability.h
 PERFORMANCE = domains.nova({"allocpolicy:strategy": "performance"})
 
 
@@ -32,6 +33,7 @@ def test_a_disk_of_another_owner_where_libvirt_has_no_right_to_leases(
         # pytest's directories are root's alone
         configure(host, instances, trusted_base_directories=instances.bases)
         host.start_daemon("setpriv", "--bounding-set=-lease")
+        assert not capabilities(host) & CAP_LEASE
         machine = defined_as(host, Definition(disks=(disk,), metadata=PERFORMANCE))
         machine.starts()
         assert machine.open_files() == {str(disk.path)}
@@ -39,6 +41,14 @@ def test_a_disk_of_another_owner_where_libvirt_has_no_right_to_leases(
     assert images.fully_mapped(disk.path)
     assert before.is_of(disk.path)
     assert look(disk.path).owner == (UID, UID)
+
+
+def capabilities(host: LibvirtHost) -> int:
+    """Return the set of those that the daemon, and so a hook, can have."""
+    assert host.daemon is not None
+    (pid,) = children(host.daemon.pid)
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("CapBnd:")[2].split()[0], 16)
 
 
 @pytest.mark.parametrize("format", ["qcow2", "raw"])
