@@ -21,8 +21,8 @@ from allocpolicy.resolve.policy import load_policy
 from allocpolicy.storage import named_lock
 from allocpolicy.wording import bounded
 
-# Seconds for locks that others hold: many VMs may start at once, and each reserves in
-# its turn; but somebody may also have been stopped who holds one.
+# Seconds for locks that others hold, where the operator sets no deadline: many VMs may
+# start at once, and each reserves in its turn; but who holds one may have been stopped.
 _PATIENCE = 60.0
 _LATER = "when it is shut off, allocpolicy libvirt apply brings it about"
 
@@ -40,7 +40,7 @@ def begin(root: Element, *, said: Said) -> None:
     running = notes.take(domain.uuid)
     disks = [disk for disk in domain.disks if not _is_dropped(disk)]
     try:
-        with named_lock.patience(_PATIENCE):
+        with named_lock.patience(policy.libvirt.deadline or _PATIENCE):
             reports = apply_all(
                 [_change(disk, domain, decided, running=running) for disk in disks],
                 policy=decided.policy,

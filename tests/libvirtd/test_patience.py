@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -115,6 +115,36 @@ def test_a_start_does_not_wait_for_the_children_of_a_hook_that_is_killed(
     assert look(slow.path) == before
     wait_until(lambda: not hooked.processes(machine.name))
     assert instances.names() == ["disk"]
+
+
+def test_a_start_does_not_wait_for_another_command_that_copies_the_disk(
+    hooked: LibvirtHost, instances: Instances, slow: DomainDisk, define: Define
+) -> None:
+    """Here a hook whose daemon was killed; when that is done, the VM starts."""
+    other = define(
+        instances.overlay("other", base=instances.base()), metadata=PERFORMANCE
+    )
+    usual = seconds(other.starts)
+    configure(hooked, instances, libvirt_deadline=PATIENCE)
+    before, machine = look(slow.path), define(slow, metadata=PERFORMANCE)
+    with starting(machine) as start:
+        left = copying_hook(machine)
+        hooked.tell_daemon(signal.SIGKILL)
+        start.communicate()
+    hooked.end_daemon()
+    hooked.start_daemon()
+    configure(hooked, instances, libvirt_deadline=DEADLINE)
+    assert seconds(machine.start) <= DEADLINE + SLACK + usual
+    assert look(slow.path).is_but_for_its_stamp(before)
+    with suppress(ProcessLookupError):  # it gave way
+        os.kill(left, signal.SIGKILL)
+    machine.end()
+    machine.starts()
+    assert machine.open_files() == {str(slow.path), str(instances.bases / "slow/base")}
+    assert look(slow.path).is_but_for_its_stamp(before)
+    machine.end()
+    other.end()
+    assert instances.names() == ["_base/base", "disk", "other"]
 
 
 def reads_base(pid: int) -> bool:
