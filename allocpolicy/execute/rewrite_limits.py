@@ -29,6 +29,8 @@ class RewriteLimits:
     obstacle: str | None = None  #: why it may not be, known to the caller alone
     #: why only a disk that maps nothing may be, which nobody can have written to
     blank_only: str | None = None
+    #: why only a disk without an image below it may be, whatever its header names
+    standalone_only: str | None = None
     #: the most bytes that may be copied instead of shared; None: any
     copied_bytes: int | None = None
     #: where, at any depth, the one image must be that may be below the disk; None: any
@@ -65,6 +67,8 @@ def _excesses(limits: RewriteLimits, plan: Plan, *, facts: Facts) -> Iterator[st
         yield limits.obstacle or _NOT_ALLOWED
     if limits.blank_only is not None and not _is_blank(facts.base):
         yield f"{limits.blank_only}, and the disk is not blank"
+    if limits.standalone_only is not None and _is_overlay(facts.base):
+        yield limits.standalone_only
     if limits.base_directories is not None and facts.base is not None:
         yield from _foreign_chain(facts.base, limits.base_directories)
     if limits.copied_bytes is not None:
@@ -84,6 +88,10 @@ def _is_blank(image: BaseImage | None) -> bool:
 
     mapped = reading.runs(image, virtual_size=image.virtual_size)
     return next(mapped, None) is None
+
+
+def _is_overlay(image: BaseImage | None) -> bool:
+    return image is not None and len(image.layers) > 1
 
 
 def _foreign_chain(image: BaseImage, directories: tuple[Path, ...]) -> Iterator[str]:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 _UNEXPECTED = 5
-_LATER = "allocpolicy libvirt apply does it while the domain is shut off"
+#: what to do about a disk that a start doesn't rewrite
+LATER = "when it is shut off, allocpolicy libvirt apply does it, or says why it can't"
 
 
 def told(error: BaseException, *, domain: str, started: float) -> tuple[int, str]:
@@ -48,8 +49,11 @@ def _told(error: BaseException, *, domain: str, started: float) -> tuple[int, st
 
 def _shorter(error: BaseException) -> Iterator[str]:
     """Yield what is left of a message without what is good to know, but no more."""
-    from allocpolicy.errors import Error, NotEnoughSpace
+    from allocpolicy.errors import BeyondLimits, Error, NotEnoughSpace
     from allocpolicy.wording import amount
+
+    if isinstance(error, BeyondLimits):
+        yield str(error)
 
     if isinstance(error, Error) and error.remark:
         yield error.template.format_map(vars(error))
@@ -64,7 +68,7 @@ def _said(error: BaseException) -> str:
     from allocpolicy.wording import raised
 
     if isinstance(error, BeyondLimits):
-        return f"{error}; {_LATER}"
+        return f"{error}; {LATER}"
     if isinstance(error, Error):
         return str(error)
     reason = f"the hook failed unexpectedly: {raised(error)}"

@@ -1,4 +1,4 @@
-"""How far a disk may be rewritten when its VM starts.
+"""How far a disk may be rewritten: by its definition, and when its VM starts.
 
 A rewrite gives the disk another file. So QEMU must open it by its name alone, no other
 host may have the disk, and it must not be a snapshot, which somebody made to keep it
@@ -14,29 +14,46 @@ from allocpolicy.execute.rewrite_limits import RewriteLimits
 from allocpolicy.image_cache.location import DEFAULT_NAME
 from allocpolicy.libvirt.disk_elements import DomainDisk
 from allocpolicy.libvirt.domain import Domain
+from allocpolicy.record import replace
 
 _NEVER = "libvirt_convert = never"
-_BACKED = "the domain's XML names the image below it, which QEMU would still open"
+_BACKED = (
+    "the domain's XML names the image below it, which QEMU would still open: remove"
+    " <backingStore> there (virsh edit)"
+)
+_TERMINATED = (
+    "its header names an image below it, and the domain's XML says that there is none:"
+    " make them agree (virsh edit, or qemu-img rebase -u)"
+)
 
 
-def of(
+def by_definition(disk: DomainDisk) -> RewriteLimits:
+    """Return the limits that a domain's definition itself has for a disk.
+
+    QEMU goes by the definition, and a rewrite copies what the header names.
+    """
+    return RewriteLimits(
+        obstacle=_BACKED if disk.backed else None,
+        standalone_only=_TERMINATED if disk.terminated else None,
+    )
+
+
+def at_start(
     disk: DomainDisk, *, domain: Domain, policy: Policy, running: str | None
 ) -> RewriteLimits:
     """Return the limits for a disk of a domain that starts.
 
     :param running: why its guest runs already, as far as the disk is concerned.
     """
-    settings = policy.libvirt
+    settings, limits = policy.libvirt, by_definition(disk)
     if settings.convert is Convert.NEVER:
-        return RewriteLimits(allowed=False, obstacle=_NEVER)
-    if disk.backed:
-        return RewriteLimits(allowed=False, obstacle=_BACKED)
+        return replace(limits, obstacle=_NEVER)
     bounded = settings.convert is Convert.BOUNDED
-    return RewriteLimits(
+    return replace(
+        limits,
         blank_only=running,
         copied_bytes=settings.max_copy if bounded else None,
-        # Without a base at all if the XML says so: the guest doesn't see the header's.
-        base_directories=() if disk.terminated else _bases(disk, domain, policy),
+        base_directories=_bases(disk, domain, policy),
         seconds=settings.deadline if bounded and settings.deadline else None,
     )
 

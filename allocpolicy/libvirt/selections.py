@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 
 from allocpolicy.contract.policy import Policy
-from allocpolicy.execute.rewrite_limits import RewriteLimits
-from allocpolicy.libvirt import choice
+from allocpolicy.libvirt import choice, limits
 from allocpolicy.libvirt.choice import Choice
 from allocpolicy.libvirt.disk_elements import DomainDisk
 from allocpolicy.libvirt.domain import Domain
 from allocpolicy.operations.change_order import Change
 from allocpolicy.resolve.selection import Selection, resolve
-
-_BACKED = (
-    "the domain's XML names the image below it, which QEMU would still open: remove"
-    " <backingStore> there (virsh edit)"
-)
 
 
 def of(domain: Domain, *, policy: Policy) -> dict[str, Selection]:
@@ -52,7 +46,6 @@ def change(
     disk: DomainDisk, *, domain: Domain, decided: Choice, dry_run: bool = False
 ) -> Change:
     """Return what is wanted of a disk of a domain that is shut off, by its operator."""
-    backed = RewriteLimits(allowed=False, obstacle=_BACKED) if disk.backed else None
     return Change(
         disk=disk.path,
         format=disk.format,
@@ -63,5 +56,5 @@ def change(
         extra_specs=decided.extra_specs,
         labels=domain.labels,
         dry_run=dry_run,
-        limits=backed,
+        limits=limits.by_definition(disk),
     )

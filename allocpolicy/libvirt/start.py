@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import syslog
 
-from allocpolicy.libvirt import choice, limits, log, notes, selections
+from allocpolicy.libvirt import choice, failure, limits, log, notes, selections
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.choice import Choice
 from allocpolicy.libvirt.disk_elements import DomainDisk
@@ -24,7 +23,6 @@ from allocpolicy.wording import bounded
 # Seconds for locks that others hold, where the operator sets no deadline: many VMs may
 # start at once, and each reserves in its turn; but who holds one may have been stopped.
 _PATIENCE = 60.0
-_LATER = "when it is shut off, allocpolicy libvirt apply brings it about"
 
 
 def begin(root: Element, *, said: Said) -> None:
@@ -38,7 +36,7 @@ def begin(root: Element, *, said: Said) -> None:
     if decided is None:
         return
     running = notes.take(domain.uuid)
-    disks = [disk for disk in domain.disks if not _is_dropped(disk)]
+    disks = selections.present(domain)
     try:
         with named_lock.patience(policy.libvirt.deadline or _PATIENCE):
             reports = apply_all(
@@ -55,16 +53,13 @@ def begin(root: Element, *, said: Said) -> None:
         log.tell(f"domain {domain.uuid}: {disk.target} {_done(report)}", level=level)
 
 
-def _is_dropped(disk: DomainDisk) -> bool:
-    """Return whether libvirt starts the domain without the disk, as it isn't there."""
-    return disk.may_be_missing and not os.path.lexists(disk.path)
-
-
 def _change(
     disk: DomainDisk, domain: Domain, decided: Choice, *, running: str | None
 ) -> Change:
     wanted = selections.change(disk, domain=domain, decided=decided)
-    allowed = limits.of(disk, domain=domain, policy=decided.policy, running=running)
+    allowed = limits.at_start(
+        disk, domain=domain, policy=decided.policy, running=running
+    )
     return replace(wanted, limits=allowed)
 
 
@@ -75,4 +70,4 @@ def _done(report: Report) -> str:
         said = f"{report.effective.strategy}: {report.effective_reason}"
         return f"{report.disk}: {said}, {spent}"
     said = f"it starts without {report.requested.strategy}: {report.unmet}"
-    return f"{report.disk}: {said}; {_LATER}, {spent}"
+    return f"{report.disk}: {said}; {failure.LATER}, {spent}"
