@@ -11,12 +11,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Plan, Target
-from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ContractBroken, PromiseBroken, Replan, StrategyFailed
 from allocpolicy.execute import admission, in_time, made, sizes
 from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.execute.judged import verified
 from allocpolicy.execute.unswapped import unswapped
 from allocpolicy.images import identity
 from allocpolicy.images import stamp as stamps
@@ -225,44 +224,9 @@ def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
     admission.admit(plan, job, directory=directory)
 
 
-def verified(job: Job, observation: Observation) -> Outcome:
-    """Let the strategy verify the disk as it was observed.
-
-    :raises PromiseBroken: when it is not what was promised.
-    """
-    outcome = judged(job, observation)
-    if problem := _broken_promise(job, observation, outcome.verdict):
-        state = "the disk is whole" if job.disk else "nothing was left behind"
-        path, name = job.request.destination, job.selection.loaded.found.name
-        raise PromiseBroken(path, name, problem, state)
-    return outcome
-
-
-def judged(job: Job, observation: Observation) -> Outcome:
-    """Return the disk as it was observed, judged by its strategy."""
-    loaded, options = job.selection.loaded, job.selection.options
-    verdict = call.verify(loaded, options=options, observation=observation)
-    attachment = call.attach(
-        loaded,
-        options=options,
-        observation=observation,
-        machines=job.policy.machines,
-    )
-    return Outcome(
-        observation=observation, verdict=verdict, attachment=attachment, stamp=None
-    )
-
-
 def _sealed(job: Job, staged: Staged) -> Stamp | None:
     """Stamp and sync the file that the steps produced; return the stamp."""
     recorded = stamps.write(staged.fd, job.stamp)
     os.fchmod(staged.fd, job.access.mode)
     os.fsync(staged.fd)
     return recorded
-
-
-def _broken_promise(job: Job, seen: Observation, verdict: Verdict) -> str | None:
-    wanted, present = job.request.virtual_size, seen.virtual_size
-    if present != wanted:
-        return f"virtual_size is {present} bytes, but {wanted} were requested"
-    return verdict.reason if verdict.judgement is Judgement.DRIFTED else None

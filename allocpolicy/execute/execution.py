@@ -12,9 +12,8 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.execute import existing
+from allocpolicy.execute import untouched
 from allocpolicy.execute.job import Job, Outcome
-from allocpolicy.storage import staging
 
 
 def execute(plan: Plan, job: Job) -> Outcome | None:
@@ -30,6 +29,10 @@ def execute(plan: Plan, job: Job) -> Outcome | None:
             from allocpolicy.execute import new
 
             return new.make(plan, job)
+        if plan.mode is Mode.NOTHING:
+            return untouched.stamped(plan, job, job.disk)
+        from allocpolicy.execute import existing
+
         return existing.change(plan, job, job.disk)
 
 
@@ -50,7 +53,8 @@ def _rehearse(plan: Plan, job: Job) -> None:
     """Check what can be checked without running a step."""
     if plan.mode is Mode.NOTHING and job.disk is not None:
         return
-    from allocpolicy.execute import build, new
+    from allocpolicy.execute import build, existing, new
+    from allocpolicy.storage import staging
 
     if job.disk is not None and plan.mode is Mode.IN_PLACE:
         existing.rehearse(plan, job, job.disk)
@@ -58,6 +62,6 @@ def _rehearse(plan: Plan, job: Job) -> None:
     if job.disk is None:
         new.check_mode(plan, job)
     else:
-        existing.check_rewritable(job, job.disk)
+        untouched.check_rewritable(job, job.disk)
     with staging.create(job.directory) as staged:
         build.admit(plan, job, target=staged, directory=staged.directory_fd)

@@ -33,11 +33,13 @@ from allocpolicy.execute import (
     made,
     sizes,
     under_lease,
+    untouched,
 )
-from allocpolicy.execute.build import Fixed, built, judged, run_steps, verified
+from allocpolicy.execute.build import Fixed, built, run_steps
 from allocpolicy.execute.child import Taken
 from allocpolicy.execute.hold import LINKED, Hold, is_linked
 from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.execute.judged import verified
 from allocpolicy.images import existing, identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
@@ -51,7 +53,7 @@ from allocpolicy.storage import (
     past_end,
     signals,
 )
-from allocpolicy.storage.failure import explained, refuse_failure, said
+from allocpolicy.storage.failure import refuse_failure, said
 from allocpolicy.storage.staging import Staged
 
 
@@ -67,50 +69,12 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     :raises StrategyFailed: when a strategy's code fails in any other way.
     """
     if plan.mode is Mode.NOTHING:
-        seen = job.current or made.observed(plan, job, hold.disk.fd)
-        return _recorded(verified(job, seen), job, hold.disk)
+        return untouched.stamped(plan, job, hold)
     if plan.mode is Mode.IN_PLACE:
         with in_place_failure.told(plan, job) as watched:
             return _in_place(plan, watched, hold)
-    check_rewritable(job, hold)
+    untouched.check_rewritable(job, hold)
     return _rewrite(plan, job, hold)
-
-
-def refusal(plan: Plan, job: Job, hold: Hold) -> str | None:
-    """Return why the plan can't be carried out on the disk, as far as is known."""
-    if plan.mode is Mode.STAGED and job.facts.obstacle is not None:
-        return f"it can't be rewritten: {job.facts.obstacle}"
-    alone = plan.mode is Mode.IN_PLACE and not plan.online
-    return hold.problem if alone else None
-
-
-def check_rewritable(job: Job, hold: Hold) -> None:
-    """Check that the disk may be rewritten, whatever its strategy planned.
-
-    :raises ImageError: naming the obstacle.
-    :raises Unsupported: when the filesystem does not show who has the disk open.
-    """
-    if job.facts.obstacle is not None:
-        raise hold.refusal(f"it can't be rewritten: {job.facts.obstacle}")
-
-
-def left(job: Job, hold: Hold) -> Outcome:
-    """Stamp a disk that stays short of what is requested; judge what it has.
-
-    :raises NotEnoughSpace: when there is no room for the stamp.
-    :raises StorageFailed: when the storage fails.
-    """
-    assert job.current is not None
-    disk, outcome = hold.disk, judged(job, job.current)
-    if disk.stamp == job.stamp:
-        return replace(outcome, stamp=job.stamp)
-    # Nobody may write to it here: no stamp, either. Or it takes too long.
-    with contextlib.suppress(ImageError, Unsupported, TimeoutError):
-        if job.until is None:
-            return _recorded(outcome, job, disk)
-        if in_time.briefly(lambda: bool(_recorded(outcome, job, disk).stamp)):
-            return replace(outcome, stamp=job.stamp)
-    return outcome
 
 
 def rehearse(plan: Plan, job: Job, hold: Hold) -> None:
@@ -140,13 +104,13 @@ def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:
         target = Fixed(fd=fd, directory=job.host.directory)
         before = os.fstat(fd).st_blocks * 512
         run(plan, job, target=target, directory=directory, has_taken=has_taken)
-        with _finishing(job, fd):
+        with untouched.finishing(job, fd):
             os.fsync(fd)
         if hold.is_whole():  # otherwise a VM may have written meanwhile
             sizes.check_in_place(plan, job, fd, before=before)
     outcome = verified(job, made.observed(plan, job, hold.disk.fd))
     try:
-        return _recorded(outcome, job, hold.disk)
+        return untouched.recorded(outcome, job, hold.disk)
     except (InvalidRequest, NotEnoughSpace, StorageFailed) as error:
         reason = f"its stamp could not be written: {error.reason}; run apply again"
         raise FailedAfterwards(hold.disk.path, reason) from error
@@ -245,20 +209,3 @@ def _guarded(job: Job, hold: Hold) -> Job:
         return advance
 
     return replace(job, watch=guarded)
-
-
-def _recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
-    """Stamp the disk if its stamp differs."""
-    if disk.stamp == job.stamp:
-        return replace(outcome, stamp=job.stamp)
-    with existing.writable(disk) as fd, _finishing(job, fd):
-        recorded = stamps.write(fd, job.stamp)
-        os.fsync(fd)
-    return replace(outcome, stamp=recorded)
-
-
-def _finishing(job: Job, fd: int) -> contextlib.AbstractContextManager[None]:
-    """Explain a lack of space: for delayed allocation, or for the stamp's own block."""
-    return explained(
-        fd=fd, path=job.host.directory, needed=0, action="finish the disk in place"
-    )

@@ -15,7 +15,7 @@ from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement, Operation, Request
 from allocpolicy.errors import Error, ImageError, PlanError, TooMuchWork
-from allocpolicy.execute import existing
+from allocpolicy.execute import untouched
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Access, Job
@@ -256,7 +256,7 @@ def _with_plan(one: _Opened) -> Course:
         raise PlanError(one.problem)
     course = data_path.planned(one.job)
     assert course.plan is not None
-    refusal = existing.refusal(course.plan, course.job, one.hold)
+    refusal = untouched.refusal(course.plan, course.job, one.hold)
     if refusal is not None:
         raise PlanError(refusal)
     return course

@@ -11,7 +11,7 @@ import enum
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import BeyondLimits, Error, ImageError, PlanError
-from allocpolicy.execute import existing
+from allocpolicy.execute import untouched
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
@@ -69,7 +69,7 @@ def left(job: Job, hold: Hold, *, reason: str) -> Attempt:
         reason=f"left as it is: {reason}",
         plan=nothing(job),
         steps=(),
-        outcome=None if job.dry_run else existing.left(job, hold),
+        outcome=None if job.dry_run else untouched.left(job, hold),
         unmet=reason,
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from allocpolicy.record import dataclass
 from allocpolicy.storage import (
@@ -15,12 +16,13 @@ from allocpolicy.storage import (
     inode_flags,
     mount,
     space,
-    staging,
 )
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import FAULTS, NO_SPACE, UNSUPPORTED
 from allocpolicy.storage.inode_flags import InodeFlag
-from allocpolicy.storage.staging import Staged
+
+if TYPE_CHECKING:
+    from allocpolicy.storage.staging import Staged
 
 _PROBE = 64 << 10
 _RESERVING = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs"})
@@ -57,6 +59,8 @@ def probe(directory: Directory) -> Filesystem:
     :raises DestinationError: when no file can be created in the directory.
     :raises OSError: when the mount cannot be found.
     """
+    from allocpolicy.storage import staging  # few disks need a trial
+
     with staging.create(directory) as staged:
         return probe_file(staged)
 

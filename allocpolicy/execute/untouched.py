@@ -1,0 +1,90 @@
+"""An existing disk that stays as it is, and may get another stamp.
+
+Most disks whose policy is applied need no more than this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from allocpolicy.contract.plan import Mode, Plan
+from allocpolicy.errors import ImageError, Unsupported
+from allocpolicy.execute.hold import Hold
+from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.execute.judged import judged, verified
+from allocpolicy.images import existing
+from allocpolicy.images import stamp as stamps
+from allocpolicy.images.existing import Disk
+from allocpolicy.record import replace
+from allocpolicy.storage.failure import explained
+
+
+def stamped(plan: Plan, job: Job, hold: Hold) -> Outcome:
+    """Let the strategy verify the disk, and stamp it if its stamp differs.
+
+    :raises PromiseBroken: when it is not what was promised.
+    :raises NotEnoughSpace: when there is no room for the stamp.
+    """
+    seen = job.current
+    if seen is None:
+        from allocpolicy.execute import made
+
+        seen = made.observed(plan, job, hold.disk.fd)
+    return recorded(verified(job, seen), job, hold.disk)
+
+
+def refusal(plan: Plan, job: Job, hold: Hold) -> str | None:
+    """Return why the plan can't be carried out on the disk, as far as is known."""
+    if plan.mode is Mode.STAGED and job.facts.obstacle is not None:
+        return f"it can't be rewritten: {job.facts.obstacle}"
+    alone = plan.mode is Mode.IN_PLACE and not plan.online
+    return hold.problem if alone else None
+
+
+def check_rewritable(job: Job, hold: Hold) -> None:
+    """Check that the disk may be rewritten, whatever its strategy planned.
+
+    :raises ImageError: naming the obstacle.
+    :raises Unsupported: when the filesystem does not show who has the disk open.
+    """
+    if job.facts.obstacle is not None:
+        raise hold.refusal(f"it can't be rewritten: {job.facts.obstacle}")
+
+
+def left(job: Job, hold: Hold) -> Outcome:
+    """Stamp a disk that stays short of what is requested; judge what it has.
+
+    :raises NotEnoughSpace: when there is no room for the stamp.
+    :raises StorageFailed: when the storage fails.
+    """
+    assert job.current is not None
+    disk, outcome = hold.disk, judged(job, job.current)
+    if disk.stamp == job.stamp:
+        return replace(outcome, stamp=job.stamp)
+    # Nobody may write to it here: no stamp, either. Or it takes too long.
+    with contextlib.suppress(ImageError, Unsupported, TimeoutError):
+        if job.until is None:
+            return recorded(outcome, job, disk)
+        from allocpolicy.execute import in_time
+
+        if in_time.briefly(lambda: bool(recorded(outcome, job, disk).stamp)):
+            return replace(outcome, stamp=job.stamp)
+    return outcome
+
+
+def recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
+    """Stamp the disk if its stamp differs."""
+    if disk.stamp == job.stamp:
+        return replace(outcome, stamp=job.stamp)
+    with existing.writable(disk) as fd, finishing(job, fd):
+        recorded = stamps.write(fd, job.stamp)
+        os.fsync(fd)
+    return replace(outcome, stamp=recorded)
+
+
+def finishing(job: Job, fd: int) -> contextlib.AbstractContextManager[None]:
+    """Explain a lack of space: for delayed allocation, or for the stamp's own block."""
+    return explained(
+        fd=fd, path=job.host.directory, needed=0, action="finish the disk in place"
+    )
