@@ -15,7 +15,6 @@ from allocpolicy.observe.disk import use
 from allocpolicy.record import dataclass
 from allocpolicy.storage import directories, inode_flags, lease, mount, temporary
 from allocpolicy.storage.inode_flags import InodeFlag
-from allocpolicy.storage.staging import OPENED_MEANWHILE
 
 IN_USE = "it is in use; stop the VM or the process that has it open, and try again"
 APPEND_ONLY = (
@@ -51,7 +50,7 @@ class Hold:
     def loss(self) -> str | None:
         """Return why a disk that was ours alone no longer is, or None."""
         lost = self.problem is None and not self.rehearsed and not self.is_whole()
-        return OPENED_MEANWHILE if lost else None
+        return lease.OPENED_MEANWHILE if lost else None
 
     def require(self) -> None:
         """Check that it is.
@@ -62,7 +61,7 @@ class Hold:
         if self.problem is not None:
             raise self.refusal(self.problem)
         if not self.rehearsed and not lease.is_whole(self.disk.fd):
-            raise ImageError(self.disk.path, OPENED_MEANWHILE)
+            raise ImageError(self.disk.path, lease.OPENED_MEANWHILE)
 
     def refusal(self, reason: str) -> ImageError | Unsupported:
         """Return the error that refuses work for which the disk must be ours alone."""

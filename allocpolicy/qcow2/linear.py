@@ -18,6 +18,8 @@ from allocpolicy.record import dataclass
 from allocpolicy.storage import effort
 
 _CACHED = 16  # batches, of 1 or 2 MiB each
+_REMEMBERED = 1000  # tables
+_asked: set[tuple[int, int, int, int]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +78,14 @@ def _entries(
 ) -> Iterable[memoryview]:
     """Return the table in batches, from the cache if it and an L1 table fit there.
 
-    An audit reads many images of the same size.
+    An audit reads many images of the same size. What is asked for the first time may be
+    the last: the batches then share one buffer, and need less memory from the kernel.
     """
-    if count > (_CACHED - 1) * BATCH:
+    asked = (host, count, cluster_size, width)
+    is_new = asked not in _asked
+    if is_new and len(_asked) < _REMEMBERED:
+        _asked.add(asked)
+    if is_new or count > (_CACHED - 1) * BATCH:
         return sequence.pointers(
             host, count, cluster_size=cluster_size, copied=True, width=width
         )

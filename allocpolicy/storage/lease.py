@@ -34,6 +34,10 @@ from allocpolicy.storage.inode import Inode, inode
 # are on one host.
 _WHOLE = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs", "zfs"})
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM})
+OPENED_MEANWHILE = (
+    "another process opened it meanwhile; it is unchanged: stop that process, and"
+    " try again"
+)
 # The filesystem has no leases (NFS), or we may not have any on the file.
 NO_LEASES = frozenset({errno.EINVAL, errno.ENOLCK}) | _NOT_OURS
 _NO_CAPABILITY = (

@@ -40,10 +40,6 @@ from allocpolicy.storage.temporary import PRIVATE, is_file
 
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
-OPENED_MEANWHILE = (
-    "another process opened it meanwhile; it is unchanged: stop that process, and"
-    " try again"
-)
 _DIRECTORY_PROBLEMS = {
     errno.ENOENT: "the directory does not exist; create it first",
     errno.ENOTDIR: "its parent is not a directory",
@@ -250,7 +246,7 @@ class Staged:
             reason = "it was replaced meanwhile; nothing was changed"
             raise ImageError(self.directory / disk, reason)
         if not lease.is_whole(old):
-            raise ImageError(self.directory / disk, OPENED_MEANWHILE)
+            raise ImageError(self.directory / disk, lease.OPENED_MEANWHILE)
 
     def _has(self, name: str, fd: int) -> bool:
         try:
