@@ -13,7 +13,7 @@ import pytest
 
 from allocpolicy import BeyondLimits, ImageError, Mode, Target
 from allocpolicy.errors import NotEnoughSpace, WorkerLost
-from allocpolicy.execute import existing
+from allocpolicy.execute import untouched
 from tests.conftest import FreshFilesystem
 from tests.execute.test_existing import amend, changing
 from tests.execute.test_new import SIZE, Do
@@ -89,7 +89,7 @@ def test_a_stamp_that_cannot_be_written_keeps_nobody_waiting_either(
     disk.write_bytes(BEFORE)
     with thawed_at_the_end(place) as top, changing(disk, seconds=0) as (job, hold):
         fcntl.ioctl(top, FIFREEZE, 0)
-        outcome = existing.left(job, hold)
+        outcome = untouched.left(job, hold)
     assert outcome.stamp is None
     assert outcome.verdict.judgement == "meets"
 
