@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from allocpolicy.contract.facts import BaseImage, Host
 from allocpolicy.contract.policy import Policy
 from allocpolicy.record import dataclass
-from allocpolicy.storage import direct_io, filesystem, reflink, staging
+from allocpolicy.storage import direct_io, filesystem
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.filesystem import Filesystem
 
@@ -39,6 +39,8 @@ def storage(
 
     :raises DestinationError: when no disk can be created there.
     """
+    from allocpolicy.storage import staging
+
     fds = {layer.fd for image in images for layer in image.layers}
     with staging.create(directory) as staged:
         shareable = frozenset(fd for fd in fds if _can_share(fd, staged.fd))
@@ -77,7 +79,7 @@ def _storage(
 def of_disk(fd: int, *, directory: Directory, policy: Policy) -> Storage:
     """Return the same as far as an open disk shows it; nothing is tried, or shared.
 
-    For a directory in which no file can be made.
+    For a disk that is left alone, and a directory in which no file can be made.
     """
     return _storage(
         filesystem.of_file(fd),
@@ -89,6 +91,8 @@ def of_disk(fd: int, *, directory: Directory, policy: Policy) -> Storage:
 
 def _can_share(source: int, target: int) -> bool:
     """Return whether the empty target can share the source's blocks; it stays empty."""
+    from allocpolicy.storage import reflink
+
     try:
         return reflink.can_share(source, target)
     finally:

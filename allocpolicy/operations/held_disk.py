@@ -27,7 +27,7 @@ from allocpolicy.errors import (
 )
 from allocpolicy.execute import admission
 from allocpolicy.execute.hold import Hold, foreseen, held, rewrite_obstacle
-from allocpolicy.images import content, existing, image_file
+from allocpolicy.images import existing, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import disk as observe
@@ -145,9 +145,15 @@ def facts(
     """
     disk, directory = hold.disk, hold.disk.directory
     obstacle = rewrite_obstacle(hold, look.observation) or obstacle
+    if meets:  # no file is made to find out what the filesystem can do
+        found = host.of_disk(disk.fd, directory=directory, policy=policy)
+        yield _facts(found, None, None, obstacle=obstacle)
+        return
+    from allocpolicy.images import content
+
     with contextlib.ExitStack() as stack:
         base = None
-        if obstacle is None and not meets:
+        if obstacle is None:
             base, obstacle = _opened(disk, look, policy=policy, stack=stack)
         file = content.as_file(disk) if base else None
         images = (base, file) if base and file else ()
@@ -166,6 +172,8 @@ def _opened(
 ) -> tuple[BaseImage | None, str | None]:
     """Return what the guest reads, open for the stack's lifetime, or why it isn't."""
     try:
+        from allocpolicy.images import content
+
         reach = reaches.of(disk.fd, trusted=policy.trusted_base_directories)
         below = content.opened(disk, checked=look.checked, reach=reach)
         return stack.enter_context(below), None

@@ -26,7 +26,6 @@ from allocpolicy.resolve import config_identity, config_mention, policy_document
 from allocpolicy.resolve.config_identity import Identities
 from allocpolicy.storage import named_lock, remembered
 
-_NAME = "policy.json"
 _READER = "oslo_config"
 # What makes a policy of a file: oslo.config's modules, and ours.
 _READING = ("cfg.py", "iniparser.py", "types.py")
@@ -122,7 +121,10 @@ def _holds(document: Mapping[str, Any], policy: Policy) -> bool:
 
 
 def _path() -> Path:
-    return named_lock.own_directory() / _NAME
+    """Return the file of this installation: another would read for itself each time."""
+    installed = os.fsencode(allocpolicy.__path__[0])
+    name = f"{named_lock.key('policy', of=installed)}.json"
+    return named_lock.own_directory() / name
 
 
 def _reading() -> list[object]:
