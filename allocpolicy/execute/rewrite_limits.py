@@ -65,7 +65,8 @@ def _excesses(limits: RewriteLimits, plan: Plan, *, facts: Facts) -> Iterator[st
     """Yield why the plan goes beyond the limits."""
     if not limits.allowed or limits.obstacle is not None:
         yield limits.obstacle or _NOT_ALLOWED
-    if limits.blank_only is not None and not _is_blank(facts.base):
+    known = facts.obstacle is None  # otherwise nothing of it was opened
+    if limits.blank_only is not None and known and not _is_blank(facts.base):
         yield f"{limits.blank_only}, and the disk is not blank"
     if limits.standalone_only is not None and _is_overlay(facts.base):
         yield limits.standalone_only

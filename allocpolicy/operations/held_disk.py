@@ -99,14 +99,10 @@ def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold
     return held(disk)
 
 
-def look(disk: Disk, *, policy: Policy, grows: bool) -> observe.Look:
+def look(disk: Disk, *, policy: Policy) -> observe.Look:
     """Observe the disk.
 
-    What is done in place doesn't need the format of a backing file, but a growth needs
-    the size.
-
-    :raises ImageError: also when a backing file is missing: nothing here repairs that;
-        or when one may not be opened on the word of the disk's header.
+    :raises ImageError: when it is malformed, or its data file can't be looked at.
     """
     around = surroundings(disk.fd, directory=disk.path.parent, policy=policy)
     found = observe.look(
@@ -115,10 +111,19 @@ def look(disk: Disk, *, policy: Policy, grows: bool) -> observe.Look:
     observed = found.observation
     if observed.unknown_data is not None:
         raise ImageError(disk.path, observed.unknown_data)
-    problem = observed.broken_chain or observed.unseen_chain
-    if problem is not None and (grows or not observed.ends_unread):
-        raise ImageError(disk.path, problem)
     return found
+
+
+def chain_problem(current: Observation, *, grows: bool) -> str | None:
+    """Return why the disk isn't changed for what is below it, or None.
+
+    A backing file is missing, which nothing here repairs, or may not be opened on the
+    word of the disk's header. What is done in place doesn't need the format of one, but
+    a growth needs the size.
+    """
+    if current.ends_unread and not grows:
+        return None
+    return current.broken_chain or current.unseen_chain
 
 
 def problem(disk: Disk, current: Observation, *, grows: bool) -> str | None:
@@ -136,10 +141,11 @@ def facts(
     meets: bool,
     policy: Policy,
     obstacle: str | None = None,
-) -> Iterator[Facts]:
+) -> Iterator[tuple[Facts, NotEnoughSpace | None]]:
     """Yield the facts that a plan relies on; the disk and its backing files stay open.
 
-    They aren't opened when there is nothing to do, or when a rewrite is impossible.
+    They aren't opened when there is nothing to do, or when a rewrite is impossible. It
+    may be so only for a lack of space: then that is the second.
 
     :param obstacle: what else prevents a rewrite.
     """
@@ -147,12 +153,12 @@ def facts(
     obstacle = rewrite_obstacle(hold, look.observation) or obstacle
     if meets:  # no file is made to find out what the filesystem can do
         found = host.of_disk(disk.fd, directory=directory, policy=policy)
-        yield _facts(found, None, None, obstacle=obstacle)
+        yield _facts(found, None, None, obstacle=obstacle), None
         return
     from allocpolicy.images import content
 
     with contextlib.ExitStack() as stack:
-        base = None
+        base = lack = None
         if obstacle is None:
             base, obstacle = _opened(disk, look, policy=policy, stack=stack)
         file = content.as_file(disk) if base else None
@@ -163,8 +169,10 @@ def facts(
             # No file can be made there, which work in place doesn't need.
             stack.enter_context(_told_as(error))
             found = host.of_disk(disk.fd, directory=directory, policy=policy)
+            if obstacle is None and isinstance(error, NotEnoughSpace):
+                lack = error
             base, obstacle = None, obstacle or str(error)
-        yield _facts(found, base, file, obstacle=obstacle)
+        yield _facts(found, base, file, obstacle=obstacle), lack
 
 
 def _opened(

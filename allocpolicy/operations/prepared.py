@@ -14,7 +14,13 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement, Operation, Request
-from allocpolicy.errors import Error, ImageError, PlanError, TooMuchWork
+from allocpolicy.errors import (
+    Error,
+    ImageError,
+    NotEnoughSpace,
+    PlanError,
+    TooMuchWork,
+)
 from allocpolicy.execute import untouched
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.hold import Hold
@@ -111,7 +117,12 @@ def disk(
             locked = held_disk.locked(change.disk, policy=policy, dry_run=dry_run)
             has_turn = stack.enter_context(locked)
         one = _opened(
-            change, operation=operation, policy=policy, watch=watch, stack=stack
+            change,
+            operation=operation,
+            policy=policy,
+            passes=on_unmet is OnUnmet.PASS,
+            watch=watch,
+            stack=stack,
         )
         until = change.limits.until(started) if change.limits else None
         job = replace(one.job, has_turn=has_turn, locks=locks, until=until)
@@ -130,12 +141,16 @@ def disk(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
-    """A disk that is open and observed; ``problem``: why nothing at all changes it."""
+    """A disk that is open and observed; ``problem``: why nothing at all changes it.
+
+    ``lack`` is the lack of space that alone keeps it from being rewritten.
+    """
 
     job: Job
     hold: Hold
     meets: bool
     problem: str | None
+    lack: NotEnoughSpace | None
 
 
 def _opened(
@@ -143,10 +158,14 @@ def _opened(
     *,
     operation: Operation,
     policy: Policy,
+    passes: bool,
     watch: Watcher,
     stack: contextlib.ExitStack,
 ) -> _Opened:
-    """Open, hold and observe the disk for the stack's lifetime."""
+    """Open, hold and observe the disk for the stack's lifetime.
+
+    :param passes: a disk whose backing files can't be followed is one that is left.
+    """
     found = stack.enter_context(
         held_disk.opened(
             change.disk,
@@ -161,8 +180,11 @@ def _opened(
     hold = stack.enter_context(held_disk.hold(found, dry_run=change.dry_run))
     grows = operation is Operation.RESIZE
     with _bounded(change):
-        look = held_disk.look(found, policy=policy, grows=grows)
+        look = held_disk.look(found, policy=policy)
     current = look.observation
+    problem = held_disk.chain_problem(current, grows=grows)
+    if problem is not None and not passes:
+        raise ImageError(found.path, problem)
     request = change_order.request(
         change,
         operation,
@@ -171,10 +193,11 @@ def _opened(
         policy=policy,
         labels=labels.effective(requested.asked),
     )
-    meets = _meets(request, requested, current=current)
+    meets = problem is None and _meets(request, requested, current=current)
     grows = request.virtual_size != current.virtual_size
-    problem = None if meets else held_disk.problem(found, current, grows=grows)
-    facts = stack.enter_context(
+    if problem is None and not meets:
+        problem = held_disk.problem(found, current, grows=grows)
+    facts, lack = stack.enter_context(
         held_disk.facts(
             hold,
             look,
@@ -197,7 +220,7 @@ def _opened(
         dry_run=change.dry_run,
         limits=change.limits,
     )
-    return _Opened(job=job, hold=hold, meets=meets, problem=problem)
+    return _Opened(job=job, hold=hold, meets=meets, problem=problem, lack=lack)
 
 
 @contextlib.contextmanager
@@ -234,6 +257,7 @@ def _planned(one: _Opened, *, on_unmet: OnUnmet) -> tuple[Course, str | None]:
 
     :raises ImageError: when it must, and that is not wanted.
     :raises Unsupported: likewise, when the filesystem doesn't show who has the disk.
+    :raises PlanError: for a lack of space, which `held_disk.facts` tells instead.
     """
     if one.meets:
         return Course(job=one.job, plan=unmet.nothing(one.job)), None
@@ -242,7 +266,7 @@ def _planned(one: _Opened, *, on_unmet: OnUnmet) -> tuple[Course, str | None]:
             return _with_plan(one), None
         except Error as error:
             reason = unmet.reason(error, hold=one.hold, on_unmet=on_unmet)
-            if reason is None:
+            if reason is None or (one.lack and str(one.lack) in reason):
                 raise
             return Course(job=one.job, plan=unmet.nothing(one.job)), reason
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +289,9 @@ class TestUnmet:
         assert disk.stat().st_blocks * 512 < SIZE
 
     @ONE
-    @pytest.mark.parametrize("hindrance", ["open", "snapshot", "two files", "linked"])
+    @pytest.mark.parametrize(
+        "hindrance", ["open", "snapshot", "two files", "linked", "protocol"]
+    )
     def test_whatever_prevents_a_rewrite_leaves_the_disk_as_it_is(
         self, disk: Path, hindrance: str
     ) -> None:
@@ -301,6 +304,10 @@ class TestUnmet:
         elif hindrance == "linked":
             disk.with_name("other").hardlink_to(disk)
             assert "hard link" in str(leave(disk).unmet)
+        elif hindrance == "protocol":
+            name = f"file:{disk.with_name('bases') / 'raw' / 'debian'}"
+            images.qemu_img("rebase", "-u", "-F", "raw", "-b", name, disk)
+            assert "protocol" in str(leave(disk).unmet)
         else:
             disk.unlink()
             data = f"data_file={disk.with_name('data')}"
@@ -352,4 +359,23 @@ class TestUnmet:
         images.qemu_img(*("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", disk))
         with pytest.raises(NotEnoughSpace):
             leave(disk)
+        assert stamp_of(disk) is None
+
+    def test_nor_is_a_lack_of_inodes(
+        self, fresh_filesystem: FreshFilesystem, tmp_path: Path
+    ) -> None:
+        """Where no file can be made the disk must not be started without its policy."""
+        place = fresh_filesystem("ext4", size=64 * MIB, mkfs_options=("-N", "64"))
+        base, disk = tmp_path / "base", place / "disk"
+        base.write_bytes(bytes(MIB))
+        images.qemu_img(*("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", disk))
+        with pytest.raises(OSError, match="No space left"):  # noqa: PT012
+            for number in range(64):
+                (place / str(number)).touch()
+        for limits in (RewriteLimits(), RewriteLimits(blank_only="its guest runs")):
+            wanted = [replace(change(disk), limits=limits)]
+            with pytest.raises(NotEnoughSpace, match="no free inodes"):
+                apply_all(
+                    wanted, policy=Policy(lock_path=tmp_path), on_unmet=OnUnmet.PASS
+                )
         assert stamp_of(disk) is None
