@@ -38,8 +38,19 @@ def refusal(plan: Plan, job: Job, hold: Hold) -> str | None:
     """Return why the plan can't be carried out on the disk, as far as is known."""
     if plan.mode is Mode.STAGED and job.facts.obstacle is not None:
         return f"it can't be rewritten: {job.facts.obstacle}"
+    if plan.mode is Mode.STAGED and (reason := _unreadable(plan)):
+        return f"it can't be rewritten: {reason}"
     alone = plan.mode is Mode.IN_PLACE and not plan.online
     return hold.problem if alone else None
+
+
+def _unreadable(plan: Plan) -> str | None:
+    """Return why what the plan copies can't be read, or None."""
+    from allocpolicy.images import reading  # for what is copied
+
+    carried = [getattr(step, "carries", None) for step in plan.steps]
+    found = (reading.unreadable(one) for one in carried if one is not None)
+    return next(filter(None, found), None)
 
 
 def check_rewritable(job: Job, hold: Hold) -> None:

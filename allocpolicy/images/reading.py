@@ -13,6 +13,7 @@ from allocpolicy.qcow2 import content
 from allocpolicy.qcow2.content import Kind, Run
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.storage import sparse
+from allocpolicy.wording import printable
 
 
 def runs(image: BaseImage, *, virtual_size: int) -> Iterator[Run]:
@@ -84,6 +85,17 @@ def inflater(image: BaseImage) -> Callable[[Run], bytes]:
     It raises ImageError when the data is cut short or malformed.
     """
     return functools.partial(content.inflate, image.fd, _header(image), path=image.path)
+
+
+def unreadable(image: BaseImage) -> str | None:
+    """Return why a copy can't read all that the guest reads of an open image, or None.
+
+    :raises ImageError: when a table is malformed.
+    """
+    for one in image.layers:
+        if one.header and content.is_by_zstd(one.fd, one.header, path=one.path):
+            return f"{printable(str(one.path))}: {content.BY_ZSTD}"
+    return None
 
 
 def _header(image: BaseImage) -> Header:

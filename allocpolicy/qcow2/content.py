@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Kinds = npt.NDArray[np.uint8]
 
 _ZSTD = 1  # compression_type
+BY_ZSTD = "it is compressed by zstd; copy it with qemu-img convert first"
 _WINDOW_BITS = -12  # raw deflate with a window of 4 KiB, as QEMU writes and reads it
 _SLICE = 4096  # clusters whose subclusters are examined together
 
@@ -128,14 +129,24 @@ def compressed_run(entry: int, *, offset: int, header: Header) -> Run:
     )
 
 
+def is_by_zstd(fd: int, header: Header, *, path: Path) -> bool:
+    """Return whether a qcow2 has clusters that are compressed by zstd.
+
+    :raises ImageError: when a table is malformed.
+    """
+    if header.compression_type != _ZSTD:
+        return False
+    kinds = (run.kind for run in runs(fd, header, path=path))
+    return Kind.COMPRESSED in kinds
+
+
 def inflate(fd: int, header: Header, run: Run, *, path: Path) -> bytes:
     """Return what the guest reads from a compressed run, in bounded memory.
 
     :raises ImageError: when the data is cut short, malformed, or compressed by zstd.
     """
     if header.compression_type == _ZSTD:
-        reason = "it is compressed by zstd; copy it with qemu-img convert first"
-        raise ImageError(path, reason)
+        raise ImageError(path, BY_ZSTD)
     # Another cluster's data may follow in the last sector; it is ignored.
     data = reading.read(fd, run.host_length, offset=run.host_offset)
     try:

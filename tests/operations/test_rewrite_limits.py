@@ -290,7 +290,7 @@ class TestUnmet:
 
     @ONE
     @pytest.mark.parametrize(
-        "hindrance", ["open", "snapshot", "two files", "linked", "protocol"]
+        "hindrance", ["open", "snapshot", "two files", "linked", "protocol", "zstd"]
     )
     def test_whatever_prevents_a_rewrite_leaves_the_disk_as_it_is(
         self, disk: Path, hindrance: str
@@ -308,6 +308,15 @@ class TestUnmet:
             name = f"file:{disk.with_name('bases') / 'raw' / 'debian'}"
             images.qemu_img("rebase", "-u", "-F", "raw", "-b", name, disk)
             assert "protocol" in str(leave(disk).unmet)
+        elif hindrance == "zstd":
+            below = disk.with_name("below")
+            kind = ("-c", "-o", "compression_type=zstd")
+            source = disk.with_name("source")
+            source.write_bytes(b"text" * MIB)
+            images.qemu_img("convert", *kind, "-O", "qcow2", source, below)
+            disk.unlink()
+            overlay(disk, on=below, format="qcow2")
+            assert f"{below}: it is compressed by zstd" in str(leave(disk).unmet)
         else:
             disk.unlink()
             data = f"data_file={disk.with_name('data')}"
