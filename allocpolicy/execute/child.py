@@ -24,7 +24,7 @@ Taken = Callable[[int], None]
 Work = Callable[[Watcher, Taken], object]
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_SIGNALS_SEEN = 0.5  # seconds
+SIGNALS_SEEN = 0.5  #: seconds; the longest wait
 _LENGTH = struct.Struct("=Q")  # of a message
 _PAUSE = 0.005  # seconds
 _left: list[int] = []  # killed children that were not gone at once
@@ -42,7 +42,7 @@ class Child:
         *,
         watch: Watcher,
         has_taken: Taken,
-        waiting: Callable[[], float] = lambda: _SIGNALS_SEEN,
+        waiting: Callable[[], float] = lambda: SIGNALS_SEEN,
     ) -> tuple[bool, object]:
         """Pass on what the child sends; return whether it ended, and its answer.
 

@@ -127,7 +127,10 @@ def _run_alone(
 ) -> None:
     """Run the steps in a process that ends when another one opens the disk.
 
-    Storage past the disk's end that a failed plan had taken is given back.
+    Storage past the disk's end that a failed plan had taken is given back. Steps that
+    leave the disk whole wherever they are stopped end when the job's time is over.
+
+    :raises BeyondLimits: when it is.
     """
 
     def work(watch: Watcher, has_taken: Taken) -> None:
@@ -140,20 +143,23 @@ def _run_alone(
         )
 
     before = past_end.look(target.fd)
+    whole = in_place_failure.are_ours(plan.steps)
     alone = partial(
         under_lease.run,
         fd=target.fd,
         path=path,
         watch=job.watch,
         has_taken=has_taken,
-        whole=in_place_failure.are_ours(plan.steps),
+        whole=whole,
     )
     try:
-        alone(work)
-    except BaseException:
+        alone(work, until=job.until if whole else None)
+    except BaseException as error:
         if lease.is_whole(target.fd):
             with signals.interrupts_postponed(), contextlib.suppress(Error, OSError):
                 alone(lambda *_: past_end.give_back(target.fd, before=before))
+        if isinstance(error, TimeoutError):
+            in_time.check(job)
         raise
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from allocpolicy.contract.plan import Plan, Step
 from allocpolicy.errors import (
+    BeyondLimits,
     Error,
     FailedAfterwards,
     ImageError,
@@ -26,7 +27,7 @@ from allocpolicy.storage.failure import named
 
 _OURS = "allocpolicy.steps."
 # With these a step answers that it can't; whatever it did before is harmless.
-_ANSWERS = (ImageError, NotEnoughSpace, Unsupported, WorkerLost)
+_ANSWERS = (BeyondLimits, ImageError, NotEnoughSpace, Unsupported, WorkerLost)
 
 
 @contextlib.contextmanager

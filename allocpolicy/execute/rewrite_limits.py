@@ -2,7 +2,8 @@
 
 A rewrite gives the disk another file, and may copy all of it. Who starts a VM knows
 what the disk's file doesn't show: that another host has it, or how long the start may
-take. What is done in place has no such limits.
+take. What is done in place has no such limits, except that zeroes aren't written for
+longer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class RewriteLimits:
     #: where, at any depth, the one image must be that may be below the disk; None: any
     #: chain may be copied into it
     base_directories: tuple[Path, ...] | None = None
-    #: from the beginning of the work, after which the disk stays as it is; None: any
+    #: from the beginning of the work, after which the disk stays as it is, but for
+    #: zeroes that were written into its unused storage until then; None: any
     seconds: float | None = None
 
     def until(self, started: float) -> float | None:

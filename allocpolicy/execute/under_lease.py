@@ -9,6 +9,7 @@ remains is one system call that had begun, and takes longer than an opener waits
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def run(
     watch: Watcher,
     has_taken: Taken,
     whole: bool = True,
+    until: float | None = None,
 ) -> None:
     """Do the work in a child that lives no longer than the lease on the disk is whole.
 
@@ -44,16 +46,32 @@ def run(
         it raises is raised here.
     :param fd: the open disk, under a lease of this process.
     :param whole: whether the work leaves the disk whole wherever it is stopped.
+    :param until: when it is stopped, by the monotonic clock; None: whenever it is done.
+    :raises TimeoutError: when it was; nothing of it goes on.
     :raises ImageError: when another process opened the disk meanwhile.
     :raises WorkerLost: when the child was killed by anything else.
     """
     try:
         with child.forked(work, begins=partial(_begins, fd)) as one:
-            ended, _ = one.relayed(watch=watch, has_taken=has_taken)
+            waiting = partial(_left, until)
+            ended, _ = one.relayed(watch=watch, has_taken=has_taken, waiting=waiting)
     finally:
         lease.tell(fd)
     if not ended:
         raise _lost(fd, path=path, whole=whole)
+
+
+def _left(until: float | None) -> float:
+    """Return how many seconds of the work may pass before the next look.
+
+    :raises TimeoutError: when there are none.
+    """
+    if until is None:
+        return child.SIGNALS_SEEN
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return min(child.SIGNALS_SEEN, left)
 
 
 def _begins(fd: int) -> bool:

@@ -46,15 +46,15 @@ def at_start(
     :param running: why its guest runs already, as far as the disk is concerned.
     """
     settings, limits = policy.libvirt, by_definition(disk)
+    always = settings.convert is Convert.ALWAYS
+    limits = replace(limits, seconds=None if always else settings.deadline or None)
     if settings.convert is Convert.NEVER:
         return replace(limits, obstacle=_NEVER)
-    bounded = settings.convert is Convert.BOUNDED
     return replace(
         limits,
         blank_only=running,
-        copied_bytes=settings.max_copy if bounded else None,
+        copied_bytes=None if always else settings.max_copy,
         base_directories=_bases(disk, domain, policy),
-        seconds=settings.deadline if bounded and settings.deadline else None,
     )
 
 

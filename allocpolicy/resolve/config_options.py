@@ -272,7 +272,8 @@ _OPTIONS = [
         default=20,
         min=0,
         help="The seconds that rewriting a disk may take while its domain starts, if"
-        " libvirt_convert = bounded; then the disk stays as it was. 0 means no limit.",
+        " libvirt_convert = bounded; then the disk stays as it was. Nor are zeroes"
+        " written into it for longer, unless always. 0 means no limit.",
     ),
     cfg.StrOpt(
         "libvirt_on_unmet",

@@ -227,6 +227,27 @@ def test_what_is_done_in_place_is_within_any_limits(disk: Path) -> None:
     assert disk.stat().st_blocks * 512 >= SIZE
 
 
+@ONE
+def test_zeroes_are_written_in_place_for_no_longer_than_a_rewrite_may_take(
+    disk: Path,
+) -> None:
+    """Which may be as much as the disk is large; it is whole, and goes on later."""
+    disk.unlink()
+    falloc = ("--strategy", "performance", "--extra-spec")
+    provision(disk, "--size", SIZE, *falloc, "allocpolicy:performance.data=falloc")
+    images.qemu_io(disk, "write -P 1 8M 1M", format="qcow2")
+    full = PERFORMANCE | {"allocpolicy:performance.data": "full"}
+    before, inode = checksum(disk), disk.stat().st_ino
+    for seconds in (0, 3600):
+        limits = RewriteLimits(allowed=False, seconds=seconds)
+        wanted = [replace(change(disk), limits=limits, extra_specs=full)]
+        policy = Policy(lock_path=disk.parent / "locks")
+        (report,) = apply_all(wanted, policy=policy, on_unmet=OnUnmet.PASS)
+        assert ("longer than 0 s" in str(report.unmet)) == (not seconds)
+        assert (checksum(disk), disk.stat().st_ino) == (before, inode)
+    assert report.verdict and report.verdict.judgement == "meets"
+
+
 class TestUnmet:
     """A disk that stays as it is has a stamp that says what it should be."""
 
