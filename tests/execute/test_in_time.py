@@ -43,6 +43,12 @@ def thawed_at_the_end(place: Path) -> Iterator[int]:
         os.close(fd)
 
 
+def children() -> set[int]:
+    """Return the processes that this thread started and that are there."""
+    listed = Path("/proc/thread-self/children").read_text()
+    return set(map(int, listed.split()))
+
+
 def is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -87,9 +93,12 @@ def test_a_stamp_that_cannot_be_written_keeps_nobody_waiting_either(
     place = fresh_filesystem("ext4")
     disk = place / "disk"
     disk.write_bytes(BEFORE)
+    before = children()
     with thawed_at_the_end(place) as top, changing(disk, seconds=0) as (job, hold):
         fcntl.ioctl(top, FIFREEZE, 0)
         outcome = untouched.left(job, hold)
+    left = children() - before  # killed, and gone once the write has ended
+    wait_until(lambda: all(map(is_gone, left)))
     assert outcome.stamp is None
     assert outcome.verdict.judgement == "meets"
 
