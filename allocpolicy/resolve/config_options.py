@@ -255,9 +255,9 @@ _OPTIONS = [
             ("never", "No disk is rewritten; storage is still reserved in place."),
         ],
         help="Whether a disk may be rewritten when libvirt starts its domain, such as"
-        " an overlay that becomes a disk without a backing file. Only an overlay on"
-        " one base image in libvirt_base_dirs, in image_cache_dir or in Nova's _base"
-        " ever is.",
+        " an overlay that becomes a disk without a backing file. An overlay only is if"
+        " nothing is below it but one base image in libvirt_base_dirs, in"
+        " image_cache_dir or in Nova's _base.",
     ),
     cfg.Opt(
         "libvirt_max_copy",

@@ -38,6 +38,7 @@ NOT_RUN = {
     "pytest ": "this test is part of a run of pytest",
     "python -m pip install ": "tests/packaging installs the wheel",
     "python3 -m venv ": "tests/packaging installs the wheel",
+    "virsh ": "tests/libvirtd has a libvirtd of its own",
     "tox ": "tox runs this test; the benchmarks take an hour",
 }
 
@@ -57,7 +58,7 @@ OF_OTHERS = {
     *("--disk-only", "--pyargs", "--faults"),
     *("--strict", "--editable", "--no-deps", "--wheel-dir", "--force-reinstall"),
     *("--quiet", "--check", "--system-site-packages"),
-    *("--property", "--os-compute-api-version", "--hidden"),
+    *("--clear", "--property", "--os-compute-api-version", "--hidden"),
 }
 
 
