@@ -16,6 +16,7 @@ from allocpolicy.storage import directories, links
 from allocpolicy.storage import found as storage
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import said
+from allocpolicy.storage.way import Distrusted
 from allocpolicy.wording import printable
 
 # How QEMU spells network disks: nbd:host:port, rbd:pool/image, ssh://…, json:{…};
@@ -76,7 +77,7 @@ def found_attached(path: Path) -> Iterator[ImageFile]:
     """
     try:
         directory = links.resolved(path.parent)
-    except links.Untrusted as error:
+    except Distrusted as error:
         where, reason = error.args
         raise ImageError(path, f"{printable(str(where))}: {reason}; {_OWN}") from error
     except OSError as error:

@@ -27,6 +27,7 @@ from allocpolicy.storage import (
     trusted_file,
 )
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.way import Distrusted
 
 DIRECTORY = Path("/etc/libvirt/hooks/qemu.d")  #: where libvirt looks (virhook.c)
 NAME = "50-allocpolicy"  #: the hooks run in the order of their names
@@ -122,7 +123,7 @@ def refuse_distrusted(*paths: str | Path) -> None:
     for path in paths:
         try:
             trusted_file.check(Path(path))
-        except trusted_file.Distrusted as error:
+        except Distrusted as error:
             place, problem = error.args
             reason = f"{problem}, and libvirt would run what is there as root"
             raise _refusal(place, reason) from error

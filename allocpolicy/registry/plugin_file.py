@@ -22,6 +22,7 @@ from allocpolicy.registry import installed
 from allocpolicy.registry.blame import blaming
 from allocpolicy.registry.installed import Found
 from allocpolicy.storage import trusted_file
+from allocpolicy.storage.way import Distrusted
 
 VERSION = "file"
 
@@ -73,7 +74,7 @@ def _source(path: Path) -> bytes:
             open(fd, "rb", closefd=False) as file,
         ):
             return file.read()
-    except trusted_file.Distrusted as error:
+    except Distrusted as error:
         at, problem = error.args
         raise InvalidRequest(f"plugin {path}: {at}: {problem}; {_REMEDY}") from error
     except OSError as error:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from allocpolicy.storage import trust, trusted_file
+from allocpolicy.storage.way import Distrusted
 
 MOST = 64 * 1024  #: bytes of such a file
 
@@ -22,7 +23,7 @@ _ABANDONED = 60.0  # seconds after which whoever writes a file has been killed
 def read(path: Path) -> bytes | None:
     """Return what the file holds; None if there is none that can be trusted."""
     with (
-        contextlib.suppress(OSError, trusted_file.Distrusted),
+        contextlib.suppress(OSError, Distrusted),
         trusted_file.opened(path, trusted=True) as fd,
     ):
         content = os.read(fd, MOST + 1)

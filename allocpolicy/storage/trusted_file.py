@@ -1,8 +1,7 @@
 """Opening a file that other users can neither have made nor changed, way included.
 
-The way is walked one name at a time, symbolic links by hand, each directory open: what
-was checked is what is opened. A directory that others may write to is refused even if
-it is sticky, where anybody may put a link, hard or symbolic, to a file of ours.
+A directory that others may write to is refused even if it is sticky, where anybody may
+put a link, hard or symbolic, to a file of ours.
 """
 
 from __future__ import annotations
@@ -15,12 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.storage import found, trust
-
-_LINKS = 40  # as many as Linux follows (path_resolution(7))
-
-
-class Distrusted(Exception):
-    """Other users may change it: ``(path, why)``."""
+from allocpolicy.storage.way import Distrusted, Way, no_problem
 
 
 @contextlib.contextmanager
@@ -32,11 +26,11 @@ def opened(path: Path, *, trusted: bool) -> Iterator[int]:
     :raises OSError: as open(2); EINVAL for what is no regular file.
     """
     with contextlib.ExitStack() as stack:
-        place = _Place(stack, trusted=trusted)
-        place.walk(Path(os.getcwd(), path))
-        if not stat.S_ISREG(os.fstat(place.fd).st_mode):
+        way = Way(stack, place=trust.distrust if trusted else no_problem)
+        way.walk(Path(os.getcwd(), path))
+        if not stat.S_ISREG(os.fstat(way.fd).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        fd = found.reopen(place.fd)
+        fd = found.reopen(way.fd)
         stack.callback(os.close, fd)
         yield fd
 
@@ -51,53 +45,13 @@ def check(path: Path) -> None:
     :raises OSError: as open(2).
     """
     with contextlib.ExitStack() as stack:
-        place = _Place(stack, trusted=True, sticky=True)
-        place.walk(Path(os.getcwd(), path))
-        if (problem := trust.distrust(os.fstat(place.fd))) is not None:
-            raise Distrusted(place.path, problem)
+        # A link of others', which they make where a directory is sticky, won't do.
+        way = Way(stack, place=_unless_sticky, link=trust.stranger)
+        way.walk(Path(os.getcwd(), path))
+        if (problem := trust.distrust(os.fstat(way.fd))) is not None:
+            raise Distrusted(way.path, problem)
 
 
-class _Place:
-    """Where a walk has come to: an open directory, or the file at its end."""
-
-    def __init__(
-        self, stack: contextlib.ExitStack, *, trusted: bool, sticky: bool = False
-    ) -> None:
-        self._trusted, self._sticky = trusted, sticky
-        self.path, self.fd = Path("/"), os.open("/", os.O_PATH | os.O_CLOEXEC)
-        stack.callback(lambda: os.close(self.fd))
-
-    def walk(self, path: Path) -> None:
-        """Go to an absolute path."""
-        left, links = list(reversed(path.parts)), 0
-        while left:
-            name = left.pop()
-            with found.found(name, directory=self.fd) as fd:
-                status = os.fstat(fd)
-                if stat.S_ISLNK(status.st_mode):
-                    self._follow(name, status)
-                    links += 1
-                    if links > _LINKS:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-                    left += reversed(Path(os.readlink("", dir_fd=fd)).parts)
-                    continue
-                self._go(name, fd, status)
-
-    def _follow(self, name: str, link: os.stat_result) -> None:
-        """Refuse a link of others', which they make where a directory is sticky."""
-        if self._sticky and (problem := trust.stranger(link)) is not None:
-            raise Distrusted(self.path / name, problem)
-
-    def _go(self, name: str, fd: int, status: os.stat_result) -> None:
-        path = Path(os.path.normpath(self.path / name))
-        if self._trusted and (problem := self._distrust(status)) is not None:
-            raise Distrusted(path, problem)
-        here, self.path = self.fd, path
-        self.fd = os.dup(fd)
-        os.close(here)
-
-    def _distrust(self, status: os.stat_result) -> str | None:
-        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-        if self._sticky and sticky:
-            return trust.stranger(status)
-        return trust.distrust(status)
+def _unless_sticky(status: os.stat_result) -> str | None:
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    return trust.stranger(status) if sticky else trust.distrust(status)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy.storage import links
+from allocpolicy.storage.way import Distrusted
 
 
 def test_a_path_without_links_is_itself(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_a_link_of_somebody_else_is_not_followed(tmp_path: Path) -> None:
     os.chown(tmp_path / "theirs", 65534, 65534, follow_symlinks=False)
     (tmp_path / "ours").symlink_to("theirs")
     for name in ("theirs", "ours"):
-        with pytest.raises(links.Untrusted) as caught:
+        with pytest.raises(Distrusted) as caught:
             links.resolved(tmp_path / name)
         assert caught.value.args[0] == tmp_path / "theirs"
 
