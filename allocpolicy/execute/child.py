@@ -75,7 +75,7 @@ class Child:
             return
         until = time.monotonic() + patience
         while not (gone := _is_gone(self.pid)) and time.monotonic() < until:
-            time.sleep(_PAUSE)
+            _wait(self.pid, seconds=patience)
         if not gone:
             _left.append(self.pid)
 
@@ -105,6 +105,21 @@ class Child:
                 return None
             content += part
         return content
+
+
+def _wait(pid: int, *, seconds: float) -> None:
+    """Wait until a child is gone, or for a moment."""
+    from select import select
+
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # before Linux 5.3, or a sandbox
+        time.sleep(_PAUSE)
+        return
+    try:
+        select([fd], [], [], seconds)
+    finally:
+        os.close(fd)
 
 
 def _is_gone(pid: int) -> bool:

@@ -8,6 +8,7 @@ import (50 ms).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from allocpolicy.qcow2.geometry import TABLE_ENTRY_SIZE
@@ -54,12 +55,8 @@ def _planes(first: int, count: int, *, bits: int) -> Iterator[tuple[int, bytes]]
     has values.
     """
     place, shift = TABLE_ENTRY_SIZE - 1 - bits // 8, bits % 8
-    period = _BYTE_VALUES >> shift
-    cycle = bytes(range(0, _BYTE_VALUES, 1 << shift))
-    skipped = first % period
-    repeated = cycle * (count // period + 2)
-    yield place, repeated[skipped : skipped + count]
-    run = period
+    run = _BYTE_VALUES >> shift
+    yield place, _repeated(1 << shift, 1, first % run, count)
     while run < first + count:
         place -= 1
         yield place, _runs(first, count, run=run)
@@ -70,12 +67,20 @@ def _runs(first: int, count: int, *, run: int) -> bytes:
     """Return ``count`` bytes of a plane in which each value lasts ``run`` entries."""
     cycle_length = run * _BYTE_VALUES
     if cycle_length <= count:  # thousands of short runs: all of them repeat
-        cycle = b"".join(bytes((value,)) * run for value in range(_BYTE_VALUES))
-        skipped = first % cycle_length
-        return (cycle * (count // cycle_length + 2))[skipped : skipped + count]
+        return _repeated(1, run, first % cycle_length, count)
     end = first + count
     return b"".join(
         bytes((value % _BYTE_VALUES,))
         * (min((value + 1) * run, end) - max(value * run, first))
         for value in range(first // run, (end - 1) // run + 1)
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _repeated(step: int, run: int, skipped: int, count: int) -> bytes:
+    """Return ``count`` bytes of 0, step, ... again and again, each for a run of bytes.
+
+    Batches are as long as many cycles: what one needs, the next one needs as well.
+    """
+    cycle = b"".join(bytes((value,)) * run for value in range(0, _BYTE_VALUES, step))
+    return (cycle * (count // len(cycle) + 2))[skipped : skipped + count]
