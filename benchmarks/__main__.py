@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks import (
     audit,
     copies,
+    hook,
     measure,
     memory,
     metadata,
@@ -31,6 +32,7 @@ PARTS = {
     "writes": writes.run,
     "memory": memory.run,
     "audit": audit.run,
+    "hook": hook.run,
 }
 KINDS = ("xfs", "ext4", "btrfs")
 

@@ -41,7 +41,7 @@ are the part that is start-up. Ratios are to ours."""
 
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
-    _compile()
+    compile_ours()
     with measure.mounted(KIND, directory=settings.directory) as mount_point:
         copies.make_bases(mount_point, settings)
         for base in (*disks.BASES, None):
@@ -59,7 +59,7 @@ def run(settings: Settings) -> Part:
     )
 
 
-def _compile() -> None:
+def compile_ours() -> None:
     """Compile our modules, as an installation does; Python may be told not to."""
     for name in ("allocpolicy", "allocpolicy_strategies"):
         spec = importlib.util.find_spec(name)
