@@ -7,6 +7,7 @@ system call ends with that: who can't wait so long leaves it behind, killed.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import struct
@@ -27,6 +28,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 SIGNALS_SEEN = 0.5  #: seconds; the longest wait
 _LENGTH = struct.Struct("=Q")  # of a message
 _PAUSE = 0.005  # seconds
+_SOON = 0.02  # seconds between two messages of progress
 _left: list[int] = []  # killed children that were not gone at once
 
 
@@ -194,8 +196,14 @@ def _be_apart() -> None:
 
 
 def _senders(sender: int) -> tuple[Watcher, Taken]:
+    sent = -math.inf
+
     def progress(*, done: int, total: int) -> None:
-        _send(sender, "progress", (done, total))
+        nonlocal sent
+        now = time.monotonic()
+        if now - sent >= _SOON or done >= total:  # nobody sees more
+            sent = now
+            _send(sender, "progress", (done, total))
 
     def watch(description: str, /) -> Progress:
         _send(sender, "begin", description)
