@@ -129,8 +129,10 @@ def test_a_header_leads_to_nothing_that_its_owner_may_not_read(
     options = ("-u", "-F", "raw", "-b", backing)
     images.qemu_img("create", "-q", "-f", "qcow2", *options, path, MIB)
     os.chown(path, UID, UID)
-    refused = hook.run(instance.xml(disk(path), metadata=PERFORMANCE))
+    xml = instance.xml(disk(path), metadata=PERFORMANCE)
+    refused = hook.run(xml, variables={"OS_ALLOCPOLICY__LIBVIRT_ON_UNMET": "fail"})
     assert (refused.status, str(path) in refused.stderr) == (2, True)
+    assert hook.run(xml).status == 0, "it is left as it is"
     assert SECRET not in path.read_bytes()
 
 
