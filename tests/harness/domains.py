@@ -1,4 +1,4 @@
-"""Domains as libvirt describes them to a hook: XML with real paths in it."""
+"""The XML of domains, with real paths in it: as libvirt has it and gives it away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
 PROJECT = "0123456789abcdef0123456789abcdef"
+# libvirt's test driver: in this process, without a daemon. Its VMs run no program. What
+# one connection defines, others of this process see as long as it is open.
+TEST_DRIVER = "test:///default"
 
 
 def disk(
@@ -15,14 +18,20 @@ def disk(
     *,
     target: str = "vda",
     format: str = "qcow2",
+    driver: str = "",
     inside: str = "",
     source: str = "",
     device: str = "disk",
 ) -> str:
-    """Return a disk's element; ``source`` is what is inside its source element."""
+    """Return a disk's element.
+
+    :param driver: further attributes of its driver's element.
+    :param inside: what is inside the disk's element.
+    :param source: what is inside its source's element.
+    """
     return f"""
     <disk type='file' device='{device}'>
-      <driver name='qemu' type='{format}' cache='none' discard='unmap'/>
+      <driver name='qemu' type='{format}' {driver}/>
       <source file={quoteattr(str(path))}>{source}</source>
       <target dev='{target}' bus='virtio'/>{inside}
     </disk>"""
@@ -63,15 +72,47 @@ def nova(
 def domain(
     *disks: str, metadata: str = "", uuid: str = UUID, encoding: str = ""
 ) -> bytes:
-    """Return the XML of a domain with these disks."""
+    """Return the XML of a domain with these disks, as a hook gets it."""
     declared = f"<?xml version='1.0' encoding='{encoding}'?>" if encoding else ""
-    text = f"""{declared}<domain type='kvm' id='3'>
-  <name>web</name>
-  <uuid>{uuid}</uuid>
+    text = definition("web", *disks, type="kvm", uuid=uuid, metadata=metadata)
+    return f"{declared}{text}".encode(encoding or "utf-8")
+
+
+def definition(
+    name: str,
+    *disks: str,
+    type: str = "qemu",
+    uuid: str = "",
+    metadata: str = "",
+    memory: int = 64,
+    boot: str = "",
+    devices: str = "",
+) -> str:
+    """Return the XML that defines a domain with these disks.
+
+    :param memory: in MiB.
+    :param boot: XML of what it starts from.
+    :param devices: XML of its other devices.
+    """
+    known = f"<uuid>{uuid}</uuid>" if uuid else ""
+    return f"""<domain type='{type}'>
+  <name>{name}</name>{known}
   <metadata>{metadata}</metadata>
-  <memory unit='KiB'>65536</memory>
-  <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{"".join(disks)}
+  <memory unit='MiB'>{memory}</memory>
+  <os><type>hvm</type>{boot}</os>
+  <devices>{"".join(disks)}{devices}
   </devices>
 </domain>
 """
-    return text.encode(encoding or "utf-8")
+
+
+def defined(name: str, *disks: str, metadata: str = "", uuid: str = "") -> str:
+    """Return the XML of a domain of libvirt's test driver, which has a password."""
+    return definition(
+        name,
+        *disks,
+        type="test",
+        uuid=uuid,
+        metadata=metadata,
+        devices="<graphics type='vnc' passwd='secret'/>",
+    )

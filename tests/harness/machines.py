@@ -7,23 +7,11 @@ import signal
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
+from tests.harness import domains
 from tests.harness.libvirt_host import LibvirtHost, Said, wait_until
 
-DOMAIN = """<domain type='qemu'>
-  <name>{name}</name>
-  <uuid>{uuid}</uuid>
-  <metadata>{metadata}</metadata>
-  <memory unit='MiB'>{memory}</memory>
-  <os><type arch='x86_64' machine='pc'>hvm</type>{boot}</os>
-  <devices>
-{devices}
-    <controller type='usb' model='none'/>
-    <memballoon model='none'/>
-  </devices>
-</domain>
-"""
+DEVICES = "<controller type='usb' model='none'/><memballoon model='none'/>"
 ITS_OWN = ("/var/log/libvirt/", "/run/libvirt/")  # files of a machine that no disk is
 
 
@@ -38,11 +26,12 @@ class DomainDisk:
     driver: str = ""
 
     def element(self) -> str:
-        return (
-            "<disk type='file' device='disk'>"
-            f"<driver name='qemu' type='{self.format}' {self.driver}/>"
-            f"<source file={quoteattr(str(self.path))}/>{self.elements}"
-            f"<target dev='{self.target}' bus='virtio'/></disk>"
+        return domains.disk(
+            self.path,
+            target=self.target,
+            format=self.format,
+            driver=self.driver,
+            inside=self.elements,
         )
 
 
@@ -115,12 +104,12 @@ class Definition:
 
     def document(self, name: str, *, uuid: str) -> str:
         """Return the XML."""
-        elements = [disk.element() for disk in self.disks]
-        return DOMAIN.format(
-            name=name,
+        return domains.definition(
+            name,
+            *(disk.element() for disk in self.disks),
             uuid=uuid,
             metadata=self.metadata,
             memory=self.memory,
             boot=self.boot,
-            devices="\n".join([*elements, self.devices]),
+            devices=DEVICES + self.devices,
         )

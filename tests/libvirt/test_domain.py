@@ -127,7 +127,7 @@ class TestDisks:
     """Ours are the local files that the domain alone writes to."""
 
     def test_a_disk_is_as_libvirt_gives_it(self) -> None:
-        (found,) = parsed(disk(DISK, format="raw")).disks
+        (found,) = parsed(disk(DISK, format="raw", driver="discard='unmap'")).disks
         assert (found.target, found.path, found.format) == ("vda", DISK, DiskFormat.RAW)
         assert found.driver["discard"] == "unmap"
         assert not (found.backed or found.terminated or found.may_be_missing)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.harness import domains, images, libvirt_domains
+from tests.harness import domains, images
 from tests.harness.cli import Finished, allocpolicy, provision
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ NAMESPACE = "urn:x-allocpolicy:1"
 def host() -> Iterator[libvirt.virConnect]:
     """Keep the test driver's host, with one domain of its own, for a test."""
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    connection = libvirt.open(libvirt_domains.URI)
+    connection = libvirt.open(domains.TEST_DRIVER)
     yield connection
     for domain in connection.listAllDomains():  # failed tests keep connections open
         transient = not domain.isPersistent()
@@ -38,7 +38,7 @@ def host() -> Iterator[libvirt.virConnect]:
 def run(command: str, *arguments: object) -> Finished:
     """Run a command about domains of the test driver."""
     words = ("libvirt", *command.split())
-    return allocpolicy(*words, *arguments, "--connect", libvirt_domains.URI)
+    return allocpolicy(*words, *arguments, "--connect", domains.TEST_DRIVER)
 
 
 def shown(*arguments: object) -> dict[str, Any]:
@@ -70,10 +70,10 @@ class TestPolicy:
     ) -> None:
         """Those of the running VM and of the next start."""
         disks = (
-            libvirt_domains.disk(tmp_path / "one"),
-            libvirt_domains.disk(tmp_path / "two", target="vdb", format="raw"),
+            domains.disk(tmp_path / "one"),
+            domains.disk(tmp_path / "two", target="vdb", format="raw"),
         )
-        domain = host.defineXML(libvirt_domains.domain("web", *disks))
+        domain = host.defineXML(domains.defined("web", *disks))
         domain.create()
         found = shown("set", "web", "strategy=performance", "strategy.ephemeral=space")
         found |= shown("set", "web", "allocpolicy:performance.data=falloc")
@@ -100,7 +100,7 @@ class TestPolicy:
         self, host: libvirt.virConnect, active: bool
     ) -> None:
         """A transient one runs, and one that is shut off has that of its next start."""
-        text = libvirt_domains.domain("alone")
+        text = domains.defined("alone")
         domain = host.createXML(text) if active else host.defineXML(text)
         assert shown("set", "alone", "strategy=space")["origin"] == "metadata"
         assert own_metadata(domain, 0)
@@ -110,7 +110,7 @@ class TestPolicy:
     def test_what_others_wrote_stays(self, host: libvirt.virConnect) -> None:
         """Only the element of our namespace is ours."""
         other = "<other:x xmlns:other='urn:other'>text</other:x>"
-        domain = host.defineXML(libvirt_domains.domain("others", metadata=other))
+        domain = host.defineXML(domains.defined("others", metadata=other))
         run("set others strategy=space")
         run("unset others")
         assert "<other:x" in domain.XMLDesc()
@@ -130,7 +130,7 @@ class TestPolicy:
         self, host: libvirt.virConnect, spec: str
     ) -> None:
         """With one line, and nothing is written."""
-        domain = host.defineXML(libvirt_domains.domain("wrong"))
+        domain = host.defineXML(domains.defined("wrong"))
         done = run("set wrong", spec)
         assert (done.status, len(done.stderr.splitlines())) == (2, 1)
         assert own_metadata(domain, 0) is None
@@ -143,7 +143,7 @@ class TestPolicy:
     ) -> None:
         """Its flavor's specs win; without any, Nova drops ours sooner or later."""
         metadata = domains.nova(specs)
-        host.defineXML(libvirt_domains.domain("nova", metadata=metadata))
+        host.defineXML(domains.defined("nova", metadata=metadata))
         done = run("set nova strategy=space")
         assert done.status == 0
         assert done.stderr.startswith("warning: domain nova is Nova's: ")
@@ -155,8 +155,8 @@ class TestPolicy:
         self, host: libvirt.virConnect, tmp_path: Path
     ) -> None:
         """It decides where nobody else does."""
-        disk = libvirt_domains.disk(tmp_path / "one")
-        host.defineXML(libvirt_domains.domain("default", disk))
+        disk = domains.disk(tmp_path / "one")
+        host.defineXML(domains.defined("default", disk))
         config = tmp_path / "allocpolicy.conf"
         config.write_text("[allocpolicy]\nlibvirt_default = space\n")
         found = shown("show", "default", "--config-file", config)
@@ -166,7 +166,7 @@ class TestPolicy:
 
     def test_what_is_not_there_is_refused(self, host: libvirt.virConnect) -> None:
         """A domain, and a spec of one."""
-        host.defineXML(libvirt_domains.domain("empty"))
+        host.defineXML(domains.defined("empty"))
         assert run("show none").status == 2
         assert run("unset empty strategy").status == 2
         assert run("unset empty").status == 0
@@ -176,7 +176,7 @@ class TestPolicy:
     def test_a_broken_element_can_be_taken_away(self, host: libvirt.virConnect) -> None:
         """It keeps the domain from being started."""
         broken = f"<a:policy xmlns:a='{NAMESPACE}'><a:other/></a:policy>"
-        host.defineXML(libvirt_domains.domain("broken", metadata=broken))
+        host.defineXML(domains.defined("broken", metadata=broken))
         assert run("show broken").status == 2
         assert run("unset broken").status == 0
         assert shown("show", "broken")["origin"] is None
@@ -189,9 +189,7 @@ def define(host: libvirt.virConnect) -> Callable[..., libvirt.virDomain]:
     def defined(name: str, *disks: str, metadata: str = "") -> libvirt.virDomain:
         uuids = {one.name(): one.UUIDString() for one in host.listAllDomains()}
         return host.defineXML(
-            libvirt_domains.domain(
-                name, *disks, metadata=metadata, uuid=uuids.get(name, "")
-            )
+            domains.defined(name, *disks, metadata=metadata, uuid=uuids.get(name, ""))
         )
 
     return defined
@@ -244,16 +242,16 @@ class TestCheck:
     ) -> None:
         """A word that is missing is what QEMU has for it."""
         words = needed(disk)
-        define("web", libvirt_domains.disk(disk, driver=attributes(words))).create()
+        define("web", domains.disk(disk, driver=attributes(words))).create()
         assert run("check web").status == 0
         wrong = attributes(words | {"discard": "unmap"})
-        define("web", libvirt_domains.disk(disk, driver=wrong))
+        define("web", domains.disk(disk, driver=wrong))
         done = run("check web -f json")
         assert done.status == 1
         assert differing(done) == {
             ("persistent", "vda", "discard", "unmap", words["discard"])
         }
-        define("web", libvirt_domains.disk(disk))
+        define("web", domains.disk(disk))
         defaults = {"cache": "writeback", "io": "threads"}
         assert differing(run("check -f json")) == {
             ("persistent", "vda", name, word, words[name])
@@ -266,7 +264,7 @@ class TestCheck:
     ) -> None:
         """The running VM keeps its own until it is shut down."""
         metadata = domains.nova({})
-        attached = libvirt_domains.disk(
+        attached = domains.disk(
             disk, driver="discard='unmap'", inside="<serial>&lt;x&gt;</serial>"
         )
         domain = define("web", attached, metadata=metadata)
@@ -298,7 +296,7 @@ class TestCheck:
         path = tmp_path / "large"
         options = ("--extra-spec", "allocpolicy:performance.cluster_size=64K")
         provision(path, "--size", "512G", "--strategy", "performance", *options)
-        domain = define("large", libvirt_domains.disk(path))
+        domain = define("large", domains.disk(path))
         (size,) = (
             int(row["needed"])
             for row in run("check large -f json").document
@@ -318,7 +316,7 @@ class TestCheck:
         self, define: Callable[..., libvirt.virDomain], disk: Path
     ) -> None:
         """At the next start the disk is brought to it."""
-        define("web", libvirt_domains.disk(disk, driver="discard='ignore'"))
+        define("web", domains.disk(disk, driver="discard='ignore'"))
         run("set web strategy=none")
         found = differing(run("check web -f json"))
         assert ("persistent", "vda", "discard", "ignore", "unmap") in found
@@ -333,10 +331,10 @@ class TestCheck:
         bare, broken = tmp_path / "bare", tmp_path / "broken"
         images.qemu_img("create", "-f", "qcow2", bare, "4M")
         broken.write_bytes(b"no qcow2")
-        define("bare", libvirt_domains.disk(bare))
-        define("broken", libvirt_domains.disk(broken))
-        define("gone", libvirt_domains.disk(tmp_path / "gone"))
-        define("web", libvirt_domains.disk(disk, driver="discard='unmap'"))
+        define("bare", domains.disk(bare))
+        define("broken", domains.disk(broken))
+        define("gone", domains.disk(tmp_path / "gone"))
+        define("web", domains.disk(disk, driver="discard='unmap'"))
         done = run("check -f json")
         assert done.status == 2
         assert [row["domain"] for row in done.document if row["setting"] == "discard"]
@@ -357,8 +355,8 @@ class TestApply:
         images.qemu_img("create", "-f", "qcow2", paths[0], "4M")
         provision(paths[1], "--size", "4M", "--strategy", "none", "--format", "raw")
         disks = [
-            libvirt_domains.disk(paths[0]),
-            libvirt_domains.disk(paths[1], target="vdb", format="raw"),
+            domains.disk(paths[0]),
+            domains.disk(paths[1], target="vdb", format="raw"),
         ]
         define("web", *disks)
         assert run("apply web").status == 2
@@ -376,7 +374,7 @@ class TestApply:
         self, define: Callable[..., libvirt.virDomain], tmp_path: Path
     ) -> None:
         """As an optional one; a domain without disks has nothing to be done."""
-        optional = libvirt_domains.disk(tmp_path / "none")
+        optional = domains.disk(tmp_path / "none")
         optional = optional.replace("<source", "<source startupPolicy='optional'")
         for name, disks in (("optional", [optional]), ("empty", [])):
             define(name, *disks)
@@ -390,7 +388,7 @@ class TestApply:
         self, define: Callable[..., libvirt.virDomain], disk: Path
     ) -> None:
         """One that runs, and one whose guest is in a managed save image."""
-        domain = define("web", libvirt_domains.disk(disk))
+        domain = define("web", domains.disk(disk))
         run("set web strategy=performance")
         before = changed(disk)
         domain.create()
@@ -417,7 +415,7 @@ class TestApply:
         base, top = tmp_path / "base", tmp_path / "top"
         images.make_whole(base, size=4 << 20)
         images.qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", base, top)
-        define("web", libvirt_domains.disk(top, inside=below.format(base=base)))
+        define("web", domains.disk(top, inside=below.format(base=base)))
         run("set web strategy=performance")
         before = top.read_bytes()
         done = run("apply web")
@@ -430,7 +428,7 @@ class TestAudit:
 
     def audited(self, *arguments: object) -> tuple[int, dict[str, tuple[str, str]]]:
         """Return the exit status, and each disk's word and reason by its name."""
-        uri = libvirt_domains.URI
+        uri = domains.TEST_DRIVER
         done = allocpolicy("audit", "--libvirt", uri, *arguments, "-f", "json")
         rows = {
             Path(row["disk"]).name: (row["verdict"], row["reason"])
@@ -444,8 +442,8 @@ class TestAudit:
         """Without a policy in it the stamp decides; without a stamp nothing does."""
         bare = tmp_path / "bare"
         images.qemu_img("create", "-f", "qcow2", bare, "4M")
-        define("web", libvirt_domains.disk(disk))
-        define("bare", libvirt_domains.disk(bare))
+        define("web", domains.disk(disk))
+        define("bare", domains.disk(bare))
         status, rows = self.audited()
         assert status == 0
         assert rows["disk"][0] == "meets"
@@ -463,7 +461,7 @@ class TestAudit:
         self, define: Callable[..., libvirt.virDomain], tmp_path: Path
     ) -> None:
         """With or without a policy."""
-        define("web", libvirt_domains.disk(tmp_path / "gone"))
+        define("web", domains.disk(tmp_path / "gone"))
         status, rows = self.audited()
         assert (status, rows["gone"][0]) == (1, "missing")
         assert "domain web, vda" in rows["gone"][1]
@@ -475,7 +473,7 @@ class TestAudit:
         """It is what the guest writes to; its policy may be that of the disk below."""
         top = disk.with_name("top")
         images.qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", disk, top)
-        define("web", libvirt_domains.disk(top))
+        define("web", domains.disk(top))
         if specs:
             run("set web", specs)
         status, rows = self.audited()
@@ -489,7 +487,7 @@ class TestAudit:
         """The files are what they were; those of no domain go by their stamps."""
         other = disk.with_name("other")
         provision(other, "--size", "4M", "--strategy", "none")
-        define("web", libvirt_domains.disk(disk))
+        define("web", domains.disk(disk))
         before = [(changed(one), one.read_bytes()) for one in (disk, other)]
         status, rows = self.audited(disk.parent)
         assert (status, set(rows)) == (0, {"disk", "other"})
@@ -499,10 +497,10 @@ class TestAudit:
         self, define: Callable[..., libvirt.virDomain], disk: Path
     ) -> None:
         """As one of Nova's, whose flavor nobody checked."""
-        define("web", libvirt_domains.disk(disk))
+        define("web", domains.disk(disk))
         metadata = domains.nova({"allocpolicy:strategy": "fastt"})
-        define("wrong", libvirt_domains.disk(disk), metadata=metadata)
-        done = allocpolicy("audit", "--libvirt", libvirt_domains.URI, "-f", "json")
+        define("wrong", domains.disk(disk), metadata=metadata)
+        done = allocpolicy("audit", "--libvirt", domains.TEST_DRIVER, "-f", "json")
         assert done.status == 2
         assert "domain wrong" in done.stderr
         assert [row["verdict"] for row in done.document] == ["meets"]

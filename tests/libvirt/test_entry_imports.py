@@ -14,7 +14,8 @@ from allocpolicy.resolve import config_mention
 from tests.harness import hook, images, instances
 from tests.harness.domains import disk, nova, own
 from tests.harness.filesystems import require_program
-from tests.harness.instances import MIB, Instance
+from tests.harness.images import MIB
+from tests.harness.instances import Instance
 
 # Libraries that take 10 to 100 ms each, and parts of Python that take 1 to 20.
 HEAVY = {

@@ -14,7 +14,8 @@ from allocpolicy.storage import named_lock
 from tests.conftest import FreshFilesystem
 from tests.harness import hook, instances, plugin, strategies
 from tests.harness.domains import disk, own
-from tests.harness.instances import MIB, Instance
+from tests.harness.images import MIB
+from tests.harness.instances import Instance
 from tests.harness.opener import wait_until
 
 SPACE = own({"strategy": "space"})

@@ -17,7 +17,8 @@ from tests.harness import hook, images, instances
 from tests.harness.cli import allocpolicy
 from tests.harness.domains import disk, own
 from tests.harness.hook import MIGRATE, RESTORE
-from tests.harness.instances import MIB, Instance
+from tests.harness.images import MIB
+from tests.harness.instances import Instance
 
 PERFORMANCE = own({"strategy": "performance"})
 OPTION = "OS_ALLOCPOLICY__LIBVIRT_{}".format

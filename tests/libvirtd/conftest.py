@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from tests.harness.cli import PROGRAM
-from tests.harness.domain_disks import Instances
+from tests.harness.instances import Instances
 from tests.harness.libvirt_host import HOOKS, LibvirtHost, Said, libvirt_host
 from tests.harness.machines import Definition, DomainDisk, Machine
 

@@ -11,8 +11,9 @@ import pytest
 
 from tests.harness import domains
 from tests.harness.cli import PROGRAM
-from tests.harness.domain_disks import Instances, look
 from tests.harness.images import MIB
+from tests.harness.instances import Instances
+from tests.harness.kept import look
 from tests.harness.libvirt_host import HOOKS, LibvirtHost, Said
 from tests.harness.machines import Machine
 from tests.libvirtd.conftest import HOOK, Define, call_hook

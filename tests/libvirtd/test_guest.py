@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains, guest
-from tests.harness.domain_disks import Instances, content
 from tests.harness.images import MIB
+from tests.harness.instances import Instances
+from tests.harness.kept import content
 from tests.harness.libvirt_host import LibvirtHost, wait_until
 from tests.harness.machines import Definition, Machine
 from tests.libvirtd.conftest import configure, defined_as

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains, images
-from tests.harness.domain_disks import SIZE, Instances, content
 from tests.harness.images import MIB
+from tests.harness.instances import SIZE, Instances
+from tests.harness.kept import content
 from tests.harness.libvirt_host import children
 from tests.harness.machines import DomainDisk, Machine
 from tests.libvirtd.conftest import Define, begin_hook, call_hook

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains
-from tests.harness.domain_disks import Instances, look
 from tests.harness.images import MIB, qemu_img
+from tests.harness.instances import Instances
+from tests.harness.kept import look
 from tests.harness.libvirt_host import LibvirtHost
 from tests.harness.looks import inspected
 from tests.harness.machines import DomainDisk

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains, images
-from tests.harness.domain_disks import SIZE, Instances, content
+from tests.harness.instances import SIZE, Instances
+from tests.harness.kept import content
 from tests.harness.libvirt_host import LibvirtHost, libvirt_host
 from tests.harness.machines import Machine
 from tests.libvirtd.conftest import HOOK, Define, call_hook, configure

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains, images
-from tests.harness.domain_disks import Instances, content, look
+from tests.harness.instances import Instances
+from tests.harness.kept import content, look
 from tests.harness.libvirt_host import HOOKS, LibvirtHost, children, libvirt_host
 from tests.harness.machines import Definition, DomainDisk
 from tests.harness.ordinary_user import UID

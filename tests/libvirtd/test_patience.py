@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains, filesystems
-from tests.harness.domain_disks import SIZE, Instances, look
 from tests.harness.exported_device import slow_device
 from tests.harness.images import MIB, qemu_img
+from tests.harness.instances import SIZE, Instances
+from tests.harness.kept import look
 from tests.harness.libvirt_host import LibvirtHost, children, wait_until
 from tests.harness.machines import DomainDisk, Machine
 from tests.harness.patience import PATIENCE

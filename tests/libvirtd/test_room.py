@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains
-from tests.harness.domain_disks import SIZE, Instances, look
 from tests.harness.filesystems import available, leave_free
 from tests.harness.images import MIB
+from tests.harness.instances import SIZE, Instances
+from tests.harness.kept import look
 from tests.libvirtd.conftest import Define
 
 SPACE = domains.nova({"allocpolicy:strategy": "space"})

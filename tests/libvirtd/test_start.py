@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import domains, images
-from tests.harness.domain_disks import SIZE, Instances, content, look
+from tests.harness.instances import SIZE, Instances
+from tests.harness.kept import content, look
 from tests.harness.libvirt_host import HOOKS, LibvirtHost, wait_until
 from tests.libvirtd.conftest import Define, configure
 

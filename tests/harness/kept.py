@@ -1,17 +1,14 @@
-"""A directory of disks as Nova's: each an overlay on a base image in `_base`."""
+"""What disks are, and what guests read of them: kept, to be compared later."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.harness.images import MIB, qemu_img, qemu_io, same_content
-from tests.harness.machines import DomainDisk
+from tests.harness.images import qemu_img, same_content
 
-SIZE = 64 * MIB
 STAMP = "user.allocpolicy"
 BLOCK = 4096  # of the filesystems
 
@@ -57,47 +54,6 @@ def look(path: Path) -> Look:
             (name, os.getxattr(path, name)) for name in sorted(os.listxattr(path))
         ),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instances:
-    """The directory of the instances' disks."""
-
-    directory: Path
-
-    @property
-    def bases(self) -> Path:
-        """The directory of the base images."""
-        path = self.directory / "_base"
-        path.mkdir(exist_ok=True)
-        return path
-
-    def base(self, *, inside: Path | None = None, data: int = 3 * MIB) -> Path:
-        """Make a raw base image of 16 MiB and more that has some data."""
-        path = (inside or self.bases) / "base"
-        with path.open("wb") as file:
-            file.write(random.Random(4).randbytes(data))
-            file.truncate(data + 13 * MIB)
-        return path
-
-    def overlay(
-        self, name: str = "disk", *, base: Path, size: int = SIZE, target: str = "vda"
-    ) -> DomainDisk:
-        """Make an instance's disk; its guest has written to it."""
-        path = self.directory / name
-        backing = ("-F", "raw", "-b", base)
-        qemu_img("create", "-q", "-f", "qcow2", *backing, path, size)
-        writes = ("write -P 1 1M 70k", "write -P 2 40M 1M", "write -z 2M 64k")
-        qemu_io(path, *writes, format="qcow2")
-        return DomainDisk(path=path, target=target)
-
-    def names(self) -> list[str]:
-        """Return the names of all files, hidden ones too."""
-        return sorted(
-            str(path.relative_to(self.directory))
-            for path in self.directory.rglob("*")
-            if not path.is_dir()
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
