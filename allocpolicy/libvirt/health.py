@@ -114,6 +114,7 @@ def _python(found: Installed, *, path: Path) -> Finding:
     if not found.executable:
         return _wrong("python", f"{path} can't be run")
     try:
+        installation.refuse_distrusted(path)  # what others wrote isn't run
         version = launch.run([str(path), stub.ASKS_VERSION]).strip()
     except Error as error:
         return _wrong("python", str(error))
@@ -122,7 +123,7 @@ def _python(found: Installed, *, path: Path) -> Finding:
 
 
 def _trust(found: Installed, *, directory: Path) -> Finding:
-    paths = [str(directory), *(found.settings.files if found.settings else ())]
+    paths = [str(directory / NAME), *(found.settings.files if found.settings else ())]
     try:
         installation.refuse_distrusted(*paths)
     except Error as error:

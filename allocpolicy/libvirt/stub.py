@@ -21,6 +21,7 @@ from allocpolicy.record import asdict, dataclass
 from allocpolicy.wording import printable
 
 MARK = "# allocpolicy-hook "  #: how the second line of such a file begins
+_LONGEST_PATH = 150  # characters of a path, in a line that has 300
 ASKS_VERSION = "--version"  #: the only argument with which the file tells its version
 
 
@@ -66,14 +67,19 @@ def content(settings: Settings) -> bytes:
 
 def _checks(settings: Settings) -> Iterator[str]:
     """Yield a command for each file that must be there, or was replaced by another."""
-    files = {
-        settings.interpreter: "-x",
-        settings.stdlib: "-r",
-        settings.package: "-r",
-    }
-    for path, check in files.items():
-        shown = shlex.quote(printable(path))
-        yield f"[ {check} {shlex.quote(path)} ] || missing={shown}"
+    yield _check("-x", settings.interpreter, otherwise="is missing")
+    # After a power cut during an upgrade a file may be empty; an empty interpreter is
+    # a script that has nothing to do for env(1), and succeeds.
+    for path in (settings.interpreter, settings.stdlib, settings.package):
+        yield _check("-s", path, otherwise="is empty")
+        yield _check("-f", path, otherwise="is missing")
+
+
+def _check(condition: str, path: str, *, otherwise: str) -> str:
+    name = printable(path)
+    shown = name if len(name) <= _LONGEST_PATH else f"…{name[-_LONGEST_PATH:]}"
+    wrong = shlex.quote(f"{shown} {otherwise}")
+    return f"[ {condition} {shlex.quote(path)} ] || wrong={wrong}"
 
 
 def command(settings: Settings) -> list[str]:
@@ -82,7 +88,7 @@ def command(settings: Settings) -> list[str]:
     code = _PYTHON.format(
         paths=ascii([] if settings.site else list(settings.paths)),
         outcome=_OUTCOMES[settings.on_missing],
-        status=0 if settings.on_missing is OnMissing.PASS else "said",
+        status=0 if settings.on_missing is OnMissing.PASS else _UNEXPECTED,
     )
     python = [settings.interpreter, *flags, "-c", code]
     if "=" in settings.interpreter:  # env(1) would take it for a variable
@@ -115,9 +121,10 @@ _OUTCOMES = {
     OnMissing.PASS: "it starts without its policy",
     OnMissing.FAIL: "it is not started",
 }
+_UNEXPECTED = 5  # the exit status of what is neither the request's fault nor storage's
 _ENDS = {
     OnMissing.PASS: "exit 0",
-    OnMissing.FAIL: 'printf "%s\\n" "$said" >&2\n    exit 5',
+    OnMissing.FAIL: f"""printf '%s\\n' "$said" >&2; exit {_UNEXPECTED}""",
 }
 
 _SCRIPT = """\
@@ -130,13 +137,13 @@ case "${{2-}} ${{3-}}" in
 "prepare begin" | "migrate begin" | "restore begin") exec >/dev/null ;;
 *) [ "$#:${{1-}}" = 1:--version ] || exit 0 ;;
 esac
-missing=
+wrong=
 {checks}
-if [ -n "$missing" ]; then
-    said="allocpolicy: $missing is missing: run 'allocpolicy libvirt install-hook'"
+if [ -n "$wrong" ]; then
+    said="allocpolicy: $wrong: run 'allocpolicy libvirt install-hook'"
     [ $# -gt 1 ] || {{ printf '%s\\n' "$said" >&2; exit 5; }}
-    said="$said; domain $1: {outcome}"
-    /usr/bin/logger -t allocpolicy -p daemon.err -- "$said" </dev/null 2>/dev/null
+    told="$said; domain $1: {outcome}"
+    /usr/bin/logger -t allocpolicy -p daemon.err -- "$told" </dev/null 2>/dev/null
     {end}
 fi
 exec {command} "$@"
@@ -153,13 +160,15 @@ try:
 except Exception as error:
     import syslog
     said = f"allocpolicy: it can't be imported: {{type(error).__name__}}: {{error}}"
-    said = " ".join(said.split())[:200]
-    if len(sys.argv) < 3:
-        sys.exit(said)
-    said += f"; domain {{sys.argv[1]}}: {outcome}"
-    syslog.openlog("allocpolicy", 0, syslog.LOG_DAEMON)
-    syslog.syslog(syslog.LOG_ERR, said)
-    sys.exit({status})
+    said = " ".join(said.split())[:200] + "; see 'allocpolicy libvirt status'"
+    if len(sys.argv) > 2:
+        told = f"{{said}}; domain {{sys.argv[1]}}: {outcome}"
+        syslog.openlog("allocpolicy", 0, syslog.LOG_DAEMON)
+        syslog.syslog(syslog.LOG_ERR, told)
+        if not {status}:
+            sys.exit()
+    print(said, file=sys.stderr)
+    sys.exit(5)
 if len(sys.argv) < 3:
     print(allocpolicy.__version__)
     sys.exit()

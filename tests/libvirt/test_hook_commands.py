@@ -95,6 +95,10 @@ def of_another_python(hook: Path) -> None:
     hook_files.write(hook, settings, interpreter="/usr/bin/none")
 
 
+def writable_by_others(hook: Path) -> None:
+    hook.chmod(0o757)
+
+
 def somebody_elses(hook: Path) -> None:
     hook.write_text("#!/bin/sh\n")
 
@@ -107,6 +111,7 @@ def somebody_elses(hook: Path) -> None:
         (cut, {"hook"}),
         (of_another_version, {"hook"}),
         (of_another_python, {"hook", "python", "trust"}),
+        (writable_by_others, {"python", "trust"}),
         (somebody_elses, {"hook"}),
     ],
 )

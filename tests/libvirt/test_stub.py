@@ -108,30 +108,45 @@ def test_paths_may_have_any_character(tmp_path: Path, name: str) -> None:
     assert (done.returncode, len(done.stderr.splitlines())) == (5, 1)
 
 
+CONTENTS = {
+    "package is empty": ("__init__.py", ""),
+    "syntax": ("libvirt/entry.py", "a newer: Python's\n"),
+    "dependency": ("libvirt/entry.py", "import none_of_that_name"),
+}
+
+
 def broken(what: str, hook: Path, settings: Settings) -> None:
     """Take away what a hook needs, as upgrades do."""
     package = Path(settings.package).parent
     match what:
-        case "python":
-            Path(settings.interpreter).unlink()
-        case "python's permission":
-            Path(settings.interpreter).unlink()
-            Path(settings.interpreter).write_text("")
         case "standard library":
             hook_files.write(hook, settings, stdlib="/usr/lib/python3.0/os.py")
         case "package":
             shutil.rmtree(package)
         case "entry":
             (package / "libvirt" / "entry.py").unlink()
-        case "syntax":
-            (package / "libvirt" / "entry.py").write_text("a newer: Python's\n")
-        case "dependency":
-            (package / "libvirt" / "entry.py").write_text("import none_of_that_name")
+        case _ if what in CONTENTS:
+            name, text = CONTENTS[what]
+            (package / name).write_text(text)
+        case _:
+            broken_python(what, Path(settings.interpreter))
+
+
+def broken_python(what: str, interpreter: Path) -> None:
+    interpreter.unlink()
+    match what:
+        case "python's permission":
+            interpreter.write_text("")
+        case "python is empty":
+            interpreter.touch(mode=0o755)
+        case "python is a directory":
+            interpreter.mkdir()
 
 
 WHAT = (
-    *("python", "python's permission", "standard library"),
-    *("package", "entry", "syntax", "dependency"),
+    *("python", "python's permission", "python is empty", "python is a directory"),
+    *("standard library", "package", "package is empty"),
+    *("entry", "syntax", "dependency"),
 )
 
 
@@ -143,12 +158,12 @@ def test_where_python_or_allocpolicy_is_missing_the_operator_decides(
     """The start goes on, or fails with one line."""
     hook, settings = hook_files.make(tmp_path, on_missing=on_missing)
     broken(what, hook, settings)
-    done = hook_files.run(hook, "vm", "prepare", "begin", "-")
+    done = hook_files.run(hook, "vm" * 120, "prepare", "begin", "-")
     lines = done.stderr.splitlines()
     if on_missing is OnMissing.PASS:
         assert (done.returncode, lines) == (0, [])
     else:
-        assert done.returncode != 0
+        assert done.returncode == 5
         assert len(lines) == 1
         assert lines[0].startswith("allocpolicy: ")
         assert len(lines[0]) <= 300
@@ -180,6 +195,18 @@ def test_it_is_logged_that_the_policy_was_not_applied(
         line = log.recv(4096).decode()
     assert "allocpolicy: " in line
     assert "; domain vm: it starts without its policy" in line
+
+
+@pytest.mark.parametrize("what", ["python", "package", "entry"])
+def test_what_is_said_is_short_wherever_it_is(tmp_path: Path, what: str) -> None:
+    """The end of a path tells the most."""
+    place = tmp_path.joinpath("a" * 200, "b" * 200)
+    place.mkdir(parents=True)
+    hook, settings = hook_files.make(place, on_missing=OnMissing.FAIL)
+    broken(what, hook, settings)
+    done = hook_files.run(hook, "vm", "prepare", "begin", "-")
+    assert done.returncode == 5
+    assert len(done.stderr) <= 300
 
 
 def test_it_tells_the_version_that_it_would_start(tmp_path: Path) -> None:
