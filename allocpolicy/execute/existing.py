@@ -22,6 +22,7 @@ from allocpolicy.errors import (
     ImageError,
     InvalidRequest,
     NotEnoughSpace,
+    PlanError,
     StorageFailed,
     Unsupported,
 )
@@ -63,6 +64,7 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     :raises NotEnoughSpace: where it does not fit; a disk in place keeps what it got.
     :raises ImageError: when the disk is in use and the plan needs it alone, when
         another process opened it meanwhile, or when a rewrite would lose something.
+    :raises PlanError: when this process may not carry over the owner and attributes.
     :raises BeyondLimits: when a rewrite goes beyond the job's limits.
     :raises Unsupported: when the storage cannot do what is needed.
     :raises PromiseBroken: when it is not what was promised.
@@ -197,7 +199,7 @@ def _carry_over(staged: Staged, *, disk: Disk) -> None:
         refuse_failure(error, path=disk.path, action=action)
         reason = f"its owner or attributes can't be carried over: {said(error)}"
         if isinstance(error, PermissionError):  # that is no matter of the storage
-            raise ImageError(disk.path, reason) from error
+            raise PlanError(reason) from error
         raise Unsupported(disk.path, reason) from error
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from allocpolicy.images.stamp import XATTR
-from tests.harness import hook, images, instances
+from tests.harness import capabilities, hook, images, instances
+from tests.harness.capabilities import OWNER
 from tests.harness.cli import allocpolicy
 from tests.harness.domains import disk, own
 from tests.harness.hook import MIGRATE, RESTORE
@@ -120,6 +121,19 @@ def test_a_disk_in_use_is_not_rewritten(instance: Instance) -> None:
         assert hook.run(given(instance, path)).status == 0
         assert hook.run(given(instance, path), variables=FAIL).status == 2
     assert state(path) == before
+
+
+def test_a_disk_whose_owner_cannot_be_carried_over_is_left(instance: Instance) -> None:
+    """Who may not make a file of its owner starts its VM all the same."""
+    path = instance.overlay()
+    os.chown(path, -1, OWNER)  # who may not write to it, so its base is anybody's
+    before, without = state(path), capabilities.without("chown", command=[])
+    refused = hook.run(given(instance, path), variables=FAIL, prefix=without)
+    assert (refused.status, "root lacks CAP_CHOWN" in refused.stderr) == (2, True)
+    assert hook.run(given(instance, path), prefix=without).status == 0
+    assert state(path) == before
+    assert os.listdir(path.parent) == [path.name]
+    assert stamp(path)["requested"]["strategy"] == "performance"
 
 
 @pytest.mark.filesystems("ext4")
