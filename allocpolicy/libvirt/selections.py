@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from pathlib import Path
 
 from allocpolicy.contract.policy import Policy
 from allocpolicy.libvirt import choice, limits
@@ -34,12 +36,25 @@ def of(domain: Domain, *, policy: Policy) -> dict[str, Selection]:
 
 
 def present(domain: Domain) -> tuple[DomainDisk, ...]:
-    """Return the disks of ours but for those that libvirt starts the domain without."""
+    """Return the disks of ours that are there as files.
+
+    Libvirt starts a domain without some that are missing; and a block device, to which
+    QEMU takes a path as well, is no file, whatever the XML says.
+    """
     return tuple(
         disk
         for disk in domain.disks
-        if not disk.may_be_missing or os.path.lexists(disk.path)
+        if not (disk.may_be_missing and not os.path.lexists(disk.path))
+        and not _is_device(disk.path)
     )
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether a path leads to a block device."""
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def change(

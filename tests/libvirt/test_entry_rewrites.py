@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,6 +122,15 @@ def test_a_disk_in_use_is_not_rewritten(instance: Instance) -> None:
         assert hook.run(given(instance, path)).status == 0
         assert hook.run(given(instance, path), variables=FAIL).status == 2
     assert state(path) == before
+
+
+def test_a_device_is_left_alone_whatever_the_xml_calls_it(instance: Instance) -> None:
+    """QEMU takes its path as a file's; the disk beside it is brought to its policy."""
+    path, device = instance.overlay(), instance.path / "device"
+    os.mknod(device, stat.S_IFBLK | 0o600, os.makedev(7, 255))
+    disks = disk(path), disk(device, target="vdb", format="raw")
+    assert hook.run(instance.xml(*disks, metadata=PERFORMANCE)).status == 0
+    assert images.fully_mapped(path)
 
 
 def test_a_disk_whose_owner_cannot_be_carried_over_is_left(instance: Instance) -> None:
