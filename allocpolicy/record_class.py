@@ -271,18 +271,34 @@ def _refuse(record: object, name: str, what: str) -> None:
 
 
 def _get_state(self: object) -> list[object]:
-    return [getattr(self, name) for name in of(type(self)) or ()]
+    return [getattr(self, name) for name in _names(self)]
 
 
 def _set_state(self: object, state: list[object]) -> None:
-    for name, value in zip(of(type(self)) or (), state, strict=True):
+    for name, value in zip(_names(self), state, strict=True):
         _put(self, name, value)
+
+
+def _names(record: Any) -> list[str]:
+    """Return the names of all fields, also those that a plugin's own dataclass adds."""
+    fields = of(type(record))
+    if fields is not None:
+        return [*fields]
+    import dataclasses
+
+    return [one.name for one in dataclasses.fields(record)]
+
+
+def _replaced(self: Any, /, **changes: object) -> Any:
+    kept = {name: getattr(self, name) for name in _names(self) if name not in changes}
+    return type(self)(**kept, **changes)
 
 
 _OF_ALL = {
     "__dataclass_params__": _Asked(attrgetter("__dataclass_params__")),
     "__delattr__": _delete,
     "__match_args__": (),
+    "__replace__": _replaced,  # which `copy.replace` calls
     "__setattr__": _set,
     "__signature__": _Asked(_signature),
 }

@@ -160,6 +160,52 @@ def test_a_dataclass_of_the_standard_library_can_be_made_from_a_record(
         assert asdict(made) == dataclasses.asdict(made)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slotted:
+    """A record with slots, as a plugin's own may be made from."""
+
+    values: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithDictionary(Slotted):
+    """A plugin's own."""
+
+    z: int = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WithSlots(Slotted):
+    """A plugin's own, with slots."""
+
+    z: int = 3
+
+
+class Undecorated(Slotted):
+    """A plugin's own, which adds no field."""
+
+
+@pytest.mark.parametrize("cls", [WithDictionary, WithSlots, Undecorated])
+def test_what_is_made_from_a_record_survives_pickling(cls: type[Slotted]) -> None:
+    """A plan with a plugin's steps goes to another process."""
+    made = cls(values=(1,))
+    for again in (
+        copy.copy(made),
+        copy.deepcopy(made),
+        *(pickle.loads(pickle.dumps(made, protocol)) for protocol in range(2, 6)),
+    ):
+        assert type(again) is cls
+        assert again == made
+        assert repr(again) == repr(made)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace is new in 3.13")
+def test_the_copy_module_replaces_as_well(both: tuple[Any, Any]) -> None:
+    for cls in both:
+        replace_of_copy = getattr(copy, "replace")  # noqa: B009  (mypy has 3.11's)
+        assert replace_of_copy(cls(x=1, y=2), y=3) == cls(x=1, y=3)
+
+
 def test_a_record_inherits_fields_and_defaults() -> None:
     shown = []
     for words in (STANDARD, OURS):
