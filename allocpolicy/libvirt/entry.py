@@ -8,6 +8,7 @@ imported here, and nothing else.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 
@@ -19,6 +20,14 @@ from allocpolicy.storage import lock_list
 PREPARE = "prepare"
 _OPERATIONS = {(PREPARE, "begin"), ("migrate", "begin"), ("restore", "begin")}
 _DEFAULT = "libvirt_default"
+
+
+def run() -> None:
+    """Serve one call of the hook, and end the process with its exit status.
+
+    It ends at once: the VM would wait for a thread that a strategy has left.
+    """
+    os._exit(main())
 
 
 def main() -> int:
@@ -38,7 +47,6 @@ def main() -> int:
 
         status, said = failure.told(error, domain=who, started=started)
     line.write(said)
-    gc.freeze()  # or the interpreter searches everything once more when it exits
     return status
 
 

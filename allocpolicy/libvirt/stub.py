@@ -154,7 +154,7 @@ _PYTHON = """\
 import sys
 sys.path += {paths}
 try:
-    from allocpolicy.libvirt.entry import main
+    from allocpolicy.libvirt.entry import run
     if len(sys.argv) < 3:  # what a start of a VM needs besides
         import allocpolicy, allocpolicy.libvirt.start
 except Exception as error:
@@ -172,5 +172,5 @@ except Exception as error:
 if len(sys.argv) < 3:
     print(allocpolicy.__version__)
     sys.exit()
-sys.exit(main())
+run()
 """

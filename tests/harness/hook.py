@@ -22,8 +22,8 @@ RESTORE = ("restore", "begin", "-")
 NAME = "web"
 
 _CODE = (
-    "import sys; sys.path += {paths}; from allocpolicy.libvirt.entry import main;"
-    " {before}; sys.exit(main())"
+    "import sys; sys.path += {paths}; from allocpolicy.libvirt.entry import run;"
+    " {before}; run()"
 )
 # Its own /dev, with a socket in place of syslog's; strace would need to be installed.
 _LOGGING = """

@@ -16,12 +16,12 @@ from allocpolicy.libvirt.stub import OnMissing, Settings
 ENTRY = """
 import json, os, sys
 
-def main():
+def run():
     with open(os.environ["WITNESS"], "w") as file:
         json.dump([sys.argv[1:], sys.stdin.read(), sys.flags.no_site], file)
     print("noise")
     os.write(1, b"noise")
-    return int(os.environ.get("STATUS", "0"))
+    sys.exit(int(os.environ.get("STATUS", "0")))
 """
 VERSION = "7.7.7"  #: of that allocpolicy
 

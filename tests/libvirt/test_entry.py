@@ -53,6 +53,15 @@ def test_an_overlay_becomes_a_disk_of_its_own_once(instance: Instance) -> None:
     assert path.stat().st_ino == inode
 
 
+def test_no_thread_keeps_the_vm_waiting(instance: Instance) -> None:
+    """A strategy may have started one; it ends with the process."""
+    path = instance.overlay()
+    before = "import threading; threading.Thread(target=threading.Event().wait).start()"
+    given = instance.xml(disk(path), metadata=PERFORMANCE)
+    assert hook.run(given, before=before).status == 0
+    assert images.fully_mapped(path)
+
+
 def test_nova_has_the_first_word_for_each_of_its_disks(instance: Instance) -> None:
     root, swap = instance.overlay(), instance.raw("disk.swap")
     other = instance.raw("disk.eph0")

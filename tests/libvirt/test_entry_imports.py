@@ -68,7 +68,9 @@ def imported(
         prefix = REMEMBERED  # this machine has a configuration of its own
     listed = place / "modules"
     write = f"open({str(listed)!r}, 'w').write(' '.join(sys.modules))"
-    before = f"import atexit; atexit.register(lambda: {write})"
+    before = (
+        f"import os; end = os._exit; os._exit = lambda status: ({write}, end(status))"
+    )
     done = hook.run(xml, before=before, prefix=prefix, variables=variables)
     assert done.status == 0, done.stderr
     return set(listed.read_text().split())
