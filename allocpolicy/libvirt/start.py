@@ -15,6 +15,7 @@ from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.instance import apply_all
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.record import replace
+from allocpolicy.registry import loading
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import load_policy
 from allocpolicy.storage import named_lock
@@ -38,7 +39,10 @@ def begin(root: Element, *, said: Said) -> None:
     running = notes.take(domain.uuid)
     disks = selections.present(domain)
     try:
-        with named_lock.patience(policy.libvirt.deadline or _PATIENCE):
+        with (
+            loading.directly(),
+            named_lock.patience(policy.libvirt.deadline or _PATIENCE),
+        ):
             reports = apply_all(
                 [_change(disk, domain, decided, running=running) for disk in disks],
                 policy=decided.policy,

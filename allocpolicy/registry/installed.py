@@ -1,16 +1,14 @@
 """The installed strategies: found by entry point, loaded one at a time, checked.
 
-They are the entry points that stevedore reads, and loaded as it does. Its cache under
-~/.cache/python-entrypoints outlives a reinstallation and loses the distribution, its
-check for duplicates compares only neighbours, and its import takes longer than reading
-the installed distributions.
+They are the entry points that stevedore reads, and it loads them; finding them is done
+here, as its cache outlives a reinstallation and its check for duplicates compares only
+neighbours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import os
 import re
 import sys
@@ -21,15 +19,13 @@ from allocpolicy import schema, wording
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
 from allocpolicy.record import asdict, dataclass
-from allocpolicy.registry import entry_points, hooks, option_schema
+from allocpolicy.registry import entry_points, hooks, loading, option_schema
 from allocpolicy.registry.blame import blaming
 
 GROUP = "allocpolicy.strategies"
 RESERVED = "strategy"  # allocpolicy:strategy.root is not a strategy's option
 
 _NAME = re.compile(r"[a-z0-9_-]+")
-# As importlib.metadata reads it; extras mean nothing any more.
-_TARGET = re.compile(r"(?P<module>[\w.]+)\s*(:\s*(?P<object>[\w.]+)\s*)?(\[.*\]\s*)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +138,7 @@ def _order(found: Found) -> tuple[str, str, str, str]:
 
 def _instance(found: Found) -> Strategy:
     """Import the target and call it."""
-    target = _TARGET.fullmatch(found.target)
-    if target is None:
-        raise schema.Invalid("its entry point is not of the form module:object")
-    made: Any = importlib.import_module(target["module"])
-    for name in filter(None, (target["object"] or "").split(".")):
-        made = getattr(made, name)
-    strategy: object = made()
+    strategy = loading.instance(found.name, found.target, group=GROUP)
     if not isinstance(strategy, Strategy):
         reason = f"{type(strategy).__name__} is not a subclass of allocpolicy.Strategy"
         raise StrategyFailed(found.name, str(found), "", reason)
