@@ -17,7 +17,8 @@ from allocpolicy.storage import trust
 
 MOST = 1000  #: notes in a directory; the oldest go first
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+# A FIFO of that name has no reader: it fails, and isn't waited for.
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def leave(name: str, *, directory: Path, seconds: float) -> None:
@@ -52,6 +53,8 @@ def take(name: str, *, directory: Path, seconds: float) -> bool:
             os.unlink(name, dir_fd=fd)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise InvalidRequest(f"{directory / name}: {error.strerror}") from error
     return left >= time.time() - seconds
 
 

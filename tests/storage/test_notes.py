@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest):
         notes.leave("b", directory=directory, seconds=LONG)
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    directory = tmp_path / "notes"
+    notes.leave("b", directory=directory, seconds=LONG)
+    make(directory / "a")
+    with pytest.raises(InvalidRequest):
+        notes.leave("a", directory=directory, seconds=LONG)
+    if make is os.mkdir:
+        with pytest.raises(InvalidRequest):
+            notes.take("a", directory=directory, seconds=LONG)
 
 
 @pytest.mark.parametrize("which", ["notes", "."])
