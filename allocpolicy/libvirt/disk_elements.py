@@ -173,8 +173,11 @@ def _volume(element: Element, *, path: Path | None, place: _Place) -> str | None
 
 
 def _role(name: str, *, place: _Place) -> DiskRole:
-    named = _nova_role(name) if place.nova else None
-    return named or (DiskRole.ROOT if place.first else DiskRole.EPHEMERAL)
+    named = _nova_role(name)
+    # Elsewhere any disk may be called "disk".
+    if named is not None and (place.nova or named is not DiskRole.ROOT):
+        return named
+    return DiskRole.ROOT if place.first else DiskRole.EPHEMERAL
 
 
 def _nova_role(name: str) -> DiskRole | None:

@@ -15,7 +15,7 @@ from allocpolicy.libvirt.document import Element, Malformed
 NAMESPACE = "urn:x-allocpolicy:1"  #: of our own element
 PREFIX = "allocpolicy:"  #: of our keys among a flavor's extra specs
 NOVA, METADATA, NOBODY = "nova", "metadata", ""  #: who says what the policy is
-_NOVA_NAMESPACE = "http://openstack.org/xmlns/libvirt/nova/1."
+_NOVA_NAMESPACE = "http://openstack.org/xmlns/libvirt/nova/"  # its version follows
 
 
 class Said:
@@ -54,15 +54,24 @@ def _newest(metadata: Element) -> tuple[Element | None, str]:
 
     A Nova that was upgraded adds its own beside the older one's, which stays.
     """
-    versions = {}
+    versions: dict[tuple[int, ...], tuple[Element, str]] = {}
     for child in metadata.children:
         namespace, _, name = child.name.rpartition(" ")
-        version = namespace.removeprefix(_NOVA_NAMESPACE)
-        if name == "instance" and version != namespace and version.isdecimal():
-            if int(version[:9]) in versions:
+        version = _version(namespace)
+        if name == "instance" and version is not None:
+            if version in versions:
                 raise Malformed(f"<metadata> has two elements <{child.name}>")
-            versions[int(version[:9])] = child, namespace
+            versions[version] = child, namespace
     return versions[max(versions)] if versions else (None, "")
+
+
+def _version(namespace: str) -> tuple[int, ...] | None:
+    """Return the version in a namespace of Nova's; None: it is another's."""
+    version = namespace.removeprefix(_NOVA_NAMESPACE)
+    parts = version.split(".")
+    if version == namespace or not all(part.isdecimal() for part in parts):
+        return None
+    return tuple(int(part[:9]) for part in parts)
 
 
 def _of_nova(instance: Element, namespace: str, *, into: Said) -> None:

@@ -225,18 +225,24 @@ class TestRoles:
         assert parsed(volume, metadata=own({"strategy": "space"})).disks
 
     def test_elsewhere_the_first_disk_is_the_root(self) -> None:
+        """But those that have a name that says what they are."""
         found = parsed(
             disk("/i/a.iso", device="cdrom"),
-            disk("/i/disk.swap"),
+            disk("/i/web1.qcow2"),
             disk("/i/disk", target="vdb"),
+            disk("/i/disk.swap", target="vdc"),
         )
-        assert [one.role for one in found.disks] == [DiskRole.ROOT, DiskRole.EPHEMERAL]
+        assert [one.role for one in found.disks] == [
+            DiskRole.ROOT,
+            DiskRole.EPHEMERAL,
+            DiskRole.SWAP,
+        ]
 
 
 class TestPolicy:
     """What the metadata says of the disks."""
 
-    @pytest.mark.parametrize("version", ["1.0", "1.1"])
+    @pytest.mark.parametrize("version", ["1.0", "1.1", "1.12", "2.0", "2"])
     def test_it_is_the_flavors(self, version: str) -> None:
         specs = {**SPACE, "hw:cpu_policy": "dedicated"}
         found = parsed(metadata=nova(specs, version=version) + own({"strategy": "x"}))
