@@ -54,6 +54,7 @@ class LibvirtCheck(Lister):
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         policy = self.policy(arguments)
         rows: list[Row] = []
+        self._told: set[str] = set()
         with connection.opened(arguments.connect, writes=arguments.fix) as host:
             host.refuse_remote()
             for found in host.domains(arguments.domains):
@@ -63,7 +64,7 @@ class LibvirtCheck(Lister):
                             found, definition, policy=policy, fix=arguments.fix
                         )
                     except Error as error:  # the other domains' turn
-                        self.fail(_of(found, error))
+                        self._fail_once(found, error)
         return blanked(rows, arguments=arguments)
 
     def _definition(
@@ -74,7 +75,7 @@ class LibvirtCheck(Lister):
         fix = fix and definition is Definition.PERSISTENT
 
         def failed(error: Error) -> None:
-            self.fail(_of(found, error))
+            self._fail_once(found, error)
 
         for disk, differences in driver_check.checked(
             xml, domain=domain, policy=policy, failed=failed
@@ -87,6 +88,13 @@ class LibvirtCheck(Lister):
                 reason = _fixed(domain) if fix else _reason(one, definition)
                 where = (found.name, disk.target, str(disk.path), str(definition))
                 yield (*where, one.setting, one.found, one.needed, reason)
+
+    def _fail_once(self, found: DefinedDomain, error: Error) -> None:
+        """Report what is wrong with a domain; both of its definitions may say it."""
+        error.remark = "; ".join(filter(None, (error.remark, f"domain {found.name}")))
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            self.fail(error)
 
 
 def _fix(
@@ -103,9 +111,3 @@ def _fixed(domain: Domain) -> str:
 def _reason(one: Difference, definition: Definition) -> str:
     remedy = _RESTART if definition is Definition.LIVE else "check --fix changes it"
     return "; ".join(filter(None, (one.consequence, remedy)))
-
-
-def _of(found: DefinedDomain, error: Error) -> Error:
-    """Return the error with the domain that it is about."""
-    error.remark = "; ".join(filter(None, (error.remark, f"domain {found.name}")))
-    return error

@@ -128,7 +128,8 @@ class Connection:
         missing = [name for name in names if name not in known]
         if missing:
             raise InvalidRequest(f"libvirt has no domain {missing[0]!r}")
-        chosen = [known[name] for name in names] if names else found
+        named = {known[name].UUIDString(): known[name] for name in names}  # each once
+        chosen = list(named.values()) if names else found
         return sorted(filter(None, map(_asked, chosen)), key=lambda one: one.name)
 
 

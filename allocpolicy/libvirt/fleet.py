@@ -11,6 +11,7 @@ from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt import selections
 from allocpolicy.libvirt.connection import Connection, DefinedDomain
 from allocpolicy.operations.attached import Attached
+from allocpolicy.record import replace
 
 
 def attached(
@@ -21,10 +22,13 @@ def attached(
     :param failed: is told of a domain whose definition or specs are wrong.
     """
     found: dict[Path, Attached] = {}
-    for one in host.domains():
+    # Several may have the same disk, such as a copied definition and the one in use.
+    for one in sorted(host.domains(), key=lambda domain: not domain.active):
         try:
             for path, disk in _disks(one, policy=policy):
-                found.setdefault(path, disk)
+                known = found.setdefault(path, disk)
+                if known.choice is None and disk.choice is not None:
+                    found[path] = replace(disk, format=known.format)
         except Error as error:
             error.remark = "; ".join(filter(None, (error.remark, f"domain {one.name}")))
             failed(error)

@@ -333,7 +333,7 @@ class TestCheck:
         broken.write_bytes(b"no qcow2")
         define("bare", domains.disk(bare))
         define("broken", domains.disk(broken))
-        define("gone", domains.disk(tmp_path / "gone"))
+        define("gone", domains.disk(tmp_path / "gone")).create()
         define("web", domains.disk(disk, driver="discard='unmap'"))
         done = run("check -f json")
         assert done.status == 2
@@ -342,6 +342,9 @@ class TestCheck:
         assert len(done.stderr.splitlines()) == 2
         assert "domain broken" in done.stderr
         assert "domain gone" in done.stderr
+        uuid = define("web2", libvirt_domains.disk(bare)).UUIDString()
+        assert run("check web web -f json").document == done.document
+        assert run("check web2", uuid).status == 0
 
 
 class TestApply:
@@ -456,6 +459,17 @@ class TestAudit:
         assert (rows["disk"][0], rows["bare"][0]) == ("drifted", "meets")
         run("set web strategy=none")
         assert self.audited()[0] == 0
+
+    def test_of_two_domains_with_a_disk_one_that_has_a_policy_decides(
+        self, define: Callable[..., libvirt.virDomain], disk: Path
+    ) -> None:
+        """And before all one that runs."""
+        define("a", libvirt_domains.disk(disk))
+        define("b", libvirt_domains.disk(disk))
+        define("c", libvirt_domains.disk(disk)).create()
+        for name, strategy in (("b", "none"), ("c", "performance")):
+            run("set", name, f"strategy={strategy}")
+            assert f"domain {name}, vda" in self.audited()[1]["disk"][1]
 
     def test_a_disk_that_is_not_there_is_missing(
         self, define: Callable[..., libvirt.virDomain], tmp_path: Path
