@@ -45,7 +45,11 @@ def load(
     except cfg.Error as error:
         raise ConfigError(_one_line(error)) from error
     except (OSError, UnicodeDecodeError) as error:
-        named = getattr(error, "filename", None) or ", ".join(map(str, config_files))
+        asked = (*config_files, *config_dirs) or (
+            *cfg.find_config_files(project=PROJECT, prog=PROJECT),
+            *cfg.find_config_dirs(project=PROJECT, prog=PROJECT),
+        )
+        named = getattr(error, "filename", None) or ", ".join(map(str, asked))
         raise ConfigError(f"cannot read {named}: {_one_line(error)}") from error
     return conf
 

@@ -44,6 +44,7 @@ def _is_in(place: str, option: str) -> bool:
     """Return whether a file, or one at any depth of a directory, may set the option.
 
     A comment doesn't; a sample of the configuration has all options as comments.
+    Another spelling is no option, and is refused where the configuration is read.
     """
     try:
         if os.path.isdir(place):
@@ -56,6 +57,7 @@ def _is_in(place: str, option: str) -> bool:
     except OSError:
         return True  # what it says is found out where it is read
     return len(content) > _MOST or any(
-        option.encode() in line and not line.lstrip().startswith((b"#", b";"))
+        option.encode() in line.lower().replace(b"-", b"_")
+        and not line.lstrip().startswith((b"#", b";"))
         for line in content.splitlines()
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from allocpolicy.resolve import config_mention
+from allocpolicy import ConfigError
+from allocpolicy.resolve import config, config_mention
 
 OPTION = "libvirt_default"
 
@@ -40,6 +42,21 @@ def test_a_file_that_has_the_word_is_found(home: Path, place: str) -> None:
     assert not config_mention.mentioned(OPTION)
     path.write_text("[allocpolicy]\nlibvirt_default = space\n")
     assert config_mention.mentioned(OPTION)
+
+
+@pytest.mark.parametrize("word", ["libvirt-default", "LIBVIRT_DEFAULT"])
+def test_another_spelling_is_left_to_those_who_read_it(home: Path, word: str) -> None:
+    """They refuse it; unread it would leave all domains without a policy, silently."""
+    (home / "allocpolicy.conf").write_text(f"[allocpolicy]\n{word} = space\n")
+    assert config_mention.mentioned(OPTION)
+    with pytest.raises(ConfigError, match=f"{word}.* there is no such option"):
+        config.policy(config.load())
+
+
+def test_a_file_that_is_no_text_is_named(home: Path) -> None:
+    (home / "allocpolicy.conf").write_bytes(b"# \xe9\n")
+    with pytest.raises(ConfigError, match=re.escape(str(home / "allocpolicy.conf"))):
+        config.load()
 
 
 def test_what_cannot_be_searched_is_left_to_those_who_read_it(home: Path) -> None:
