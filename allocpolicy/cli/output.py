@@ -11,6 +11,22 @@ from collections.abc import Iterator
 _STDOUT, _STDERR = 1, 2
 
 
+def begin() -> None:
+    """Have the standard streams, leading nowhere if whoever started us closed them.
+
+    Otherwise a disk that is opened would get a stream's descriptor, and what is printed
+    by C code and child processes.
+    """
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        fcntl.fcntl(nowhere, fcntl.F_SETFD, 0)  # children have it, too
+    os.close(nowhere)
+    for fd, stream in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, stream) is None:
+            mode = "w" if fd else "r"
+            lasting = open(fd, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, stream, lasting)
+
+
 @contextlib.contextmanager
 def reserved() -> Iterator[None]:
     """Have what the body prints on standard output on standard error.

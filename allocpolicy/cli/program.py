@@ -11,6 +11,7 @@ from allocpolicy.cli.failure import interrupted
 
 def run() -> int:
     """Run the command of the command line; return its exit status."""
+    output.begin()
     # Imports create tens of thousands of lasting objects; searching them repeatedly
     # for cyclic garbage took a tenth of a command's time.
     gc.set_threshold(50_000)

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from allocpolicy.cli.main import COMMANDS
-from tests.harness.cli import Finished, allocpolicy, provision
+from tests.harness.cli import PROGRAM, Finished, allocpolicy, provision
+from tests.harness.images import MIB
 
 NAMES = (
     "a\x1b[2Jb",
@@ -59,6 +60,24 @@ def test_data_has_the_exact_name(disk: Path) -> None:
         told = yaml.safe_load(allocpolicy(*command, "-f", "yaml").stdout)
         assert shown == told
         assert (shown[0] if isinstance(shown, list) else shown)["disk"] == str(disk)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_failure_and_no_disk(
+    tmp_path: Path, closed: str
+) -> None:
+    """What is opened doesn't get its descriptor, and so not what is printed."""
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(MIB))
+    command = ("apply", str(path), "--format", "raw", "--strategy", "space")
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", str(PROGRAM), *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.read_bytes() == bytes(MIB)
 
 
 def test_json_and_yaml_have_the_same(tmp_path: Path) -> None:
