@@ -59,6 +59,7 @@ class _OfDomain(ShowOne):
         return _shown(described, policy=policy, arguments=arguments)
 
     writes = True  #: it changes the domain
+    state = "the domain has these specs or those before: see allocpolicy libvirt show"
 
     def change(
         self, found: DefinedDomain, *, arguments: argparse.Namespace, policy: Policy
@@ -75,6 +76,7 @@ class LibvirtShow(_OfDomain):
     """
 
     writes = False
+    state = "nothing was changed"
 
 
 class LibvirtSet(_OfDomain):

@@ -16,6 +16,7 @@ from allocpolicy.libvirt.installation import DIRECTORY, NAME
 from allocpolicy.libvirt.stub import OnMissing
 
 NOT_IN_FORCE = 1
+_STATE = "the hook is whole or not there: see allocpolicy libvirt status"
 
 
 class InstallHook(ShowOne):
@@ -27,6 +28,7 @@ class InstallHook(ShowOne):
     """
 
     columns = fields = ("hook", "outcome", "interpreter", "site", "daemon")
+    state = _STATE
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_directory(parser)
@@ -58,6 +60,7 @@ class UninstallHook(ShowOne):
     """Take allocpolicy's hook out of libvirt's directory; leave all others alone."""
 
     columns = fields = ("hook", "outcome")
+    state = _STATE
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_directory(parser)

@@ -8,6 +8,7 @@ for other names.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -207,5 +208,6 @@ def _errors_told(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        failure.refuse_failure(error, path=directory, action=_ACTION)
+        if error.errno != errno.EROFS:  # where it is no disk's, that is no fault
+            failure.refuse_failure(error, path=directory, action=_ACTION)
         raise _refusal(directory, str(error.strerror)) from error

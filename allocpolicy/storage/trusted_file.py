@@ -27,7 +27,7 @@ def opened(path: Path, *, trusted: bool) -> Iterator[int]:
     """
     with contextlib.ExitStack() as stack:
         way = Way(stack, place=trust.distrust if trusted else no_problem)
-        way.walk(Path(os.getcwd(), path))
+        way.walk(path.absolute())
         if not stat.S_ISREG(os.fstat(way.fd).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         fd = found.reopen(way.fd)
@@ -47,7 +47,7 @@ def check(path: Path) -> None:
     with contextlib.ExitStack() as stack:
         # A link of others', which they make where a directory is sticky, won't do.
         way = Way(stack, place=_unless_sticky, link=trust.stranger)
-        way.walk(Path(os.getcwd(), path))
+        way.walk(path.absolute())
         if (problem := trust.distrust(os.fstat(way.fd))) is not None:
             raise Distrusted(way.path, problem)
 

@@ -342,7 +342,7 @@ class TestCheck:
         assert len(done.stderr.splitlines()) == 2
         assert "domain broken" in done.stderr
         assert "domain gone" in done.stderr
-        uuid = define("web2", libvirt_domains.disk(bare)).UUIDString()
+        uuid = define("web2", domains.disk(bare)).UUIDString()
         assert run("check web web -f json").document == done.document
         assert run("check web2", uuid).status == 0
 
@@ -464,9 +464,9 @@ class TestAudit:
         self, define: Callable[..., libvirt.virDomain], disk: Path
     ) -> None:
         """And before all one that runs."""
-        define("a", libvirt_domains.disk(disk))
-        define("b", libvirt_domains.disk(disk))
-        define("c", libvirt_domains.disk(disk)).create()
+        define("a", domains.disk(disk))
+        define("b", domains.disk(disk))
+        define("c", domains.disk(disk)).create()
         for name, strategy in (("b", "none"), ("c", "performance")):
             run("set", name, f"strategy={strategy}")
             assert f"domain {name}, vda" in self.audited()[1]["disk"][1]

@@ -270,6 +270,27 @@ def test_without_space_the_hook_stays_what_it_was(
     assert content_of(place / "hooks") == before
 
 
+@pytest.mark.parametrize("name", [".", "qemu.d"])
+def test_a_read_only_filesystem_is_no_fault_of_the_storage(
+    fresh_filesystem: FreshFilesystem, name: str
+) -> None:
+    """The kernel's log has nothing about it."""
+    place = fresh_filesystem("ext4")
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    with pytest.raises(InvalidRequest, match=r"(?i)read-only"):
+        installation.install(place / name, SETTINGS)
+
+
+def test_a_current_directory_that_is_gone_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a path says itself where it is."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    installation.refuse_distrusted(tmp_path)
+
+
 KILLED = """
 import sys
 from pathlib import Path
