@@ -46,6 +46,11 @@ class Hold:
         """Return whether the disk is ours, and no other process opened it since."""
         return self.problem is None and lease.is_whole(self.disk.fd)
 
+    def let_in(self) -> None:
+        """Give the disk up if another process waits for it; it is no longer whole."""
+        if self.loss is not None:
+            lease.give_up(self.disk.fd)
+
     @property
     def loss(self) -> str | None:
         """Return why a disk that was ours alone no longer is, or None."""

@@ -22,7 +22,7 @@ from allocpolicy.operations import exclusive, held_disk, prepared
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.prepared import Prepared
 from allocpolicy.operations.unmet import OnUnmet
-from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.progress import Progress, Watcher, unwatched
 from allocpolicy.report.report import Report
 from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
@@ -54,11 +54,10 @@ def apply_all(
             operation=Operation.APPLY,
             policy=policy,
             on_unmet=on_unmet,
-            watch=watch,
             locks=locks,
             started=started,
         )
-        return _applied(changes, policy=policy, prepare=prepare)
+        return _applied(changes, policy=policy, prepare=prepare, watch=watch)
 
     return exclusive.with_needed(work, policy=policy, jobs=len(changes))
 
@@ -83,14 +82,19 @@ def _applied(
     *,
     policy: Policy,
     prepare: Callable[..., contextlib.AbstractContextManager[Prepared]],
+    watch: Watcher,
 ) -> tuple[Report, ...]:
     disks = [change.disk for change in changes if not change.dry_run]
     with contextlib.ExitStack() as stack:
         has_turn = stack.enter_context(held_disk.all_locked(disks, policy=policy))
-        ready = []
-        for change in changes:
+        ready: list[Prepared] = []
+        for number, change in enumerate(changes):
             with _naming(change.disk):
-                one = prepare(change, has_turn=has_turn and not change.dry_run)
+                one = prepare(
+                    change,
+                    has_turn=has_turn and not change.dry_run,
+                    watch=_letting_in(ready, watch, but=number),
+                )
                 ready.append(stack.enter_context(one))
         reports: dict[Path, Report] = {}
         in_turn = stack.enter_context(_admitted(ready))
@@ -98,6 +102,26 @@ def _applied(
     if failure is not None:
         raise failure
     return tuple(reports[one.hold.disk.path] for one in ready)
+
+
+def _letting_in(ready: Sequence[Prepared], watch: Watcher, *, but: int) -> Watcher:
+    """Return the watcher; who opens another of the disks doesn't wait for this one.
+
+    :param but: which disk the work is on: it ends by itself when that is opened.
+    """
+
+    def watched(description: str, /) -> Progress:
+        progress = watch(description)
+
+        def advance(*, done: int, total: int) -> None:
+            for number, one in enumerate(ready):
+                if number != but:
+                    one.hold.let_in()
+            progress(done=done, total=total)
+
+        return advance
+
+    return watched
 
 
 @contextlib.contextmanager

@@ -75,10 +75,18 @@ def held(fd: int) -> Iterator[None]:
         yield
     finally:
         _ours.remove(mine)
-        # EAGAIN: the lease is gone, because the opener waited long enough. EACCES: the
-        # file became another's meanwhile; the lease lasts as long as the descriptor.
-        with contextlib.suppress(BlockingIOError, PermissionError):
-            change(fd, fcntl.F_UNLCK)
+        give_up(fd)
+
+
+def give_up(fd: int) -> None:
+    """Give up the lease on the open file, if it is still there.
+
+    :raises OSError: as fcntl(2).
+    """
+    # EAGAIN: the lease is gone, because the opener waited long enough. EACCES: the file
+    # became another's meanwhile; the lease lasts as long as the descriptor.
+    with contextlib.suppress(BlockingIOError, PermissionError):
+        change(fd, fcntl.F_UNLCK)
 
 
 def change(fd: int, kind: int) -> None:

@@ -49,7 +49,11 @@ class Opener:
             stdout=subprocess.PIPE,
             text=True,
         )
-        wait_until(lambda: lease.is_breaking(self._fd) or self._has_opened())
+        wait_until(lambda: self.is_waiting() or self._has_opened())
+
+    def is_waiting(self) -> bool:
+        """Return whether it still waits for the lease."""
+        return lease.is_breaking(self._fd)
 
     def _has_opened(self) -> bool:
         assert self._process and self._process.stdout

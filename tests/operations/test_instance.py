@@ -39,6 +39,7 @@ from tests.harness import images
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.filesystems import available, require_program
 from tests.harness.images import GIB, MIB
+from tests.harness.opener import Opener
 
 ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 SPACE = {"allocpolicy:strategy": "space"}
@@ -153,6 +154,36 @@ def test_if_the_second_fails_the_first_is_done_and_the_third_as_it_was(
     assert used(disks[0]) >= 16 * MIB
     assert states(disks[2]) == before
     assert len(bring(*disks, policy=Policy(lock_path=tmp_path))) == 3
+
+
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("at_work", [0, 1])
+def test_who_opens_one_disk_does_not_wait_for_the_work_on_another(
+    directory: Path, tmp_path: Path, at_work: int
+) -> None:
+    """Neither before its turn nor after it."""
+    disks = [directory / "root", directory / "data"]
+    thin(*disks)
+    begun = 0
+    with Opener(disks[not at_work]) as opener:
+
+        def watch(description: str, /) -> Progress:
+            nonlocal begun
+            begun += 1
+            if begun != at_work + 1:
+                return unwatched(description)
+            opener.open()
+
+            def progress(*, done: int, total: int) -> None:
+                assert not opener.is_waiting()
+
+            return progress
+
+        policy = Policy(lock_path=tmp_path)
+        apply_all(changes(*disks), policy=policy, watch=watch)
+        opener.write("")
+    assert begun == 2
+    assert all(used(disk) >= 16 * MIB for disk in disks)
 
 
 def in_processes(works: Sequence[Callable[[], object]]) -> list[int]:
