@@ -44,7 +44,8 @@ class Job:
     ``has_turn``: we already hold the filesystem's lock; ``admitted`` is the plan that
     was admitted together with those of other disks; ``locks`` are those that we hold of
     the ones that strategies name. ``limits``: how far an existing disk may be
-    rewritten, and ``until`` when, by the monotonic clock. ``remark`` is for the report.
+    rewritten, and ``until`` when, by the monotonic clock. ``attached``: its policy is
+    in a VM's definition, and a stamp only its record. ``remark`` is for the report.
     """
 
     request: Request
@@ -64,6 +65,7 @@ class Job:
     locks: frozenset[str] = frozenset()
     limits: RewriteLimits | None = None
     until: float | None = None
+    attached: bool = False
     remark: str = ""
 
     @property

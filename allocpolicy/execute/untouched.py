@@ -9,7 +9,7 @@ import contextlib
 import os
 
 from allocpolicy.contract.plan import Mode, Plan
-from allocpolicy.errors import ImageError, Unsupported
+from allocpolicy.errors import ImageError, NotEnoughSpace, Unsupported
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.judged import judged, verified
@@ -85,12 +85,20 @@ def left(job: Job, hold: Hold) -> Outcome:
 
 
 def recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
-    """Stamp the disk if its stamp differs."""
+    """Stamp the disk if its stamp differs.
+
+    :raises Error: when that is impossible, except where a VM's definition counts.
+    """
     if disk.stamp == job.stamp:
         return replace(outcome, stamp=job.stamp)
-    with existing.writable(disk) as fd, finishing(job, fd):
-        recorded = stamps.write(fd, job.stamp)
-        os.fsync(fd)
+    try:
+        with existing.writable(disk) as fd, finishing(job, fd):
+            recorded = stamps.write(fd, job.stamp)
+            os.fsync(fd)
+    except (ImageError, NotEnoughSpace, Unsupported):
+        if not job.attached:
+            raise
+        return outcome
     return replace(outcome, stamp=recorded)
 
 

@@ -219,6 +219,7 @@ def _opened(
         disk=hold,
         dry_run=change.dry_run,
         limits=change.limits,
+        attached=change.attached,
     )
     return _Opened(job=job, hold=hold, meets=meets, problem=problem, lack=lack)
 

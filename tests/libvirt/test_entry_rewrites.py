@@ -7,6 +7,7 @@ import os
 import stat
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from allocpolicy.images.stamp import XATTR
+from tests.conftest import FreshFilesystem
 from tests.harness import capabilities, hook, images, instances
 from tests.harness.capabilities import OWNER
 from tests.harness.cli import allocpolicy
-from tests.harness.domains import disk, own
+from tests.harness.domains import disk, domain, own
 from tests.harness.hook import MIGRATE, RESTORE
 from tests.harness.images import MIB
 from tests.harness.instances import Instance
@@ -122,6 +124,24 @@ def test_a_disk_in_use_is_not_rewritten(instance: Instance) -> None:
         assert hook.run(given(instance, path)).status == 0
         assert hook.run(given(instance, path), variables=FAIL).status == 2
     assert state(path) == before
+
+
+def test_no_room_for_a_stamp_is_no_lack_of_space(
+    fresh_filesystem: FreshFilesystem,
+) -> None:
+    """A full filesystem is where disks have what they should, and must start."""
+    place = fresh_filesystem("ext4", size=64 * MIB)
+    path = place / "disk"
+    path.write_bytes(bytes(MIB))
+    with (place / "rest").open("wb", buffering=0) as file:
+        for size in (MIB, 1024):
+            with suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+            os.fsync(file.fileno())
+    xml = domain(disk(path, format="raw"), metadata=own({"strategy": "space"}))
+    done = hook.run(xml)
+    assert (done.status, XATTR in os.listxattr(path)) == (0, False), done.stderr
 
 
 def test_a_device_is_left_alone_whatever_the_xml_calls_it(instance: Instance) -> None:
