@@ -16,7 +16,7 @@ from pathlib import Path
 
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
-from allocpolicy.errors import Error, InvalidRequest
+from allocpolicy.errors import Error, ImageError, InvalidRequest
 from allocpolicy.execute import admission
 from allocpolicy.operations import exclusive, held_disk, prepared
 from allocpolicy.operations.change_order import Change
@@ -89,7 +89,7 @@ def _applied(
         has_turn = stack.enter_context(held_disk.all_locked(disks, policy=policy))
         ready: list[Prepared] = []
         for number, change in enumerate(changes):
-            with _naming(change.disk):
+            with _naming(change.disk), _telling_a_chain(change.disk, ready):
                 one = prepare(
                     change,
                     has_turn=has_turn and not change.dry_run,
@@ -102,6 +102,20 @@ def _applied(
     if failure is not None:
         raise failure
     return tuple(reports[one.hold.disk.path] for one in ready)
+
+
+@contextlib.contextmanager
+def _telling_a_chain(disk: Path, ready: Sequence[Prepared]) -> Iterator[None]:
+    """Let an error say if it is that one of the disks is below another."""
+    try:
+        yield
+    except ImageError as error:
+        for one in ready:
+            other, current = one.hold.disk.path, one.course.job.current
+            below = [layer.path for layer in current.backing_chain] if current else []
+            if disk in below or f"{other}:" in error.reason:
+                _add(f"{disk} and {other} are one chain: change each by itself", error)
+        raise
 
 
 def _letting_in(ready: Sequence[Prepared], watch: Watcher, *, but: int) -> Watcher:

@@ -130,6 +130,20 @@ def test_a_disk_that_is_named_twice_is_refused(
 
 
 @pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_a_disk_and_the_one_below_it_is_told_that_they_are_one_chain(
+    directory: Path, tmp_path: Path, first: int
+) -> None:
+    """They can't be held together, and to try again later doesn't help."""
+    below, top = directory / "below", directory / "top"
+    thin(below)
+    images.qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, top)
+    disks = [below, top] if first else [top, below]
+    with pytest.raises(InvalidRequest, match="one chain: change each by itself"):
+        bring(*disks, policy=Policy(lock_path=tmp_path))
+
+
+@pytest.mark.filesystems("xfs")
 def test_if_the_second_fails_the_first_is_done_and_the_third_as_it_was(
     directory: Path, tmp_path: Path
 ) -> None:
