@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
+from allocpolicy.images import image_file
 from allocpolicy.storage import directories, temporary
+from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import FAULTS, NO_SPACE
 from allocpolicy.storage.space import free_bytes
 from allocpolicy.storage.staging import Staged
@@ -19,7 +22,8 @@ def replace(path: Path, text: str, *, what: str) -> None:
     """Replace the file with the text, mode 0644, whatever the umask.
 
     :param what: what is written, as an error says it.
-    :raises DestinationError: when its directory is missing or not writable.
+    :raises DestinationError: when its directory is missing or not writable, and when
+        something else has its name: /dev/null, or a link as /dev/stdout is one.
     :raises NotEnoughSpace: when there is no space for it; the old file stays.
     """
     content = text.encode()
@@ -37,6 +41,7 @@ def replace(path: Path, text: str, *, what: str) -> None:
 def _replace(path: Path, content: bytes) -> None:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(directories.opened(path.parent))
+        _refuse_others(path, directory=directory)
         temporary.sweep(directory)
         directory_fd = stack.enter_context(directories.readable(directory))
         staged = Staged(directory=directory.path, directory_fd=directory_fd)
@@ -46,6 +51,15 @@ def _replace(path: Path, content: bytes) -> None:
             stream.write(content)
         os.fsync(staged.fd)
         staged.replace(path.name)
+
+
+def _refuse_others(path: Path, *, directory: Directory) -> None:
+    """Refuse to replace what is no regular file: it is there for other ends."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path.name, dir_fd=directory.fd).st_mode
+        if not stat.S_ISREG(mode):
+            kind = image_file.kind(mode)
+            raise DestinationError(path, f"it is {kind}, not a regular file")
 
 
 def _free(directory: Path) -> int:

@@ -186,3 +186,23 @@ def test_a_directory_in_its_place_is_refused_and_nothing_left(tmp_path: Path) ->
     with pytest.raises(DestinationError, match=r"x\.prom"):
         metrics.write(tmp_path / "x.prom", audit_of("/d/a"))
     assert os.listdir(tmp_path) == ["x.prom"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "dangling link", "link to a FIFO"])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    """It would be /dev/null or /dev/stdout, for every program of the host."""
+    path, other = tmp_path / "x.prom", tmp_path / "other"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(other)
+    if kind == "link":
+        other.write_text("old")
+    elif kind == "link to a FIFO":
+        os.mkfifo(other)
+    before = [(one, one.lstat().st_ino) for one in sorted(tmp_path.iterdir())]
+    with pytest.raises(DestinationError, match=r"x\.prom: it is a .*, not a regular"):
+        metrics.write(path, audit_of("/d/a"))
+    after = [(one, one.lstat().st_ino) for one in sorted(tmp_path.iterdir())]
+    assert after == before
+    assert kind != "link" or other.read_text() == "old"
