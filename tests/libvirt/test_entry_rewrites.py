@@ -214,9 +214,19 @@ def test_a_guest_that_runs_already_keeps_its_disk(
 def test_a_note_is_for_one_domain(instance: Instance) -> None:
     path = instance.overlay()
     elsewhere = replace(instance, path=instance.path.with_name(str(uuid.uuid4())))
+    bases = {OPTION("BASE_DIRS"): str(instance.base)}
     assert hook.run(given(instance, path), MIGRATE).status == 0
-    assert hook.run(given(elsewhere, path)).status == 0
+    assert hook.run(given(elsewhere, path), variables=bases).status == 0
     assert images.fully_mapped(path)
+
+
+def test_only_an_instances_own_directory_has_bases_beside_it(
+    instance: Instance,
+) -> None:
+    """Elsewhere a directory of that name is anybody's."""
+    elsewhere = replace(instance, path=instance.path.with_name(str(uuid.uuid4())))
+    path = instance.overlay()
+    assert_left(given(elsewhere, path), path)
 
 
 def blank(instance: Instance) -> Path:
