@@ -84,7 +84,7 @@ def test_a_record_is_made_shown_and_compared_as_a_dataclass_is(
         lambda cls: cls(**first) == cls(**{**first, "x": 1 if again else None}),
         lambda cls: cls(**first) == first,
         lambda cls: hash(replace(cls(**first), tags=())),
-        lambda cls: cls(**first).sum,
+        lambda cls: repr(cls(**first).sum),  # nan is not nan
         lambda cls: repr(copy.copy(cls(**first))),
         lambda cls: repr(copy.deepcopy(cls(**first))),
         lambda cls: repr(replace(cls(**first), y=3)),
