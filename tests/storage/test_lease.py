@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from allocpolicy.storage import lease
 from tests.harness import capabilities, ordinary_user
 from tests.harness.capabilities import OWNER
+from tests.harness.patience import PATIENCE
 
 ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs", "tmpfs")
 ONE = pytest.mark.filesystems("ext4")
@@ -145,3 +147,20 @@ def test_in_a_user_namespace_owners_are_those_that_it_knows(directory: Path) -> 
         assert "its owner is unknown in this user namespace" in told["refusal"]
         # Who is nobody there looks the same, and is known.
         assert looked(directory, owner=ordinary_user.UID, prefix=prefix) == TAKEN
+
+
+@ONE
+def test_what_we_hold_ourselves_is_known_without_asking_the_kernel(
+    directory: Path,
+) -> None:
+    """All disks of a VM are held while each looks at those beside it."""
+    directory.mkdir(exist_ok=True)
+    for name in ("one", "other"):
+        (directory / name).touch()
+    leases = lease.Leases(last=PATIENCE)
+    with open(directory / "one", "rb") as one, open(directory / "other", "rb") as other:
+        assert not leases.include(other.fileno())  # now the list was read
+        with lease.held(one.fileno()):
+            assert leases.include(one.fileno())
+            assert not leases.include(other.fileno())
+        assert not leases.include(one.fileno())
