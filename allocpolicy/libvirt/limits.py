@@ -14,6 +14,7 @@ from allocpolicy.execute.rewrite_limits import RewriteLimits
 from allocpolicy.image_cache.location import DEFAULT_NAME
 from allocpolicy.libvirt.disk_elements import DomainDisk
 from allocpolicy.libvirt.domain import Domain
+from allocpolicy.libvirt.notes import RUNNING
 from allocpolicy.record import replace
 
 _NEVER = "libvirt_convert = never"
@@ -50,6 +51,8 @@ def at_start(
     limits = replace(limits, seconds=None if always else settings.deadline or None)
     if settings.convert is Convert.NEVER:
         return replace(limits, obstacle=_NEVER)
+    if running == RUNNING["restore"]:  # from an image that may be used again
+        limits = replace(limits, obstacle=running)
     return replace(
         limits,
         blank_only=running,

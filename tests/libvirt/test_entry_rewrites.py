@@ -251,6 +251,18 @@ def test_what_a_migration_fills_may_be_made_anew(
     assert images.fully_mapped(path)
 
 
+@pytest.mark.parametrize("make", [blank, blank_overlay])
+def test_what_was_saved_is_not(
+    instance: Instance, make: Callable[[Instance], Path]
+) -> None:
+    """The disk of a save image stays the file that it was, whatever it holds."""
+    path = make(instance)
+    before = state(path)
+    assert hook.run(given(instance, path), RESTORE).status == 0
+    assert hook.run(given(instance, path)).status == 0
+    assert state(path) == before
+
+
 def test_what_was_left_is_brought_about_later(instance: Instance) -> None:
     path = instance.overlay()
     assert_unmet(instance, path, **NEVER)
