@@ -23,6 +23,9 @@ from allocpolicy.storage.credentials import Capability
 ENV = Path("/usr/bin/env")
 _PROFILE = re.compile(r"(?P<name>.+?)(?: \((?P<mode>[a-z]+)\))?$")
 _BOOLEAN = "virt_hooks_unconfined"
+# Of this domain some policies have no rule that the boolean would turn on.
+_DOUBTFUL = "virtqemud_t"
+_SEE = "if a start fails with exit status 126, see ausearch -m avc -ts recent"
 _LARGEST = 1 << 20  # bytes of a file that is read
 
 
@@ -54,9 +57,8 @@ class Enforcement(enum.Enum):
 class AppArmor:
     """The daemon's profile, and how its rules let programs be executed.
 
-    ``rules``: the file that has them. ``hook``, ``env``, ``interpreter``: the hook's
-    file, /usr/bin/env, and the interpreter if the hook were to execute it itself.
-    ``missing``: rules without which the hook can't work.
+    ``rules``: the file that has them. ``hook``, ``env``: the hook's file, and
+    /usr/bin/env. ``missing``: rules without which the hook can't work.
     """
 
     mode: Mode
@@ -64,7 +66,6 @@ class AppArmor:
     rules: Path | None = None
     hook: Execution = Execution.UNKNOWN
     env: Execution = Execution.UNKNOWN
-    interpreter: Execution = Execution.UNKNOWN
     missing: tuple[str, ...] = ()
 
     @property
@@ -97,15 +98,16 @@ class SELinux:
 
     @property
     def remedy(self) -> str | None:
-        """Return what to do before the hook can work, or None."""
-        if self.enforcement is not Enforcement.ENFORCING or self.hooks_unconfined:
+        """Return what to do before the hook can work, or if it doesn't, or None."""
+        if self.enforcement is not Enforcement.ENFORCING:
             return None
         if self.hooks_unconfined is None:
-            return (
-                f"SELinux has no boolean {_BOOLEAN} here, or it can't be read: if a"
-                " start fails with exit status 126, see ausearch -m avc -ts recent"
-            )
-        return f"run: setsebool -P {_BOOLEAN} on"
+            return f"it has no boolean {_BOOLEAN} here, or it can't be read: {_SEE}"
+        if not self.hooks_unconfined:
+            return f"run: setsebool -P {_BOOLEAN} on"
+        if self.domain == _DOUBTFUL:
+            return f"{_BOOLEAN} is on, which not every policy heeds for it: {_SEE}"
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,19 +123,16 @@ class Confinement:
     lacks: tuple[str, ...] | None = None
 
 
-def look(
-    pid: int | None, *, hook: Path, interpreter: Path, root: Path = Path("/")
-) -> Confinement:
+def look(pid: int | None, *, hook: Path, root: Path = Path("/")) -> Confinement:
     """Return how the running daemon is confined.
 
     :param pid: its process; None: it doesn't run.
     :param hook: the installed file.
-    :param interpreter: that of the hook's entry point.
     :param root: where /proc, /sys and /etc are.
     """
     place = root / "proc" / str(pid) if pid is not None else None
     return Confinement(
-        apparmor=_apparmor(root, place, hook=hook, interpreter=interpreter),
+        apparmor=_apparmor(root, place, hook=hook),
         selinux=_selinux(root, place),
         lacks=_lacking(place),
     )
@@ -156,9 +155,7 @@ def domain_of(label: str) -> str | None:
     return fields[2] if len(fields) > 3 else None
 
 
-def _apparmor(
-    root: Path, process: Path | None, *, hook: Path, interpreter: Path
-) -> AppArmor:
+def _apparmor(root: Path, process: Path | None, *, hook: Path) -> AppArmor:
     enabled = _text(root / "sys/module/apparmor/parameters/enabled")
     if enabled is None and not (root / "sys/module/apparmor").exists():
         return AppArmor(mode=Mode.OFF)
@@ -178,7 +175,6 @@ def _apparmor(
         rules=file,
         hook=run,
         env=env,
-        interpreter=rules.execution(os.path.realpath(interpreter)),
         missing=(
             *((f"{hook} rmix,",) if run is Execution.REFUSED else ()),
             *((f"{ENV} PUx,",) if env is not Execution.WITHOUT else ()),

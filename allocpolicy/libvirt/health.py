@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -74,15 +73,7 @@ def findings(directory: Path) -> Iterator[Finding]:
     yield from _daemons(running, hook=directory / NAME)
     processes: list[int | None] = [one.pid for one in running]
     for process in processes or [None]:
-        yield from confined(
-            confinement.look(
-                process, hook=directory / NAME, interpreter=_interpreter(found)
-            )
-        )
-
-
-def _interpreter(found: Installed) -> Path:
-    return Path(found.settings.interpreter if found.settings else sys.executable)
+        yield from confined(confinement.look(process, hook=directory / NAME))
 
 
 def _file(found: Installed, *, path: Path) -> Finding:
@@ -182,7 +173,7 @@ def _selinux(found: SELinux) -> Finding:
         return _unknown("selinux", "it can't be read")
     if found.remedy is None:
         return _ok("selinux", found.enforcement.value)
-    state = State.UNKNOWN if found.hooks_unconfined is None else State.WRONG
+    state = State.WRONG if found.hooks_unconfined is False else State.UNKNOWN
     return Finding(subject="selinux", state=state, reason=found.remedy)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.libvirt import apparmor_rules, confinement
+from allocpolicy.libvirt import apparmor_rules, confinement, health
 from allocpolicy.libvirt.apparmor_rules import Execution
 from allocpolicy.libvirt.confinement import Confinement, Enforcement, Mode
+from allocpolicy.libvirt.health import State
 
 HOOK = Path("/etc/libvirt/hooks/qemu.d/50-allocpolicy")
 INTERPRETER = Path("/opt/allocpolicy/bin/python3")
@@ -175,7 +176,7 @@ def write(root: Path, **files: str) -> None:
 
 
 def looked(root: Path, *, pid: int | None = 812) -> Confinement:
-    return confinement.look(pid, hook=HOOK, interpreter=INTERPRETER, root=root)
+    return confinement.look(pid, hook=HOOK, root=root)
 
 
 def test_a_debian_host(tmp_path: Path) -> None:
@@ -197,7 +198,6 @@ def test_a_debian_host(tmp_path: Path) -> None:
     seen = looked(tmp_path).apparmor
     assert seen.rules == Path("/etc/apparmor.d/usr.sbin.libvirtd")
     assert (seen.hook, seen.env) == (Execution.WITHIN, Execution.WITHOUT)
-    assert seen.interpreter is Execution.REFUSED  # so env has to execute it
     assert seen.remedy is None
     (place / "local" / "usr.sbin.libvirtd").write_text("deny /etc/libvirt/** x,")
     remedy = looked(tmp_path).apparmor.remedy
@@ -222,6 +222,12 @@ def test_a_fedora_host(tmp_path: Path) -> None:
     assert found.selinux.remedy == "run: setsebool -P virt_hooks_unconfined on"
     boolean = tmp_path / "sys/fs/selinux/booleans/virt_hooks_unconfined"
     boolean.write_text("1 1")
+    doubt = looked(tmp_path)
+    assert "ausearch" in str(doubt.selinux.remedy)
+    states = {one.subject: one.state for one in health.confined(doubt)}
+    assert states["selinux"] is State.UNKNOWN  # not every policy has virtqemud's rule
+    label = "system_u:system_r:virtd_t:s0-s0:c0.c1023\0"
+    write(tmp_path, proc__812__attr__current=label)
     assert looked(tmp_path).selinux.remedy is None
     boolean.unlink()
     remedy = looked(tmp_path).selinux.remedy
@@ -244,5 +250,5 @@ def test_a_host_with_neither(tmp_path: Path) -> None:
 
 def test_this_host_is_read_as_it_is() -> None:
     """Whatever it is: nothing of it is an error."""
-    found = confinement.look(os.getpid(), hook=HOOK, interpreter=INTERPRETER)
+    found = confinement.look(os.getpid(), hook=HOOK)
     assert isinstance(found.apparmor.mode, Mode)
