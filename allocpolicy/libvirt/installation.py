@@ -19,12 +19,11 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.libvirt import stub
 from allocpolicy.libvirt.stub import Settings
 from allocpolicy.record import dataclass
+from allocpolicy.report import whole_file
 from allocpolicy.storage import (
     directories,
     failure,
     found,
-    staging,
-    temporary,
     trusted_file,
 )
 from allocpolicy.storage.directories import Directory
@@ -80,7 +79,7 @@ def install(directory: Path, settings: Settings) -> Outcome:
             wanted = stub.content(settings)
             if there is not None and _is_whole(there, wanted):
                 return Outcome.UNCHANGED
-            _write(wanted, into=opened, replace=there is not None)
+            _write(wanted, into=opened, is_new=there is None)
     return Outcome.REPLACED if there is not None else Outcome.INSTALLED
 
 
@@ -181,20 +180,16 @@ def _is_whole(there: Installed, wanted: bytes) -> bool:
     return there.content == wanted and mode == MODE and owned
 
 
-def _write(content: bytes, *, into: Directory, replace: bool) -> None:
+def _write(content: bytes, *, into: Directory, is_new: bool) -> None:
     with directories.opened(into.path.parent) as above:
-        beside = _beside(above, into)
-        temporary.sweep(beside)
-        with staging.create(beside) as staged:
-            with open(staged.fd, "wb", closefd=False) as stream:
-                stream.write(content)
-            os.fchmod(staged.fd, MODE)  # whatever the umask
-            os.fsync(staged.fd)
-            if replace:
-                staged.replace(NAME, into=into)
-            else:
-                staged.publish(NAME, into=into)
-        directories.sync(into)
+        whole_file.put(
+            content,
+            name=NAME,
+            into=into,
+            mode=MODE,
+            beside=_beside(above, into),
+            is_new=is_new,
+        )
 
 
 def _beside(above: Directory, directory: Directory) -> Directory:

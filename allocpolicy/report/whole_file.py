@@ -1,4 +1,4 @@
-"""Files for other programs: replaced whole or not at all, and readable by everybody."""
+"""Files for other programs: there whole or not at all, and readable by everybody."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 from allocpolicy.errors import DestinationError, NotEnoughSpace, StorageFailed
 from allocpolicy.images import image_file
-from allocpolicy.storage import directories, temporary
+from allocpolicy.storage import directories, staging, temporary
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import FAULTS, NO_SPACE
 from allocpolicy.storage.space import free_bytes
-from allocpolicy.storage.staging import Staged
 
 MODE = 0o644  # those who read it are other users
 
@@ -28,7 +27,9 @@ def replace(path: Path, text: str, *, what: str) -> None:
     """
     content = text.encode()
     try:
-        _replace(path, content)
+        with directories.opened(path.parent) as directory:
+            _refuse_others(path, directory=directory)
+            put(content, name=path.name, into=directory, mode=MODE)
     except OSError as error:
         if error.errno in FAULTS:
             raise StorageFailed(path, f"write the {what}: {error.strerror}") from error
@@ -38,19 +39,36 @@ def replace(path: Path, text: str, *, what: str) -> None:
         raise DestinationError(path, str(error.strerror)) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(directories.opened(path.parent))
-        _refuse_others(path, directory=directory)
-        temporary.sweep(directory)
-        directory_fd = stack.enter_context(directories.readable(directory))
-        staged = Staged(directory=directory.path, directory_fd=directory_fd)
-        stack.callback(staged.discard)
-        os.fchmod(staged.fd, MODE)
+def put(
+    content: bytes,
+    *,
+    name: str,
+    into: Directory,
+    mode: int,
+    beside: Directory | None = None,
+    is_new: bool = False,
+) -> None:
+    """Give a directory a file, whole and synced, in place of any of that name.
+
+    :param mode: the file's, whatever the umask.
+    :param beside: where it is until it is whole; by default in the directory.
+    :param is_new: there is none of that name.
+    :raises DestinationExists: when there is one all the same.
+    :raises Error: as `staging.create` does.
+    :raises OSError: when it can't be written.
+    """
+    place = beside or into
+    temporary.sweep(place)
+    with staging.create(place) as staged:
         with open(staged.fd, "wb", closefd=False) as stream:
             stream.write(content)
+        os.fchmod(staged.fd, mode)
         os.fsync(staged.fd)
-        staged.replace(path.name)
+        if is_new:
+            staged.publish(name, into=into)
+        else:
+            staged.replace(name, into=into)
+    directories.sync(into)
 
 
 def _refuse_others(path: Path, *, directory: Directory) -> None:
