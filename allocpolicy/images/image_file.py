@@ -28,6 +28,9 @@ _REASONS = {
     errno.ETXTBSY: "it is being executed, or is a swap file in use",
     # open(2) with O_NONBLOCK on a file under another process's lease
     errno.EWOULDBLOCK: "somebody holds a lease on it; try again later",
+    # open(2); root lacking a capability gets EACCES
+    errno.EPERM: "it is immutable or append-only (chattr -ia), or a security module"
+    " forbids it",
     errno.ELOOP: "its symbolic links form a loop",
 }
 _OWN = "only root's are followed to a VM's disk"

@@ -1003,3 +1003,20 @@ def test_without_a_lease_nothing_is_rewritten() -> None:
     assert finished.returncode == 4
     assert "a lease on another user's file takes CAP_LEASE" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.filesystems("ext4")
+@pytest.mark.parametrize("attribute", ["i", "a"])
+def test_a_disk_that_nobody_may_write_to_is_told_as_such(
+    directory: Path, attribute: str
+) -> None:
+    """It is no lack of a capability, which root has."""
+    disk = directory / "disk"
+    provision(disk, "--size", "1M", "--strategy", "none")
+    subprocess.run(["chattr", f"+{attribute}", disk], check=True)
+    try:
+        finished = allocpolicy("apply", disk, "--strategy", "space")
+    finally:
+        subprocess.run(["chattr", f"-{attribute}", disk], check=True)
+    assert (finished.status, "chattr -ia" in finished.stderr) == (2, True)
+    assert applied(disk, "--strategy", "space")["allocation"] == "reserved"
