@@ -28,8 +28,9 @@ from allocpolicy.storage.lease import Leases
 class Overlay:
     """A file and the backing file that it names.
 
-    ``has_policy``: it has a stamp, or whoever looks knows its policy. ``raw``: its
-    stamp says that it is no overlay. ``written``: QEMU has it open for writing.
+    ``has_policy``: it has a stamp, and was not left short of what that requests, or
+    whoever looks knows its policy. ``raw``: its stamp says that it is no overlay.
+    ``written``: QEMU has it open for writing.
     """
 
     path: Path
@@ -99,9 +100,11 @@ def of(fd: int, *, path: Path) -> Overlay | None:
 
 
 def _stamp(fd: int, *, path: Path) -> tuple[bool, DiskFormat | None]:
-    """Return whether it has a stamp, and the format in it if that is valid."""
+    """Return whether it has a policy, and the format in its stamp if that is valid."""
     try:
         stamp = stamps.read(fd, path=path)
     except ImageError:
         return True, None
-    return stamp is not None, stamp.format if stamp else None
+    if stamp is None:
+        return False, None
+    return not stamps.promises_nothing_yet(stamp), stamp.format

@@ -35,6 +35,7 @@ _FIELDS = {"version", "requested", "effective", "format"}
 _CHOICE = {"strategy", "options"}
 _WRITER = {"distribution", "version"}  # of the plugin; older stamps have none
 _ASKED = {"flavor", "disk", "extra_specs"}
+_THIN = "none"  # the strategy that promises nothing
 _DEPTH = 32  # of lists and objects in each other
 _NAME = re.compile(r"[a-z0-9_-]+")  # of a strategy or an option
 _MAX_DIGITS = 19
@@ -135,6 +136,12 @@ def remove(fd: int) -> bool:
             raise
         return False
     return True
+
+
+def promises_nothing_yet(stamp: Stamp) -> bool:
+    """Return whether a disk doesn't have what is requested, nor anything else."""
+    effective = stamp.effective.strategy
+    return effective == _THIN != stamp.requested.strategy
 
 
 def is_visible(file: str | int) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat, Use
 from allocpolicy.images import overlay
+from allocpolicy.images import stamp as stamps
 from allocpolicy.images.overlay import Overlay
 from allocpolicy.images.reach import Reach
 from allocpolicy.observe.sighting import Sighting
@@ -108,12 +109,16 @@ def look(
 
 
 def _seen(one: Sighting) -> Overlay | None:
-    """Return a file as an overlay; one that was observed as a disk has a policy."""
+    """Return a file as an overlay; one that was observed as a disk has a policy.
+
+    Not so one that was left without what is requested of it, when its VM started.
+    """
     found, observed = one.overlay, one.observed
     if found is None or observed is None:
         return found
     raw = observed.format is DiskFormat.RAW
-    return replace(found, has_policy=True, raw=raw)
+    short = one.stamp is not None and stamps.promises_nothing_yet(one.stamp)
+    return replace(found, has_policy=not short, raw=raw)
 
 
 def _sorted(overlays: Iterable[Overlay]) -> Sequence[Overlay]:

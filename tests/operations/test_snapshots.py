@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from allocpolicy import schema
+from allocpolicy import (
+    Change,
+    DiskFormat,
+    OnUnmet,
+    Policy,
+    RewriteLimits,
+    apply_all,
+    schema,
+)
 from tests.harness import images
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.images import MIB
@@ -65,6 +73,27 @@ def running(top: Path) -> Iterator[None]:
     """Let a QEMU have the disk open for writing, and its backing files for reading."""
     with images.held_by_qemu(top, format="qcow2"):
         yield
+
+
+def test_a_snapshot_that_stays_short_of_its_policy_covers_nothing(
+    directory: Path, tmp_path: Path
+) -> None:
+    """As the start of its VM leaves it, which doesn't flatten it."""
+    disk = disk_in(directory)
+    top = snapshot(disk, "top")
+    wanted = Change(
+        disk=top,
+        format=DiskFormat.QCOW2,
+        extra_specs={"allocpolicy:strategy": "performance"},
+        limits=RewriteLimits(allowed=False),
+    )
+    policy = Policy(lock_path=tmp_path)
+    (report,) = apply_all([wanted], policy=policy, on_unmet=OnUnmet.PASS)
+    assert report.stamp is not None and report.unmet
+    for place in (disk, directory):
+        assert audited(place, status=1)["disk"] == uncovered(top)
+    allocpolicy("apply", top, "--strategy", "space")
+    assert audited(directory, status=0)["disk"].startswith("meets")
 
 
 @pytest.mark.parametrize("format", ["qcow2", "raw"])
