@@ -57,6 +57,26 @@ class PolicyQcow2(imagebackend.Qcow2):  # type: ignore[misc]
         )
         self._instance = instance
         self._is_being_made = False
+        self._is_brought = False
+
+    def cache(
+        self,
+        fetch_func: Callable[..., object],
+        filename: str,
+        size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Have the disk there; after a move, bring the copy back to its policy.
+
+        Nova asks for the size of disks that are larger than their image alone: not of
+        ephemeral ones, nor of a root disk that is as large as its image.
+        """
+        was_there, self._is_brought = self.exists(), False
+        super().cache(fetch_func, filename, size, *args, **kwargs)
+        has_come = was_there and has_moved(self._instance)
+        if has_come and not self._is_brought and self._has_policy():
+            self._bring(size)
 
     def create_image(
         self,
@@ -84,7 +104,7 @@ class PolicyQcow2(imagebackend.Qcow2):  # type: ignore[misc]
             self._is_being_made, is_made = False, self._is_being_made
         if is_ours and not is_made:
             with fileutils.remove_path_on_error(self.path):
-                engine.raise_refusal(engine.do(self._task(Work.BRING)))
+                engine.raise_refusal(engine.do(self._task(Work.BRING, base=base)))
 
     def verify_base_size(self, base: str, size: int | None, base_size: int = 0) -> None:
         """Check the base image's size; then make the disk, if it is being made.
@@ -124,10 +144,15 @@ class PolicyQcow2(imagebackend.Qcow2):  # type: ignore[misc]
         )
         engine.raise_refusal(locked(engine.do)(task))
 
-    def _bring(self, size: int) -> None:
+    def _bring(self, size: int | None) -> None:
         """Bring the disk to its policy; one that can't be rewritten stays as it is."""
-        grows = self.get_disk_size(self.path) < size
-        task = self._task(Work.BRING, virtual_size=size if grows else None)
+        self._is_brought = True
+        grows = size is not None and self.get_disk_size(self.path) < size
+        task = self._task(
+            Work.BRING,
+            virtual_size=size if grows else None,
+            base=self._backing_file(),
+        )
         answer = engine.do(task)
         if answer.why is Why.DISK:
             LOG.warning("%s keeps to no policy: %s", self.path, answer.refusal)
@@ -156,4 +181,8 @@ class PolicyQcow2(imagebackend.Qcow2):  # type: ignore[misc]
         """Return whether the disk is there, and has all data; its base image isn't."""
         if os.path.exists(base) or not self.exists():
             return False
-        return images.qemu_img_info(self.path, "qcow2").backing_file is None
+        return self._backing_file() is None
+
+    def _backing_file(self) -> str | None:
+        name: str | None = images.qemu_img_info(self.path, "qcow2").backing_file
+        return name

@@ -35,7 +35,7 @@ class Task:
     extra_specs: Mapping[str, str]
     #: bytes that the guest is to see; None: as many as the base image has
     virtual_size: int | None = None
-    base: str | None = None
+    base: str | None = None  #: what the disk is made from, or has below it
     base_format: str | None = None
 
 

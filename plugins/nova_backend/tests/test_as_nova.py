@@ -16,7 +16,7 @@ from nova import exception
 
 from allocpolicy_nova_backend import engine
 from compute_host import SIZE, ComputeHost
-from looks import promise
+from looks import backing_file, promise
 
 NOVA = 65534
 QEMU = 64055
@@ -48,6 +48,9 @@ class Touching(Strategy):
 
     def plan(self, **asked):
         return self.other.plan(request=asked["request"], facts=asked["facts"])
+
+    def amend(self, *, request, current, options, facts):
+        return self.other.amend(request=request, current=current, facts=facts)
 
     def verify(self, *, options, observation):
         return self.other.verify(observation=observation)
@@ -140,25 +143,37 @@ def test_an_ordinary_user_is_enough(
     assert promise(disk, strategy=strategy).observed.virtual_size == 2 * SIZE
 
 
+@pytest.fixture
+def touching(
+    host: ComputeHost, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], None]:
+    """Give a function that lets a base image of QEMU's user be touched."""
+
+    def touching(times: int) -> None:
+        plugins = host.instances.with_name("plugins")
+        plugins.mkdir()
+        touch(host, plugins, times=times)
+        monkeypatch.setenv("PYTHONPATH", str(plugins), prepend=os.pathsep)
+        host.base.chmod(0o666)
+        os.chown(host.base, QEMU, QEMU)
+
+    return touching
+
+
 @pytest.mark.parametrize(("times", "works"), [(1, True), (99, False)])
 def test_a_base_image_of_qemus_user_may_be_touched(
     host: ComputeHost,
     as_nova: AsNova,
-    monkeypatch: pytest.MonkeyPatch,
+    touching: Callable[[int], None],
     *,
     times: int,
     works: bool,
 ) -> None:
     """It can't be held; if it is touched all the time, another host is tried."""
     instance = host.instance(strategy="touching")
-    plugins = host.instances.with_name("plugins")
-    plugins.mkdir()
-    touch(host, plugins, times=times)
-    monkeypatch.setenv("PYTHONPATH", str(plugins))
     host.base.parent.mkdir()
     host.fetch(str(host.base))
-    host.base.chmod(0o666)
-    os.chown(host.base, QEMU, QEMU)
+    touching(times)
 
     def work() -> None:
         refused = pytest.raises(exception.InternalError, match="changed while")
@@ -167,3 +182,17 @@ def test_a_base_image_of_qemus_user_may_be_touched(
 
     assert as_nova(work)
     assert host.left(instance) == ({"disk"} if works else set())
+
+
+def test_what_a_disk_has_below_it_may_be_touched_while_it_is_rewritten(
+    host: ComputeHost, as_nova: AsNova, touching: Callable[[int], None]
+) -> None:
+    """As ephemeral disks are when they are made, and all of them after a move."""
+    instance = host.instance()
+    disk = host.cache(instance)
+    assert backing_file(disk) == str(host.base)
+    instance.flavor = host.instance(strategy="touching").flavor
+    instance.task_state = "resize_finish"
+    touching(1)
+    assert as_nova(lambda: host.cache(instance))
+    assert backing_file(disk) is None

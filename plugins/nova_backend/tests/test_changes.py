@@ -20,9 +20,9 @@ everywhere = pytest.mark.parametrize("storage", ["xfs", "ext4"], indirect=True)
 MORE_THAN_THERE_IS = 4 << 30
 
 
-def moved(host: ComputeHost, instance: Any) -> None:
+def moved(host: ComputeHost, instance: Any, name: str = "disk") -> None:
     """Copy an instance's disk as a cold migration and a resize do."""
-    disk = Path(host.disk(instance).path)
+    disk = Path(host.disk(instance, name).path)
     kept = disk.with_name("kept")
     disk.rename(kept)
     libvirt_utils.copy_image(str(kept), str(disk))
@@ -79,6 +79,23 @@ def test_a_move_brings_the_reservation_along(host: ComputeHost, size: int) -> No
     assert seen.allocation is not Allocation.THIN
     assert seen.virtual_size == size
     assert reads_like(disk, host.base)
+
+
+@pytest.mark.parametrize("name", ["disk", "disk.eph0", "disk.swap"])
+def test_a_move_counts_for_a_disk_as_large_as_its_image(
+    host: ComputeHost, name: str
+) -> None:
+    """As all are but root disks: Nova asks for no size of theirs."""
+    instance = host.instance(strategy="space")
+    size = host.image.virtual_size
+    disk = host.cache(instance, name, size=size)
+    moved(host, instance, name)
+    host.cache(instance, name, size=size)
+    assert promise(disk, strategy="space").observed.virtual_size == size
+    inode = disk.stat()
+    instance.task_state = None
+    host.cache(instance, name, size=size)
+    assert disk.stat() == inode
 
 
 @pytest.mark.parametrize("size", [SIZE, 2 * SIZE], ids=["as it was", "larger"])
