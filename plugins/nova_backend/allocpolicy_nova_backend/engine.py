@@ -55,6 +55,8 @@ def raise_refusal(answer: Answer) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    """Return what a process said at its end, or else the error's own words."""
+    """Return what a process said at its end, or else how it ended, in one line."""
     said = str(getattr(error, "stderr", "")).strip().splitlines()
-    return said[-1] if said else str(error)
+    if not said and isinstance(error, processutils.ProcessExecutionError):
+        return f"its worker said nothing, and ended with status {error.exit_code}"
+    return said[-1] if said else " ".join(str(error).split())

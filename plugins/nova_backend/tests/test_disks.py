@@ -101,8 +101,9 @@ def test_a_worker_without_an_answer_is_another_hosts_turn(
     """Whatever became of it: killed, a bug of ours, an answer that is none."""
     instance = host.instance(strategy="performance")
     monkeypatch.setattr(engine, "COMMAND", (sys.executable, "-c", program))
-    with pytest.raises(exception.InternalError, match="allocpolicy: "):
+    with pytest.raises(exception.InternalError, match="allocpolicy: ") as refused:
         host.cache(instance)
+    assert "\n" not in str(refused.value), "it is the instance's fault in one line"
     assert not host.left(instance)
 
 
