@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,9 @@ def start(tmp_path: Path, run_directory: Path) -> Iterator[Start]:
     """Start processes; their programs have a daemon's name, or another."""
     busybox = require_program("busybox")
     with ExitStack() as stack:
+        # Where it is ignored, as under nohup(1), sh can't trap it.
+        stack.callback(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
         def started(name: str, *, said: str | None = None) -> subprocess.Popen[str]:
             after_the_clock()
