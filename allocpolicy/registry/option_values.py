@@ -68,9 +68,20 @@ def check_one(name: str, text: str, *, options_schema: Mapping[str, Any]) -> Non
     option = options_schema["properties"][name]
     value = _convert(name, text, option=option)
     for error in schema.errors({name: value}, schema=options_schema):
-        # What the schema says of options together has another path.
-        if list(error.absolute_schema_path)[:2] == ["properties", name]:
+        if _is_of_one(error):
             raise OptionError(name, text, _reason(error, text=text, option=option))
+
+
+def _is_of_one(error: Any) -> bool:
+    """Return whether what is wrong is an option's value, whatever the others are.
+
+    What the schema says of options together is behind other words.
+    """
+    path = list(error.absolute_schema_path)
+    while path and path[0] in ("allOf", "$ref"):  # both hold in any case
+        path = path[2 if path[0] == "allOf" else 1 :]
+    of_one = ("properties", "patternProperties")
+    return bool(path and error.absolute_path) and path[0] in of_one
 
 
 def complete(

@@ -70,6 +70,42 @@ def test_one_value_is_checked_whatever_the_others_are() -> None:
 
 
 @pytest.mark.parametrize(
+    "together",
+    [
+        {"anyOf": [{"properties": {"depth": {"const": 1}}}]},
+        {"if": True, "then": {"properties": {"depth": {"const": 1}}}},
+        {"dependentSchemas": {"depth": {"properties": {"depth": {"const": 1}}}}},
+        {"allOf": [{"anyOf": [{"properties": {"depth": {"const": 1}}}]}]},
+        {"minProperties": 5},
+    ],
+    ids=str,
+)
+def test_what_may_depend_on_others_is_no_rule_of_one(
+    together: dict[str, object],
+) -> None:
+    option_values.check_one("depth", "8", options_schema=OPTIONS | together)
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"patternProperties": {"^dep": {"maximum": 5}}},
+        {"allOf": [True, {"properties": {"depth": {"maximum": 5}}}]},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"depth": {"const": 2}}}}},
+    ],
+    ids=str,
+)
+def test_one_value_is_checked_by_all_that_holds_in_any_case(
+    elsewhere: dict[str, object],
+) -> None:
+    schema = OPTIONS | elsewhere
+    option_values.check_one("depth", "2", options_schema=schema)
+    option_values.check_one("data", "full", options_schema=schema)
+    with pytest.raises(option_values.OptionError, match="depth"):
+        option_values.check_one("depth", "8", options_schema=schema)
+
+
+@pytest.mark.parametrize(
     ("option", "text", "allowed"),
     [
         ("data", "sprase", "allowed: sparse, full; did you mean 'sparse'?"),
