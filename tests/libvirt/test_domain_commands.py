@@ -308,7 +308,8 @@ class TestCheck:
         text = domain.XMLDesc()
         exact = f"<max_size unit='bytes'>{size}</max_size>"
         assert exact in text
-        for other, status in ((kib, 0), (kib.replace(">6", ">1"), 1)):
+        smaller, larger = (kib.replace(">6", sign) for sign in (">1", ">9"))
+        for other, status in ((kib, 0), (smaller, 1), (larger, 0)):
             domain.connect().defineXML(text.replace(exact, other))
             assert run("check large").status == status
 

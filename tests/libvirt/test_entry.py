@@ -103,7 +103,9 @@ def test_the_operators_default_is_for_domains_without_a_policy(
         "OS_ALLOCPOLICY__FLAVOR_OVERRIDE": str(metadata == PERFORMANCE),
     }
     assert hook.run(given, variables=variables).status == 0
-    assert stamp(path)["requested"]["strategy"] == strategy
+    written = stamp(path)
+    assert written["requested"]["strategy"] == strategy
+    assert written["asked"]["flavor"] == ("m1.fast" if "nova" in metadata else None)
 
 
 def test_a_domain_without_a_policy_is_left_alone(instance: Instance) -> None:
