@@ -98,13 +98,16 @@ def run(
     return answer
 
 
-def briefly(work: Callable[[], object]) -> object:
-    """Do the work in a child for a second at most; return its answer.
+def briefly(work: Callable[[], object], job: Job) -> object:
+    """Do the work in a child until the job's time is over; return its answer.
+
+    Where little is left of that, for a second.
 
     :raises TimeoutError: when that is too short; the work may be done all the same.
     :raises BaseException: what the work raised.
     """
-    until = time.monotonic() + _BRIEF
+    assert job.until is not None
+    until = max(job.until, time.monotonic() + _BRIEF)
 
     def waiting() -> float:
         if time.monotonic() >= until:

@@ -79,7 +79,7 @@ def left(job: Job, hold: Hold) -> Outcome:
             return recorded(outcome, job, disk)
         from allocpolicy.execute import in_time
 
-        if in_time.briefly(lambda: bool(recorded(outcome, job, disk).stamp)):
+        if in_time.briefly(lambda: bool(recorded(outcome, job, disk).stamp), job):
             return replace(outcome, stamp=job.stamp)
     return outcome
 

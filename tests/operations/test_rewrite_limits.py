@@ -24,12 +24,14 @@ from allocpolicy import (
     apply,
     apply_all,
 )
+from allocpolicy.execute import in_time
 from allocpolicy.images import stamp as stamps
 from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.filesystems import available
 from tests.harness.images import MIB
+from tests.harness.patience import PATIENCE
 
 SIZE = 32 * MIB
 DATA = 4 * MIB
@@ -371,7 +373,10 @@ class TestUnmet:
         assert state(other) == before
 
     @ONE
-    def test_time_that_is_over_leaves_the_disk_as_it_is(self, disk: Path) -> None:
+    def test_time_that_is_over_leaves_the_disk_as_it_is(
+        self, disk: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(in_time, "_BRIEF", float(PATIENCE))  # for the stamp
         before = checksum(disk)
         assert "longer than" in str(leave(disk, seconds=0).unmet)
         assert checksum(disk) == before
