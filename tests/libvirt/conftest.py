@@ -62,6 +62,7 @@ def start(tmp_path: Path, run_directory: Path) -> Iterator[Start]:
             stack.callback(process.kill)
             assert process.stdout
             assert process.stdout.readline() == "started\n"
+            after_the_clock()
             (run_directory / f"{said or name}.pid").write_text(f"{process.pid}\n")
             return process
 
@@ -69,7 +70,10 @@ def start(tmp_path: Path, run_directory: Path) -> Iterator[Start]:
 
 
 def after_the_clock() -> None:
-    """Return when clock ticks, in which starts are told, are beyond what was before."""
+    """Return when clock ticks, in which starts are told, are beyond what was before.
+
+    So are those in which the kernel tells when files were changed.
+    """
     ticks = os.sysconf("SC_CLK_TCK")
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     while time.clock_gettime(time.CLOCK_BOOTTIME) < before + 2 / ticks:
