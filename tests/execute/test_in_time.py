@@ -59,28 +59,43 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+def is_stuck_in_a_write(disk: Path, *, seconds: float, told: Path) -> bool:
+    """Return whether a child is left behind, when the time of its work is over.
+
+    It freezes its filesystem and writes there, if there is time for that.
+    """
+    with thawed_at_the_end(disk.parent) as top:
+
+        def freeze_and_write(target: Target) -> None:
+            fcntl.ioctl(top, FIFREEZE, 0)
+            told.write_text(str(os.getpid()))
+            os.pwrite(target.fd, b"y", 0)
+
+        with pytest.raises(BeyondLimits, match=f"{disk}.* longer than {seconds} s"):
+            amend(
+                disk, Do(function=freeze_and_write), mode=Mode.STAGED, seconds=seconds
+            )
+        pid = int(told.read_text()) if told.exists() else None
+        assert pid != os.getpid()
+        stuck = pid is not None and not is_gone(pid)
+    wait_until(lambda: pid is None or is_gone(pid))
+    return stuck
+
+
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_a_call_that_never_comes_back_keeps_nobody_waiting(
     fresh_filesystem: FreshFilesystem, tmp_path: Path, kind: str
 ) -> None:
     """On a frozen filesystem a write waits in the kernel, and no signal ends that."""
     place = fresh_filesystem(kind)
-    disk, told = place / "vm" / "disk", tmp_path / "pid"
+    disk = place / "vm" / "disk"
     disk.parent.mkdir()
     disk.write_bytes(BEFORE)
-    with thawed_at_the_end(place) as top:
-
-        def freeze_and_write(target: Target) -> None:
-            told.write_text(str(os.getpid()))
-            fcntl.ioctl(top, FIFREEZE, 0)
-            os.pwrite(target.fd, b"y", 0)
-
-        with pytest.raises(BeyondLimits, match=f"{disk}.* longer than 1 s"):
-            amend(disk, Do(function=freeze_and_write), mode=Mode.STAGED, seconds=1)
-        pid = int(told.read_text())
-        assert pid != os.getpid()
-        assert not is_gone(pid)
-    wait_until(lambda: is_gone(pid))
+    # whichever is enough for the child to get there, under the load that there is
+    assert any(
+        is_stuck_in_a_write(disk, seconds=seconds, told=tmp_path / f"pid{seconds}")
+        for seconds in (1, 8, 64)
+    )
     assert disk.read_bytes() == BEFORE
     assert os.listdir(disk.parent) == ["disk"]
     amend(disk, FILL, mode=Mode.STAGED)
