@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.harness import domains, images
 from tests.harness.images import MIB
 from tests.harness.instances import SIZE, Instances
 from tests.harness.kept import content
-from tests.harness.libvirt_host import children
+from tests.harness.libvirt_host import children, wait_until
 from tests.harness.machines import DomainDisk, Machine
 from tests.libvirtd.conftest import Define, begin_hook, call_hook
 
@@ -80,10 +81,16 @@ def seconds_of_hook(machine: Machine) -> float:
 
 
 def kill_hook(machine: Machine, *, after: float) -> None:
-    """Kill the hook so many seconds after it was started, or let it end earlier."""
+    """Kill the hook so many seconds after it was started, or let it end earlier.
+
+    What it started ends with it, as soon as the storage lets it.
+    """
+    before = set(machine.host.processes())
     with begin_hook(machine) as process:
         end = time.monotonic() + after
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.001)
-        for pid in children(process.pid) if process.poll() is None else ():
-            os.kill(pid, signal.SIGKILL)
+        with suppress(OSError):  # it has just ended
+            for pid in children(process.pid):
+                os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: before.issuperset(machine.host.processes()))

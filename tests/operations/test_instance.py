@@ -299,6 +299,21 @@ def test_what_is_free_in_two_budgets_is_free_once(
     assert states(*disks) == before
 
 
+def kill(work: Callable[[], object], *, after: float) -> None:
+    """Kill a process that does the work; wait until its children have ended, too."""
+    ends, end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        work()
+        os._exit(0)
+    os.close(end)
+    time.sleep(after)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with open(ends, "rb") as file:
+        assert not file.read()  # once nobody has the other end
+
+
 @pytest.mark.filesystems("ext4", "xfs")
 @pytest.mark.parametrize("seconds", [None, 3600])
 def test_whatever_kills_it_each_disk_is_whole(
@@ -327,13 +342,7 @@ def test_whatever_kills_it_each_disk_is_whole(
     whole = time.monotonic() - started
     for moment in range(7):
         renewed()
-        pid = os.fork()
-        if not pid:
-            work()
-            os._exit(0)
-        time.sleep(whole * moment / 6)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        kill(work, after=whole * moment / 6)
         assert len(set(os.listdir(directory)) - {"root", "data"}) <= 1
         for disk in disks:
             assert images.same_content(disk, base, formats=("qcow2", "raw"))
