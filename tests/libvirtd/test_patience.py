@@ -25,21 +25,23 @@ from tests.libvirtd.conftest import Define, configure
 pytestmark = pytest.mark.filesystems("xfs")
 PERFORMANCE = domains.nova({"allocpolicy:strategy": "performance"})
 DEADLINE = 2  # seconds
-SLACK = 2
+SIZE_OF_BASE = 60 * MIB
+SPEED = MIB // 2  # bytes per second
+COPY = SIZE_OF_BASE / SPEED  # seconds, at least
 
 
 @pytest.fixture
 def slow(
     instances: Instances, hooked: LibvirtHost, tmp_path: Path
 ) -> Iterator[DomainDisk]:
-    """Give a disk whose base image is on a device from which it takes a minute."""
+    """Give a disk whose base image is on a device from which it takes minutes."""
     tree, image = tmp_path / "tree", tmp_path / "image"
     tree.mkdir()
-    (tree / "base").write_bytes(os.urandom(1 * MIB) * 48)
-    filesystems.run("mke2fs", "-q", "-t", "ext4", "-d", tree, image, "64M")
+    (tree / "base").write_bytes(os.urandom(MIB) * (SIZE_OF_BASE // MIB))
+    filesystems.run("mke2fs", "-q", "-t", "ext4", "-d", tree, image, "80M")
     there = instances.bases / "slow"
     there.mkdir()
-    with slow_device(image, bytes_per_second=MIB) as device:
+    with slow_device(image, bytes_per_second=SPEED) as device:
         mounted = hooked.run("mount", "-o", "ro,noload", device, there)
         assert mounted.status == 0, mounted.stderr
         try:
@@ -86,18 +88,20 @@ def test_domstate_answers_while_a_disk_is_copied(
     hooked: LibvirtHost, instances: Instances, slow: DomainDisk, define: Define
 ) -> None:
     """Of another VM, and of the one that starts, which has its old disk then."""
-    configure(hooked, instances, libvirt_deadline=DEADLINE)
     other = define(
         instances.overlay("other", base=instances.base()), metadata=PERFORMANCE
     )
     usual = seconds(other.starts)  # under the load that there is
+    configure(hooked, instances, libvirt_deadline=DEADLINE + usual)
     before = look(slow.path)
     machine = define(slow, metadata=PERFORMANCE)
+    began = time.monotonic()
     with starting(machine) as start:
         copying_hook(machine)
         for asked in (other, machine):
-            assert seconds(lambda: asked.state) <= DEADLINE + SLACK + usual  # noqa: B023
+            assert asked.state
         assert start.communicate()[1] == ""
+    assert time.monotonic() - began < COPY
     assert machine.open_files() == {str(slow.path), str(instances.bases / "slow/base")}
     assert look(slow.path).is_but_for_its_stamp(before)
     assert other.open_files() == {str(instances.directory / "other")}
@@ -125,9 +129,10 @@ def test_a_start_does_not_wait_for_another_command_that_copies_the_disk(
     other = define(
         instances.overlay("other", base=instances.base()), metadata=PERFORMANCE
     )
-    usual = seconds(other.starts)
+    other.starts()
     configure(hooked, instances, libvirt_deadline=PATIENCE)
     before, machine = look(slow.path), define(slow, metadata=PERFORMANCE)
+    began = time.monotonic()
     with starting(machine) as start:
         left = copying_hook(machine)
         hooked.tell_daemon(signal.SIGKILL)
@@ -135,7 +140,8 @@ def test_a_start_does_not_wait_for_another_command_that_copies_the_disk(
     hooked.end_daemon()
     hooked.start_daemon()
     configure(hooked, instances, libvirt_deadline=DEADLINE)
-    assert seconds(machine.start) <= DEADLINE + SLACK + usual
+    machine.start()
+    assert time.monotonic() - began < COPY
     assert look(slow.path).is_but_for_its_stamp(before)
     with suppress(ProcessLookupError):  # it gave way
         os.kill(left, signal.SIGKILL)
