@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from allocpolicy.testing import filesystems
 from tests.harness.cli import Finished
+from tests.harness.patience import PATIENCE
 
 PREPARE = ("prepare", "begin", "-")
 MIGRATE = ("migrate", "begin", "-")
@@ -88,7 +89,7 @@ def run(
         env=environment(**variables),
         cwd="/",
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     said = finished.stderr.decode()
     assert finished.stdout == b""
