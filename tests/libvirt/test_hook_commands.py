@@ -16,6 +16,9 @@ from tests.harness import hook_files
 from tests.harness.cli import Finished, allocpolicy
 from tests.libvirt.conftest import Start
 
+# A daemon of this machine's doesn't count.
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 
 @pytest.fixture
 def hooks(tmp_path: Path) -> Path:
