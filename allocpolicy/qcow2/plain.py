@@ -1,8 +1,8 @@
 """Reading small tables of plain clusters as pieces of the image, without numpy.
 
 Plain is what QEMU makes of a guest's writes to a new overlay: standard clusters, all in
-their places. What is anything else, or wrong, or large, needs a closer look: of more
-entries than here, numpy takes less time, its import included.
+their places. What is anything else, or wrong, or large, or in disorder, needs a closer
+look: of more entries than here, numpy takes less time, its import included.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from allocpolicy.storage import effort, reading
 
 _LARGEST_L1 = 1 << 20  # bytes
 _MOST = 8 << 20  # bytes of L2 tables: 64 GiB of the guest with clusters of 64 KiB
+_MOST_PIECES = 1 << 15  # 5 MiB of them; where there are more, numpy takes less of both
 _CHUNK = 512  # entries that are skipped at once where they are all zero
 
 #: (guest cluster, entry, count): so many of both follow each other. Entries with a host
@@ -58,6 +59,8 @@ def find(fd: int, header: Header) -> Plain | None:
         if found is None:
             return None
         pieces += found
+        if len(pieces) > _MOST_PIECES:
+            return None
     return Plain(
         l2_offsets=tuple(one.offset for one in l2_tables),
         own_tables=sum(one.copied for one in l2_tables),
@@ -105,6 +108,8 @@ def _pieces(fd: int, header: Header, table: _Table) -> list[Piece] | None:
         if entry & COPIED and not offset:
             return None
         pieces.append((first + position, entry, count))
+        if len(pieces) > _MOST_PIECES:
+            return None
     return pieces
 
 
