@@ -60,10 +60,11 @@ def is_gone(pid: int) -> bool:
 
 
 def is_stuck_in_a_write(disk: Path, *, seconds: float, told: Path) -> bool:
-    """Return whether a child is left behind, when the time of its work is over.
+    """Return whether a child is left behind when the time of its work is over.
 
     It freezes its filesystem and writes there, if there is time for that.
     """
+    before = children()
     with thawed_at_the_end(disk.parent) as top:
 
         def freeze_and_write(target: Target) -> None:
@@ -75,10 +76,11 @@ def is_stuck_in_a_write(disk: Path, *, seconds: float, told: Path) -> bool:
             amend(
                 disk, Do(function=freeze_and_write), mode=Mode.STAGED, seconds=seconds
             )
-        pid = int(told.read_text()) if told.exists() else None
-        assert pid != os.getpid()
-        stuck = pid is not None and not is_gone(pid)
-    wait_until(lambda: pid is None or is_gone(pid))
+        left = children() - before
+        stuck = told.exists() and not is_gone(int(told.read_text()))
+        if not stuck:  # it may be about to freeze
+            wait_until(lambda: all(map(is_gone, left)))
+    wait_until(lambda: all(map(is_gone, left)))
     return stuck
 
 
