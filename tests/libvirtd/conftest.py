@@ -16,6 +16,7 @@ from tests.harness.cli import PROGRAM
 from tests.harness.instances import Instances
 from tests.harness.libvirt_host import HOOKS, LibvirtHost, Said, libvirt_host
 from tests.harness.machines import Definition, DomainDisk, Machine
+from tests.harness.patience import PATIENCE
 
 HOOK = HOOKS / "qemu.d/50-allocpolicy"
 NUMBERS = itertools.count(1)
@@ -88,8 +89,9 @@ def instances(directory: Path, hooked: LibvirtHost) -> Instances:
 
 
 def configure(host: LibvirtHost, instances: Instances, **options: object) -> None:
-    """Write allocpolicy's configuration on the host."""
-    configured = {"libvirt_base_dirs": instances.bases, **options}
+    """Write allocpolicy's configuration on the host; a start has time by default."""
+    bases = {"libvirt_base_dirs": instances.bases}
+    configured = {**bases, "libvirt_deadline": PATIENCE, **options}
     lines = [f"{name} = {value}" for name, value in configured.items()]
     host.write(
         "/etc/allocpolicy/allocpolicy.conf", "\n".join(["[allocpolicy]", *lines, ""])

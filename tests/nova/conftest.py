@@ -16,6 +16,7 @@ import pytest
 from tests.harness import filesystems
 from tests.harness.cli import PROGRAM
 from tests.harness.libvirt_host import HOOKS, LibvirtHost, libvirt_host
+from tests.harness.patience import PATIENCE
 
 if TYPE_CHECKING:
     from tests.harness.nova_compute import ComputeNode
@@ -96,7 +97,8 @@ def node(
         with compute_node(libvirt, directory / "instances") as node:
             libvirt.write(
                 "/etc/allocpolicy/allocpolicy.conf",
-                f"[allocpolicy]\nlibvirt_base_dirs = {node.instances}/_base\n",
+                f"[allocpolicy]\nlibvirt_base_dirs = {node.instances}/_base\n"
+                f"libvirt_deadline = {PATIENCE}\n",
             )
             yield node
             node.end()
