@@ -20,9 +20,9 @@ from tests.harness.filesystems import require_program
 SCRIPT = """
 trap 'echo told' HUP
 echo started
-while name=; do  # a signal ends reading, too
+while kill -0 $PPID; do  # a signal ends reading, too
     read -r name && echo "$name" >/proc/$$/comm && echo named
-done
+done 2>/dev/null
 """
 Start = Callable[..., "subprocess.Popen[str]"]
 
