@@ -33,8 +33,15 @@ sys.meta_path.append(Finder)
 """
 FIND_ALL = """
 import importlib.metadata, sys
+
+def is_imported(one):
+    try:
+        return bool(one.load())
+    except ImportError:  # such as an editable plugin's of this very environment
+        return False
+
 found = importlib.metadata.entry_points(group="allocpolicy.strategies")
-print(sorted(one.name for one in found if one.load()))
+print(sorted(one.name for one in found if is_imported(one)))
 """
 
 
