@@ -169,11 +169,17 @@ def test_a_broken_installation_is_told(given: bytes) -> None:
     assert (refused.status, "allocpolicy.errors" in refused.stderr) == (5, True)
 
 
-def test_no_lock_is_waited_for_for_ever(given: bytes, tmp_path: Path) -> None:
-    """Whoever holds it may have been stopped."""
+@pytest.mark.parametrize(("deadline", "patience"), [("0.2", 60.0), ("0", 0.2)])
+def test_no_lock_is_waited_for_for_ever(
+    given: bytes, tmp_path: Path, deadline: str, patience: float
+) -> None:
+    """Whoever holds it may have been stopped; also where starts have no deadline."""
     disks = named_lock.key("disk", of=os.fsencode(next(tmp_path.glob("*/disk"))))
-    locks = {"OS_ALLOCPOLICY__LOCK_PATH": str(tmp_path / "locks")}
-    before = "import allocpolicy.libvirt.start as s; s._PATIENCE = 0.2"
+    locks = {
+        "OS_ALLOCPOLICY__LOCK_PATH": str(tmp_path / "locks"),
+        "OS_ALLOCPOLICY__LIBVIRT_DEADLINE": deadline,
+    }
+    before = f"import allocpolicy.libvirt.start as s; s._PATIENCE = {patience}"
     with named_lock.hold(disks, lock_path=tmp_path / "locks"):
         refused = hook.run(given, before=before, variables=locks)
     assert (refused.status, "lslocks" in refused.stderr) == (2, True), refused.stderr
