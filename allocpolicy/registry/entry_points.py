@@ -76,8 +76,13 @@ def _asked(group: str) -> list[EntryPoint]:
 
 
 def _has_own(finder: object) -> bool:
-    """Return whether an import hook finds distributions anywhere but in directories."""
-    return finder is not PathFinder and hasattr(finder, "find_distributions")
+    """Return whether an import hook finds distributions anywhere but in directories.
+
+    That of the backport importlib_metadata takes PathFinder's place, with its rules.
+    """
+    backport = type(finder).__module__.partition(".")[0] == "importlib_metadata"
+    finds = finder is not PathFinder and hasattr(finder, "find_distributions")
+    return finds and not backport
 
 
 def _distributions(places: Sequence[str]) -> Iterator[str]:
