@@ -13,7 +13,8 @@ from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import Error
 from allocpolicy.record import asdict
 from allocpolicy.registry import installed
-from allocpolicy.registry.installed import Found, Loaded
+from allocpolicy.registry.entry_points import Found
+from allocpolicy.registry.installed import Loaded
 
 
 class StrategyList(Lister):

@@ -17,7 +17,7 @@ from pathlib import Path
 from allocpolicy.contract.plan import Target
 from allocpolicy.errors import StrategyFailed
 from allocpolicy.record import dataclass
-from allocpolicy.registry.installed import Found
+from allocpolicy.registry.entry_points import Found
 
 
 @contextlib.contextmanager

@@ -32,26 +32,29 @@ _ABSENT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EntryPoint:
-    """An entry point, and the distribution that has it."""
+class Found:
+    """An entry point that claims a name; none of its code has been imported."""
 
     name: str
     target: str
     distribution: str
     version: str
 
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.target})"
+
 
 class _Unclear(Exception):
     """Only importlib.metadata can tell."""
 
 
-def of_group(group: str) -> list[EntryPoint]:
+def of_group(group: str) -> list[Found]:
     """Return the entry points of all installed distributions, in no special order."""
     try:
         if any(map(_has_own, sys.meta_path)):
             raise _Unclear
         return [
-            EntryPoint(name=name, target=target, distribution=owner, version=version)
+            Found(name=name, target=target, distribution=owner, version=version)
             for directory in _distributions(sys.path)
             if (named := _named(directory, group))
             for owner, version in [_owner(directory)]
@@ -61,11 +64,11 @@ def of_group(group: str) -> list[EntryPoint]:
         return _asked(group)
 
 
-def _asked(group: str) -> list[EntryPoint]:
+def _asked(group: str) -> list[Found]:
     import importlib.metadata
 
     return [
-        EntryPoint(
+        Found(
             name=one.name,
             target=one.value,
             distribution=str(one.dist.name if one.dist else _UNKNOWN),

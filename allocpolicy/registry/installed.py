@@ -18,27 +18,15 @@ from typing import Any
 from allocpolicy import schema, wording
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
-from allocpolicy.record import asdict, dataclass
+from allocpolicy.record import dataclass
 from allocpolicy.registry import entry_points, hooks, loading, option_schema
 from allocpolicy.registry.blame import blaming
+from allocpolicy.registry.entry_points import Found
 
 GROUP = "allocpolicy.strategies"
 RESERVED = "strategy"  # allocpolicy:strategy.root is not a strategy's option
 
 _NAME = re.compile(r"[a-z0-9_-]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """An entry point that claims a name; none of its code has been imported."""
-
-    name: str
-    target: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version} ({self.target})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +76,7 @@ def _changed(place: str) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _find_all(state: tuple[tuple[str, int | None], ...]) -> tuple[Found, ...]:
-    found = (Found(**asdict(one)) for one in entry_points.of_group(GROUP))
-    return tuple(sorted(found, key=_order))
+    return tuple(sorted(entry_points.of_group(GROUP), key=_order))
 
 
 def names() -> tuple[str, ...]:

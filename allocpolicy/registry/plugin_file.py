@@ -20,7 +20,7 @@ from allocpolicy.contract.strategy import Strategy
 from allocpolicy.errors import InvalidRequest, StrategyFailed
 from allocpolicy.registry import installed
 from allocpolicy.registry.blame import blaming
-from allocpolicy.registry.installed import Found
+from allocpolicy.registry.entry_points import Found
 from allocpolicy.storage import trusted_file
 from allocpolicy.storage.way import Distrusted
 

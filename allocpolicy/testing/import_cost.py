@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from allocpolicy.registry.installed import Found
+from allocpolicy.registry.entry_points import Found
 
 LIMIT = 100  # ms, without those in which others had the processor
 TRIES = 5  # the best one counts

@@ -20,7 +20,8 @@ from allocpolicy.execute.job import Job
 from allocpolicy.observe import host
 from allocpolicy.progress import unwatched
 from allocpolicy.registry import hooks
-from allocpolicy.registry.installed import Found, Loaded
+from allocpolicy.registry.entry_points import Found
+from allocpolicy.registry.installed import Loaded
 from allocpolicy.resolve.selection import Origin, Selection
 from tests.harness.directory import open_directory
 

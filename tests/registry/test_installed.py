@@ -13,6 +13,7 @@ from stevedore.extension import ExtensionManager
 from allocpolicy.contract.strategy import Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
 from allocpolicy.registry import installed, loading
+from allocpolicy.registry.entry_points import Found
 
 GOOD = """
 from allocpolicy.contract.strategy import Strategy
@@ -62,7 +63,7 @@ def test_strategy_is_found_and_loaded(install: Install) -> None:
     """An entry point of an installed distribution is a strategy."""
     install("acme", "brisk = acme:Good")
     loaded = installed.load("brisk")
-    assert loaded.found == installed.Found(
+    assert loaded.found == Found(
         name="brisk", target="acme:Good", distribution="acme", version="1.5"
     )
     assert loaded.strategy.summary == "Does no harm."

@@ -20,7 +20,7 @@ from allocpolicy import (
     Reserve,
     delegate,
 )
-from allocpolicy.registry.installed import Found
+from allocpolicy.registry.entry_points import Found
 from allocpolicy.testing import (
     FILESYSTEMS,
     BaseKind,
