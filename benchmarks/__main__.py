@@ -1,6 +1,7 @@
 """Measure us and the rivals in one run: ``python -m benchmarks``, as root.
 
-Filesystems are made on sparse files and unmounted afterwards; see docs/benchmarks.md.
+Filesystems are made on sparse files and unmounted afterwards; see
+docs/explanation/benchmarks.md.
 """
 
 from __future__ import annotations

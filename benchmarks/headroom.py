@@ -1,7 +1,7 @@
 """Measure how much free space a reserved disk needs beside it to take every write.
 
 Turning unwritten extents into written ones takes tree blocks, and write-zeroes frees
-and allocates again; see docs/headroom.md. Run it as root from the checkout:
+and allocates again; see docs/explanation/headroom.md. Run it as root from the checkout:
 ``python -m benchmarks.headroom --directory /var/tmp``.
 """
 

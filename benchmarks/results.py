@@ -82,7 +82,7 @@ def markdown(found: Sequence[tuple[Part, str]]) -> str:
     lines = [
         "# Benchmark results",
         "",
-        "Made by `tox -e bench`; see docs/benchmarks.md.",
+        "Made by `tox -e bench`; see docs/explanation/benchmarks.md.",
     ]
     lines += ["", *_targets(part for part, _ in found)]
     for part, about in found:

@@ -16,7 +16,7 @@ import pytest
 import allocpolicy
 
 STUB = Path(allocpolicy.__file__).with_suffix(".pyi")
-DOCUMENT = Path(__file__).parents[1] / "docs" / "api.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "api.md"
 LISTED: list[str] = vars(allocpolicy)["__all__"]
 NAMES = sorted({*LISTED} - {"__version__"})
 

@@ -1,10 +1,9 @@
-"""Write docs/reference.md: every public name, from the code and its comments.
+"""Print a page on every public name, from the code and its comments.
 
-python tools/reference.py           writes the page
-python tools/reference.py --check   fails if the page is not what the code says
+docs/conf.py puts it into docs/reference/names.md while the site is built.
 
 A field, a member or a constant is explained by ``#:``: behind it, or in lines above it.
-The groups are those of docs/api.md; the examples are docs/examples/*.py.
+The groups are those of docs/reference/api.md; the examples are docs/examples/*.py.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -22,24 +20,15 @@ from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OVERVIEW = ROOT / "docs" / "api.md"
-PAGE = ROOT / "docs" / "reference.md"
+OVERVIEW = ROOT / "docs" / "reference" / "api.md"
 EXAMPLES = ROOT / "docs" / "examples"
 
-# The public modules, and the heading of their names; None: those of docs/api.md.
+# The public modules, and the heading of their names; None: those of the overview.
 MODULES: Mapping[str, str | None] = {
     "allocpolicy": None,
     "allocpolicy.commands": "Commands of a plugin",
     "allocpolicy.testing": "The conformance suite",
 }
-HEAD = """\
-# Reference: every public name
-
-[The Python API](api.md) is the overview; this page has the details of each name, and is
-written by `tools/reference.py`. Sizes are bytes. Arguments after `*` are given by name.
-A record is frozen: `dataclasses.replace` makes another. [Examples](#examples) are whole
-programs.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +229,7 @@ def public_names(module: str) -> tuple[Name, ...]:
 
 
 def groups() -> Iterator[tuple[str, list[Name]]]:
-    """Yield each heading and its names, in the order of docs/api.md."""
+    """Yield each heading and its names, in the order of docs/reference/api.md."""
     of_api = {one.name: one for one in public_names("allocpolicy")}
     for section in OVERVIEW.read_text().split("\n## ")[1:]:
         cells = re.findall(r"^\|(.*?)\|", section, re.MULTILINE)
@@ -291,7 +280,7 @@ class Page:
     """The page while it is written."""
 
     examples: Sequence[Example]
-    lines: list[str] = field(default_factory=lambda: [HEAD])
+    lines: list[str] = field(default_factory=list)
 
     def write(self) -> str:
         """Return all of it."""
@@ -404,17 +393,5 @@ def prose(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
     return [linked(text), ""] if text else []
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the page, or compare it."""
-    text = Page(examples=examples()).write()
-    if "--check" not in arguments:
-        PAGE.write_text(text)
-        return 0
-    if PAGE.exists() and PAGE.read_text() == text:
-        return 0
-    print(f"{PAGE.name} is old: run python tools/reference.py")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print(Page(examples=examples()).write(), end="")

@@ -16,7 +16,7 @@ class StrategyNew(ShowOne):
     """Write a distribution with a strategy that works, to start your own from.
 
     It reserves the whole disk, and has an option, tests, and the conformance suite.
-    docs/strategies.md goes on from there.
+    docs/how-to/strategies.md goes on from there.
     """
 
     columns = fields = (

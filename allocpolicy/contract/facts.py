@@ -54,7 +54,8 @@ class Headroom:
 
     Converting unwritten extents into written ones takes tree blocks: at most 0.79 % on
     xfs, and about as much on ext4 except for adverse orders of writes. QEMU's
-    write-zeroes also frees and reallocates. docs/headroom.md has the measurements.
+    write-zeroes also frees and reallocates. docs/explanation/headroom.md has the
+    measurements.
     """
 
     ratio: float  #: of the reserved-unwritten bytes: 0.01 is one percent

@@ -1,8 +1,8 @@
 """The conformance suite: what every strategy keeps to, and the means to try it.
 
-For authors of strategies; docs/conformance.md has the laws. The names are listed in the
-stub beside this file, and each is imported on first use, as in `allocpolicy`: only
-`StrategyConformance` needs pytest.
+For authors of strategies; docs/reference/conformance.md has the laws. The names are
+listed in the stub beside this file, and each is imported on first use, as in
+`allocpolicy`: only `StrategyConformance` needs pytest.
 """
 
 from importlib import import_module

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
 PAGES = (
     *("README.md", "CONTRIBUTING.md", "plugins/example/README.md"),
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 )
 PROGRAMS = "allocpolicy|apt-get|git|make|pip|pytest|python3?|tox|virsh"
 SHELL = re.compile(rf"(\$ )?({PROGRAMS}|# /etc/cron[.]d)(?![\w:])")
 
 # It is typed from the beginning to the end: tests/packaging/test_strategy_guide.py.
-IN_ORDER = "docs/strategies.md"
+IN_ORDER = "docs/how-to/strategies.md"
 
 # What begins like this is not run here, because of this.
 NOT_RUN = {

@@ -1,7 +1,7 @@
 """What Nova does with the disks of its instances, and what our hook makes of it.
 
-Each row of the table in docs/nova.md has its test here: Nova's own function works on a
-real disk, and libvirt starts the VM by way of our hook.
+Each row of the table in docs/how-to/nova.md has its test here: Nova's own function
+works on a real disk, and libvirt starts the VM by way of our hook.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def test_a_directory_that_is_missing_is_told(tmp_path: Path) -> None:
 
 
 def test_nova_takes_one_file_for_its_compute_node(tmp_path: Path) -> None:
-    """As docs/nova.md says: with a second one nova-compute doesn't start."""
+    """As docs/how-to/nova.md says: with a second one nova-compute doesn't start."""
     text = provider_config.text(probe(tmp_path, policy=Policy()))
     (tmp_path / "other.yaml").write_text(text)
     with pytest.raises(exception.ProviderConfigException, match="multiple definitions"):

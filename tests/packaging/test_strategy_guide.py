@@ -1,4 +1,4 @@
-"""docs/strategies.md, typed as it stands into a shell: an author's first hour."""
+"""docs/how-to/strategies.md, typed as it stands: an author's first hour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.packaging.conftest import ROOT
 
-PAGE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "strategies.md").read_text(encoding="utf-8")
 FENCED = re.compile(
     r"^```(?P<language>\w+)(?: (?P<how>file|add)=(?P<file>\S+))?\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,

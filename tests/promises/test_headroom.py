@@ -1,8 +1,8 @@
 """With the default headroom, no write of a guest to a reserved disk finds ENOSPC.
 
 The disks have 8 GiB, because small ones hide it: the filesystems have reserves of their
-own, of 16 MiB (ext4) and 32 MiB (xfs). docs/headroom.md has the measurements, and says
-for which orders of writes this holds.
+own, of 16 MiB (ext4) and 32 MiB (xfs). docs/explanation/headroom.md has the
+measurements, and says for which orders of writes this holds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/reliability.md promises nothing without a test, and names no test in vain."""
+"""The page on reliability promises nothing without a test, and names none in vain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PAGE = TESTS.parent / "docs" / "reliability.md"
+PAGE = TESTS.parent / "docs" / "explanation" / "reliability.md"
 SECTION = "## What we promise\n"
 
 

@@ -1,4 +1,4 @@
-"""docs/promises.md says what is so: its table is made, disk by disk."""
+"""docs/explanation/promises.md says what is so: its table is made, disk by disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/conformance.md against the suite."""
+"""docs/reference/conformance.md against the suite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from allocpolicy import testing
 from allocpolicy.testing.laws import laws
 
-PAGE = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "conformance.md").read_text(
+    "utf-8"
+)
 
 
 def test_every_law_is_listed_as_it_says_itself() -> None:
@@ -36,4 +38,6 @@ def test_no_public_name_is_a_modules() -> None:
     "block", re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 )
 def test_every_example_runs(block: str) -> None:
-    exec(compile(block, "docs/conformance.md", "exec"), {"__name__": "example"})
+    exec(
+        compile(block, "docs/reference/conformance.md", "exec"), {"__name__": "example"}
+    )

@@ -27,7 +27,7 @@ from tests.testing.mutants.of_steps import POOL, end_what_was_left
 
 pytestmark = pytest.mark.system
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "conformance.md"
 LAWS = {law.name: law for law in laws()}
 DEFAULTS: tuple[Mapping[str, object], ...] = ({},)
 MUTANTS = tuple(catalogue.mutants())
