@@ -20,6 +20,7 @@ help:
 	@echo 'make demo   provision one base image under three flavors; show how they differ'
 	@echo 'make check  format, lint, types, imports and fast tests, in under a minute'
 	@echo 'make test   run the test matrix (tox): what CI runs'
+	@echo 'make docs   build the site of the documentation in build/docs'
 	@echo 'make venv   install the project, editable, into $(VENV)'
 	@echo 'make clean  remove what the others made'
 
@@ -46,6 +47,11 @@ check: $(VENV)/bin/ruff
 test: $(VENV)/bin/tox
 	@tools/system-packages $(VENV)/bin/bindep test
 	@PATH='$(TOX_PATH)' tools/run-tox $(VENV)/bin/tox $(TOX_PROCESSES)
+
+.PHONY: docs
+docs: $(VENV)/bin/tox
+	$(VENV)/bin/tox -q -e docs -- $(CURDIR)/build/docs
+	@echo 'see build/docs/index.html'
 
 .PHONY: venv
 venv: $(VENV)/bin/allocpolicy
