@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Not the root, where the checkout's allocpolicy is: what is installed is described.
 sys.path.insert(0, str(ROOT / "tools"))
 
+import error_page  # noqa: E402
 import reference  # noqa: E402
+import schema_page  # noqa: E402
+import strategy_page  # noqa: E402
 
 project = "allocpolicy"
 release = allocpolicy.__version__
@@ -47,7 +50,10 @@ autoprogram_cliff_ignored = ["--help"]
 nitpicky = True
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "errors": error_page.write,
     "names": lambda: reference.Page(examples=reference.examples()).write(),
+    "schemas": schema_page.write,
+    "strategies": strategy_page.write,
 }
 
 # Files of the repository that are pages of the site, too.
