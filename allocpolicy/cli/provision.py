@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from allocpolicy import size
 from allocpolicy.cli import access, choice, progress, report
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.provision import Order, provision
-from allocpolicy.resolve import labels, size
+from allocpolicy.resolve import labels
 
 
 class Provision(ShowOne):

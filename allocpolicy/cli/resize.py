@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from allocpolicy import size
 from allocpolicy.cli import choice, disk_format, progress, report
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.operations.change import resize
 from allocpolicy.operations.change_order import Change
-from allocpolicy.resolve import labels, size
+from allocpolicy.resolve import labels
 
 
 class Resize(ShowOne):

@@ -10,8 +10,8 @@ import re
 
 from oslo_config import cfg, types
 
+from allocpolicy import size
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.resolve import size
 from allocpolicy.resolve.config_places import PROJECT
 
 GROUP = PROJECT

@@ -36,7 +36,7 @@ _OURS = (
     "resolve/config_options.py",
     "resolve/config_strays.py",
     "resolve/policy_document.py",
-    "resolve/size.py",
+    "size.py",
 )
 
 

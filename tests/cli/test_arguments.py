@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocpolicy import errors
+from allocpolicy import errors, size
 from allocpolicy.cli import access
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.resolve import size
 from allocpolicy.wording import one_line
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
