@@ -10,7 +10,6 @@ from pathlib import Path
 from allocpolicy.cli import choice, disk_format, progress
 from allocpolicy.cli.cells import blanked, lines
 from allocpolicy.cli.command import Lister, Row
-from allocpolicy.contract.plan import Mode
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.operations import fleet, snapshots
@@ -25,7 +24,10 @@ from allocpolicy.resolve import labels
 from allocpolicy.wording import amount
 
 _SKIPPED = "skipped"
-_SIZES = ("peak_bytes", "promised_bytes", "reserved_bytes")
+_SIZES = (
+    *("peak_bytes", "promised_bytes", "reserved_bytes"),
+    *("headroom_bytes", "free_bytes", "free_after_bytes"),
+)
 
 
 class Apply(Lister):
@@ -42,6 +44,7 @@ class Apply(Lister):
     columns = (
         "disk",
         "outcome",
+        "changed",
         "strategy",
         "mode",
         "mapping",
@@ -213,17 +216,16 @@ def _on_top(change: Change, *, policy: Policy) -> Change:
 
 
 def _row(report: Report) -> Row:
-    seen = report.observed or report.before
-    assert seen is not None
-    verdict = report.verdict
+    seen, verdict = report.observed, report.verdict
     return (
         str(report.disk),
         _outcome(report),
+        report.changed,
         report.effective.strategy,
         str(report.mode),
-        str(seen.mapping),
-        str(seen.allocation),
-        seen.guaranteed,
+        str(seen.mapping) if seen else None,
+        str(seen.allocation) if seen else None,
+        seen.guaranteed if seen else None,
         str(verdict.judgement) if verdict else None,
         report.effective_reason,
         lines(report.steps),
@@ -240,13 +242,18 @@ def _readable(row: Row) -> Row:
 
 
 def _outcome(report: Report) -> str:
-    """Return what became of a disk; ``unchanged`` may still mean a new stamp."""
-    if report.mode is Mode.NOTHING:
+    """Return what became of a disk; a change of its stamp is one."""
+    if not report.changed:
         return "unchanged"
-    return "planned" if report.observed is None else "changed"
+    return "planned" if report.dry_run else "changed"
 
 
 def _left(disk: Path, outcome: str, *, reason: str) -> Row:
     """Return the row of a disk that was skipped, or that failed."""
-    said = {"disk": os.path.abspath(disk), "outcome": outcome, "reason": reason}
+    said: dict[str, object] = {
+        "disk": os.path.abspath(disk),
+        "outcome": outcome,
+        "changed": False,
+        "reason": reason,
+    }
     return tuple(said.get(name) for name in Apply.columns)

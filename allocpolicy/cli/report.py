@@ -10,16 +10,22 @@ from allocpolicy.cli.cells import lines, shown_labels, structured
 from allocpolicy.report.report import Report
 from allocpolicy.wording import format_size
 
+_SIZES = (
+    *("peak_bytes", "promised_bytes", "reserved_bytes"),
+    *("headroom_bytes", "free_bytes", "free_after_bytes"),
+)
 COLUMNS = (
-    *("disk", "requested", "effective", "unmet", "options", "labels", "dry run"),
+    *("disk", "changed", "requested", "effective", "unmet", "options", "labels"),
+    "dry run",
     *observed.COLUMNS,
     *("verdict", "attach with", "steps"),
-    *("peak_bytes", "promised_bytes", "reserved_bytes", "elapsed"),
+    *_SIZES,
+    "elapsed",
 )
 FIELDS = (
-    *("disk", "operation", "mode", "dry_run", "requested", "effective", "labels"),
-    *("unmet", "before", "observed", "verdict", "attachment", "stamp", "steps"),
-    *("peak_bytes", "promised_bytes", "reserved_bytes", "elapsed"),
+    *("disk", "operation", "mode", "changed", "dry_run", "requested", "effective"),
+    *("unmet", "labels", "before", "observed", "verdict", "attachment", "stamp"),
+    *("steps", *_SIZES, "elapsed"),
 )
 
 
@@ -33,6 +39,7 @@ def _summary(report: Report) -> Mapping[str, object]:
     origin = requested.origin
     rows: dict[str, object] = {
         "disk": report.disk,
+        "changed": report.changed,
         "requested": f"{requested.strategy} (by {origin.key}, {origin.source})",
         "effective": f"{effective.strategy} ({report.effective_reason})",
         "options": lines(f"{name} = {one}" for name, one in effective.options.items()),
@@ -54,5 +61,10 @@ def _summary(report: Report) -> Mapping[str, object]:
         rows["peak_bytes"] = f"{format_size(report.peak_bytes)} while it is done"
         rows["promised_bytes"] = f"{format_size(report.promised_bytes)} in the end"
         rows["reserved_bytes"] = f"{format_size(report.reserved_bytes)} of that at once"
+        rows["headroom_bytes"] = f"{format_size(report.headroom_bytes or 0)} kept free"
+        rows["free_bytes"] = f"{format_size(report.free_bytes or 0)} before"
+        rows["free_after_bytes"] = (
+            f"{format_size(report.free_after_bytes or 0)} or more"
+        )
     rows["elapsed"] = f"{report.elapsed:.3f} s"
     return rows

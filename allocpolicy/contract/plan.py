@@ -16,6 +16,9 @@ class Mode(enum.StrEnum):
     STAGED = "staged"  #: build under no name, publish when complete
     IN_PLACE = "in_place"  #: change the disk itself, never backwards
     NOTHING = "nothing"  #: the disk is already as it should be
+    #: in reports, never in plans: the disk stays as it is, and what is recorded on it
+    #: is changed
+    STAMPED = "stamped"
 
 
 class Target(Protocol):

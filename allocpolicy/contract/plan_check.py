@@ -70,6 +70,8 @@ def _faults(
     yield from wrong_steps(plan.steps)
     yield from wrong_statements(plan.steps)
     yield from _wrong_sizes(plan)
+    if plan.mode is Mode.STAMPED:
+        yield f"mode is {plan.mode}, which is for reports: the host records the policy"
     if bool(plan.steps) is (plan.mode is Mode.NOTHING):
         yield f"mode is {plan.mode}, and there are {len(plan.steps) or 'no'} steps"
     if current is None:

@@ -127,8 +127,8 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
         return
     from allocpolicy.execute import demand  # it counts other disks
 
-    _refuse_excess(plan, job)
-    _refuse(demand.of([(plan, job)]), directory, budget.space_of)
+    refuse_excess(plan, job)
+    refuse(demand.of([(plan, job)]), directory, budget.space_of)
 
 
 def admit_all(
@@ -145,7 +145,7 @@ def admit_all(
     from allocpolicy.observe import holding
 
     for part in parts:
-        _refuse_excess(*part)
+        refuse_excess(*part)
     measured = {
         inode(os.fstat(one.fd)): holding.measure(one.fd, path=one.path) for one in held
     }
@@ -158,14 +158,14 @@ def admit_all(
     for (filesystem, _), members in budgets.items():
         directory = members[0][1]
         asked = demand.of([part for part, _ in members], measured=measured)
-        _refuse(asked, directory, budget.space_of)
+        refuse(asked, directory, budget.space_of)
         if filesystem in whole:  # what is free in each budget is free only once
             asked = whole[filesystem][0].beside(asked)
-            _refuse(asked, directory, budget.whole_of)
+            refuse(asked, directory, budget.whole_of)
         whole[filesystem] = asked, directory
 
 
-def _refuse(asked: Demand, directory: int, space_of: Callable[[int], Space]) -> None:
+def refuse(asked: Demand, directory: int, space_of: Callable[[int], Space]) -> None:
     """Refuse what doesn't fit once the filesystem's figures are right.
 
     :raises NotEnoughSpace: with the numbers.
@@ -181,11 +181,13 @@ def _refuse(asked: Demand, directory: int, space_of: Callable[[int], Space]) -> 
         raise refusal
 
 
-def _refuse_excess(plan: Plan, job: Job) -> None:
+def refuse_excess(plan: Plan, job: Job) -> None:
     """Check that one disk may be promised as much; what it has already, it keeps.
 
     It may also give it back: what a thin qcow2 takes beyond what its guest can write
     is metadata, and nobody reserves it.
+
+    :raises InvalidRequest: when it may not.
     """
     allowed, path = job.host.limits.max_promised_bytes, job.request.destination
     if not allowed or plan.promised_bytes <= allowed:

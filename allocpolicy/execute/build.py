@@ -181,7 +181,8 @@ def run_steps(
     :raises Error: as the steps do.
     """
     before = os.fstat(target.fd).st_blocks * 512
-    admit(plan, job, target=target, directory=directory)
+    check_steps(plan, job, target=target, directory=directory)
+    admission.admit(plan, job, directory=directory)
     found = job.selection.loaded.found
     for step in plan.steps:
         hook = call.method(step, "run")
@@ -207,10 +208,9 @@ def _is_adopted(target: Target) -> bool:
     return isinstance(target, Staged) and target.adopted is not None
 
 
-def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
-    """Check what can be known of the steps and the space; a dry run ends here.
+def check_steps(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
+    """Check what can be known of the steps before the first of them runs.
 
-    :raises NotEnoughSpace: where free space, or what was promised to others, shows it.
     :raises Error: as the steps do.
     """
     found = job.selection.loaded.found
@@ -221,7 +221,6 @@ def admit(plan: Plan, job: Job, *, target: Target, directory: int) -> None:
             blaming(found, hook=hook),
         ):
             call.check(step, handed)
-    admission.admit(plan, job, directory=directory)
 
 
 def _sealed(job: Job, staged: Staged) -> Stamp | None:

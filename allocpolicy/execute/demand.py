@@ -15,6 +15,7 @@ from types import MappingProxyType
 from allocpolicy.contract.facts import Host, Limits
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import NotEnoughSpace, Overcommitted
+from allocpolicy.execute.foreseen import NONE_AHEAD, Ahead
 from allocpolicy.execute.job import Job
 from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
@@ -109,7 +110,10 @@ class Demand:
 
 
 def of(
-    parts: Sequence[Part], *, measured: Mapping[Inode, Holding] = MappingProxyType({})
+    parts: Sequence[Part],
+    *,
+    measured: Mapping[Inode, Holding] = MappingProxyType({}),
+    ahead: Ahead = NONE_AHEAD,
 ) -> Demand:
     """Return what plans need of the filesystem, or the budget, that all are on.
 
@@ -128,11 +132,17 @@ def of(
         # btrfs accounts for new allocations only with the next transaction.
         exact=accounted and first.host.filesystem.copy_on_write,
     )
-    return _accounted(demand, parts, measured=measured) if accounted else demand
+    if not accounted:
+        return demand
+    return _accounted(demand, parts, measured=measured, ahead=ahead)
 
 
 def _accounted(
-    demand: Demand, parts: Sequence[Part], *, measured: Mapping[Inode, Holding]
+    demand: Demand,
+    parts: Sequence[Part],
+    *,
+    measured: Mapping[Inode, Holding],
+    ahead: Ahead,
 ) -> Demand:
     first = parts[0][1]
     with contextlib.ExitStack() as stack:
@@ -146,10 +156,11 @@ def _accounted(
             measured=measured,
         )
     held = [one for _, one in found]
+    unwritten = others.unwritten + ahead.unwritten
     return replace(
         demand,
-        headroom=_headroom(parts, held, first.host, unwritten=others.unwritten),
-        promised=others.promised,
+        headroom=_headroom(parts, held, first.host, unwritten=unwritten),
+        promised=others.promised + ahead.promised,
         own=sum(one.own for one in held),
         less=sum(one.own + one.promised for one in held),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import (
@@ -15,16 +16,18 @@ from allocpolicy.errors import (
 from allocpolicy.execute import untouched
 from allocpolicy.execute.job import Job, Outcome
 
+if TYPE_CHECKING:
+    from allocpolicy.execute.foreseen import Room
 
-def execute(plan: Plan, job: Job) -> Outcome | None:
-    """Carry out the plan; return the outcome, None after a dry run.
+
+def execute(plan: Plan, job: Job) -> Outcome | Room:
+    """Carry out the plan; return the outcome, or the room there is after a dry run.
 
     :raises Error: as `new.make` and `existing.change` do.
     """
     with _naming_the_disk(job):
         if job.dry_run:
-            _rehearse(plan, job)
-            return None
+            return rehearse(plan, job)
         if job.disk is None:
             from allocpolicy.execute import new
 
@@ -49,19 +52,24 @@ def _naming_the_disk(job: Job) -> Iterator[None]:
         raise renamed from error.__cause__
 
 
-def _rehearse(plan: Plan, job: Job) -> None:
-    """Check what can be checked without running a step."""
-    if plan.mode is Mode.NOTHING and job.disk is not None:
-        return
-    from allocpolicy.execute import build, existing, new
+def rehearse(plan: Plan, job: Job) -> Room:
+    """Check what can be checked without running a step; return the room there is.
+
+    :raises Error: as `execute` does.
+    """
+    from allocpolicy.execute import build, existing, new, rehearsal
     from allocpolicy.storage import staging
 
+    if plan.mode is Mode.NOTHING and job.disk is not None:
+        untouched.check_recordable(job, job.disk)
+        return rehearsal.leave(job)
     if job.disk is not None and plan.mode is Mode.IN_PLACE:
-        existing.rehearse(plan, job, job.disk)
-        return
+        return existing.rehearse(plan, job, job.disk)
     if job.disk is None:
         new.check_mode(plan, job)
     else:
         untouched.check_rewritable(job, job.disk)
     with staging.create(job.directory) as staged:
-        build.admit(plan, job, target=staged, directory=staged.directory_fd)
+        directory = staged.directory_fd
+        build.check_steps(plan, job, target=staged, directory=directory)
+        return rehearsal.admit(plan, job, directory=directory)

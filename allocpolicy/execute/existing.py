@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.plan import Mode, Plan, Target
 from allocpolicy.errors import (
@@ -57,6 +58,9 @@ from allocpolicy.storage import (
 from allocpolicy.storage.failure import refuse_failure, said
 from allocpolicy.storage.staging import Staged
 
+if TYPE_CHECKING:
+    from allocpolicy.execute.foreseen import Room
+
 
 def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     """Carry out the plan on the disk; whatever ends it, the disk stays whole.
@@ -79,17 +83,20 @@ def change(plan: Plan, job: Job, hold: Hold) -> Outcome:
     return _rewrite(plan, job, hold)
 
 
-def rehearse(plan: Plan, job: Job, hold: Hold) -> None:
+def rehearse(plan: Plan, job: Job, hold: Hold) -> Room:
     """Check what can be known of a plan in place; nothing is changed, no lease taken.
 
     :raises Error: as `change` does.
     """
+    from allocpolicy.execute import rehearsal  # for dry runs alone
+
     if not plan.online:
         hold.require()
     existing.check_writable(hold.disk)
     target = Fixed(fd=hold.disk.fd, directory=job.host.directory)
     with directories.readable(job.directory) as directory:
-        build.admit(plan, job, target=target, directory=directory)
+        build.check_steps(plan, job, target=target, directory=directory)
+        return rehearsal.admit(plan, job, directory=directory)
 
 
 def _in_place(plan: Plan, job: Job, hold: Hold) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import Facts, Host, Observation
 from allocpolicy.contract.plan import Plan
@@ -18,6 +19,9 @@ from allocpolicy.record import dataclass
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage import temporary
 from allocpolicy.storage.directories import Directory
+
+if TYPE_CHECKING:
+    from allocpolicy.execute.foreseen import Rehearsal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,8 @@ class Job:
     ``current`` is the existing disk as it was observed, None for a new one.
     ``directory`` is the disk's, open. ``selection`` is ``requested``, or the fallback
     that is tried instead. ``disk`` is the existing disk, None for a new one. With
-    ``dry_run`` nothing is done; the file of a ``trial`` never gets a name.
+    ``dry_run`` nothing is done, and the ``rehearsal`` knows what would have been done
+    before. The file of a ``trial`` never gets a name.
     ``has_turn``: we already hold the filesystem's lock; ``admitted`` is the plan that
     was admitted together with those of other disks; ``locks`` are those that we hold of
     the ones that strategies name. ``limits``: how far an existing disk may be
@@ -59,6 +64,7 @@ class Job:
     watch: Watcher
     disk: Hold | None = None
     dry_run: bool = False
+    rehearsal: Rehearsal | None = None
     trial: bool = False
     has_turn: bool = False
     admitted: Plan | None = None

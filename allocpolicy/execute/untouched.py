@@ -102,6 +102,21 @@ def recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
     return replace(outcome, stamp=recorded)
 
 
+def check_recordable(job: Job, hold: Hold) -> None:
+    """Check that a stamp that differs can be written, as far as is known.
+
+    :raises ImageError: when there is no permission.
+    :raises Unsupported: on overlayfs, as `existing.writable` says.
+    """
+    if not job.attached and will_be_recorded(job, hold.disk):
+        existing.check_writable(hold.disk)
+
+
+def will_be_recorded(job: Job, disk: Disk) -> bool:
+    """Return whether the disk's stamp differs, and its filesystem has user xattrs."""
+    return disk.stamp != job.stamp and stamps.can_be_read(disk.fd)
+
+
 def finishing(job: Job, fd: int) -> contextlib.AbstractContextManager[None]:
     """Explain a lack of space: for delayed allocation, or for the stamp's own block."""
     return explained(

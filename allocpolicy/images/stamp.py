@@ -144,6 +144,20 @@ def promises_nothing_yet(stamp: Stamp) -> bool:
     return effective == _THIN != stamp.requested.strategy
 
 
+def can_be_read(fd: int) -> bool:
+    """Return whether the filesystem of an open file has user xattrs.
+
+    :raises OSError: as getxattr(2), other than for lack of support or of a stamp.
+    """
+    try:
+        os.getxattr(fd, XATTR)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.ENODATA}:
+            raise
+        return error.errno == errno.ENODATA
+    return True
+
+
 def is_visible(file: str | int) -> bool:
     """Return whether the file has a stamp, valid or not; by its path, it isn't opened.
 

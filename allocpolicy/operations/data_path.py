@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
@@ -21,17 +21,22 @@ from allocpolicy.errors import (
     Replan,
     Unsupported,
 )
-from allocpolicy.execute import rewrite_limits
+from allocpolicy.execute import rewrite_limits, untouched
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import exclusive
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call, installed
+from allocpolicy.report import recording
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.selection import resolve_fallback
 from allocpolicy.storage import attributes
 from allocpolicy.wording import format_size, named
+
+if TYPE_CHECKING:
+    from allocpolicy.execute.foreseen import Room
 
 AS_REQUESTED = "as requested"
 UNSEEN_XATTRS = (
@@ -44,17 +49,43 @@ ATTEMPTS = 128  # of one job: as many may find gone what they planned to take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A finished job; the outcome is None after a dry run.
+    """A finished job: its outcome, or after a dry run the room that it would have.
 
     ``unmet``: why the disk was left as it is, short of its policy; None: it wasn't.
+    ``stamp_before``: the stamp that the disk will have by then, if it isn't its own.
     """
 
     job: Job
     reason: str
     plan: Plan
     steps: tuple[str, ...]
-    outcome: Outcome | None
+    done: Outcome | Room
     unmet: str | None = None
+    stamp_before: Stamp | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Return the outcome, None after a dry run."""
+        return self.done if isinstance(self.done, Outcome) else None
+
+    @property
+    def room(self) -> Room | None:
+        """Return the room that was found by a dry run, None after the work."""
+        return None if isinstance(self.done, Outcome) else self.done
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """Return what was changed, or would be, of what an existing disk records."""
+        job, outcome = self.job, self.outcome
+        if job.disk is None:
+            return ()
+        disk = job.disk.disk
+        if outcome is None:
+            will = untouched.will_be_recorded(job, disk)
+            after = job.stamp if will else disk.stamp
+        else:
+            after = outcome.stamp or disk.stamp
+        return recording.lines(self.stamp_before or disk.stamp, after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,16 +162,16 @@ def _attempt(course: Course) -> Attempt:
     :raises Replan: when the last of `ATTEMPTS` finds something gone, too.
     """
     with exclusive.held(course.job):
-        job, plan, (steps, outcome) = _replanned(course, _executed)
+        job, plan, (steps, done) = _replanned(course, _executed)
     rewritten = job.disk is not None and plan.mode is Mode.STAGED
     unseen = UNSEEN_XATTRS if rewritten and not attributes.sees_all() else ""
     reasons = filter(None, (course.reason, job.remark, plan.reason, unseen))
     return Attempt(
-        job=job, reason="; ".join(reasons), plan=plan, steps=steps, outcome=outcome
+        job=job, reason="; ".join(reasons), plan=plan, steps=steps, done=done
     )
 
 
-def _executed(plan: Plan, job: Job) -> tuple[tuple[str, ...], Outcome | None]:
+def _executed(plan: Plan, job: Job) -> tuple[tuple[str, ...], Outcome | Room]:
     steps = call.describe(job.selection.loaded, plan=plan)
     return steps, execute(plan, job)
 
@@ -218,13 +249,17 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
 
     :param elapsed: seconds in process.
     """
-    job, outcome = attempt.job, attempt.outcome
+    job, outcome, room = attempt.job, attempt.outcome, attempt.room
     base = job.request.base
     pending = (base.pending,) if base and base.pending else ()
+    mode, records = attempt.plan.mode, attempt.records
+    if mode is Mode.NOTHING and records:
+        mode = Mode.STAMPED
     return Report(
         disk=job.request.destination,
         operation=job.request.operation,
-        mode=attempt.plan.mode,
+        mode=mode,
+        changed=mode is not Mode.NOTHING,
         before=job.current,
         requested=job.requested,
         effective=job.selection,
@@ -235,10 +270,13 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         verdict=outcome.verdict if outcome else None,
         attachment=outcome.attachment if outcome else None,
         stamp=outcome.stamp if outcome else None,
-        steps=(*pending, *attempt.steps),
+        steps=(*pending, *attempt.steps, *records),
         peak_bytes=attempt.plan.peak_bytes,
         promised_bytes=attempt.plan.promised_bytes,
         reserved_bytes=attempt.plan.reserved_bytes,
+        headroom_bytes=room.headroom if room else None,
+        free_bytes=room.free if room else None,
+        free_after_bytes=room.free_after if room else None,
         elapsed=elapsed,
     )
 

@@ -45,6 +45,7 @@ from allocpolicy.storage import effort
 from allocpolicy.storage.effort import Bound
 
 NOTHING_TO_DO = "nothing to do"
+RECORDED = "the disk meets it as it is"
 _BOUND = Bound(seconds=20, memory=1 << 30)  # as for one disk of an audit
 
 
@@ -328,13 +329,9 @@ def _attempt(one: Prepared) -> Attempt:
 def _nothing_to_do(course: Course) -> Attempt:
     job, plan = course.job, course.plan
     assert plan is not None
-    return Attempt(
-        job=job,
-        reason=NOTHING_TO_DO,
-        plan=plan,
-        steps=(),
-        outcome=execute(plan, job),
-    )
+    done = execute(plan, job)
+    attempt = Attempt(job=job, reason=NOTHING_TO_DO, plan=plan, steps=(), done=done)
+    return replace(attempt, reason=RECORDED) if attempt.records else attempt
 
 
 def _with_uncovered(attempt: Attempt, one: Prepared) -> Attempt:

@@ -11,7 +11,7 @@ import enum
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import BeyondLimits, Error, ImageError, PlanError
-from allocpolicy.execute import untouched
+from allocpolicy.execute import execution, untouched
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
@@ -64,12 +64,14 @@ def left(job: Job, hold: Hold, *, reason: str) -> Attempt:
     """
     effective = _effective(job, hold.disk, reason=reason)
     job = replace(job, selection=effective)
+    plan, rehearsed = nothing(job), job.dry_run
+    done = execution.rehearse(plan, job) if rehearsed else untouched.left(job, hold)
     return Attempt(
         job=job,
         reason=f"left as it is: {reason}",
-        plan=nothing(job),
+        plan=plan,
         steps=(),
-        outcome=None if job.dry_run else untouched.left(job, hold),
+        done=done,
         unmet=reason,
     )
 

@@ -21,6 +21,9 @@ class Report:
     disk: Path  #: the disk's path
     operation: Operation  #: what was done
     mode: Mode  #: how it was done
+    #: something of the disk was changed, what is recorded on it included; in a dry run,
+    #: would be
+    changed: bool
     before: Observation | None  #: what an existing disk was before; None: it is new
     requested: Selection  #: the strategy that was selected, with its options
     effective: Selection  #: the one that made the disk: that, or a fallback
@@ -36,6 +39,13 @@ class Report:
     peak_bytes: int  #: the most bytes that the plan allocates while it runs
     promised_bytes: int  #: the bytes that the disk may take in the end
     reserved_bytes: int  #: how many bytes of that are reserved at once
+    #: the bytes that must stay free beside that; None: the plan was carried out
+    headroom_bytes: int | None
+    #: the bytes that are free before, once the disks before it in a dry run of several
+    #: would be done; None: the plan was carried out
+    free_bytes: int | None
+    #: the bytes that would be free afterwards, or more; None: the plan was carried out
+    free_after_bytes: int | None
     elapsed: float  #: seconds that it took in this process
 
     @property
@@ -50,6 +60,7 @@ class Report:
             "disk": str(self.disk),
             "operation": str(self.operation),
             "mode": str(self.mode),
+            "changed": self.changed,
             "dry_run": self.dry_run,
             "requested": {
                 "strategy": requested.strategy,
@@ -72,6 +83,9 @@ class Report:
             "peak_bytes": self.peak_bytes,
             "promised_bytes": self.promised_bytes,
             "reserved_bytes": self.reserved_bytes,
+            "headroom_bytes": self.headroom_bytes,
+            "free_bytes": self.free_bytes,
+            "free_after_bytes": self.free_after_bytes,
             "elapsed": self.elapsed,
         }
 

@@ -144,6 +144,7 @@ def generator() -> Iterator[Step]:
         (with_(reason=None), "reason is None, not str"),
         (with_(steps=()), "no steps"),
         (with_(mode=Mode.NOTHING), "mode is nothing, and there are 1 steps"),
+        (with_(mode=Mode.STAMPED), "mode is stamped, which is for reports"),
         (with_(mode=Mode.NOTHING, steps=()), "can't create a new disk"),
         (with_(mode=Mode.IN_PLACE), "can't create a new disk"),
         (with_(online=True), "can't be online"),

@@ -232,7 +232,7 @@ def test_storage_is_given_back_only_when_asked_for(
     write_as_guest(disk, format=format)
     before = content(disk, format=format)
     row = applied(disk, "--strategy", "none")
-    assert row["mode"] == "nothing"
+    assert row["mode"] == "stamped"
     assert used(disk) >= SIZE
     row = applied(disk, "--strategy", "none", "--thin")
     assert (row["mode"], row["allocation"]) == ("staged", "thin")

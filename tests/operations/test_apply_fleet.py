@@ -82,9 +82,11 @@ def test_each_disk_of_a_directory_has_its_own_policy(fleet: Path) -> None:
 @on_all
 def test_a_given_policy_is_for_disks_and_for_no_base_image(fleet: Path) -> None:
     rows = applied(fleet, "--strategy", "none", "--format", "qcow2")
-    assert outcomes(rows) == dict.fromkeys(
-        ("drifted", "kept", "thin", "unstamped"), "unchanged"
-    )
+    assert outcomes(rows) == {
+        **dict.fromkeys(("drifted", "kept", "unstamped"), "changed"),
+        "thin": "unchanged",
+    }
+    assert {row["mode"] for row in rows.values() if row["changed"]} == {"stamped"}
     assert stamps.is_visible(str(fleet / "unstamped"))
     for name in ("base", "notes"):
         assert not stamps.is_visible(str(fleet / name))

@@ -260,7 +260,8 @@ class TestUnmet:
         before = checksum(disk)
         report = leave(disk, obstacle="another host has it")
         assert report.unmet == "another host has it"
-        assert (report.mode, report.effective.strategy) == ("nothing", "none")
+        assert (report.mode, report.effective.strategy) == ("stamped", "none")
+        assert report.steps == ("record policy performance, in effect none",)
         assert checksum(disk) == before
         found = stamp_of(disk)
         assert found == report.stamp
