@@ -39,7 +39,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from allocpolicy.wording import format_size
+from allocpolicy.wording import amount, apart, short
 
 
 class Error(Exception):
@@ -179,11 +179,11 @@ class NotEnoughSpace(Error):
         self.path = path  #: the file or directory that it is about
         self.needed = needed  #: bytes that the work takes
         self.free = free  #: bytes that are free
-        self.needed_text = format_size(needed)
-        self.free_text = format_size(free)
+        self.needed_text, self.free_text = apart(needed, free)
         self.because = f" ({reason})" if reason else ""
-        self.numbers = f"{self.needed_text} needed, {self.free_text} free"
-        if needed <= free:
+        if needed > free:
+            self.numbers = short(needed=needed, free=free)
+        else:
             self.numbers = (
                 f"the filesystem gives no more, although {self.free_text} are free:"
                 " a quota, or its room for metadata, may be used up"
@@ -207,9 +207,9 @@ class Overcommitted(NotEnoughSpace):
 
     template = (
         "{path}: not enough space: the disk may take up to {needed_text}, and"
-        " {left_text} may still be promised, {free_text} are free: the over-commit"
-        " ratio would be {ratio:.6g}, and max_overcommit_ratio allows {limit:.6g};"
-        " free some space, or choose a smaller disk"
+        " {left_text} may still be promised, {over_text} less, {free_text} are free:"
+        " the over-commit ratio would be {ratio:.6g}, and max_overcommit_ratio allows"
+        " {limit:.6g}; free some space, or choose a smaller disk"
     )
 
     def __init__(
@@ -224,7 +224,8 @@ class Overcommitted(NotEnoughSpace):
         super().__init__(path, promise, free)
         self.args = (path, promise, left, free, ratio, limit)
         self.left = left  #: bytes that may still be promised
-        self.left_text = format_size(left)
+        self.needed_text, self.left_text = apart(promise, left)
+        self.over_text = amount(promise - left)
         self.ratio = ratio  #: used and promised, as a multiple of the filesystem's size
         self.limit = limit  #: max_overcommit_ratio
 

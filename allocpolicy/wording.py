@@ -67,14 +67,52 @@ def format_size(size: int) -> str:
 
 
 def amount(size: int) -> str:
-    """Return a byte count in two or three digits: ``28 GiB``, ``1.5 MiB``."""
-    value, unit = float(size), "bytes"
+    """Return a byte count in three digits at most: ``40 GiB``, ``39.8 GiB``.
+
+    Below a hundred, only what is exact has no decimal: ``40.0 GiB`` are nearly 40 GiB.
+    """
+    value, _ = _in_unit(size)
+    return _rounded(size, digits=0 if abs(value) >= 99.95 else 1)
+
+
+def compact(size: int) -> str:
+    """Return an `amount` for a column of a table: ``40G``, ``1.5M``, ``512``."""
+    number, unit = amount(size).split()
+    return number if unit.startswith("byte") else number + unit[0]
+
+
+def apart(one: int, other: int) -> tuple[str, str]:
+    """Return two byte counts with as many digits as tell them apart."""
+    if one == other or _in_unit(one)[1] != _in_unit(other)[1]:
+        return amount(one), amount(other)
+    for digits in (1, 2, 3, 4):
+        if round(_in_unit(one)[0], digits) != round(_in_unit(other)[0], digits):
+            return _rounded(one, digits=digits), _rounded(other, digits=digits)
+    return f"{one} bytes", f"{other} bytes"
+
+
+def short(*, needed: int, free: int) -> str:
+    """Return ``40 GiB needed, 39.99 GiB free, short by 10.5 MiB``.
+
+    No rounding hides the lack: the two differ, and the lack is that of the bytes.
+    """
+    much, little = apart(needed, free)
+    return f"{much} needed, {little} free, short by {amount(needed - free)}"
+
+
+def _in_unit(size: int) -> tuple[float, str]:
+    """Return the number below a thousand, and its unit."""
+    value, unit = float(size), "byte" if size == 1 else "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 999.5:
+        if abs(value) < 999.5:
             break
         value, unit = value / 1024, larger
-    digits = f"{value:.0f}" if value >= 10 or unit == "bytes" else f"{value:.1f}"
-    return f"{digits.removesuffix('.0')} {unit}"
+    return value, unit
+
+
+def _rounded(size: int, *, digits: int) -> str:
+    value, unit = _in_unit(size)
+    return f"{value:.{0 if value == int(value) else digits}f} {unit}"
 
 
 def share(part: int, whole: int, *, what: str) -> str:

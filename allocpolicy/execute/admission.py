@@ -30,7 +30,7 @@ from allocpolicy.images.existing import Disk
 from allocpolicy.storage import budget, directories, mount, named_lock, space
 from allocpolicy.storage.inode import inode
 from allocpolicy.storage.space import Space
-from allocpolicy.wording import format_size
+from allocpolicy.wording import apart
 
 if TYPE_CHECKING:
     from allocpolicy.execute.demand import Demand, Part
@@ -201,9 +201,10 @@ def refuse_excess(plan: Plan, job: Job) -> None:
         asked = plan.promised_bytes if reserves else job.request.virtual_size
         if asked <= held.own:
             return
+    much, most = apart(plan.promised_bytes, allowed)
     raise InvalidRequest(
-        f"{path}: {format_size(plan.promised_bytes)} would be promised to it, but"
-        f" max_promised_bytes allows {format_size(allowed)} for one disk"
+        f"{path}: {much} would be promised to it, but max_promised_bytes allows {most}"
+        " for one disk"
     )
 
 

@@ -17,7 +17,7 @@ from allocpolicy.contract.plan import Mode, Plan, Step
 from allocpolicy.errors import BeyondLimits
 from allocpolicy.images import stamp as stamps
 from allocpolicy.record import dataclass
-from allocpolicy.wording import format_size, printable
+from allocpolicy.wording import apart, printable
 
 _NOT_ALLOWED = "nothing is to be rewritten"
 
@@ -77,10 +77,8 @@ def _excesses(limits: RewriteLimits, plan: Plan, *, facts: Facts) -> Iterator[st
     if limits.copied_bytes is not None:
         copied = sum(map(_copied, plan.steps))
         if copied > limits.copied_bytes:
-            yield (
-                f"up to {format_size(copied)} would be copied, and"
-                f" {format_size(limits.copied_bytes)} may be"
-            )
+            much, little = apart(copied, limits.copied_bytes)
+            yield f"up to {much} would be copied, and {little} may be"
 
 
 def _is_blank(image: BaseImage | None) -> bool:

@@ -50,7 +50,7 @@ def _told(error: BaseException, *, domain: str, started: float) -> tuple[int, st
 def _shorter(error: BaseException) -> Iterator[str]:
     """Yield what is left of a message without what is good to know, but no more."""
     from allocpolicy.errors import BeyondLimits, Error, NotEnoughSpace
-    from allocpolicy.wording import amount
+    from allocpolicy.wording import short
 
     if isinstance(error, BeyondLimits):
         yield str(error)
@@ -58,7 +58,7 @@ def _shorter(error: BaseException) -> Iterator[str]:
     if isinstance(error, Error) and error.remark:
         yield error.template.format_map(vars(error))
     if type(error) is NotEnoughSpace and error.needed > error.free:
-        sizes = f"{amount(error.needed)} needed, {amount(error.free)} free"
+        sizes = short(needed=error.needed, free=error.free)
         remedy = "free some space, or choose a smaller disk"
         yield f"{error.path}: not enough space: {sizes}; {remedy}"
 

@@ -14,7 +14,7 @@ from allocpolicy.storage import below, budget, directories, mount
 from allocpolicy.storage.filesystem import Filesystem
 from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.space import free_bytes
-from allocpolicy.wording import format_size
+from allocpolicy.wording import short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,5 +78,5 @@ def lack_of_headroom(headroom: Headroom, *, unwritten: int, free: int) -> str | 
     """Return the headroom missing for so many reserved-unwritten bytes, or None."""
     wanted = headroom.bytes_for(unwritten)
     if free < wanted:
-        return f"headroom: {format_size(wanted)} needed, {format_size(free)} free"
+        return f"headroom: {short(needed=wanted, free=free)}"
     return None

@@ -20,7 +20,7 @@ from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.renewal import Renewal
 from allocpolicy.resolve.selection import Selection, resolve, resolve_stamp
-from allocpolicy.wording import format_size
+from allocpolicy.wording import amount, apart
 
 _ONLY_FOUND = (
     "nothing but its header says that it is an overlay, and a rewrite copies what is"
@@ -173,9 +173,10 @@ def _grown_size(
         # The size of a disk that another tool made need not be aligned.
         wanted = alignment.rounded(wanted + present) if wanted else present
     if wanted < present:
+        has, less = apart(present, wanted)
         raise InvalidRequest(
-            f"{change.disk}: it has {format_size(present)}, and shrinking it to"
-            f" {format_size(wanted)} would cut off the guest's data: refused"
+            f"{change.disk}: it has {has}, and shrinking it to {less} would cut off"
+            f" {amount(present - wanted)} of the guest's data: refused"
         )
     if wanted != present:
         alignment.check(wanted)

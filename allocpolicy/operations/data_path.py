@@ -26,6 +26,7 @@ from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import exclusive
+from allocpolicy.operations.size_alignment import SizeAlignment
 from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call, installed
@@ -307,9 +308,9 @@ def check_size(virtual_size: int) -> None:
 
     :raises InvalidRequest: when it cannot.
     """
-    if 0 < virtual_size <= MAX_VIRTUAL_SIZE and virtual_size % SECTOR_SIZE == 0:
-        return
-    raise InvalidRequest(
-        f"size {virtual_size}: a disk's size is a positive multiple of {SECTOR_SIZE}"
-        f" bytes, at most {format_size(MAX_VIRTUAL_SIZE)}"
-    )
+    if not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
+        raise InvalidRequest(
+            f"size {virtual_size}: a disk's size is a positive multiple of"
+            f" {SECTOR_SIZE} bytes, at most {format_size(MAX_VIRTUAL_SIZE)}"
+        )
+    SizeAlignment(size=SECTOR_SIZE).check(virtual_size)

@@ -32,7 +32,7 @@ from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import resolve
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import named
-from allocpolicy.wording import format_size
+from allocpolicy.wording import amount, apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +178,11 @@ def _request(
     :raises ImageError: when the base image does not fit into the disk.
     """
     if base and size < base.virtual_size:
+        whole, less = apart(base.virtual_size, size)
         reason = (
-            f"its virtual size of {format_size(base.virtual_size)} is larger than"
-            f" the disk's {format_size(size)}; give the disk at least that"
+            f"its virtual size of {whole} is larger than the disk's {less}, by"
+            f" {amount(base.virtual_size - size)}; give the disk at least"
+            f" {base.virtual_size} bytes"
         )
         raise ImageError(base.source, reason)
     return Request(

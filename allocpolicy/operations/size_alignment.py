@@ -34,8 +34,15 @@ class SizeAlignment:
             nearest = self.rounded(size)
             raise InvalidRequest(
                 f"size {size}: not a multiple of {self.size} bytes ({self.reason});"
-                f" the next that is one: {format_size(nearest)}"
+                f" the next that is one: {format_size(nearest)}{_units(size)}"
             )
+
+
+def _units(size: int) -> str:
+    """Return which units are meant by which letters, for a size in powers of 1000."""
+    if size % 1000:
+        return ""
+    return "; KB, MB and GB are powers of 1000, and K, M and G powers of 1024"
 
 
 def of(policy: Policy, *, format: DiskFormat, direct_io: int | None) -> SizeAlignment:

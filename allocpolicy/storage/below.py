@@ -18,7 +18,7 @@ from pathlib import Path
 from allocpolicy.record import dataclass
 from allocpolicy.storage import inode_flags, libc, mount
 from allocpolicy.storage.inode_flags import InodeFlag
-from allocpolicy.wording import format_size
+from allocpolicy.wording import apart
 
 _DEVICES = Path("/sys/dev/block")
 _DEEPEST = 16  # devices below one another; a loop file can't be below itself
@@ -194,10 +194,8 @@ def _lack(file: Path, status: os.stat_result) -> str | None:
     missing = status.st_size - status.st_blocks * 512
     if missing * _SMALL <= status.st_size:
         return None
-    return (
-        f"it is on a sparse loop file: {file} has"
-        f" {format_size(status.st_blocks * 512)} of {format_size(status.st_size)}"
-    )
+    has, size = apart(status.st_blocks * 512, status.st_size)
+    return f"it is on a sparse loop file: {file} has {has} of {size}"
 
 
 def _moves(fd: int, file: Path) -> str | None:

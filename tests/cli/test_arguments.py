@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from allocpolicy import errors, size
 from allocpolicy.cli import access
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.wording import one_line
+from allocpolicy.resolve.policy import load_policy
+from allocpolicy.wording import format_size, one_line
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -35,6 +36,41 @@ def test_any_other_text_is_refused_in_words(text: str) -> None:
         assert size.parse(text) >= 0
     except InvalidRequest as error:
         assert repr(text) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *(("1GB", 10**9), ("1gb", 10**9), ("1.5TB", 15 * 10**11), ("2kB", 2000)),
+        *(("1GiB", 1 << 30), ("1 GiB", 1 << 30), ("40 gib", 40 << 30)),
+        *(("512B", 512), ("512 bytes", 512)),
+    ],
+)
+def test_only_a_unit_with_b_alone_is_a_power_of_1000(text: str, expected: int) -> None:
+    """As for virsh, coreutils and util-linux; what is shown as a size is one."""
+    assert size.parse(text) == expected
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_size_can_be_written_as_it_is_shown(number: int) -> None:
+    shown = format_size(number).split("(")[-1].rstrip(")")
+    assert size.parse(shown) == number
+
+
+@pytest.mark.parametrize("text", ["1EB", "1Gi", "1GBit", "1\u212a", "G", "1  G", "-1G"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="write a number of bytes"):
+        size.parse(text)
+
+
+def test_the_operators_sizes_have_the_same_units(tmp_path: Path) -> None:
+    file = tmp_path / "a.conf"
+    file.write_text(
+        "[allocpolicy]\nreserved_host_disk = 10GB\nmax_promised_bytes = 2 TiB\n"
+    )
+    policy = load_policy(config_files=[file])
+    assert policy.limits.reserved_host_disk == 10**10
+    assert policy.limits.max_promised_bytes == 2 << 40
 
 
 def test_fractions_are_exact() -> None:

@@ -253,7 +253,7 @@ def test_a_full_filesystem_is_told_and_nothing_changes(
     both = (disk(first, format="raw"), disk(second, target="vdb"))
     refused = hook.run(instance.xml(*both, metadata=SPACE), variables=ON_ERROR)
     assert refused.status == 3
-    for word in (str(instance.path), "needed", "free;", "smaller disk"):
+    for word in (str(instance.path), "needed", "free", "short by", "smaller disk"):
         assert word in refused.stderr
     for one, (blocks, content) in zip((first, second), before, strict=True):
         assert (one.stat().st_blocks, one.read_bytes()) == (blocks, content)

@@ -37,7 +37,7 @@ def refused(directory: Path, *arguments: object, says: str) -> None:
         (["--size", "-1"], "size '-1'"),
         (["--size=-5G"], "size '-5G'"),
         (["--size", "forty"], "size 'forty'"),
-        (["--size", "1000"], "positive multiple of 512"),
+        (["--size", "1000"], "not a multiple of 512 bytes (a disk"),
         (["--size", "0.3K"], "whole number"),
         (["--size", "65T"], "at most 64"),
         (["--size", "40X"], "size '40X'"),
