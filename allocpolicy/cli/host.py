@@ -41,7 +41,7 @@ class HostCapacity(_HostCommand):
     fields = (
         *("directory", "filesystem", "key", "quota"),
         *(field.name for field in dataclasses.fields(Account)),
-        *("shortfall", "overcommit_ratio", "max_overcommit_ratio"),
+        *("shortfall", "fits", "overcommit_ratio", "max_overcommit_ratio"),
         *("reserved_host_disk", "left", "outlook", "listed"),
     )
 
@@ -150,8 +150,10 @@ def _summary(found: Capacity) -> dict[str, object]:
 
 def _entry(one: Entry) -> str:
     holds = f"{format_size(one.actual_size)} taken"
-    if one.is_disk:
+    if one.promises:
         holds += f", {format_size(one.promised)} promised"
+    if one.unknown:
+        holds += f", what else isn't known: {one.unknown}"
     return f"{one.path}: {one.kind}, {holds}"
 
 

@@ -8,6 +8,9 @@ Three rules, for a new disk and for those that grow or are replaced:
 - with `max_promised_bytes`, no disk is promised more, whoever asks for it: the owner of
   an existing disk chooses its size and its stamp.
 
+What isn't known of other disks counts as what bounds it. It refuses nothing by itself,
+or one directory that can't be listed would stop all work: the report says what it is.
+
 The account is taken only where a rule needs it: a thin disk without a ratio needs none.
 """
 
@@ -128,7 +131,9 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
     from allocpolicy.execute import demand  # it counts other disks
 
     refuse_excess(plan, job)
-    refuse(demand.of([(plan, job)]), directory, budget.space_of)
+    asked = demand.of([(plan, job)])
+    refuse(asked, directory, budget.space_of)
+    _note(asked, [job])
 
 
 def admit_all(
@@ -159,6 +164,7 @@ def admit_all(
         directory = members[0][1]
         asked = demand.of([part for part, _ in members], measured=measured)
         refuse(asked, directory, budget.space_of)
+        _note(asked, [job for (_, job), _ in members])
         if filesystem in whole:  # what is free in each budget is free only once
             asked = whole[filesystem][0].beside(asked)
             refuse(asked, directory, budget.whole_of)
@@ -179,6 +185,13 @@ def refuse(asked: Demand, directory: int, space_of: Callable[[int], Space]) -> N
     refusal = asked.refusal(space_of(directory))
     if refusal is not None:
         raise refusal
+
+
+def _note(asked: Demand, jobs: Iterable[Job]) -> None:
+    """Note for the reports what the plans were admitted without knowing."""
+    for job in jobs:
+        if asked.doubt and asked.doubt not in job.notes:
+            job.notes.append(asked.doubt)
 
 
 def refuse_excess(plan: Plan, job: Job) -> None:

@@ -18,8 +18,10 @@ from allocpolicy.errors import NotEnoughSpace, Overcommitted
 from allocpolicy.execute.foreseen import NONE_AHEAD, Ahead
 from allocpolicy.execute.job import Job
 from allocpolicy.observe import account, holding
+from allocpolicy.observe import unknown as unknowns
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Holding
+from allocpolicy.observe.unknown import Unknown
 from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import ready_made
 from allocpolicy.storage.inode import Inode, inode
@@ -46,7 +48,8 @@ class Demand:
     ``promised`` is what the filesystem's other disks may take. Of the disks that the
     plans are for, ``own`` is what they hold, ``less`` what they may take until then,
     and ``more`` afterwards. ``exact``: the filesystem's figures must settle before they
-    are read.
+    are read. ``unknown`` is what of the other disks isn't known: ``promised`` has it as
+    what bounds it.
     """
 
     limits: Limits
@@ -57,6 +60,18 @@ class Demand:
     less: int = 0
     more: int = 0
     exact: bool = False
+    unknown: tuple[Unknown, ...] = ()
+
+    @property
+    def doubt(self) -> str:
+        """Return what the ratio was judged without knowing, in words, if anything."""
+        if not self._by_ratio or not self.unknown:
+            return ""
+        return f"the over-commit ratio isn't known: {unknowns.said(self.unknown)}"
+
+    @property
+    def _by_ratio(self) -> bool:
+        return bool(self.limits.max_overcommit_ratio) and self.more > self.less
 
     def beside(self, other: Demand) -> Demand:
         """Return the demand of both on one filesystem, whatever was promised."""
@@ -87,7 +102,7 @@ class Demand:
 
     def _overcommitment(self, space: Space) -> NotEnoughSpace | None:
         limits = self.limits
-        if not limits.max_overcommit_ratio or self.more <= self.less:
+        if not self._by_ratio:
             return None
         others = space.used - self.own + self.promised
         left = allowed(space, limits) - others
@@ -104,8 +119,9 @@ class Demand:
             ratio,
             limits.max_overcommit_ratio,
         )
-        if beside:
-            refused.remark = f"that is together with {', '.join(map(str, beside))}"
+        together = f"that is together with {', '.join(map(str, beside))}"
+        remarks = (together if beside else "", unknowns.said(self.unknown))
+        refused.remark = "; ".join(filter(None, remarks))
         return refused
 
 
@@ -161,6 +177,7 @@ def _accounted(
         demand,
         headroom=_headroom(parts, held, first.host, unwritten=unwritten),
         promised=others.promised + ahead.promised,
+        unknown=others.unknown,
         own=sum(one.own for one in held),
         less=sum(one.own + one.promised for one in held),
     )

@@ -15,7 +15,7 @@ from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.rewrite_limits import RewriteLimits
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
-from allocpolicy.record import dataclass
+from allocpolicy.record import dataclass, field
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage import temporary
 from allocpolicy.storage.directories import Directory
@@ -50,7 +50,8 @@ class Job:
     was admitted together with those of other disks; ``locks`` are those that we hold of
     the ones that strategies name. ``limits``: how far an existing disk may be
     rewritten, and ``until`` when, by the monotonic clock. ``attached``: its policy is
-    in a VM's definition, and a stamp only its record. ``remark`` is for the report.
+    in a VM's definition, and a stamp only its record. ``remark`` is for the report, and
+    so are ``notes``, which are made while the work is done.
     """
 
     request: Request
@@ -73,6 +74,7 @@ class Job:
     until: float | None = None
     attached: bool = False
     remark: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def host(self) -> Host:

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from allocpolicy.contract.policy import Policy
+from allocpolicy.observe import unknown as unknowns
 from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.ledger import Entry, Kind, Ledger
+from allocpolicy.observe.unknown import Unknown, Why
 from allocpolicy.record import dataclass
 from allocpolicy.storage import budget, directories, mount, tree
 from allocpolicy.storage.inode import Inode
@@ -40,7 +42,9 @@ class Account:
     virtual_size: the sum that the guests see. allocated: storage of disks and images;
     storage that they share counts once. unwritten: the part of it that is reserved for
     disks and not written yet, for which headroom is kept free. promised: storage that
-    the disks don't have yet and take if their guests write every byte.
+    the disks don't have yet and take if their guests write every byte. unknown: the
+    files of which that isn't known, and the directories; ``promised`` has them as what
+    bounds them.
     """
 
     size: int
@@ -57,6 +61,7 @@ class Account:
     unwritten: int
     promised: int
     budget: str | None = None
+    unknown: tuple[Unknown, ...] = ()
 
     @property
     def overcommit_ratio(self) -> float:
@@ -69,8 +74,18 @@ class Account:
 
     @property
     def shortfall(self) -> int:
-        """Return the bytes that would be missing if every disk were filled."""
+        """Return the bytes that would be missing if every disk were filled.
+
+        At least so many, where something is unknown.
+        """
         return max(0, self.promised - self.free)
+
+    @property
+    def fits(self) -> bool | None:
+        """Return whether every disk could be filled; None: that isn't known."""
+        if self.shortfall:
+            return False
+        return None if self.unknown else True
 
 
 def take(
@@ -136,7 +151,7 @@ def _taken(
         books,
         entries,
         there,
-        unreadable=len(tree_of.unreadable),
+        unlisted=tree_of.unreadable,
         budget=part.name if part else None,
     )
     return closed, entries
@@ -147,12 +162,12 @@ def _closed(
     entries: Sequence[Entry],
     there: Space,
     *,
-    unreadable: int,
+    unlisted: Sequence[str],
     budget: str | None,
 ) -> Account:
-    """Return the account of the ledger's files; ``unreadable`` counts directories."""
+    """Return the account of the ledger's files; ``unlisted`` are directories."""
     disks = [one for one in entries if one.is_disk]
-    promising = disks + [one for one in entries if one.kind is Kind.DATA]
+    promising = [one for one in entries if one.promises]
     return Account(
         size=there.size,
         used=there.used,
@@ -161,11 +176,24 @@ def _closed(
         disks=len(disks),
         unstamped=sum(one.kind is Kind.UNSTAMPED for one in disks),
         malformed=sum(one.malformed for one in disks),
-        images=len(entries) - len(promising),
-        unreadable=unreadable + ledger.unreadable,
+        images=sum(not one.is_disk and one.kind is not Kind.DATA for one in entries),
+        unreadable=len(unlisted) + ledger.unreadable,
         virtual_size=sum(one.virtual_size for one in disks),
         allocated=ledger.allocated,
         unwritten=sum(one.unwritten for one in promising),
         promised=sum(one.promised for one in promising),
         budget=budget,
+        unknown=_unknown(entries, unlisted=unlisted),
     )
+
+
+def _unknown(
+    entries: Iterable[Entry], *, unlisted: Iterable[str]
+) -> tuple[Unknown, ...]:
+    directories = ((Why.UNLISTED, path, 0) for path in unlisted)
+    files = (
+        (one.unknown, one.path, one.promised)
+        for one in entries
+        if one.unknown is not None
+    )
+    return unknowns.summed([*directories, *files])

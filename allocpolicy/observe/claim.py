@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.observe.unknown import Why
 from allocpolicy.qcow2 import ending
 from allocpolicy.qcow2.geometry import geometry
 from allocpolicy.qcow2.header import MAGIC, Header, read_header
@@ -24,16 +25,18 @@ class Claim:
     """The virtual size, and the file size that holds every write of the guest.
 
     ``backing_file`` is the name of its backing file, ``data_file`` that of its external
-    data file.
+    data file. ``unknown``: it begins as a qcow2 does, and nothing says that it is raw.
     """
 
     virtual_size: int = 0
     full_size: int = 0
     backing_file: str | None = None
     data_file: str | None = None
+    unknown: Why | None = None
 
 
 NOTHING = Claim()
+DISBELIEVED = Claim(unknown=Why.DISBELIEVED)
 
 
 def of(fd: int, *, path: Path) -> Claim:
@@ -46,17 +49,18 @@ def of(fd: int, *, path: Path) -> Claim:
     try:
         header = read_header(fd, path=path)
         full_size = _full_size(header, file_size=os.fstat(fd).st_size)
-    except InvalidRequest:  # QEMU opens no such image
-        return NOTHING
+    except InvalidRequest:  # this QEMU opens no such image, as far as we know
+        return DISBELIEVED
     there = os.fstatvfs(fd)
     absurd = full_size > there.f_blocks * there.f_frsize
     if absurd and not ending.is_explained(fd, header):
-        return NOTHING
+        return DISBELIEVED
     return Claim(
         virtual_size=header.virtual_size,
         full_size=full_size,
         backing_file=header.backing_file,
         data_file=header.data_file,
+        unknown=Why.CLAIMED,
     )
 
 

@@ -19,6 +19,7 @@ from allocpolicy.images.appearance import Appearance, Family
 from allocpolicy.observe import claim, uncounted
 from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.likeness import Likeness
+from allocpolicy.observe.unknown import Why
 from allocpolicy.qcow2 import geometry
 from allocpolicy.qcow2.header import MAGIC, Header, read_header
 from allocpolicy.record import dataclass, replace
@@ -47,7 +48,8 @@ class Holding:
     content is ``foreign`` if it is an image of a format that no disk has, in words.
     ``overlay``: it has a backing file, and ``backing`` is which, if it is there;
     ``data`` is its external data file.
-    ``project`` is the file's, for quotas; None if unknown.
+    ``project`` is the file's, for quotas; None if unknown. ``unknown``: it isn't known
+    what it may come to take, and why.
     """
 
     virtual_size: int
@@ -66,6 +68,7 @@ class Holding:
     backing: Inode | None = None
     data: Inode | None = None
     project: int | None = None
+    unknown: Why | None = None
 
     @property
     def promised(self) -> int:
@@ -91,7 +94,7 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     file_size, actual_size = status.st_size, status.st_blocks * 512
     virtual_size = full_size = file_size
     stamped, malformed, likeness, foreign = True, False, Likeness.DISK, None
-    backing = data = None
+    backing = data = unknown = None
     try:
         stamp = stamps.read(fd, path=path)
         stamped = stamp is not None
@@ -103,16 +106,20 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
             virtual_size = max(file_size, claimed.virtual_size)
             full_size = max(file_size, claimed.full_size)
             backing, data = claimed.backing_file, claimed.data_file
+            unknown = Why.FOREIGN if foreign else claimed.unknown
         elif stamp.format is DiskFormat.QCOW2:
             header = read_header(fd, path=path)
             virtual_size, full_size = _qcow2_sizes(
                 header, fd=fd, thin=stamp.effective.strategy == THIN
             )
             if header.has_external_data_file:
-                full_size = max(file_size, _of_two(fd, header, path=path))
+                beside = uncounted.of(header, fd=fd, path=path)
+                unknown = Why.DATA_FILE if beside is None else None
+                full_size = max(file_size, _metadata_bytes(header) + (beside or 0))
             backing, data = header.backing_file, header.data_file
     except InvalidRequest:
         full_size, malformed = _file_bytes(status), True
+        unknown = Why.MALFORMED
     summary = None
     if actual_size and extents:
         summary = extent.summarise(fd, file_size=file_size, sync=False)
@@ -132,6 +139,7 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
         likeness=likeness,
         foreign=foreign,
         data=_inode_at(Path(data)) if data and os.path.isabs(data) else None,
+        unknown=unknown,
     )
 
 
@@ -167,7 +175,10 @@ def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:
 
 
 def unread(status: os.stat_result, *, stamped: bool) -> Holding:
-    """Return what is known about a file that cannot be opened."""
+    """Return what is known about a file that cannot be opened.
+
+    All of its storage may be reserved and not written yet.
+    """
     actual_size = status.st_blocks * 512
     return Holding(
         virtual_size=status.st_size,
@@ -175,8 +186,10 @@ def unread(status: os.stat_result, *, stamped: bool) -> Holding:
         file_size=status.st_size,
         actual_size=actual_size,
         own=actual_size,
+        unwritten=actual_size,
         stamped=stamped,
         likeness=likenesses.by_size(status),
+        unknown=Why.UNREADABLE,
     )
 
 
@@ -204,8 +217,8 @@ def _qcow2_sizes(
     return image.virtual_size, max(whole, -(-status.st_size // size) * size)
 
 
-def _of_two(fd: int, header: Header, *, path: Path) -> int:
-    """Return what the tables take, and what the data file doesn't count for itself.
+def _metadata_bytes(header: Header) -> int:
+    """Return what the tables take of a disk whose data is in another file.
 
     :raises InvalidRequest: when no image can have such numbers.
     """
@@ -214,7 +227,7 @@ def _of_two(fd: int, header: Header, *, path: Path) -> int:
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
     )
-    return whole.metadata_bytes + uncounted.of(header, fd=fd, path=path)
+    return whole.metadata_bytes
 
 
 def _is_punched(status: os.stat_result, *, whole: int, hint: int, size: int) -> bool:

@@ -22,6 +22,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.likeness import Likeness
+from allocpolicy.observe.unknown import Why
 from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import directories
 from allocpolicy.storage import found as files
@@ -55,7 +56,11 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One file, and as what it counts; bytes. Disks and their data files promise."""
+    """One file, and as what it counts; bytes.
+
+    Disks and their data files promise, and what can't be read may be a disk.
+    ``unknown``: it isn't known what it may come to take, and why.
+    """
 
     path: str
     kind: Kind
@@ -64,11 +69,17 @@ class Entry:
     unwritten: int
     promised: int
     malformed: bool
+    unknown: Why | None = None
 
     @property
     def is_disk(self) -> bool:
         """Return whether it counts as a disk."""
         return self.kind in (Kind.STAMPED, Kind.UNSTAMPED)
+
+    @property
+    def promises(self) -> bool:
+        """Return whether it may still take storage."""
+        return self.is_disk or self.kind is Kind.DATA or self.unknown is not None
 
 
 class Ledger:
@@ -260,7 +271,8 @@ def _kind(holding: Holding, *, cached: bool) -> Kind:
 
 
 def _entry(path: str, kind: Kind, holding: Holding) -> Entry:
-    promises = kind in (Kind.STAMPED, Kind.UNSTAMPED)
+    unread = holding.unknown is Why.UNREADABLE and kind is not Kind.BASE
+    promises = unread or kind in (Kind.STAMPED, Kind.UNSTAMPED)
     return Entry(
         path=path,
         kind=kind,
@@ -269,13 +281,14 @@ def _entry(path: str, kind: Kind, holding: Holding) -> Entry:
         unwritten=holding.unwritten,
         promised=holding.promised if promises else 0,
         malformed=holding.malformed,
+        unknown=holding.unknown if promises else None,
     )
 
 
 def _without_stamp(entry: Entry, *, base: bool, data: bool) -> Entry:
     """Return the entry of a file as what other files make of it."""
     if base:
-        return replace(entry, kind=Kind.BASE, promised=0)
+        return replace(entry, kind=Kind.BASE, promised=0, unknown=None)
     if data:  # its guest sees it by the disk
         return replace(entry, kind=Kind.DATA, virtual_size=0)
     return entry

@@ -11,8 +11,10 @@ from allocpolicy.images import reach as reaches
 from allocpolicy.qcow2.header import Header
 
 
-def of(header: Header, *, fd: int, path: Path) -> int:
+def of(header: Header, *, fd: int, path: Path) -> int | None:
     """Return the bytes that the data file may still take, and doesn't count for itself.
+
+    None if it can't be looked at.
 
     Below the disk's directory it is a file of the same account, and counts as long as
     it is. On another filesystem it takes nothing of the disk's.
@@ -23,7 +25,7 @@ def of(header: Header, *, fd: int, path: Path) -> int:
             status = os.fstat(image.fd)
             counted = image.path.is_relative_to(os.path.realpath(path.parent))
     except (ImageError, OSError):
-        return 0
+        return None
     if status.st_dev != os.fstat(fd).st_dev:
         return 0
     there = status.st_size if counted else status.st_blocks * 512

@@ -166,7 +166,7 @@ def _attempt(course: Course) -> Attempt:
         job, plan, (steps, done) = _replanned(course, _executed)
     rewritten = job.disk is not None and plan.mode is Mode.STAGED
     unseen = UNSEEN_XATTRS if rewritten and not attributes.sees_all() else ""
-    reasons = filter(None, (course.reason, job.remark, plan.reason, unseen))
+    reasons = filter(None, (course.reason, job.remark, plan.reason, unseen, *job.notes))
     return Attempt(
         job=job, reason="; ".join(reasons), plan=plan, steps=steps, done=done
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import Limits
 from allocpolicy.execute import admission
+from allocpolicy.observe import unknown as unknowns
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.ledger import Entry
 from allocpolicy.record import asdict, dataclass
@@ -29,8 +30,13 @@ class Capacity:
     def outlook(self) -> str:
         """Say what would happen if every disk were filled."""
         spare = self.account.free - self.account.promised
+        said = unknowns.said(self.account.unknown)
         if spare < 0:
-            return f"the filesystem would be short of {format_size(-spare)}"
+            more = f", or more: {said}" if said else ""
+            return f"the filesystem would be short of {format_size(-spare)}{more}"
+        if said:
+            known = f"what is known fits, with {format_size(spare)} to spare"
+            return f"it isn't known: {known}; {said}"
         return f"all of them fit, with {format_size(spare)} to spare"
 
     def as_document(self, *, listed: bool = False) -> dict[str, object]:
@@ -48,7 +54,9 @@ class Capacity:
             "key": self.filesystem.key,
             "quota": quotas if self.quotas else None,
             **asdict(taken),
+            "unknown": [asdict(one) | {"why": str(one.why)} for one in taken.unknown],
             "shortfall": taken.shortfall,
+            "fits": taken.fits,
             "overcommit_ratio": taken.overcommit_ratio,
             "max_overcommit_ratio": limits.max_overcommit_ratio or None,
             "reserved_host_disk": limits.reserved_host_disk,
@@ -65,6 +73,7 @@ class Capacity:
                 "virtual_size": one.virtual_size,
                 "actual_size": one.actual_size,
                 "promised": one.promised,
+                "unknown": one.unknown and str(one.unknown),
             }
             for one in sorted(self.entries, key=lambda entry: entry.path)
         ]

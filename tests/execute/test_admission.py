@@ -35,7 +35,7 @@ from allocpolicy.observe import account, holding
 from allocpolicy.observe.account import Account
 from allocpolicy.storage import lease, space
 from tests.execute.test_new import Theirs
-from tests.harness import jobs
+from tests.harness import images, jobs
 from tests.harness.cli import allocpolicy, command, environment
 from tests.harness.directory import open_directory
 from tests.harness.filesystems import available
@@ -157,6 +157,34 @@ def test_what_a_refusal_says(directory: Path) -> None:
         assert float(ratio) == pytest.approx((2 << 40) / size, rel=0.05)
         assert "max_overcommit_ratio allows 1.625" in line
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.filesystems("ext4")
+def test_with_a_ratio_it_is_told_what_is_unknown(directory: Path) -> None:
+    """By the refusal, and by the report of what was admitted, planned or done.
+
+    What is unknown counts as what bounds it, and refuses nothing by itself.
+    """
+    unknown = directory / "unknown"
+    images.qemu_img("create", "-q", "-f", "qcow2", unknown, "200M")
+    taken = account.take(directory, policy=Policy())
+    assert taken.promised > 200 * MIB
+    variables = {"OS_ALLOCPOLICY__MAX_OVERCOMMIT_RATIO": "1"}
+    arguments = ("provision", directory / "disk", "--format", "raw", "-f", "json")
+    said = f"1 file ({unknown}) without a stamp looks like qcow2"
+    size = taken.size - taken.reserved_blocks - taken.used - 100 * MIB
+    refused = allocpolicy(*arguments, "--size", f"{size // MIB}M", **variables)
+    assert refused.status == 3
+    assert said in refused.stderr
+    for more in (("--dry-run",), ()):
+        done = allocpolicy(*arguments, "--size", "100M", *more, **variables)
+        reason = done.document["effective"]["reason"]
+        assert "the over-commit ratio isn't known" in reason
+        assert said in reason
+    unlimited = allocpolicy(
+        *arguments[:1], directory / "b", *arguments[2:], "--size", MIB
+    )
+    assert "isn't known" not in unlimited.document["effective"]["reason"]
 
 
 @ALL

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,17 @@ from allocpolicy import (
     provision,
 )
 from allocpolicy.contract.facts import Limits
+from allocpolicy.contract.strategy import Choice
+from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import opened
-from allocpolicy.images.stamp import XATTR
+from allocpolicy.images.stamp import XATTR, Stamp
 from allocpolicy.observe import account
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.ledger import Kind, Ledger
 from allocpolicy.observe.surroundings import surroundings
+from allocpolicy.observe.unknown import Unknown, Why
 from allocpolicy.storage import reflink, tree
 from allocpolicy.storage.copy import Run
 from tests.conftest import FreshFilesystem
@@ -354,6 +358,123 @@ def test_what_may_not_be_read_is_counted_by_its_size() -> None:
     taken = Account(**json.loads(finished.stdout))
     assert (taken.disks, taken.unreadable) == (2, 3)
     assert taken.promised >= SIZE - MIB
+    found = {one["why"]: one for one in json.loads(finished.stdout)["unknown"]}
+    assert {why: one["count"] for why, one in found.items()} == {
+        "unlisted": 1,
+        "unreadable": 2,
+    }
+    assert found["unlisted"]["example"] == str(directory / "closed")
+    assert found["unreadable"]["promised"] == taken.promised
+
+
+def of_a_raw(disk: Path) -> None:
+    write(disk, size=SIZE)
+
+
+def of_a_disk(disk: Path) -> None:
+    make(disk)
+
+
+def of_a_base(disk: Path) -> None:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, "1G")
+    disk.chmod(0o444)
+
+
+def of_a_backing_file(disk: Path) -> None:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, "1G")
+    top = make(disk.with_name("top"))
+    images.qemu_img("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", disk, top)
+
+
+@pytest.mark.filesystems("ext4")
+@pytest.mark.parametrize("known", [of_a_raw, of_a_disk, of_a_base, of_a_backing_file])
+def test_of_most_files_it_is_known_what_they_may_take(
+    directory: Path, known: Callable[[Path], None]
+) -> None:
+    known(directory / "disk")
+    taken = account.take(directory, policy=Policy())
+    assert (taken.unknown, taken.fits) == ((), True)
+
+
+def claims(disk: Path) -> None:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, "100M")
+
+
+def claims_too_much(disk: Path) -> None:
+    images.qemu_img("create", "-q", "-f", "qcow2", disk, "60T")
+    os.truncate(disk, SIZE)
+
+
+def is_of_a_newer_qemu(disk: Path) -> None:
+    claims(disk)
+    with disk.open("r+b") as file:  # an incompatible feature that nobody knows
+        file.seek(72)
+        file.write((1 << 60).to_bytes(8, "big"))
+
+
+def is_a_vmdk(disk: Path) -> None:
+    images.qemu_img("create", "-q", "-f", "vmdk", disk, "1G")
+
+
+def has_no_valid_stamp(disk: Path) -> None:
+    os.setxattr(make(disk), XATTR, b"{")
+
+
+def has_no_valid_header(disk: Path) -> None:
+    with make(disk).open("r+b") as file:
+        file.write(b"none")
+
+
+def has_lost_its_data(disk: Path) -> None:
+    data = disk.with_name("data")
+    option = f"data_file={data}"
+    images.qemu_img("create", "-q", "-f", "qcow2", "-o", option, disk, SIZE)
+    provisioned(disk)
+    data.unlink()
+
+
+def provisioned(disk: Path) -> None:
+    choice = Choice(strategy="none", options={})
+    with disk.open("r+b") as file:
+        stamp = Stamp(requested=choice, effective=choice, format=DiskFormat.QCOW2)
+        stamps.write(file.fileno(), stamp)
+
+
+@pytest.mark.filesystems("ext4")
+@pytest.mark.parametrize(
+    ("makes", "why"),
+    [
+        (claims, Why.CLAIMED),
+        (claims_too_much, Why.DISBELIEVED),
+        (is_of_a_newer_qemu, Why.DISBELIEVED),
+        (is_a_vmdk, Why.FOREIGN),
+        (has_no_valid_stamp, Why.MALFORMED),
+        (has_no_valid_header, Why.MALFORMED),
+        (has_lost_its_data, Why.DATA_FILE),
+    ],
+)
+def test_what_a_file_may_take_can_be_unknown(
+    directory: Path, makes: Callable[[Path], None], why: Why
+) -> None:
+    """It counts as what bounds it; and nobody says that all of them fit."""
+    disk = directory / "disk"
+    makes(disk)
+    taken, (entry,) = account.listing(directory, policy=Policy())
+    assert taken.fits is None
+    assert taken.unknown == (
+        Unknown(why=why, count=1, promised=taken.promised, example=str(disk)),
+    )
+    assert entry.unknown is why
+    status = disk.stat()
+    assert taken.promised >= status.st_size - status.st_blocks * 512
+    assert f"({disk})" in taken.unknown[0].said
+
+
+@pytest.mark.filesystems("ext4")
+def test_what_qemu_has_open_as_raw_is_known(directory: Path) -> None:
+    claims(directory / "disk")
+    with images.held_by_qemu(directory / "disk", format="raw"):
+        assert account.take(directory, policy=Policy()).unknown == ()
 
 
 @pytest.mark.filesystems("ext4", "xfs", "btrfs")
@@ -392,6 +513,8 @@ def test_a_lease_is_not_broken(directory: Path) -> None:
         os.close(fd)
         signal.signal(signal.SIGIO, before)
     assert (taken.disks, taken.unreadable) == (1, 1)
+    assert [one.why for one in taken.unknown] == [Why.UNREADABLE]
+    assert taken.unwritten == taken.allocated  # all of it may be reserved
     assert (others.disks, others.unreadable, others.promised) == (0, 0, 0)
 
 

@@ -14,7 +14,7 @@ from allocpolicy.operations import probe
 from allocpolicy.registry import installed
 from allocpolicy.storage import capability
 from tests.conftest import FreshFilesystem
-from tests.harness import filesystems
+from tests.harness import filesystems, images
 from tests.harness.cli import allocpolicy, environment
 from tests.harness.directory import open_directory
 from tests.harness.filesystems import assert_clean, available
@@ -83,8 +83,10 @@ class TestCapacity:
             account.take(directory, policy=Policy()),
         )
         for name in account.Account.__slots__:
-            assert said[name] == getattr(taken, name), name
+            expected = getattr(taken, name)
+            assert said[name] == ([] if name == "unknown" else expected), name
         assert said["disks"] == 2
+        assert said["fits"] is taken.fits
         assert said["virtual_size"] == 2 * GIB
         assert said["overcommit_ratio"] == taken.overcommit_ratio
         assert said["max_overcommit_ratio"] is said["left"] is said["quota"] is None
@@ -100,6 +102,7 @@ class TestCapacity:
             assert words in said["outlook"]
             assert f"({abs(spare)} bytes)" in said["outlook"]
             assert said["shortfall"] == max(0, -spare)
+            assert said["fits"] is (spare >= 0)
             table = allocpolicy("host", "capacity", directory).stdout
             assert words in table
 
@@ -113,6 +116,26 @@ class TestCapacity:
             finished = allocpolicy("provision", disk, *arguments, **variables)
             assert finished.status == status, finished.stderr
         assert document("capacity", directory, **variables)["left"] < 4 * MIB
+
+    @pytest.mark.filesystems("xfs")
+    def test_what_is_unknown_is_never_said_to_fit(self, directory: Path) -> None:
+        """Nor is it where what is known is too much already: it is at least that."""
+        images.qemu_img("create", "-q", "-f", "qcow2", directory / "a", "100M")
+        said = document("capacity", directory)
+        assert said["fits"] is None
+        assert said["outlook"].startswith("it isn't known: what is known fits, with ")
+        (unknown,) = said["unknown"]
+        assert (unknown["why"], unknown["count"]) == ("claimed", 1)
+        assert unknown["example"] == str(directory / "a")
+        assert unknown["promised"] == said["promised"] > 100 * MIB
+        assert "1 file (" in said["outlook"]
+        screen = allocpolicy("host", "capacity", directory).stdout
+        assert "it isn't known" in screen
+        make(directory / "b", format=DiskFormat.RAW, size=1024 * GIB)
+        said = document("capacity", directory)
+        assert said["fits"] is False
+        assert "short of" in said["outlook"]
+        assert "or more: 1 file (" in said["outlook"]
 
     @pytest.mark.filesystems("ext4", "xfs", "btrfs")
     def test_nothing_is_written(self, directory: Path) -> None:
