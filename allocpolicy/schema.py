@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn
 
 SCHEMAS = "allocpolicy_schemas"
 
@@ -18,6 +18,10 @@ _MESSAGE_LIMIT = 200
 
 class Invalid(ValueError):
     """Data violates its schema: one line, to which the caller adds context."""
+
+
+class Unresolvable(ValueError):
+    """A schema refers to something that isn't in it."""
 
 
 def load(name: str) -> dict[str, Any]:
@@ -35,16 +39,39 @@ def validate(instance: object, *, schema: Mapping[str, object]) -> list[str]:
     return [f"{place(error.path)}: {message(error)}" for error in found]
 
 
-def errors(instance: object, *, schema: Mapping[str, object]) -> Iterable[Any]:
-    """Yield jsonschema's errors of ``instance``."""
-    import jsonschema
-    import referencing
+def errors(instance: object, *, schema: Mapping[str, object]) -> Iterator[Any]:
+    """Yield jsonschema's errors of ``instance``; no ``$ref`` makes it fetch anything.
 
-    # An empty registry: a $ref never makes jsonschema fetch anything.
-    validator = jsonschema.Draft202012Validator(
-        dict(schema), registry=referencing.Registry()
-    )
-    return validator.iter_errors(instance)
+    :raises Unresolvable: when a ``$ref`` leads out of the schema, while it is iterated.
+    """
+    import jsonschema
+
+    plain = dict(schema)
+    referencing: Any = getattr(jsonschema.validators, "referencing", None)
+    if referencing is None:  # before jsonschema 4.18
+        kept: dict[str, Any] = {"resolver": _resolver(plain)}
+        lost: Any = jsonschema.RefResolutionError
+    else:
+        kept = {"registry": referencing.Registry()}
+        lost = referencing.exceptions.Unresolvable
+    validator = jsonschema.Draft202012Validator(plain, **kept)
+    try:
+        yield from validator.iter_errors(instance)
+    except lost as error:
+        raise Unresolvable(str(error)) from error
+
+
+def _resolver(schema: Mapping[str, object]) -> object:
+    """Return what resolves references as jsonschema did, but for those to elsewhere."""
+    import jsonschema
+
+    class Resolver(jsonschema.RefResolver):
+        """Never opens a URL; the built-in one does for each that it doesn't know."""
+
+        def resolve_remote(self, uri: str) -> NoReturn:
+            raise jsonschema.RefResolutionError(f"Unresolvable: {uri}")
+
+    return Resolver.from_schema(schema)
 
 
 def place(path: Iterable[str | int]) -> str:

@@ -78,7 +78,6 @@ def _is_plain(options_schema: Mapping[str, Any]) -> bool:
 
 def _check_with_jsonschema(options_schema: Mapping[str, Any]) -> None:
     import jsonschema
-    import referencing.exceptions
 
     plain = dict(options_schema)
     defaults = {name: o["default"] for name, o in plain["properties"].items()}
@@ -88,7 +87,10 @@ def _check_with_jsonschema(options_schema: Mapping[str, Any]) -> None:
     except jsonschema.SchemaError as error:
         place = schema.place(error.path)
         raise Invalid(f"options_schema: {place}: {schema.message(error)}") from error
-    except (referencing.exceptions.Unresolvable, re.error) as error:
+    except schema.Unresolvable as error:
         raise Invalid(f"options_schema: {schema.shorten(str(error))}") from error
+    except re.error as error:
+        reason = schema.shorten(f"{error.pattern!r} is not a regex: {error}")
+        raise Invalid(f"options_schema: {reason}") from error
     if problems:
         raise Invalid(f"options_schema: the defaults are not valid: {problems[0]}")
