@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Not the root, where the checkout's allocpolicy is: what is installed is described.
 sys.path.insert(0, str(ROOT / "tools"))
 
+import blocks  # noqa: E402
 import error_page  # noqa: E402
 import reference  # noqa: E402
 import schema_page  # noqa: E402
@@ -48,8 +49,10 @@ myst_ref_domains = ["std"]  # oslo.config's would search for every link
 autoprogram_cliff_application = "allocpolicy"
 autoprogram_cliff_ignored = ["--help"]
 nitpicky = True
+highlight_language = "none"
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "blocks": blocks.write,
     "errors": error_page.write,
     "names": lambda: reference.Page(examples=reference.examples()).write(),
     "schemas": schema_page.write,

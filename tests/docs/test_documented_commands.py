@@ -1,45 +1,54 @@
-"""What the documentation tells people to type works, and what it shows is true."""
+"""What the documentation tells people to type works, and what it shows is true.
+
+With DOCS_REWRITE=1 in the environment, `make docs` puts what commands really print into
+the pages instead of comparing it.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from allocpolicy import load_policy
 from tests.conftest import FreshFilesystem
 from tests.harness import cli, images
-
-pytestmark = pytest.mark.system
+from tests.harness.shown import alike, for_a_page
 
 ROOT = Path(__file__).parents[2]
-PAGES = (
+
+if TYPE_CHECKING:
+    from tools import blocks
+    from tools.blocks import Block, Step
+else:  # the tools are no part of what is installed
+    _SPEC = importlib.util.spec_from_file_location(
+        "blocks", ROOT / "tools" / "blocks.py"
+    )
+    blocks = importlib.util.module_from_spec(_SPEC)
+    sys.modules["blocks"] = blocks  # dataclasses look for it there
+    _SPEC.loader.exec_module(blocks)
+
+EVERY_BLOCK = blocks.every_block()
+PAGES = [
     *("README.md", "CONTRIBUTING.md", "plugins/example/README.md"),
-    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
-)
-PROGRAMS = "allocpolicy|apt-get|git|make|pip|pytest|python3?|tox|virsh"
-SHELL = re.compile(rf"(\$ )?({PROGRAMS}|# /etc/cron[.]d)(?![\w:])")
+    *(page for page in blocks.PAGES if page.startswith("docs/")),
+]
+REWRITE = bool(os.environ.get("DOCS_REWRITE"))
+MARK = "@@@"
 
-# It is typed from the beginning to the end: tests/packaging/test_strategy_guide.py.
-IN_ORDER = "docs/how-to/strategies.md"
-
-# What begins like this is not run here, because of this.
-NOT_RUN = {
-    "allocpolicy audit --libvirt ": "it takes libvirt; tests/libvirt has its own",
-    "allocpolicy libvirt ": "tests/libvirt runs them, beside a libvirtd of its own",
-    "apt-get ": "it changes the host; bindep.txt is what make installs",
-    "git ": "it changes the checkout",
-    "make ": "make test runs this test; the demo has a test of its own",
-    "pytest ": "this test is part of a run of pytest",
-    "python -m pip install ": "tests/packaging installs the wheel",
-    "python3 -m venv ": "tests/packaging installs the wheel",
-    "virsh ": "tests/libvirtd has a libvirtd of its own",
-    "tox ": "tox runs this test; the benchmarks take an hour",
+# Directories of other programs, and what stands in for them.
+DIRECTORIES = {
+    "/var/lib/prometheus/node-exporter": "/srv/metrics",
+    "/var/lib/nova/instances": "/srv/vm",
+    "/etc/nova/provider_config": "/srv/nova",
 }
 
 # Options of other programs that the documentation names.
@@ -62,42 +71,158 @@ OF_OTHERS = {
 }
 
 
-def blocks(page: str) -> Iterator[list[str]]:
-    """Yield the page's blocks of code, fenced or indented, as lines without margin."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for match in re.finditer(
-        r"^```\w*\n(.*?)^```|(?<=\n\n)((?:(?: {4,}[^\n]*)?\n)+)",
-        text,
-        re.DOTALL | re.MULTILINE,
-    ):
-        lines = (match[1] or match[2]).strip("\n").split("\n")
-        margin = min((len(x) - len(x.lstrip()) for x in lines if x), default=0)
-        if any(lines):
-            yield [line[margin:] for line in lines]
+def of_kind(kind: str) -> list[object]:
+    """Return the blocks of a kind, for `parametrize`."""
+    return [
+        pytest.param(one, id=f"{one.page}: {one.lines[0][:40]}")
+        for one in EVERY_BLOCK
+        if one.kind == kind
+    ]
 
 
-def shell_blocks() -> Iterator[tuple[str, list[str]]]:
-    """Yield each block that is typed into a shell, with its page."""
-    for page in PAGES:
-        for lines in blocks(page) if page != IN_ORDER else ():
-            if SHELL.match(lines[0]):
-                yield page, lines
+@pytest.mark.parametrize("page", blocks.PAGES)
+def test_no_block_escapes(page: str) -> None:
+    """Each is run, read or built here, or says on its page why nothing does."""
+    assert [one for one in EVERY_BLOCK if one.page == page and not one.kind] == []
 
 
-def commands(lines: list[str]) -> list[str]:
-    """Return the commands of a block: not what they print, nor a crontab's columns."""
-    joined = "\n".join(lines).replace("\\\n", " ").split("\n")
-    if joined[0].startswith("# /etc/cron.d"):
-        return [re.sub(r"^[\d* ]+ root ", "", line) for line in joined[1:]]
-    if joined[0].startswith("$ "):
-        return [line[2:] for line in joined if line.startswith("$ ")]
-    return [line for line in joined if line and not line.startswith("#")]
+@pytest.mark.parametrize("block", of_kind("run elsewhere"))
+def test_what_others_run_is_nothing_but_that(block: Block) -> None:
+    """No command hides behind one that is not run here."""
+    assert all(blocks.reason_not_to_run(step.command) for step in block.steps)
 
 
-def reason_not_to_run(command: str) -> str | None:
-    """Return why a command is not run here."""
-    found = (why for start, why in NOT_RUN.items() if command.startswith(start))
-    return next(found, None)
+@pytest.mark.parametrize("block", of_kind("read as configuration"))
+def test_configuration_is_valid(block: Block, tmp_path: Path) -> None:
+    """An option that doesn't exist, or a value that it can't have, is refused."""
+    text = "\n".join(block.lines)
+    for directory in re.findall(r"= (/\S+)", text):
+        text = text.replace(directory, f"{tmp_path}{directory}")
+        Path(f"{tmp_path}{directory}").mkdir(parents=True)
+    file = tmp_path / "allocpolicy.conf"
+    file.write_text(text)
+    load_policy(config_files=(file,))
+
+
+@pytest.mark.parametrize("block", of_kind("validated as flavors"))
+def test_flavors_are_valid(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "flavors.yaml"
+    file.write_text("\n".join(block.lines))
+    done = cli.allocpolicy("flavor", "validate", file)
+    assert done.status == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("block", of_kind("resolved as extra specs"))
+def test_extra_specs_choose_a_strategy(block: Block) -> None:
+    """One that is installed, with an option that it has."""
+    pairs = [re.split(" *= *", one) for one in block.lines]
+    specs = [f"--extra-spec={key}={value}" for key, value in pairs]
+    done = cli.allocpolicy("explain", "--disk", "ephemeral", *specs, "-f", "json")
+    assert done.status == 0, done.stderr
+    assert pairs[0][1] in done.stdout
+
+
+@pytest.fixture
+def host(fresh_filesystem: FreshFilesystem) -> Path:
+    """Give what is /srv on the pages' host: a place for disks, images and flavors."""
+    place = fresh_filesystem("xfs", size=200 << 30) / "srv"
+    for name in ("vm", "metrics", "nova"):
+        (place / name).mkdir(parents=True)
+    small = images.make_base(place)
+    images.qemu_img(
+        "convert", "-f", "raw", "-O", "qcow2", small, place / "debian.qcow2"
+    )
+    found = (one for one in blocks.blocks("README.md") if one.lines[0] == "flavors:")
+    (place / "flavors.yaml").write_text("\n".join(next(found).lines))
+    return place
+
+
+def add_disks(host: Path, *, page: str) -> None:
+    """Make the disks that a page takes for granted."""
+    if page == "README.md":  # it makes them
+        return
+    for disk in (host / "vm" / "web1.qcow2", host / "web1.qcow2"):
+        cli.provision(disk, "--size", "40G", "--strategy", "space")
+    if page == "docs/how-to/nova.md":
+        (host / "vm" / "_base").mkdir()
+        (host / "vm" / "1234").mkdir()
+        overlay = ("-b", host / "debian.qcow2", "-F", "qcow2")
+        disk = host / "vm" / "1234" / "disk"
+        images.qemu_img("create", "-q", "-f", "qcow2", *overlay, disk)
+
+
+def run(scripts: Sequence[str], *, host: Path) -> list[tuple[str, int]]:
+    """Run scripts in one shell; return what each prints, and its exit status.
+
+    In the shell's own mount namespace the host's directory is ``/srv``: what is printed
+    can be shown as it is.
+    """
+    steps = "\n".join(f"echo {MARK}\n{one}\necho {MARK} $?" for one in scripts)
+    begin = f"exec 2>&1; mount --bind {host} /srv; cd /srv"
+    for path, instead in DIRECTORIES.items():
+        steps = steps.replace(path, instead)
+    path = os.pathsep.join((str(cli.PROGRAM.parent), os.environ["PATH"]))
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-uc", f"{begin}\n{steps}"],
+        capture_output=True,
+        check=False,
+        env=cli.environment(PATH=path, COLUMNS="80", TERM="dumb", LC_ALL="C.UTF-8"),
+        text=True,
+    )
+    pattern = rf"^{MARK}\n(.*?)^{MARK} (\d+)$"
+    found = re.findall(pattern, done.stdout, re.DOTALL | re.MULTILINE)
+    assert len(found) == len(scripts), done.stdout + done.stderr
+    return [(text, int(status)) for text, status in found]
+
+
+def scripts(block: Block) -> list[str]:
+    """Return what is typed of a block: each command that shows something, or all."""
+    if block.shows:
+        return [step.command for step in block.steps]
+    if block.kind == "run as Python" or block.language == "python":
+        return ["python - <<'END'\n" + "\n".join(block.lines) + "\nEND"]
+    return ["(set -eo pipefail\n" + "\n".join(block.commands) + "\n)"]
+
+
+def hold(found: Sequence[Block], *, host: Path) -> None:
+    """Type blocks one after the other: what they print is what they show."""
+    printed = iter(run([one for block in found for one in scripts(block)], host=host))
+    for block in found:
+        answers = [next(printed) for _ in scripts(block)]
+        if not block.shows:
+            assert [status for _, status in answers] == [0], answers
+        elif REWRITE:
+            blocks.rewrite(block, [*map(kept, block.steps, answers)])
+        else:
+            for step, (text, status) in zip(block.steps, answers, strict=True):
+                assert alike(step.shown, text.splitlines()), text
+                assert step.shown or status == 0, step
+
+
+def kept(step: Step, answer: tuple[str, int]) -> Sequence[str]:
+    """Return what a page is to show: what it does, unless something else is printed."""
+    lines = answer[0].splitlines()
+    return step.shown if alike(step.shown, lines) else for_a_page(lines)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("block", of_kind("typed") + of_kind("run as Python"))
+def test_a_block_can_be_pasted(block: Block, host: Path) -> None:
+    """Every command succeeds, or its failure is shown; what is shown is printed."""
+    if block.kind == "typed":
+        add_disks(host, page=block.page)
+    if any("partial" in command for command in block.commands):
+        pytest.importorskip("allocpolicy_partial")
+    hold([block], host=host)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("page", blocks.IN_ORDER)
+def test_a_page_can_be_typed_from_its_beginning_to_its_end(
+    page: str, host: Path
+) -> None:
+    """Each block finds what the ones before it left."""
+    hold([one for one in EVERY_BLOCK if one.page == page], host=host)
 
 
 @cache
@@ -116,70 +241,14 @@ def readme_commands() -> list[str]:
     return [" ".join(re.findall(r"^[a-z ]*[a-z]|$", one)[:1]) for one in quoted]
 
 
-@pytest.fixture
-def host(fresh_filesystem: FreshFilesystem) -> Path:
-    """Give a directory with what the pages take for granted: images, flavors, disks."""
-    place = fresh_filesystem("xfs", size=200 << 30)
-    (place / "srv" / "vm").mkdir(parents=True)
-    (place / "metrics").mkdir()
-    small = images.make_base(place)
-    images.qemu_img(
-        "convert", "-f", "raw", "-O", "qcow2", small, place / "debian.qcow2"
-    )
-    flavors = next(b for b in blocks("README.md") if b[0] == "flavors:")
-    (place / "flavors.yaml").write_text("\n".join(flavors))
-    for disk in (place / "srv" / "vm" / "web1.qcow2", place / "web1.qcow2"):
-        cli.provision(disk, "--size", "40G", "--strategy", "space")
-    return place
-
-
-def run(script: list[str], *, host: Path) -> str:
-    """Run commands in a shell on the prepared host; return what they print."""
-    text = "\n".join(script).replace("/srv/vm", f"{host}/srv/vm")
-    text = text.replace("/var/lib/prometheus/node-exporter", f"{host}/metrics")
-    text = text.replace("/var/lib/nova/instances", f"{host}/srv/vm")
-    text = text.replace("/etc/nova/provider_config", f"{host}/metrics")
-    path = os.pathsep.join((str(cli.PROGRAM.parent), os.environ["PATH"]))
-    done = subprocess.run(
-        ["bash", "-euc", text],
-        capture_output=True,
-        check=False,
-        cwd=host,
-        env=cli.environment(PATH=path),
-        text=True,
-    )
-    assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-@pytest.mark.parametrize(
-    ("page", "lines"),
-    [
-        pytest.param(page, lines, id=f"{page}: {lines[0][:40]}")
-        for page, lines in shell_blocks()
-        if not all(map(reason_not_to_run, commands(lines)))
-    ],
-)
-def test_a_block_can_be_pasted(page: str, lines: list[str], host: Path) -> None:
-    """Every command succeeds; output that is shown has the words of the real one."""
-    script = [c for c in commands(lines) if not reason_not_to_run(c)]
-    if page == "README.md":  # it makes the disk that the other pages find
-        (host / "srv" / "vm" / "web1.qcow2").unlink()
-    if any("partial" in command for command in script):
-        pytest.importorskip("allocpolicy_partial")
-    printed = run(script, host=host)
-    if lines[0].startswith("$ "):
-        shown = {re.split(r"\s{2,}", line)[0] for line in lines[1:] if line}
-        missing = {word for word in shown if f"| {word} " not in printed}
-        assert not missing, printed
-
-
+@pytest.mark.system
 @pytest.mark.parametrize("command", readme_commands())
 def test_a_command_of_the_table_has_help(command: str) -> None:
     """The README names no command that isn't there."""
     assert help_of(command).startswith(f"usage: allocpolicy {command} ")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("page", PAGES)
 def test_an_option_that_is_named_exists(page: str) -> None:
     """An option is one of some command of ours, or known to be another program's."""
@@ -189,6 +258,7 @@ def test_an_option_that_is_named_exists(page: str) -> None:
     assert not named - set(re.findall(r"--[a-z][a-z-]*[a-z]", ours)) - OF_OTHERS
 
 
+@pytest.mark.system
 def test_what_the_demo_says_to_try_works(fresh_filesystem: FreshFilesystem) -> None:
     """Its commands can be pasted, one after the other, and nothing is left."""
     place = fresh_filesystem("xfs", size=6 << 30)
@@ -207,5 +277,6 @@ def test_what_the_demo_says_to_try_works(fresh_filesystem: FreshFilesystem) -> N
     hole, audit = "--punch-hole", "audit demo\n"
     before, _, after = tries.partition(hole)
     after = after.replace(audit, "audit demo || test $? = 1\n", 1)
-    run([before + hole + after], host=place)
+    [(printed, status)] = run(["cd /srv\n" + before + hole + after], host=place)
+    assert status == 0, printed
     assert not (place / "demo").exists()
