@@ -15,6 +15,7 @@ from allocpolicy.contract.plan import Plan as Plan
 from allocpolicy.contract.plan import Step as Step
 from allocpolicy.contract.plan import Target as Target
 from allocpolicy.contract.plan_check import check_plan as check_plan
+from allocpolicy.contract.policy import ChangeLog as ChangeLog
 from allocpolicy.contract.policy import Convert as Convert
 from allocpolicy.contract.policy import Libvirt as Libvirt
 from allocpolicy.contract.policy import Machines as Machines

@@ -8,13 +8,20 @@ import sys
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from cliff.command import Command as CliffCommand
 from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
-from allocpolicy.cli import columns, config_options, output, plugin_option
+from allocpolicy.cli import (
+    change_log,
+    columns,
+    config_options,
+    output,
+    plugin_option,
+)
 from allocpolicy.cli.cells import cell, structured
 from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, usage_error
 from allocpolicy.contract.policy import Policy
@@ -38,6 +45,7 @@ class Command(CliffCommand):
     exit_status = 0  #: that of a run to its end
     #: the distribution that a plugin's command is from
     owner: ClassVar[str | None] = None
+    _policy: Policy | None = None
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return a parser that reports a mistake in one line."""
@@ -63,7 +71,10 @@ class Command(CliffCommand):
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command; return its exit status."""
         try:
-            with plugin_option.registered(*self._before, parsed_args):
+            with (
+                plugin_option.registered(*self._before, parsed_args),
+                change_log.kept(self._given, partial(self.policy, parsed_args)),
+            ):
                 status = super().run(parsed_args) or self.exit_status
             sys.stdout.flush()  # report a full disk here, not when Python exits
         except BrokenPipeError:
@@ -83,7 +94,14 @@ class Command(CliffCommand):
 
         :raises ConfigError: when it cannot be read.
         """
-        return config_options.policy(*self._before, arguments)
+        if self._policy is None:
+            self._policy = config_options.policy(*self._before, arguments)
+        return self._policy
+
+    @property
+    def _given(self) -> Sequence[str]:
+        """The command line, or as much as is known of it."""
+        return getattr(self.app, "given", ()) or (self.cmd_name or "").split()[1:]
 
     @property
     def _before(self) -> tuple[argparse.Namespace, ...]:

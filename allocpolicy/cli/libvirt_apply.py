@@ -12,6 +12,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.libvirt import choice, connection, selections
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.connection import DefinedDomain
+from allocpolicy.log import telling
 from allocpolicy.operations.instance import apply_all
 
 
@@ -51,7 +52,7 @@ class LibvirtApply(Lister):
             )
             for disk in selections.present(described)
         ]
-        with progress.shown() as watch:
+        with progress.shown() as watch, telling.for_domain(described.uuid):
             reports = apply_all(changes, policy=decided.policy, watch=watch)
         return told(reports, arguments=arguments)
 

@@ -13,7 +13,6 @@ from allocpolicy.errors import Error
 from allocpolicy.libvirt import connection, driver_check, driver_fix
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.connection import DefinedDomain, Definition
-from allocpolicy.libvirt.disk_elements import DomainDisk
 from allocpolicy.libvirt.domain import Domain
 from allocpolicy.libvirt.driver_check import Difference
 
@@ -81,7 +80,7 @@ class LibvirtCheck(Lister):
             xml, domain=domain, policy=policy, failed=failed
         ):
             if fix:
-                _fix(found, disk, differences)
+                driver_fix.fix(found, domain, disk=disk, differences=differences)
             else:
                 self.exit_status = self.exit_status or DIFFERS
             for one in differences:
@@ -95,13 +94,6 @@ class LibvirtCheck(Lister):
         if str(error) not in self._told:
             self._told.add(str(error))
             self.fail(error)
-
-
-def _fix(
-    found: DefinedDomain, disk: DomainDisk, differences: tuple[Difference, ...]
-) -> None:
-    xml = driver_fix.fixed(found.whole(), target=disk.target, differences=differences)
-    found.define(xml)
 
 
 def _fixed(domain: Domain) -> str:

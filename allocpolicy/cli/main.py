@@ -15,7 +15,7 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from allocpolicy import __version__, wording
-from allocpolicy.cli import config_options, plugin_option
+from allocpolicy.cli import change_log, config_options, plugin_option
 from allocpolicy.cli.failure import USAGE, interrupted, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line
@@ -107,6 +107,7 @@ class Program(App):
     """The cliff application."""
 
     NAME = "allocpolicy"  # cliff's is that of the program that imports it first
+    given: Sequence[str] = ()  #: the command line
 
     def __init__(self) -> None:
         super().__init__(
@@ -122,6 +123,7 @@ class Program(App):
     ) -> argparse.ArgumentParser:
         """Return the parser of the options before the command."""
         parser = super().build_option_parser(description, version)
+        change_log.add_options(parser)
         config_options.add(parser)
         plugin_option.add(parser)
         parser.error = usage_error("allocpolicy")  # type: ignore[method-assign, assignment]
@@ -129,12 +131,25 @@ class Program(App):
 
     def configure_logging(self) -> None:
         """Log as cliff does; allocpolicy reports each error once, in one line."""
+        options, before = self.options, set(logging.getLogger().handlers)
+        logging.raiseExceptions = options.debug  # a full disk of a log is no error
         try:
+            if options.log_json:
+                change_log.write_json(self._json_handler())
+                options.log_file = None
             super().configure_logging()
         except OSError as error:
             usage_error("allocpolicy")(f"--log-file: {error}")
-        if not self.options.debug:
-            logging.getLogger("oslo_utils").setLevel(logging.CRITICAL)
+        if not options.debug:
+            verbose = options.verbose_level > self.DEFAULT_VERBOSE_LEVEL
+            for handler in set(logging.getLogger().handlers) - before:
+                is_file = isinstance(handler, logging.FileHandler)
+                change_log.hide_libraries(handler, verbose=verbose or is_file)
+
+    def _json_handler(self) -> logging.Handler:
+        if self.options.log_file:
+            return logging.FileHandler(self.options.log_file)
+        return logging.StreamHandler(self.stderr)
 
     def run_subcommand(self, argv: list[str]) -> int:
         """Run a command, or report in one line that it does not exist."""
@@ -173,4 +188,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A path that is not UTF-8 must not break the report of a finished disk.
             stream.reconfigure(errors="backslashreplace")
-    return Program().run(given or ["help"])
+    program = Program()
+    program.given = tuple(given)
+    return program.run(given or ["help"])

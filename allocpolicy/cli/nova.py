@@ -9,7 +9,6 @@ from allocpolicy.cli import output
 from allocpolicy.cli.command import Command
 from allocpolicy.nova import provider_config
 from allocpolicy.operations.probe import probe
-from allocpolicy.report import whole_file
 
 
 class NovaProviderConfig(Command):
@@ -42,4 +41,4 @@ class NovaProviderConfig(Command):
         if parsed_args.output is None:
             print(text, end="")
         else:
-            whole_file.replace(parsed_args.output, text, what="provider configuration")
+            provider_config.write(parsed_args.output, text)

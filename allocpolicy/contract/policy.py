@@ -53,6 +53,15 @@ class Otherwise(enum.StrEnum):
     FAIL = "fail"  #: it doesn't
 
 
+class ChangeLog(enum.StrEnum):
+    """Where the commands and libvirt's hook record who changed what."""
+
+    AUTO = "auto"  #: in the journal where systemd's is there, or else in syslog
+    JOURNAL = "journal"  #: in systemd's journal alone
+    SYSLOG = "syslog"  #: in syslog alone, through /dev/log
+    NONE = "none"  #: in neither
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Libvirt:
     """What the hook does when libvirt starts a VM; the fields have the defaults."""
@@ -105,6 +114,7 @@ class Policy:
     machines: Machines = NOBODY_SAID  #: the oldest programs that VMs run under
     #: whether overlays without a stamp inherit a policy
     snapshot_policy: SnapshotPolicy = SnapshotPolicy.REPORT
+    change_log: ChangeLog = ChangeLog.AUTO  #: where changes are recorded
     #: what happens when libvirt starts a VM
     libvirt: Libvirt = field(default_factory=Libvirt)
 

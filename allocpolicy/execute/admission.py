@@ -96,9 +96,10 @@ def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
     """Wait until it is the plan's turn on the filesystem; others wait for the body.
 
     Only plans that reserve need a turn; with a ratio, all do. The yielded function gets
-    the bytes that the disk holds so far: once a reservation has everything that the
-    plan will ever take, the turn ends. With a ratio it lasts until the disk is
-    published, because others learn its promise from its stamp.
+    the bytes that the disk holds so far, at first when the plan is admitted: once a
+    reservation has everything that the plan will ever take, the turn ends. With a ratio
+    it lasts until the disk is published, because others learn its promise from its
+    stamp.
 
     :raises BeyondLimits: when a rewrite's time is over before its turn comes.
     :raises InvalidRequest: when the lock is unavailable.
@@ -111,6 +112,7 @@ def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
                 held.enter_context(named_lock.hold(key, lock_path=lock_path))
 
         def has_taken(storage: int) -> None:
+            job.begins()
             if storage >= plan.peak_bytes and not by_ratio:
                 held.close()
 

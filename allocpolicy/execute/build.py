@@ -183,6 +183,7 @@ def run_steps(
     before = os.fstat(target.fd).st_blocks * 512
     check_steps(plan, job, target=target, directory=directory)
     admission.admit(plan, job, directory=directory)
+    has_taken(0)
     found = job.selection.loaded.found
     for step in plan.steps:
         hook = call.method(step, "run")

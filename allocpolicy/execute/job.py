@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import Facts, Host, Observation
@@ -22,6 +23,10 @@ from allocpolicy.storage.directories import Directory
 
 if TYPE_CHECKING:
     from allocpolicy.execute.foreseen import Rehearsal
+
+
+def _unnoticed() -> None:
+    """Take no note of it that work begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,7 @@ class Job:
     attached: bool = False
     remark: str = ""
     notes: list[str] = field(default_factory=list)
+    begins: Callable[[], None] = _unnoticed
 
     @property
     def host(self) -> Host:

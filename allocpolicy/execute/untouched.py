@@ -93,6 +93,7 @@ def recorded(outcome: Outcome, job: Job, disk: Disk) -> Outcome:
         return replace(outcome, stamp=job.stamp)
     try:
         with existing.writable(disk) as fd, finishing(job, fd):
+            job.begins()
             recorded = stamps.write(fd, job.stamp)
             os.fsync(fd)
     except (ImageError, NotEnoughSpace, Unsupported):

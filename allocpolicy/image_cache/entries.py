@@ -20,6 +20,7 @@ from allocpolicy.image_cache import (
 from allocpolicy.image_cache.entry import Held
 from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays
+from allocpolicy.log import telling
 from allocpolicy.record import dataclass
 from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
@@ -114,9 +115,24 @@ def _prune(
             found = _entry(cache, name, seen, held=held, forget_moved=forget_moved)
             if found.used_by:
                 kept.append(found)
-            elif entry.remove(cache, name, held=held):
-                users.forget_all(cache, name)
+            elif _removed(cache, found, held=held):
                 removed.append(found)
+
+
+def _removed(cache: Cache, found: Entry, *, held: Held) -> bool:
+    """Remove an entry, and what is known of its users; return whether it is gone."""
+    before = {
+        "format": found.source_format,
+        "virtual_size": found.virtual_size,
+        "actual_size": found.actual_size,
+    }
+    name = found.path.name
+    with telling.changing("cache prune", file=found.path, before=before) as done:
+        is_gone = entry.remove(cache, name, held=held)
+        if is_gone:
+            users.forget_all(cache, name)
+            done(None)
+    return is_gone
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from allocpolicy.image_cache import entry, home
 from allocpolicy.image_cache.frozen import Frozen
 from allocpolicy.image_cache.home import Cache, Home
 from allocpolicy.images.base_image import SourceImage
+from allocpolicy.log import telling
+from allocpolicy.log.entry import State
 from allocpolicy.progress import Progress
 from allocpolicy.qemu_nodes import Image
 from allocpolicy.record import replace
@@ -80,15 +82,18 @@ def fill(
     :raises NotEnoughSpace: when the copy does not fit.
     """
     directory = workplace(place, cache)
-    with _made(
-        frozen.source,
-        directory=directory,
-        largest=largest,
-        beside=beside,
-        progress=progress,
-        path=place.path / name,
-        mark=functools.partial(entry.mark, cache=cache, name=name),
-    ) as staged:
+    with (
+        telling.changing("cache add", file=place.path / name) as done,
+        _made(
+            frozen.source,
+            directory=directory,
+            largest=largest,
+            beside=beside,
+            progress=progress,
+            path=place.path / name,
+            mark=functools.partial(entry.mark, cache=cache, name=name),
+        ) as staged,
+    ):
         temporary.sweep(directory)
         with explained(
             fd=staged.directory_fd,
@@ -100,6 +105,17 @@ def fill(
             os.fsync(staged.fd)
             frozen.refuse_if_changed()
             _publish(staged, name, place=place)
+            done(_state(frozen.source, os.fstat(staged.fd)))
+
+
+def _state(source: SourceImage, status: os.stat_result) -> State:
+    """Return what is told of the new entry, as of one that is pruned."""
+    return {
+        "source": str(source.path),
+        "format": source.format,
+        "virtual_size": status.st_size,
+        "actual_size": status.st_blocks * 512,
+    }
 
 
 @contextlib.contextmanager

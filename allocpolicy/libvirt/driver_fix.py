@@ -6,7 +6,35 @@ from collections.abc import Iterable
 from xml.dom import minidom
 from xml.dom.minidom import Document, Element
 
+from allocpolicy.libvirt.connection import DefinedDomain
+from allocpolicy.libvirt.disk_elements import DomainDisk
+from allocpolicy.libvirt.domain import Domain
 from allocpolicy.libvirt.driver_check import CACHE_SIZE, GRANULARITY, Difference
+from allocpolicy.log import telling
+
+
+def fix(
+    found: DefinedDomain,
+    domain: Domain,
+    *,
+    disk: DomainDisk,
+    differences: tuple[Difference, ...],
+) -> None:
+    """Change the words of a disk in a domain's persistent definition.
+
+    :raises Error: when libvirt refuses that.
+    """
+    if not differences:
+        return
+    xml = fixed(found.whole(), target=disk.target, differences=differences)
+    with telling.changing(
+        "libvirt check --fix",
+        domain=domain.uuid,
+        disk=disk.path,
+        before={one.setting: one.found for one in differences},
+    ) as done:
+        found.define(xml)
+        done({one.setting: one.needed for one in differences})
 
 
 def fixed(xml: bytes, *, target: str, differences: Iterable[Difference]) -> bytes:

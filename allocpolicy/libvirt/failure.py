@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import syslog
 import time
 from collections.abc import Iterator
 
@@ -38,7 +37,7 @@ def _told(error: BaseException, *, domain: str, started: float) -> tuple[int, st
     outcome = "it starts without its policy" if passes else "it is not started"
     disks = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     named = f"domain {domain}: {disks}{said}"
-    log.tell(f"{named}; {outcome}, {spent:.0f} ms", level=syslog.LOG_ERR)
+    log.tell(f"{named}; {outcome}, {spent:.0f} ms", level=log.ERROR)
     if _is_ours(error):
         log.tell_traceback(error)
     if passes:

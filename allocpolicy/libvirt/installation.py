@@ -18,6 +18,8 @@ from pathlib import Path
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.libvirt import stub
 from allocpolicy.libvirt.stub import Settings
+from allocpolicy.log import telling
+from allocpolicy.log.entry import State
 from allocpolicy.record import dataclass
 from allocpolicy.report import whole_file
 from allocpolicy.storage import (
@@ -79,7 +81,13 @@ def install(directory: Path, settings: Settings) -> Outcome:
             wanted = stub.content(settings)
             if there is not None and _is_whole(there, wanted):
                 return Outcome.UNCHANGED
-            _write(wanted, into=opened, is_new=there is None)
+            with telling.changing(
+                "libvirt install-hook",
+                file=directory / NAME,
+                before=_told(there),
+            ) as done:
+                _write(wanted, into=opened, is_new=there is None)
+                done(_told_settings(settings))
     return Outcome.REPLACED if there is not None else Outcome.INSTALLED
 
 
@@ -92,13 +100,36 @@ def uninstall(directory: Path) -> Outcome:
     with _errors_told(directory):
         try:
             with directories.opened(directory) as opened:
-                if _read(opened) is None:
+                there = _read(opened)
+                if there is None:
                     return Outcome.UNCHANGED
-                os.unlink(NAME, dir_fd=opened.fd)
-                directories.sync(opened)
+                with telling.changing(
+                    "libvirt uninstall-hook",
+                    file=directory / NAME,
+                    before=_told(there),
+                ) as done:
+                    os.unlink(NAME, dir_fd=opened.fd)
+                    directories.sync(opened)
+                    done(None)
         except FileNotFoundError:
             return Outcome.UNCHANGED
     return Outcome.REMOVED
+
+
+def _told(there: Installed | None) -> State | None:
+    """Return what is told of the file that is there; one of ours may be damaged."""
+    if there is None:
+        return None
+    settings = there.settings
+    return _told_settings(settings) if settings else {"version": None}
+
+
+def _told_settings(settings: Settings) -> State:
+    return {
+        "version": settings.version,
+        "interpreter": settings.interpreter,
+        "on_missing": str(settings.on_missing),
+    }
 
 
 def read(directory: Path) -> Installed | None:

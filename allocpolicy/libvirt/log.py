@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import syslog
-
+from allocpolicy.log import datagram
 from allocpolicy.wording import printable
 
-PROGRAM = "allocpolicy"
+ERROR, WARNING, INFO = datagram.ERROR, datagram.WARNING, datagram.INFO
 LONGEST = 300  #: characters of the line on standard error, as libvirt shows it
 _LONGEST_PATH = 120  # characters of a path in a line that is too long
 _END = 100  # characters at the end of a line that is too long
 _LONGEST_TRACEBACK = 4000
-_LONGEST_LOGGED = 900  # of a line; some syslog daemons cut those of 1 KiB
 
 
-def tell(text: str, *, level: int = syslog.LOG_INFO) -> None:
-    """Write a line to syslog; where there is none, nobody reads it."""
-    syslog.openlog(PROGRAM, syslog.LOG_PID, syslog.LOG_DAEMON)
-    syslog.syslog(level, printable(text)[:_LONGEST_LOGGED])
+def tell(text: str, *, level: int = INFO) -> None:
+    """Write a line to the journal or syslog; where there is none, nobody reads it."""
+    datagram.send(printable(text), level=level)
 
 
 def tell_traceback(error: BaseException) -> None:
@@ -26,8 +23,8 @@ def tell_traceback(error: BaseException) -> None:
 
     text = " ".join("".join(traceback.format_exception(error)).split())
     text = text[-_LONGEST_TRACEBACK:]
-    for start in range(0, len(text), _LONGEST_LOGGED):
-        tell(text[start : start + _LONGEST_LOGGED], level=syslog.LOG_ERR)
+    for start in range(0, len(text), datagram.LONGEST):
+        tell(text[start : start + datagram.LONGEST], level=ERROR)
 
 
 def line(*texts: str, path: str) -> str:
@@ -38,7 +35,7 @@ def line(*texts: str, path: str) -> str:
     """
     said, shown = "", printable(path)
     for text in texts:
-        said = printable(f"{PROGRAM}: {text}")
+        said = printable(f"{datagram.PROGRAM}: {text}")
         if len(said) > LONGEST and len(shown) > _LONGEST_PATH:
             said = said.replace(shown, f"…{shown[-_LONGEST_PATH:]}")
         if len(said) <= LONGEST:

@@ -8,10 +8,12 @@ from xml.etree import ElementTree as ET
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import ExtraSpecError, InvalidRequest
+from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt import metadata
 from allocpolicy.libvirt.connection import DefinedDomain
 from allocpolicy.libvirt.domain import Domain
 from allocpolicy.libvirt.metadata import METADATA
+from allocpolicy.log import telling
 from allocpolicy.resolve import extra_specs
 from allocpolicy.resolve.extra_specs import NAMESPACE
 from allocpolicy.resolve.selection import resolve
@@ -58,7 +60,21 @@ def write(domain: DefinedDomain, specs: Mapping[str, str]) -> None:
     :raises InvalidRequest: when a value can't be in XML.
     :raises Error: when libvirt fails to.
     """
-    domain.set_metadata(_element(specs), prefix=_PREFIX, namespace=metadata.NAMESPACE)
+    element = _element(specs)
+    described = domains.parse(domain.definition)
+    before = [own(domains.parse(xml)) for xml in domain.xml.values()]
+    if all(one == specs for one in before):
+        return
+    operation = "libvirt set" if _adds(specs, before) else "libvirt unset"
+    with telling.changing(
+        operation, domain=described.uuid, before=own(described)
+    ) as done:
+        domain.set_metadata(element, prefix=_PREFIX, namespace=metadata.NAMESPACE)
+        done(specs)
+
+
+def _adds(specs: Mapping[str, str], before: Iterable[Mapping[str, str]]) -> bool:
+    return any(specs.items() - one.items() for one in before)
 
 
 def _element(specs: Mapping[str, str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import syslog
+from functools import partial
 
 from allocpolicy.libvirt import choice, failure, limits, log, notes, selections
 from allocpolicy.libvirt import domain as domains
@@ -11,6 +11,7 @@ from allocpolicy.libvirt.disk_elements import DomainDisk
 from allocpolicy.libvirt.document import Element
 from allocpolicy.libvirt.domain import Domain
 from allocpolicy.libvirt.metadata import Said
+from allocpolicy.log import telling
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.instance import apply_all
 from allocpolicy.operations.unmet import OnUnmet
@@ -24,6 +25,7 @@ from allocpolicy.wording import bounded
 # Seconds for locks that others hold, where the operator sets no deadline: many VMs may
 # start at once, and each reserves in its turn; but who holds one may have been stopped.
 _PATIENCE = 60.0
+_COMMAND = "libvirt's hook"  # what is told as what makes the changes
 
 
 def begin(root: Element, *, said: Said) -> None:
@@ -42,6 +44,10 @@ def begin(root: Element, *, said: Said) -> None:
         with (
             loading.directly(),
             named_lock.patience(policy.libvirt.deadline or _PATIENCE),
+            telling.told_to(
+                partial(telling.sent, to=policy.change_log), command=_COMMAND
+            ),
+            telling.for_domain(domain.uuid),
         ):
             reports = apply_all(
                 [_change(disk, domain, decided, running=running) for disk in disks],
@@ -53,7 +59,9 @@ def begin(root: Element, *, said: Said) -> None:
         error.add_note(bounded(named))
         raise
     for disk, report in zip(disks, reports, strict=True):
-        level = syslog.LOG_INFO if report.unmet is None else syslog.LOG_WARNING
+        if str(report.mode) != "nothing" and report.unmet is None:
+            continue  # that is told already
+        level = log.INFO if report.unmet is None else log.WARNING
         log.tell(f"domain {domain.uuid}: {disk.target} {_done(report)}", level=level)
 
 

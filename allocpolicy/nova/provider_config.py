@@ -6,11 +6,16 @@ A trait is there when `host probe` found that it holds; flavors require it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from allocpolicy import wording
 from allocpolicy.contract.strategy import Judgement
+from allocpolicy.log import telling
+from allocpolicy.log.entry import State
+from allocpolicy.report import whole_file
 from allocpolicy.report.probe import Probe, Trial, capabilities
 
 PREFIX = "CUSTOM_ALLOCPOLICY"
@@ -50,6 +55,29 @@ def text(found: Probe) -> str:
             *lacking,
         )
     )
+
+
+def write(path: Path, content: str) -> None:
+    """Replace the file, whole.
+
+    :raises Error: as `whole_file.replace` does.
+    """
+    before = _sum(path)
+    after = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
+    with telling.changing(
+        "nova provider-config", file=path.absolute(), before=before
+    ) as done:
+        whole_file.replace(path, content, what="provider configuration")
+        if before != after:
+            done(after)
+
+
+def _sum(path: Path) -> State | None:
+    """Return what is told of the file that is there."""
+    try:
+        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except OSError:  # it isn't, or may not be read
+        return None
 
 
 def _all(found: Probe) -> Iterator[tuple[str, str | None]]:

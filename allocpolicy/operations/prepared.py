@@ -30,6 +30,7 @@ from allocpolicy.operations import (
     change_order,
     data_path,
     held_disk,
+    logged,
     unmet,
 )
 from allocpolicy.operations.change_order import Change
@@ -302,12 +303,17 @@ def executed(one: Prepared) -> Report:
     :raises Error: as `change.apply` and `change.resize` do.
     """
     job = one.course.job
-    attempt = _attempt(one)
-    if job.request.operation is Operation.RESIZE:
-        attempt = _with_uncovered(attempt, one)
-    if not job.dry_run:
-        one.is_there()
-    return data_path.report(attempt, elapsed=time.monotonic() - one.started)
+    operation, path = job.request.operation, one.hold.disk.path
+    with logged.change(str(operation), path, started=one.started) as change:
+        course = replace(one.course, job=change.of(job))
+        attempt = _attempt(replace(one, course=course))
+        if operation is Operation.RESIZE:
+            attempt = _with_uncovered(attempt, one)
+        if not job.dry_run:
+            one.is_there()
+        done = data_path.report(attempt, elapsed=time.monotonic() - one.started)
+        change.done(done)
+        return done
 
 
 def _attempt(one: Prepared) -> Attempt:

@@ -17,7 +17,7 @@ from allocpolicy.images import destination, stamp
 from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
 from allocpolicy.observe.host import Storage
-from allocpolicy.operations import size_alignment
+from allocpolicy.operations import logged, size_alignment
 from allocpolicy.operations.data_path import (
     carry_out,
     check_size,
@@ -64,12 +64,27 @@ def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Re
     :raises Unsupported: when the storage cannot do it and no fallback is configured.
     :raises Error: for anything else; nothing is left behind.
     """
-    with named(order.destination, action="create the disk"):
-        return _provision(order, policy=policy, watch=watch)
-
-
-def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
     started = time.monotonic()
+    place = order.destination.absolute()
+    with (
+        logged.change(str(Operation.PROVISION), place, started=started) as change,
+        named(order.destination, action="create the disk"),
+    ):
+        done = _provision(
+            order, policy=policy, watch=watch, change=change, started=started
+        )
+        change.done(done)
+        return done
+
+
+def _provision(
+    order: Order,
+    *,
+    policy: Policy,
+    watch: Watcher,
+    change: logged.Change,
+    started: float,
+) -> Report:
     requested = resolve(
         policy=policy,
         disk_role=order.disk_role,
@@ -108,7 +123,7 @@ def _provision(order: Order, *, policy: Policy, watch: Watcher) -> Report:
         stamp.encoded(job.stamp)  # now rather than when the disk is made
         if opened and not order.dry_run:
             job = _with_base_ready(job, order, opened)
-        attempt = carry_out(job)
+        attempt = carry_out(change.of(job))
         if not order.dry_run:
             is_there()
         return report(attempt, elapsed=time.monotonic() - started)

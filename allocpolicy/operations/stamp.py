@@ -7,6 +7,7 @@ is recorded is not made true here: the verdict says whether it is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from allocpolicy.images import existing, image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.existing import Disk
 from allocpolicy.images.stamp import Stamp
-from allocpolicy.operations import held_disk
+from allocpolicy.operations import held_disk, logged
 from allocpolicy.operations.inspect import inspect, inspect_open
 from allocpolicy.record import dataclass, field, replace
 from allocpolicy.report.inspection import Inspection
@@ -58,18 +59,25 @@ def record(stamping: Stamping, *, policy: Policy) -> Inspection:
     """
     path = stamping.disk
     with (
+        logged.change("stamp set", path.absolute()) as change,
         named(path, action="record its stamp"),
         held_disk.locked(path, policy=policy, dry_run=False),
     ):
         with existing.opened(
             path, declared=stamping.format, force=stamping.force
         ) as disk:
-            inspect_open(disk, policy=policy, given=None)  # it is one of its format
+            # it is one of its format
+            seen = inspect_open(disk, policy=policy, given=None).observed
             stamp = _stamp(stamping, disk)
+            strategy = stamp.effective.strategy
+            change.is_of(logged.state(seen, disk.stamp), strategy=strategy)
             with existing.writable(disk) as fd:
+                change.begins()
                 if stamps.write(fd, stamp) is None:
                     raise Unsupported(path, _NO_XATTRS)
                 os.fsync(fd)
+            if stamp != disk.stamp:
+                change.is_done(logged.state(seen, stamp), strategy=strategy)
         return inspect(path, policy=policy)
 
 
@@ -103,6 +111,7 @@ def remove(path: Path, *, policy: Policy) -> None:
     :raises Error: for anything else; the disk has its stamp or none.
     """
     with (
+        logged.change("stamp remove", path.absolute()) as change,
         named(path, action="remove its stamp"),
         held_disk.locked(path, policy=policy, dry_run=False),
         existing.at_rest(path) as found,
@@ -116,6 +125,16 @@ def remove(path: Path, *, policy: Policy) -> None:
             stamp=None,
         )
         with existing.writable(disk) as fd:
+            change.is_of(logged.recorded(_readable(disk)), strategy=None)
             if not stamps.remove(fd):
                 raise ImageError(path, "it has no stamp")
+            change.begins()
             os.fsync(fd)
+        change.is_done(logged.recorded(None), strategy=None)
+
+
+def _readable(disk: Disk) -> Stamp | None:
+    """Return the stamp of a disk if it is valid."""
+    with contextlib.suppress(ImageError):
+        return stamps.read(disk.fd, path=disk.path)
+    return None

@@ -14,6 +14,7 @@ from oslo_config import cfg
 from allocpolicy.contract.facts import Headroom, Limits
 from allocpolicy.contract.policy import (
     DEFAULT,
+    ChangeLog,
     Convert,
     Libvirt,
     Machines,
@@ -89,6 +90,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
             qemu=_get(conf, "qemu_version"), libvirt=_get(conf, "libvirt_version")
         ),
         snapshot_policy=SnapshotPolicy(_get(conf, "snapshot_policy")),
+        change_log=ChangeLog(_get(conf, "change_log")),
         libvirt=_libvirt(conf),
     )
 

@@ -235,6 +235,21 @@ _OPTIONS = [
         " own; on the disks' filesystem, data can still be shared by reflink.",
     ),
     cfg.StrOpt(
+        "change_log",
+        default="auto",
+        choices=[
+            ("auto", "In systemd's journal where it is there, or else in syslog."),
+            ("journal", "In systemd's journal alone, with its fields."),
+            ("syslog", "In syslog alone, through /dev/log."),
+            ("none", "In neither."),
+        ],
+        help="Where the commands and libvirt's hook record who changed what: one line"
+        " for each change of a disk, its stamp, the image cache, a domain's policy or"
+        " the hook itself, with the identifier allocpolicy. Changes never wait for the"
+        " log, nor fail for it. Programs that use the Python API log by Python's"
+        " logging, as they have configured it, whatever this says.",
+    ),
+    cfg.StrOpt(
         "libvirt_default",
         default="",
         help="The strategy for the disks of a libvirt domain whose metadata has no"

@@ -16,7 +16,8 @@ _RECORDS: dict[str, Any] = {
     for one in (Policy, Headroom, Limits, words.Libvirt, words.Machines)
 }
 _WORDS: dict[str, Any] = {
-    one.__name__: one for one in (words.Convert, words.Otherwise, words.SnapshotPolicy)
+    one.__name__: one
+    for one in (words.ChangeLog, words.Convert, words.Otherwise, words.SnapshotPolicy)
 }
 _PLAIN = (bool, float, int, str, type(None))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from allocpolicy import (
     Access,
+    ChangeLog,
     Convert,
     DiskFormat,
     DiskRole,
@@ -32,6 +33,7 @@ policy = Policy(
     limits=Limits(max_promised_bytes=1 << 40),
     machines=Machines(qemu=(8, 2)),
     snapshot_policy=SnapshotPolicy.INHERIT,
+    change_log=ChangeLog.SYSLOG,  # of commands; this program's log is Python's own
     libvirt=Libvirt(convert=Convert.NEVER, on_unmet=Otherwise.FAIL),
 )
 small = Flavor(

@@ -124,18 +124,29 @@ def process_unchanged() -> Iterator[None]:
 
     What it does to logging, as any program may, is undone.
     """
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     before = state()
+    with ExitStack() as stack:
+        for name in (None, "allocpolicy.changes"):
+            stack.enter_context(logger_unchanged(logging.getLogger(name)))
+        stack.enter_context(mock.patch.object(logging, "raiseExceptions", True))
+        yield
+    after = state()
+    assert after == before, f"the command left the process changed: {after} {before}"
+
+
+@contextmanager
+def logger_unchanged(logger: logging.Logger) -> Iterator[None]:
+    """Undo what is done to a logger."""
+    handlers, level = logger.handlers[:], logger.level
+    propagate = logger.propagate
     try:
         yield
     finally:
-        for handler in set(root.handlers) - set(handlers):
+        for handler in set(logger.handlers) - set(handlers):
             handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-    after = state()
-    assert after == before, f"the command left the process changed: {after} {before}"
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def state() -> dict[str, object]:

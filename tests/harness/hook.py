@@ -26,14 +26,16 @@ _CODE = (
     "import sys; sys.path += {paths}; from allocpolicy.libvirt.entry import run;"
     " {before}; run()"
 )
-# Its own /dev, with a socket in place of syslog's; strace would need to be installed.
+# Its own /dev, with a socket in place of syslog's, and no journal; strace would need to
+# be installed.
 _LOGGING = """
 mount -t tmpfs none "$0" && mkdir "$0/dev" && mount --rbind /dev "$0/dev" &&
 mount -t tmpfs none /dev && cd /dev &&
 for name in null zero random urandom log; do touch $name; done &&
 for name in null zero random urandom
 do mount --bind "$0/dev/$name" $name || exit; done &&
-mount --bind "$1" log && shift && cd / && exec "$@"
+mount --bind "$1" log && shift && cd / &&
+{ ! [ -d /run/systemd ] || mount -t tmpfs none /run/systemd; } && exec "$@"
 """
 
 

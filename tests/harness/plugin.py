@@ -8,9 +8,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Its work begins, and fails.
+_FAILING = """
+from allocpolicy import *
+
+class Fails:
+    promises = frozenset()
+    def describe(self): return "fail"
+    def run(self, target, progress): raise RuntimeError("no luck\\nat all")
+
+class Failing(Strategy):
+    api_version = max(API_VERSIONS)
+    summary = "fails"
+    def plan(self, *, request, options, facts):
+        return Plan(
+            mode=Mode.STAGED,
+            steps=(Fails(),),
+            peak_bytes=1 << 20,
+            promised_bytes=1 << 20,
+        )
+    def verify(self, *, options, observation):
+        return Verdict(judgement=Judgement.MEETS, reason="")
+    def attach(self, *, options, observation):
+        return Attachment()
+"""
+
 
 @contextmanager
 def directory() -> Iterator[Path]:
     """Yield a new one; for root it isn't below /tmp, which is everybody's."""
     with tempfile.TemporaryDirectory(dir=None if os.geteuid() else "/run") as name:
         yield Path(name)
+
+
+@contextmanager
+def failing() -> Iterator[Path]:
+    """Yield the file of a strategy named failing, whose work begins and fails."""
+    with directory() as place:
+        path = place / "failing.py"
+        path.write_text(_FAILING)
+        yield path

@@ -264,15 +264,22 @@ def test_a_full_filesystem_is_told_and_nothing_changes(
 
 @pytest.mark.system
 def test_syslog_is_told_of_each_disk(instance: Instance, site: Path) -> None:
-    """The domain, the disk and the milliseconds; once each, refusals too."""
+    """The domain, the disk and the time; once each, refusals too.
+
+    A disk that is changed has the line of a change, whoever makes it.
+    """
     path = instance.raw()
+    starts = (("space", 0), ("space", 0), ("spce", 2), ("broken", 5))
     with hook.syslog() as log:
-        for strategy, status in (("space", 0), ("spce", 2), ("broken", 5)):
+        for strategy, status in starts:
             metadata = own({"strategy": strategy})
             given = instance.xml(disk(path, format="raw"), metadata=metadata)
             ended = hook.run(given, prefix=log.prefix, paths=[site])
             assert ended.status == status, ended.stderr
-        done, refused, failed, *traceback = log.lines()
+        changed, done, refused, failed, *traceback = log.lines()
+    named = f"apply domain {instance.uuid} {path}: no policy, 8 MiB raw, "
+    assert changed.startswith(named)
+    assert changed.endswith(" s; by root: libvirt's hook")
     assert done.startswith(f"domain {instance.uuid}: vda {path}: space: ")
     assert refused.startswith(f"domain {instance.uuid}: vda {path}: extra spec ")
     assert str(path) in failed

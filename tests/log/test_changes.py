@@ -1,0 +1,330 @@
+"""Every change is one record, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import InvalidRequest, Order, Policy, provision, schema
+from allocpolicy.log import author, datagram, telling
+from tests.harness import images, logs, plugin
+from tests.harness.cli import allocpolicy, environment
+from tests.harness.logs import Logs
+
+SIZE = ("--size", "1M")
+
+
+@pytest.fixture
+def log() -> Iterator[Logs]:
+    with logs.listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+def failing() -> Iterator[Path]:
+    with plugin.failing() as path:
+        yield path
+
+
+def done(*arguments: object, **variables: str) -> None:
+    finished = allocpolicy(*arguments, **variables)
+    assert finished.status == 0, finished.stderr
+
+
+def test_each_change_of_a_disk_is_one_record(log: Logs, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    changes = (
+        ("provision", disk, *SIZE, "--strategy", "none"),
+        ("apply", disk, "--strategy", "performance"),
+        ("resize", disk, "2M"),
+        ("stamp", "set", disk, "--strategy", "none"),
+        ("stamp", "set", disk, "--label", "project=a"),
+        ("stamp", "remove", disk),
+        ("apply", disk, "--format", "qcow2", "--strategy", "none"),
+    )
+    for words in changes:
+        done(*words)
+        (record,) = log.records()
+        assert record["DISK"] == str(disk)
+        assert record["OUTCOME"] == "done"
+        assert record["COMMAND"].split()[1] == words[0]
+        assert float(record["SECONDS"]) > 0
+        assert record["BEFORE" if words[0] != "provision" else "AFTER"]
+    assert not log.lines(), "where the journal is, syslog isn't told as well"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("apply",),
+        ("apply", "--dry-run", "--strategy", "performance"),
+        ("resize", "2M", "--dry-run"),
+        ("resize", "1M"),
+        ("stamp", "set", "--strategy", "none"),
+        ("inspect",),
+        ("audit",),
+    ],
+)
+def test_what_leaves_a_disk_as_it_is_is_no_change(
+    log: Logs, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    disk = tmp_path / "disk"
+    done("provision", disk, *SIZE, "--strategy", "none")
+    log.records()
+    command = words[:2] if words[0] == "stamp" else words[:1]
+    done(*command, disk, *words[len(command) :])
+    assert not log.records()
+
+
+def test_a_dry_run_is_no_change(log: Logs, tmp_path: Path) -> None:
+    done("provision", tmp_path / "disk", *SIZE, "--dry-run")
+    assert not log.records()
+
+
+def test_before_and_after_are_measured(log: Logs, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    done("provision", disk, *SIZE, "--format", "raw", "--strategy", "none")
+    done("apply", disk, "--strategy", "space")
+    created, applied = log.records()
+    assert "BEFORE" not in created
+    before, after = json.loads(applied["BEFORE"]), json.loads(applied["AFTER"])
+    assert (before["strategy"], after["strategy"]) == ("none", "space")
+    assert (before["allocation"], after["allocation"]) == ("thin", "reserved")
+    assert before["actual_size"] < after["actual_size"] == disk.stat().st_blocks * 512
+    assert f"apply {disk}: none, 1 MiB raw, " in applied["MESSAGE"]
+    assert " -> space, 1 MiB raw, 1 MiB taken (" in applied["MESSAGE"]
+
+
+def test_a_change_that_has_begun_and_fails_is_told_once(
+    log: Logs, tmp_path: Path, failing: Path
+) -> None:
+    words = ("--strategy", "failing", "--plugin", failing)
+    assert allocpolicy("provision", tmp_path / "disk", *SIZE, *words).status == 5
+    (record,) = log.records()
+    assert (record["OUTCOME"], record["PRIORITY"]) == ("failed", "3")
+    assert record["STRATEGY"] == "failing"
+    assert "no luck" in record["ERROR"]
+    assert record["MESSAGE"].startswith(f"provision {tmp_path}/disk failed: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--strategy", "nonsense"),
+        ("--size", "0"),
+        ("--strategy", "space", "--size", "8E"),
+        ("--base", "missing"),
+    ],
+)
+def test_what_is_refused_has_not_begun(
+    log: Logs, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    assert allocpolicy("provision", tmp_path / "disk", *SIZE, *words).status in (2, 3)
+    assert not log.records()
+
+
+def test_what_another_process_would_read_is_escaped(log: Logs, tmp_path: Path) -> None:
+    """A name can neither add a field nor a line."""
+    disk = tmp_path / "a\nPRIORITY=0\n\u202e\udcff"
+    done("provision", disk, *SIZE, SUDO_USER="mallory\nPRIORITY=0")
+    (record,) = log.records()
+    assert record["PRIORITY"] == "6"
+    assert record["DISK"].endswith(r"a\nPRIORITY=0\n\u202e\udcff")
+    assert all(text.isprintable() for text in record.values())
+
+
+@pytest.mark.qemu
+def test_the_image_cache_is_changed_by_what_is_added_and_pruned(
+    log: Logs, tmp_path: Path
+) -> None:
+    base, disk = tmp_path / "base.vmdk", tmp_path / "disk"
+    images.qemu_img("create", "-q", "-f", "vmdk", base, "1M")
+    done("provision", disk, "--base", base, "--strategy", "performance")
+    added, _ = log.records()
+    done("cache", "prune", tmp_path)
+    (pruned,) = log.records()
+    assert (added["OPERATION"], pruned["OPERATION"]) == ("cache add", "cache prune")
+    assert added["FILE"] == pruned["FILE"]
+    assert json.loads(added["AFTER"])["source"] == str(base)
+    assert "AFTER" not in pruned
+    done("cache", "prune", tmp_path)
+    assert not log.records()
+
+
+@pytest.mark.system
+def test_the_hook_is_changed_by_what_installs_and_removes_it(log: Logs) -> None:
+    with plugin.directory() as place:
+        hook = ("--hooks-directory", place / "qemu.d")
+        for verb, outcome in (
+            ("install", "installed"),
+            ("install", "unchanged"),
+            ("uninstall", "removed"),
+            ("uninstall", "unchanged"),
+        ):
+            words = ("libvirt", f"{verb}-hook", *hook, "-f", "json")
+            assert allocpolicy(*words).document["outcome"] == outcome
+            records = [one["OPERATION"] for one in log.records()]
+            is_changed = outcome != "unchanged"
+            assert records == [f"libvirt {verb}-hook"] * is_changed
+
+
+def test_syslog_is_told_where_there_is_no_journal(log: Logs, tmp_path: Path) -> None:
+    log.journal.close()
+    done("provision", tmp_path / "disk", *SIZE)
+    (line,) = log.lines()
+    head = f"<30>allocpolicy[{os.getpid()}]: provision {tmp_path}/disk: nothing -> none"
+    assert line.startswith(head)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [("auto", (1, 0)), ("journal", (1, 0)), ("syslog", (0, 1)), ("none", (0, 0))],
+)
+def test_the_operator_says_where(
+    log: Logs, tmp_path: Path, place: str, told: tuple[int, int]
+) -> None:
+    done("provision", tmp_path / "disk", *SIZE, OS_ALLOCPOLICY__CHANGE_LOG=place)
+    assert (len(log.records()), len(log.lines())) == told
+
+
+def test_a_log_that_takes_nothing_more_delays_and_fails_no_change(
+    log: Logs, tmp_path: Path
+) -> None:
+    """A sender that waited would do so for ever: nobody reads."""
+    while datagram.send("full"):
+        pass
+    done("provision", tmp_path / "disk", *SIZE)
+    assert {one["MESSAGE"] for one in log.records()} == {"full"}
+    assert not log.lines()
+
+
+def test_without_any_log_changes_are_made_all_the_same(
+    log: Logs, tmp_path: Path
+) -> None:
+    log.journal.close()
+    log.syslog.close()
+    done("provision", tmp_path / "disk", *SIZE)
+
+
+def test_json_is_one_object_a_line(log: Logs, tmp_path: Path) -> None:
+    """On stderr, or at the end of the log file; in the journal all the same."""
+    disk, file = tmp_path / "disk", tmp_path / "changes"
+    told = allocpolicy("--log-json", "provision", disk, *SIZE).stderr
+    for size in ("2M", "3M"):
+        words = ("--log-json", "--log-file", file, "resize", disk, size)
+        assert allocpolicy(*words).stderr == ""
+    lines = [*told.splitlines(), *file.read_text().splitlines()]
+    created, *grown = map(json.loads, lines)
+    for one in (created, *grown):
+        assert not schema.validate(one, schema=schema.load("change"))
+    assert (created["disk"], created["before"]) == (str(disk), None)
+    assert [one["after"]["virtual_size"] >> 20 for one in grown] == [2, 3]
+    assert [one["before"]["virtual_size"] >> 20 for one in grown] == [1, 2]
+    assert len(log.records()) == 3
+
+
+@pytest.mark.parametrize("verbosity", ["-v", "-vv"])
+def test_more_words_are_our_own(log: Logs, tmp_path: Path, verbosity: str) -> None:
+    told = allocpolicy(verbosity, "provision", tmp_path / "disk", *SIZE)
+    assert told.stderr.splitlines() == [log.records()[0]["MESSAGE"]]
+
+
+def test_a_failure_is_told_once_to_who_is_there(
+    log: Logs, tmp_path: Path, failing: Path
+) -> None:
+    words = ("--strategy", "failing", "--plugin", failing)
+    told = allocpolicy("provision", tmp_path / "disk", *SIZE, *words)
+    assert told.stderr.count("\n") == 1
+    assert log.records()
+
+
+def test_sudo_tells_who_called_it_and_a_user_only_claims_to_be_another() -> None:
+    ours = author.current()
+    for uid, name in ((0, "alice"), (ours.uid or 1, None)):
+        one = author.Author(uid=uid, euid=0, loginuid=None, sudo_user="alice")
+        assert (one.name == "alice") is (name == "alice")
+
+
+@pytest.mark.system
+def test_who_logged_in_is_told_whoever_they_have_become(
+    log: Logs, tmp_path: Path
+) -> None:
+    """Audit's word counts more than the environment's."""
+    script = """
+import sys
+try:
+    open("/proc/self/loginuid", "w").write("1")
+except OSError:
+    sys.exit(77)
+from allocpolicy.log import datagram
+datagram.JOURNAL = sys.argv.pop(1)
+from allocpolicy.cli.program import run
+sys.exit(run())
+"""
+    command = (sys.executable, "-c", script, datagram.JOURNAL)
+    ended = subprocess.run(
+        [*command, "provision", str(tmp_path / "disk"), *SIZE],
+        env=environment(SUDO_USER="alice"),
+        check=False,
+        capture_output=True,
+    )
+    if ended.returncode == 77:
+        pytest.skip("the kernel has no audit, or this is no root of it")
+    (record,) = log.records()
+    assert (record["USER"], record["LOGINUID"], record["UID"]) == ("daemon", "1", "0")
+    assert record["SUDO_USER"] == "alice"
+
+
+def test_another_program_gets_what_it_has_asked_logging_for(
+    log: Logs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nothing else is told: where its own log goes is its own business."""
+    caplog.set_level(logging.INFO, logger=telling.LOGGER)
+    order = Order(destination=tmp_path / "disk", virtual_size=1 << 20)
+    provision(order, policy=Policy())
+    with pytest.raises(InvalidRequest):
+        provision(order, policy=Policy())
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    change = vars(record)["change"]
+    assert not schema.validate(change, schema=schema.load("change"))
+    assert change["disk"] == str(order.destination)
+    assert change["command"] == os.path.basename(sys.argv[0])
+    assert not log.records()
+
+
+def test_a_program_without_handlers_prints_nothing(
+    tmp_path: Path, failing: Path
+) -> None:
+    """Python prints errors for which there is no handler: these are none of its own."""
+    script = """
+import logging, sys
+from allocpolicy import Order, Policy, StrategyFailed, provision
+from allocpolicy.registry import plugin_file
+from pathlib import Path
+order = Order(
+    destination=Path(sys.argv[1], "disk"),
+    virtual_size=1 << 20,
+    extra_specs={"allocpolicy:strategy": "failing"},
+)
+with plugin_file.registered([Path(sys.argv[2])]):
+    try:
+        provision(order, policy=Policy())
+    except StrategyFailed:
+        print("failed", end="")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path, failing],
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.stdout, ended.stderr) == ("failed", "")
