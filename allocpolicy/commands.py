@@ -14,6 +14,16 @@ from __future__ import annotations
 
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import Command, Lister, Row, ShowOne
+from allocpolicy.cli.disk_format import add as add_disk_format
 from allocpolicy.cli.progress import shown as progress
 
-__all__ = ["Command", "Lister", "Row", "ShowOne", "lines", "progress", "structured"]
+__all__ = [
+    "Command",
+    "Lister",
+    "Row",
+    "ShowOne",
+    "add_disk_format",
+    "lines",
+    "progress",
+    "structured",
+]

@@ -122,7 +122,7 @@ def compare_content(disk: Path, *, base: Path) -> None:
 
 def describe_base(base: Path) -> Sequence[tuple[str, str]]:
     """Return what the disks start from, as (word, value)."""
-    inspect = ("inspect", base, "--format", "qcow2", "-f", "json")
+    inspect = ("inspect", base, "--disk-format", "qcow2", "-f", "json")
     seen = json.loads(run(ALLOCPOLICY, *inspect))["observed"]
     return (
         ("path", relative(base)),

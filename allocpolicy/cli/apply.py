@@ -38,7 +38,7 @@ class Apply(Lister):
     which requires that nobody has it open. Storage is given back only with --thin.
     Every disk is tried and has a row; each failure is also told on stderr, and the exit
     status is that of the first. In a directory, disks without a stamp are skipped,
-    unless both a policy and --format are given; base images are no disks.
+    unless both a policy and --disk-format are given; base images are no disks.
     """
 
     columns = (

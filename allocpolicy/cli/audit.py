@@ -30,10 +30,10 @@ class Audit(Lister):
     have no policy.
 
     A disk's policy is the effective one in its stamp. A policy that is given here is
-    for disks without a stamp and needs --format; it never overrides a stamp. Files that
-    look like disks and have no policy have rows, too. A last line on stderr sums up; -q
-    before the command omits it. Outdated: the disk is as its stamp says, and its flavor
-    in --flavors, or the operator's option, has changed since. Exit status 1: a disk has
+    for disks without a stamp and needs --disk-format; it never overrides a stamp. Files
+    that look like disks and have no policy have rows, too. A last line on stderr sums
+    up; -q omits it. Outdated: the disk is as its stamp says, and its flavor in
+    --flavors, or the operator's option, has changed since. Exit status 1: a disk has
     drifted, is uncovered, outdated or missing.
     """
 
@@ -175,12 +175,13 @@ def _given(arguments: argparse.Namespace, *, policy: Policy) -> Given | None:
     if chosen is None:
         if arguments.disk_format is not None:
             raise InvalidRequest(
-                "--format is for disks without a stamp, which also need a policy:"
+                "--disk-format is for disks without a stamp, which also need a policy:"
                 " --strategy NAME, --flavor or --extra-spec"
             )
         return None
     if arguments.disk_format is None:
         raise InvalidRequest(
-            "a policy is for disks without a stamp; give their format with --format"
+            "a policy is for disks without a stamp; give their format as well:"
+            " --disk-format"
         )
     return Given(choice=chosen, format=arguments.disk_format, force=arguments.force)

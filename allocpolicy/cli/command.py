@@ -39,8 +39,7 @@ class Command(CliffCommand):
     that a plugin's command is from, which is told when it fails.
     """
 
-    # --format is cliff's long name of -f; where it names a disk's format, that wins.
-    conflict_handler = "resolve"
+    conflict_handler = "resolve"  #: an option of a command's own replaces cliff's
     state = "nothing was changed"  #: what holds when it is interrupted or fails
     exit_status = 0  #: that of a run to its end
     #: the distribution that a plugin's command is from

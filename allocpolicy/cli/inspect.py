@@ -36,8 +36,9 @@ class Inspect(ShowOne):
 
     Nothing is changed, and a virtual machine that has the disk open is not disturbed.
     The disk's policy is the one in its stamp; one that is given here is for a disk
-    without a stamp. A file without a stamp, and without a --format or a policy here, is
-    looked at as a base image: its format, its size, and what a conversion needs.
+    without a stamp. A file without a stamp, and without a --disk-format or a policy
+    here, is looked at as a base image: its format, its size, and what a conversion
+    needs.
     """
 
     columns = (
@@ -169,7 +170,8 @@ def _base_summary(found: BaseInspection) -> Mapping[str, object]:
     rows: dict[str, object] = {"image": found.image, "role": found.role}
     rows["stamp"] = "none"
     if not found.is_certain:
-        rows["as a disk"] = f"it has no policy; see it with --format {found.format}"
+        shown = f"see it with --disk-format {found.format}"
+        rows["as a disk"] = f"it has no policy; {shown}"
     rows["format"] = found.format
     rows |= {"packed": found.packed} if found.packed else {}
     rows["virtual_size"] = format_size(found.virtual_size)

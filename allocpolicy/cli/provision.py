@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allocpolicy import size
-from allocpolicy.cli import access, choice, progress, report
+from allocpolicy.cli import access, choice, disk_format, progress, report
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.facts import DiskFormat
@@ -38,11 +38,8 @@ class Provision(ShowOne):
             " format is checked against the content); of a compressed image, or of an"
             " OVA, the format of the image in it; raw: the file's bytes as they are",
         )
-        parser.add_argument(
-            "--format",
-            dest="disk_format",
-            type=one_of(DiskFormat),
-            choices=list(DiskFormat),
+        disk_format.add(
+            parser,
             default=DiskFormat.QCOW2,
             help="the disk's format (default: %(default)s)",
         )

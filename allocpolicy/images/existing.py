@@ -174,7 +174,7 @@ def _inherited(
             return None
         cause = error.reason if error.path == image.path else str(error)
         reason = f"it has no stamp, and inherits no policy ({cause}); state its format"
-        raise FormatUnknown(image.path, f"{reason} with --format") from error
+        raise FormatUnknown(image.path, f"{reason} with --disk-format") from error
 
 
 def contradiction(fd: int, format: DiskFormat) -> str | None:
@@ -198,7 +198,7 @@ def _refuse_contradiction(fd: int, format: DiskFormat, *, path: Path) -> None:
     with named(path, action="read it"):
         said = contradiction(fd, format)
     if said is not None:
-        remedy = "state its true --format, or, if a guest wrote that, add --force"
+        remedy = "state its true --disk-format, or, if a guest wrote that, add --force"
         raise ImageError(path, f"{said}; {remedy}")
 
 
@@ -207,8 +207,8 @@ def _format(
 ) -> DiskFormat:
     if stamp is None:
         if declared is None:
-            reason = "its format is unknown, as it has no stamp; state it with --format"
-            raise FormatUnknown(path, reason)
+            unknown = "its format is unknown, as it has no stamp"
+            raise FormatUnknown(path, f"{unknown}; state it with --disk-format")
         return declared
     if declared not in (None, stamp.format):
         reason = f"its stamp says {stamp.format}, not {declared}"

@@ -22,7 +22,7 @@ from allocpolicy.storage.inode import inode
 
 NOT_FOLLOWED = (
     "it is not opened: the disk has no stamp, and its guest may have written the"
-    " header; allocpolicy inspect --format looks at one such disk"
+    " header; allocpolicy inspect --disk-format looks at one such disk"
 )
 _REMEDY = "if the disk may contain it, add its directory to trusted_base_directories"
 

@@ -43,7 +43,7 @@ from allocpolicy.storage.inode import Inode
 
 NO_STAMP = (
     "it has no stamp: no policy is known; choose one with --strategy, and give its"
-    " format with --format"
+    " format with --disk-format"
 )
 _DATA = "the external data file of another disk"
 _BASE = "a base image: another image has it as its backing file"

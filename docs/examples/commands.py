@@ -12,6 +12,7 @@ from allocpolicy.commands import (
     Lister,
     Row,
     ShowOne,
+    add_disk_format,
     lines,
     progress,
     structured,
@@ -27,6 +28,7 @@ class Fill(ShowOne):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add where the pool is."""
         parser.add_argument("directory", type=Path, metavar="DIR")
+        add_disk_format(parser, help="the format of the disks")
 
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         """Make the disks."""

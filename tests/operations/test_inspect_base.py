@@ -98,7 +98,7 @@ def test_what_may_be_a_disk_that_lost_its_stamp_is_not_called_a_base_image(
     assert found["role"] == "base image, or a disk without a policy"
     assert inspected(disk, "--base-format", format)["role"] == "base image"
     said = allocpolicy("inspect", disk).stdout
-    assert f"it has no policy; see it with --format {format}" in said
+    assert f"it has no policy; see it with --disk-format {format}" in said
     followed = allocpolicy("inspect", disk, "--format", format, "-f", "json")
     assert (followed.status, followed.document["verdict"]) == (0, None)
 

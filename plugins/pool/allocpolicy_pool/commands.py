@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allocpolicy import DiskFormat, InvalidRequest
-from allocpolicy.commands import Lister, Row, progress
+from allocpolicy.commands import Lister, Row, add_disk_format, progress
 from allocpolicy_pool import filling, size
 from allocpolicy_pool.ready import Entry, Kind
 
@@ -33,11 +33,9 @@ class _PoolCommand(Lister):
             metavar="SIZE",
             help="the disks' virtual size: bytes, or 512M, 20G, 2T (powers of 1024)",
         )
-        parser.add_argument(
-            "--format",
-            dest="disk_format",
-            choices=[str(one) for one in DiskFormat],
-            default="raw" if required else None,
+        add_disk_format(
+            parser,
+            default=DiskFormat.RAW if required else None,
             help="the disks' format" + (" (default: raw)" if required else ""),
         )
 
@@ -100,7 +98,7 @@ class Drain(_PoolCommand):
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         pool = filling.pool_of(arguments.directory)
         if (arguments.size is None) is not (arguments.disk_format is None):
-            raise InvalidRequest("give --size and --format, or neither")
+            raise InvalidRequest("give --size and --disk-format, or neither")
         kind = None if arguments.size is None else _kind(arguments)
         drained = filling.drain(arguments.directory, kind=kind)
         return [_row(pool, one, ready="removed") for one in drained]
@@ -109,7 +107,7 @@ class Drain(_PoolCommand):
 def _kind(arguments: argparse.Namespace) -> Kind:
     return Kind(
         virtual_size=size.parse(arguments.size),
-        format=DiskFormat(arguments.disk_format),
+        format=arguments.disk_format,
     )
 
 

@@ -175,5 +175,6 @@ def _lack(kind: Kind, facts: Facts) -> str:
         where = Path(str(found)).parent
     return (
         f"{lacking or 'no pool was looked for'}; make some: allocpolicy pool fill"
-        f" {shlex.quote(str(where))} --size {size} --format {kind.format} --count 10"
+        f" {shlex.quote(str(where))} --size {size} --disk-format {kind.format}"
+        " --count 10"
     )

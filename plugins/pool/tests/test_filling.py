@@ -175,10 +175,10 @@ def test_list_and_drain(disks: Path, command: Command) -> None:
     [
         (("list",), "there is no pool: allocpolicy pool fill makes one"),
         (("drain",), "there is no pool"),
-        (("drain", "--size", "1M"), "give --size and --format, or neither"),
+        (("drain", "--size", "1M"), "give --size and --disk-format, or neither"),
         (("fill", "--size", "1X", "--count", "1"), "size '1X': write 20G"),
         (("fill", "--size", "0", "--count", "1"), "size '0': write 20G"),
-        (("fill", "--size", "513", "--count", "1"), "a positive multiple of 512"),
+        (("fill", "--size", "513", "--count", "1"), "not a multiple of 512"),
         (("fill", "--size", "1M", "--count", "0"), "a count is at least 1"),
         (("fill", "--size", "1M", "--count", "many"), "invalid int value"),
     ],
