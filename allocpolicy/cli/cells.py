@@ -8,20 +8,18 @@ on the terminal, add a row for a script, or run a command in a shell.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 
+from allocpolicy.cli.columns import Lines, said
+from allocpolicy.cli.formats import FOR_PEOPLE
 from allocpolicy.wording import printable
-
-
-class Lines(str):
-    """Text of several lines; only these begin a new line in a table."""
-
-    __slots__ = ()
 
 
 def structured(arguments: argparse.Namespace) -> bool:
     """Return whether the output is data, not text for people."""
-    return arguments.formatter in ("json", "yaml")
+    return arguments.formatter not in FOR_PEOPLE
 
 
 def lines(items: Iterable[object]) -> Lines:
@@ -51,14 +49,26 @@ def cell(value: object, *, formatter: str) -> object:
     """
     if formatter in ("json", "yaml"):
         return _plain(value)
-    if isinstance(value, (int, float, type(None))):
+    if value is None or isinstance(value, bool):
+        return said(value) if formatter in FOR_PEOPLE else json.dumps(value)
+    if isinstance(value, (int, float)):
         return value
-    text = value if isinstance(value, str) else str(value)
     if formatter == "table":
-        return text if isinstance(text, Lines) else printable(text)
+        return value if isinstance(value, Lines) else printable(said(value))
+    return _text(value, formatter=formatter)
+
+
+def _text(value: object, *, formatter: str) -> str:
+    """Return a value in one line, from which a program can tell it exactly."""
+    if isinstance(value, (Mapping, list, tuple)):
+        text = json.dumps(_plain(value), separators=(",", ":"))
+    elif formatter == "shell":
+        text = printable(str(value))
+    else:
+        return printable(str(value).replace("\\", r"\\"))
     if formatter == "shell":
-        return "".join(_SHELL.get(one, one) for one in printable(text))
-    return printable(text.replace("\\", r"\\"))
+        return "".join(_SHELL.get(one, one) for one in text)
+    return text
 
 
 def _plain(value: object) -> object:
@@ -66,10 +76,12 @@ def _plain(value: object) -> object:
     match value:
         case str():
             return str(value)
-        case dict():
+        case Mapping():
             return {_plain(name): _plain(one) for name, one in value.items()}
         case list() | tuple():
             return [_plain(one) for one in value]
+        case PurePath():
+            return str(value)
     return value
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from cliff.command import Command as CliffCommand
@@ -19,10 +21,13 @@ from allocpolicy.cli import (
     change_log,
     columns,
     config_options,
+    formats,
     output,
     plugin_option,
+    screen,
 )
 from allocpolicy.cli.cells import cell, structured
+from allocpolicy.cli.columns import Column, Data, Lines, normal
 from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, usage_error
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
@@ -131,24 +136,91 @@ class Command(CliffCommand):
         return f"the command of {self.owner} failed: {raised(error)}"
 
 
-class ShowOne(Command, CliffShowOne):
-    """A command that shows one thing."""
+class _Shown(Command):
+    """A command that shows what it found: its formats, and its columns."""
 
-    columns: ClassVar[tuple[str, ...]]  #: the names that it may show to people
-    fields: ClassVar[tuple[str, ...]]  #: the names of its data
+    #: the names of its data, snake_case; by default those of its columns
+    fields: ClassVar[tuple[str, ...]] = ()
+    #: what people are shown of it, and what -c takes besides the fields; a word alone
+    #: is a column of that field
+    columns: ClassVar[tuple[Column | str, ...]] = ()
+    _defaults = argparse.Namespace()
+
+    def _load_formatter_plugins(self) -> Any:
+        found = super()._load_formatter_plugins()  # type: ignore[misc]
+        formats.add_screen(found)
+        return found
+
+    @property
+    def formatter_default(self) -> str:
+        return formats.SCREEN
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return the parser, and keep what it has when nothing is given."""
+        parser = super().get_parser(prog_name)
+        defaults = {name: parser.get_default(name) for name in formats.OPTIONS}
+        self._defaults = argparse.Namespace(**defaults)
+        return parser
+
+    def _chosen(self, arguments: argparse.Namespace) -> tuple[Column, ...]:
+        """Return the columns that -c asks for.
+
+        :raises InvalidRequest: when -c, or an option of the output, makes no sense.
+        """
+        formats.check(arguments, defaults=self._defaults)
+        return columns.chosen(arguments, fields=self._fields, columns=self._columns)
+
+    @property
+    def _columns(self) -> tuple[Column, ...]:
+        return tuple(
+            columns.column(normal(one), heading=one.upper())
+            if isinstance(one, str)
+            else one
+            for one in self.columns
+        )
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return tuple(self.fields) or tuple(one.name for one in self._columns)
+
+    def _generate_columns_and_selector(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str]
+    ) -> tuple[list[str], None]:
+        """Return all: what -c doesn't ask for is gone already."""
+        return list(column_names), None
+
+    def _print(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.app.stdout.write(f"{screen.safe(line)}\n")
+
+
+class ShowOne(_Shown, CliffShowOne):
+    """A command that shows one thing.
+
+    `show` does the work and returns all that is known by the names of the fields, as
+    data: ``-f json`` prints it as it is, and `--long` all of it for people. `screen`
+    makes the lines that people read by default.
+    """
+
+    _data: Data = MappingProxyType({})
 
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], Row]:
         """Return the names and the values that cliff prints."""
-        data = structured(parsed_args)
-        known = self.fields if data else self.columns
-        columns.check(parsed_args, columns=known)
+        chosen = self._chosen(parsed_args)
         with output.reserved():
-            shown = dict(self.show(parsed_args))
-        if parsed_args.columns:  # what this one doesn't have is no mistake
-            shown = dict.fromkeys(known, None if data else "-") | shown
-        return tuple(shown), tuple(shown.values())
+            found = self.show(parsed_args)
+        data = self._data = {normal(name): one for name, one in found.items()}
+        if not chosen:
+            if parsed_args.formatter == formats.TABLE and not parsed_args.long:
+                chosen = self._columns
+            else:
+                chosen = tuple(columns.of_field(name) for name in data)
+                if not structured(parsed_args):
+                    chosen += tuple(x for x in self._columns if x.name not in data)
+        values = (cell_of(one, data, parsed_args) for one in chosen)
+        return tuple(one.name for one in chosen), tuple(values)
 
     def produce_output(
         self,
@@ -156,28 +228,73 @@ class ShowOne(Command, CliffShowOne):
         column_names: Sequence[str],
         data: Sequence[Any],
     ) -> int:
-        """Print the values, made safe for the format."""
-        safe = _safe(data, parsed_args)
-        status: int = super().produce_output(parsed_args, column_names, safe)
-        return status
+        """Print the screen, or the values, made safe for the format."""
+        if parsed_args.formatter != formats.SCREEN:
+            safe = _safe(data, parsed_args)
+            return super().produce_output(parsed_args, column_names, safe)
+        width = screen.width(parsed_args.max_width)
+        if parsed_args.columns:
+            named = dict(zip(column_names, data, strict=True))
+            self._print(screen.whole(named, width=width))
+        elif parsed_args.long:
+            self._print(screen.whole(self._data, width=width))
+        else:
+            self._print(self.screen(self._data, width=width))
+        return 0
 
     @abstractmethod
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         """Do the work; return what there is to show, by name."""
 
+    def screen(self, shown: Data, *, width: int) -> Iterable[str]:
+        """Return the lines that people read, each of at most ``width`` characters.
 
-class Lister(Command, CliffLister):
-    """A command that lists things."""
+        By default, all that was found. `allocpolicy.cli.screen` has what they are made
+        of: text of others needs no escaping here.
+        """
+        return screen.whole(shown, width=width)
 
-    columns: ClassVar[tuple[str, ...]]  #: the names of the columns
+
+class Lister(_Shown, CliffLister):
+    """A command that lists things.
+
+    `rows` does the work and returns for each thing all that is known of it, by the
+    names of the fields. People see the columns, one line a thing.
+    """
+
+    #: what all of it comes to: a last line for people, on stderr; -q omits it
+    summary = ""
+    _data: Sequence[Data] = ()
 
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[Row]]:
         """Return the columns and the rows that cliff prints."""
-        columns.check(parsed_args, columns=self.columns)
+        chosen, known = self._chosen(parsed_args), self._columns
         with output.reserved():
-            return self.columns, self.rows(parsed_args)
+            data = [self._by_name(row) for row in self.rows(parsed_args)]
+        data = columns.in_order(
+            data, parsed_args, fields=self._fields, columns=self._columns
+        )
+        if parsed_args.formatter in formats.FOR_PEOPLE:
+            data = list(self.listed(data, parsed_args))
+        self._data = data
+        if not chosen:
+            whole = parsed_args.long or parsed_args.formatter not in formats.FOR_PEOPLE
+            fields = tuple(columns.of_field(name) for name in self._fields)
+            chosen = fields if whole else known
+        self._shown = chosen
+        rows = [tuple(cell_of(x, row, parsed_args) for x in chosen) for row in data]
+        return tuple(one.name for one in chosen), rows
+
+    def _by_name(self, row: Data | Row) -> Data:
+        if isinstance(row, Mapping):
+            return row
+        return dict(zip(self._fields, row, strict=True))
+
+    @property
+    def need_sort_by_cliff(self) -> bool:
+        return False
 
     def produce_output(
         self,
@@ -185,14 +302,49 @@ class Lister(Command, CliffLister):
         column_names: Sequence[str],
         data: Iterable[Sequence[Any]],
     ) -> int:
-        """Print the rows, made safe for the format."""
-        safe = [_safe(row, parsed_args) for row in data]
-        status: int = super().produce_output(parsed_args, column_names, safe)
-        return status
+        """Print the screen, or the rows, made safe for the format; and the summary."""
+        if parsed_args.formatter == formats.SCREEN:
+            self._print(self._screen(parsed_args))
+        else:
+            safe = [_safe(row, parsed_args) for row in data]
+            super().produce_output(parsed_args, column_names, safe)
+        if self.summary and self.app.options.verbose_level:  # not with -q
+            sys.stdout.flush()
+            print(screen.safe(self.summary), file=sys.stderr)
+        return 0
+
+    def _screen(self, arguments: argparse.Namespace) -> Iterable[str]:
+        width = screen.width(arguments.max_width)
+        if not arguments.long:
+            return screen.table(self._shown, self._data, width=width)
+        records = (
+            {one.name: one.value(row) for one in self._shown} for row in self._data
+        )
+        blocks = (screen.whole(record, width=width) for record in records)
+        return itertools.chain.from_iterable(
+            [*([""] if number else ()), *block] for number, block in enumerate(blocks)
+        )
 
     @abstractmethod
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
-        """Do the work; return a row for each thing."""
+    def rows(self, arguments: argparse.Namespace) -> Iterable[Data | Row]:
+        """Do the work; return the data of each thing.
+
+        By the names of the fields, or a value for each field in order.
+        """
+
+    def listed(
+        self, rows: Sequence[Data], arguments: argparse.Namespace
+    ) -> Iterable[Data]:
+        """Return the rows that people are shown; by default all of them."""
+        return rows
+
+
+def cell_of(column: Column, row: Data, arguments: argparse.Namespace) -> object:
+    """Return what the format has of a column."""
+    if arguments.formatter == formats.TABLE and not arguments.long:
+        value = column.value(row)
+        return value if isinstance(value, Lines) else column.cell(row)
+    return column.value(row)
 
 
 def _safe(row: Sequence[Any], arguments: argparse.Namespace) -> Row:

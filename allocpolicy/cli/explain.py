@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 
 from allocpolicy.cli import choice
-from allocpolicy.cli.command import Lister, Row
+from allocpolicy.cli.columns import Data, column, sentence
+from allocpolicy.cli.command import Lister
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.candidates import WON, Candidate
 from allocpolicy.resolve.selection import COMMAND_LINE, Selection
@@ -15,22 +16,24 @@ from allocpolicy.resolve.selection import COMMAND_LINE, Selection
 class Explain(Lister):
     """Show which strategy and options a disk would get, and why."""
 
-    columns = ("Subject", "Value", "Key", "Source", "Outcome")
+    fields = ("subject", "value", "key", "source", "outcome")
+    columns = (
+        *(column("subject"), column("value")),
+        *(sentence("outcome"), sentence("key"), sentence("source")),
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         choice.add_options(parser)
         choice.add_labels(parser)
 
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
         selection = choice.selection(
             arguments,
             policy=self.policy(arguments),
             labels=labels.parse(arguments.label),
         )
         rows = (*selection.candidates, *_labels(selection))
-        return [
-            (one.subject, one.value, one.key, one.source, one.outcome) for one in rows
-        ]
+        return [{name: getattr(one, name) for name in self.fields} for one in rows]
 
 
 def _labels(selection: Selection) -> Iterator[Candidate]:

@@ -136,10 +136,10 @@ def test_a_misspelt_fallback_is_told_at_once(tmp_path: Path) -> None:
 
 def test_strategies_are_listed_with_their_distributions() -> None:
     rows = allocpolicy("strategy", "list", "-f", "json").document
-    owners = {row["Name"]: row["Distribution"] for row in rows}
+    owners = {row["name"]: row["distribution"] for row in rows}
     assert owners["space"] == "allocpolicy"
     assert owners["partial"] == "allocpolicy-partial"
-    assert all(row["Version"] and row["Summary"] for row in rows)
+    assert all(row["version"] and row["summary"] for row in rows)
 
 
 def test_a_strategy_shows_its_options_from_its_schema() -> None:
@@ -159,16 +159,16 @@ def test_explain_shows_which_value_won_over_which(tmp_path: Path) -> None:
         *("explain", "--flavors", flavors, "--flavor", "m1.fast", "--disk", "swap"),
         *("--config-file", nova, "-f", "json"),
     ).document
-    strategies = [row for row in rows if row["Subject"] == "strategy"]
-    assert [row["Value"] for row in strategies] == [
+    strategies = [row for row in rows if row["subject"] == "strategy"]
+    assert [row["value"] for row in strategies] == [
         "none",
         "performance",
         "space",
         "none",
     ]
-    assert strategies[0]["Outcome"] == "won"
-    assert str(nova) in strategies[2]["Source"]
-    assert all("overridden" in row["Outcome"] for row in strategies[1:])
+    assert strategies[0]["outcome"] == "won"
+    assert str(nova) in strategies[2]["source"]
+    assert all("overridden" in row["outcome"] for row in strategies[1:])
 
 
 def test_a_nova_conf_is_honoured_as_it_is(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_nova_conf_is_honoured_as_it_is(tmp_path: Path) -> None:
     ):
         finished = allocpolicy(*arguments)
         assert finished.stderr == ""
-        assert finished.document[0]["Value"] == "space"
+        assert finished.document[0]["value"] == "space"
 
 
 def test_the_operators_lock_closes_flavors_and_the_command_line(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_operators_lock_closes_flavors_and_the_command_line(tmp_path: Path) 
     locked = {"OS_ALLOCPOLICY__FLAVOR_OVERRIDE": "false"}
     chosen = ("explain", "--flavors", flavors, "--flavor", "m1.fast", "-f", "json")
     rows = allocpolicy(*chosen, **locked).document
-    assert rows[0]["Value"] == "none"
+    assert rows[0]["value"] == "none"
     assert allocpolicy("explain", "--strategy", "space", **locked).status == 2
     allowed = {"OS_ALLOCPOLICY__ALLOWED_STRATEGIES": "none,space"}
     finished = allocpolicy(*chosen, **allowed)
@@ -203,11 +203,11 @@ def test_flavors_are_validated_against_this_host(tmp_path: Path) -> None:
     rows = allocpolicy("flavor", "validate", flavors, "-f", "json").document
     assert rows == [
         {
-            "Flavor": "m1.fast",
-            "Root": "performance",
-            "Ephemeral": "performance",
-            "Swap": "none",
-            "Problem": None,
+            "flavor": "m1.fast",
+            "root": "performance",
+            "ephemeral": "performance",
+            "swap": "none",
+            "problem": None,
         }
     ]
     flavors.write_text(json.dumps(OPENSTACK).replace("performance", "performence"))
@@ -229,9 +229,9 @@ def test_every_bad_flavor_is_told(tmp_path: Path) -> None:
     )
     finished = allocpolicy("flavor", "validate", flavors, "-f", "json")
     assert finished.status == 2
-    rows = {row["Flavor"]: row for row in finished.document}
-    assert [name for name in rows if rows[name]["Problem"]] == ["a", "b", "d", "e"]
-    assert rows["c"]["Root"] == "space"
+    rows = {row["flavor"]: row for row in finished.document}
+    assert [name for name in rows if rows[name]["problem"]] == ["a", "b", "d", "e"]
+    assert rows["c"]["root"] == "space"
     told = finished.stderr.splitlines()
     assert len(told) == 4
     assert all(f"'{name}'" in line for name, line in zip("abde", told, strict=True))
@@ -244,12 +244,12 @@ def test_a_key_that_resembles_ours_is_a_warning_in_flavors(tmp_path: Path) -> No
     told = "'AllocPolicy:strategy' is ignored; did you mean 'allocpolicy:strategy'?"
     finished = allocpolicy("flavor", "validate", flavors, "-f", "json")
     assert finished.status == 0
-    assert told in finished.document[0]["Problem"]
+    assert told in finished.document[0]["problem"]
     assert told in finished.stderr
     chosen = ("--flavors", flavors, "--flavor", "a", "-f", "json")
     finished = allocpolicy("explain", *chosen)
     assert told in finished.stderr
-    assert any(row["Outcome"].startswith("ignored") for row in finished.document)
+    assert any(row["outcome"].startswith("ignored") for row in finished.document)
     finished = allocpolicy("explain", "--extra-spec", "AllocPolicy:strategy=space")
     assert finished.status == 2
     assert "did you mean 'allocpolicy:strategy'?" in finished.stderr
@@ -343,12 +343,12 @@ def test_cache_entries_that_a_process_has_open_are_kept(directory: Path) -> None
     (entry,) = (directory / "_base").glob("*.raw")
     with entry.open("rb"):
         kept = allocpolicy("cache", "prune", directory, "-f", "json").document
-        assert kept[0]["Outcome"] == "kept: it is in use"
-        assert kept[0]["Used by"] == "a running process"
+        assert kept[0]["outcome"] == "kept: it is in use"
+        assert kept[0]["used_by"] == "a running process"
     listed = allocpolicy("cache", "list", directory, "-f", "json").document
-    assert listed[0]["Used by"] == ""
+    assert listed[0]["used_by"] == ""
     assert (
-        allocpolicy("cache", "prune", directory, "-f", "json").document[0]["Outcome"]
+        allocpolicy("cache", "prune", directory, "-f", "json").document[0]["outcome"]
         == "removed"
     )
 

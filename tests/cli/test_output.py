@@ -194,7 +194,7 @@ def test_every_column_that_is_shown_can_be_asked_for(
 def test_a_column_that_this_disk_has_not_is_empty(tmp_path: Path) -> None:
     line = arguments("inspect", tmp_path)
     shown = allocpolicy(*line, "-f", "value", "-c", "backing_chain")
-    assert (shown.status, shown.stdout) == (0, "-\n")
+    assert (shown.status, shown.stdout) == (0, "null\n")
 
 
 def test_an_unknown_sort_column_is_told(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_one_that_is_for_new_disks_says_so(own: Own) -> None:
     text = allocpolicy("strategy", "show", "own", *own()).stdout
     assert "provision raw: yes, only without a base image" in text
     listed = allocpolicy("strategy", "list", *own(), "-f", "json").document
-    changes = {row["Name"]: row["Changes existing"] for row in listed}
+    changes = {row["name"]: row["changes_existing"] for row in listed}
     assert (changes["own"], changes["space"]) == (False, True)
 
 

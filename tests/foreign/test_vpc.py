@@ -135,11 +135,11 @@ def test_a_copy_that_an_older_release_cut_is_not_used_again(
     again = allocpolicy("provision", directory / "three", "--base", old)
     assert (again.status, "older release" in again.stderr) == (2, True)
     listed = allocpolicy("cache", "list", directory, "-f", "json").document
-    formats_and_sizes = {(row["Source format"], row["Virtual size"]) for row in listed}
+    formats_and_sizes = {(row["source_format"], row["virtual_size"]) for row in listed}
     assert formats_and_sizes == {("vpc", MIB), ("vpc", SIZE)}
     (directory / "one").unlink()
     pruned = allocpolicy("cache", "prune", directory, "-f", "json").document
-    assert [row["Outcome"] for row in pruned] == ["removed", "removed"]
+    assert [row["outcome"] for row in pruned] == ["removed", "removed"]
 
 
 def test_a_footer_of_511_bytes_is_told(directory: Path, raw: Path) -> None:

@@ -73,7 +73,7 @@ def prune(directory: Path, *arguments: object, **variables: str) -> list[str]:
         "cache", "prune", directory, *arguments, "-f", "json", **variables
     )
     assert finished.status == 0, finished.stderr
-    return [row["Outcome"] for row in finished.document]
+    return [row["outcome"] for row in finished.document]
 
 
 class TestNothingOutsideTheFile:
@@ -342,7 +342,7 @@ class TestPrune:
         (disks / "disk").rename(directory / "moved")
         assert prune(cache, **configured) == [KEPT]
         listed = allocpolicy("cache", "list", cache, "-f", "json").document
-        assert "gone: deleted, or moved" in listed[0]["Used by"]
+        assert "gone: deleted, or moved" in listed[0]["used_by"]
         assert prune(cache, "--forget-moved", **configured) == ["removed"]
 
     def test_a_disk_without_need_of_the_entry_is_no_user(

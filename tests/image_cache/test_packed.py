@@ -63,7 +63,7 @@ def test_a_compressed_raw_disk(directory: Path, raw: Path, program: str) -> None
     assert entry.stat().st_mode & 0o777 == 0o444
     assert entry.stat().st_blocks * 512 < SIZE
     listed = allocpolicy("cache", "list", directory / "_base", "-f", "json").document
-    assert [row["Source format"] for row in listed] == [program]
+    assert [row["source_format"] for row in listed] == [program]
 
 
 @pytest.mark.parametrize("format", ["qcow2", "vmdk", "vhdx", "vpc", "vdi", "qed"])

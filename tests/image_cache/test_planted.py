@@ -116,7 +116,7 @@ class TestLinks:
         made = directory / "elsewhere" / entry_name(base)
         assert report["observed"]["backing_file"] == str(made)
         (row,) = allocpolicy("cache", "list", directory, "-f", "json").document
-        assert row["Entry"] == str(made)
+        assert row["entry"] == str(made)
 
     def test_an_entry_that_is_a_link(
         self, disks: Path, base: Path, victim: Path, owner: Owner
@@ -260,7 +260,7 @@ class TestPrune:
         os.truncate(record, 1 << 40)
         finished = allocpolicy("cache", "prune", directory / "cache", "-f", "json")
         (row,) = finished.document
-        assert row["Used by"] == "a disk whose record is damaged"
+        assert row["used_by"] == "a disk whose record is damaged"
 
     def test_names_that_only_resemble_those_of_entries(
         self, disks: Path, base: Path, owner: Owner
@@ -272,7 +272,7 @@ class TestPrune:
             (disks / "_base" / name).write_text("his")
         (disks / "_base" / UNKNOWN).mkdir()
         finished = allocpolicy("cache", "prune", disks, "-f", "json")
-        assert [row["Outcome"] for row in finished.document] == ["removed"]
+        assert [row["outcome"] for row in finished.document] == ["removed"]
         assert set(os.listdir(disks / "_base")) == {*own, UNKNOWN, ".memo", ".users"}
 
     def test_more_entries_than_descriptors(
@@ -282,7 +282,7 @@ class TestPrune:
         owner.does(f"mkdir _base; cd _base; touch {names}", directory=disks)
         finished = allocpolicy("cache", "prune", disks, "-f", "json")
         assert finished.status == 0, finished.stderr
-        assert [row["Outcome"] for row in finished.document] == ["removed"] * 1100
+        assert [row["outcome"] for row in finished.document] == ["removed"] * 1100
 
     def test_a_lock_of_his_is_not_waited_for_without_end(
         self, disks: Path, base: Path, monkeypatch: pytest.MonkeyPatch
@@ -305,7 +305,7 @@ class TestPrune:
         with owner.leasing(disks / "_base" / UNKNOWN):
             finished = allocpolicy("cache", "prune", disks, "-f", "json")
         (row,) = finished.document
-        assert row["Used by"] == "a running process"
+        assert row["used_by"] == "a running process"
 
     def test_who_may_not_remove_an_entry_is_told_which(
         self, directory: Path, base: Path, owner: Owner

@@ -149,7 +149,7 @@ def test_a_flavors_name_is_one_unless_another_is_given(
     assert told(row["reason"]) == "flavor=mine"
     assert recorded(disk) == {"flavor": "mine"}
     rows = run("explain", *of, "big", *labelled(tenant="acme"))
-    found = {row["Subject"]: (row["Value"], row["Key"]) for row in rows}
+    found = {row["subject"]: (row["value"], row["key"]) for row in rows}
     assert found["label flavor"] == ("big", "flavor")
     assert found["label tenant"] == ("acme", "--label")
 

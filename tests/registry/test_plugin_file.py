@@ -282,7 +282,7 @@ class TestTheOption:
         finished = allocpolicy(
             *("--plugin", lean, "strategy", "list", "--plugin", write(), "-f", "json")
         )
-        rows = {row["Name"]: row["Distribution"] for row in finished.document}
+        rows = {row["name"]: row["distribution"] for row in finished.document}
         assert (rows["thin"], rows["lean"]) == ("quota.py", "lean.py")
         assert rows["space"] == "allocpolicy"
 

@@ -97,11 +97,11 @@ def told(stdout: str) -> str:
 def test_the_three_entrances_tell_the_same(own: Path) -> None:
     command = allocpolicy("strategy", "check", "own", "-f", "json", *WAIVING)
     assert command.status == 1
-    rows = {row["Law"]: row for row in command.document}
+    rows = {row["law"]: row for row in command.document}
     assert list(rows) == [law.name for law in laws()]
-    assert rows[BROKEN]["Outcome"] == "broken"
-    assert "description" in rows[BROKEN]["Reasons"][0]
-    broken = [name for name, row in rows.items() if row["Outcome"] == "broken"]
+    assert rows[BROKEN]["outcome"] == "broken"
+    assert "description" in rows[BROKEN]["reasons"][0]
+    broken = [name for name, row in rows.items() if row["outcome"] == "broken"]
     assert broken == [BROKEN]
 
     module = by_pytest(

@@ -150,21 +150,21 @@ def test_list_and_drain(disks: Path, command: Command) -> None:
     small, large = ("--size", "1M", "--format", "raw"), ("--size", "2M")
     filled = command("pool", "fill", disks, *small, "--count", "2", "-f", "json")
     assert filled.returncode == 0, filled.stderr
-    assert {row["State"] for row in json.loads(filled.stdout)} == {"ready"}
+    assert {row["state"] for row in json.loads(filled.stdout)} == {"ready"}
     command("pool", "fill", disks, *large, "--count", "1")
     (disks / NAME / "notes").touch()
     rows = json.loads(command("pool", "list", disks, "-f", "json").stdout)
-    assert [row["State"] for row in rows] == [
+    assert [row["state"] for row in rows] == [
         "ready",
         "ready",
         "ready",
         "kept: its name is not that of a ready-made disk",
     ]
     drained = command("pool", "drain", disks, *small, "-f", "json")
-    states = [row["State"] for row in json.loads(drained.stdout)]
+    states = [row["state"] for row in json.loads(drained.stdout)]
     assert states == ["removed", "removed"]
     rows = json.loads(command("pool", "list", disks, "-f", "json").stdout)
-    assert [row["Virtual size"] for row in rows] == [2 << 20, None]
+    assert [row["virtual_size"] for row in rows] == [2 << 20, None]
     drained = command("pool", "drain", disks, "-f", "json")
     assert drained.returncode == 0
     assert [one.name for one in (disks / NAME).iterdir()] == ["notes"]
