@@ -61,6 +61,7 @@ from allocpolicy.errors import StrategyNotFound as StrategyNotFound
 from allocpolicy.errors import TooMuchWork as TooMuchWork
 from allocpolicy.errors import Unsupported as Unsupported
 from allocpolicy.errors import WorkerLost as WorkerLost
+from allocpolicy.execute.foreseen import Rehearsal as Rehearsal
 from allocpolicy.execute.job import Access as Access
 from allocpolicy.execute.rewrite_limits import RewriteLimits as RewriteLimits
 from allocpolicy.images.stamp import Stamp as Stamp

@@ -12,6 +12,7 @@ from allocpolicy.cli.cells import blanked, lines
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.operations import fleet, snapshots
 from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import apply
@@ -109,6 +110,7 @@ class Apply(Lister):
             labels=labels.parse(arguments.label),
             allow_thin=arguments.thin,
             dry_run=arguments.dry_run,
+            rehearsal=Rehearsal(),
         )
         found = self._members(arguments, policy=policy, change=change)
         if arguments.together:

@@ -59,13 +59,28 @@ class Foreseen:
     promised: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """A disk that came before: under which path, and the stamp that it has by then."""
+
+    path: Path
+    stamp: Stamp
+
+
 class Rehearsal:
     """Several dry runs, each as if those before it had been carried out."""
 
     def __init__(self) -> None:
         self._foreseen: list[Foreseen] = []
-        #: the disks that came before, by their files, and their stamps by then
-        self.disks: dict[Inode, tuple[Path, Stamp]] = {}
+        self._disks: dict[Inode, Earlier] = {}
+
+    def earlier(self, disk: Inode) -> Earlier | None:
+        """Return as what a disk came before, if it did."""
+        return self._disks.get(disk)
+
+    def note(self, disk: Inode, earlier: Earlier) -> None:
+        """Let those that follow know that a disk came before."""
+        self._disks.setdefault(disk, earlier)
 
     def add(self, foreseen: Foreseen) -> None:
         """Let those that follow find a plan carried out."""

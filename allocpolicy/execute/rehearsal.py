@@ -10,7 +10,7 @@ import os
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.execute import admission, demand
-from allocpolicy.execute.foreseen import Foreseen, Place, Rehearsal, Room
+from allocpolicy.execute.foreseen import Earlier, Foreseen, Place, Rehearsal, Room
 from allocpolicy.execute.job import Job
 from allocpolicy.observe import holding
 from allocpolicy.storage import budget, directories
@@ -66,8 +66,8 @@ def _place(job: Job, *, directory: int) -> Place:
 def _note(job: Job) -> None:
     if job.disk is not None:
         disk = job.disk.disk
-        seen = inode(os.fstat(disk.fd))
-        _of(job).disks.setdefault(seen, (disk.path, job.stamp))
+        earlier = Earlier(path=disk.path, stamp=job.stamp)
+        _of(job).note(inode(os.fstat(disk.fd)), earlier)
 
 
 def _foreseen(plan: Plan, job: Job, *, place: Place) -> Foreseen:

@@ -9,6 +9,7 @@ from allocpolicy.contract.facts import DiskFormat, Observation, Use
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.rewrite_limits import RewriteLimits
 from allocpolicy.images.existing import Disk
@@ -57,6 +58,9 @@ class Change:
     labels: Mapping[str, str] = field(default_factory=dict)
     allow_thin: bool = False  #: storage that the policy doesn't need may be given back
     dry_run: bool = False  #: plan, and do nothing
+    #: of the dry runs of several disks: each finds those before it done, and the space
+    #: that they leave; None: it is the only one
+    rehearsal: Rehearsal | None = None
     #: a disk without a stamp has the policy of the nearest one below it, as with
     #: `Policy.inherits`
     chain: bool = False

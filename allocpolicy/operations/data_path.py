@@ -80,13 +80,12 @@ class Attempt:
         job, outcome = self.job, self.outcome
         if job.disk is None:
             return ()
-        disk = job.disk.disk
-        if outcome is None:
-            will = untouched.will_be_recorded(job, disk)
-            after = job.stamp if will else disk.stamp
-        else:
-            after = outcome.stamp or disk.stamp
-        return recording.lines(self.stamp_before or disk.stamp, after)
+        before = job.disk.disk.stamp
+        if outcome is not None:
+            return recording.lines(before, outcome.stamp or before)
+        if not untouched.will_be_recorded(job, job.disk.disk):
+            return ()
+        return recording.lines(self.stamp_before or before, job.stamp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,13 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import Error, ImageError, InvalidRequest
 from allocpolicy.execute import admission
+from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.operations import exclusive, held_disk, prepared
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.prepared import Prepared
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.progress import Progress, Watcher, unwatched
+from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
@@ -57,7 +59,9 @@ def apply_all(
             locks=locks,
             started=started,
         )
-        return _applied(changes, policy=policy, prepare=prepare, watch=watch)
+        rehearsal = Rehearsal()
+        asked = [replace(one, rehearsal=rehearsal) for one in changes]
+        return _applied(asked, policy=policy, prepare=prepare, watch=watch)
 
     return exclusive.with_needed(work, policy=policy, jobs=len(changes))
 

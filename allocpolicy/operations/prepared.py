@@ -7,6 +7,7 @@ the first of them is changed.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,7 @@ from allocpolicy.errors import (
 )
 from allocpolicy.execute import untouched
 from allocpolicy.execute.execution import execute
+from allocpolicy.execute.foreseen import Earlier
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.images import stamp as stamps
@@ -44,6 +46,7 @@ from allocpolicy.resolve import labels
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage import effort
 from allocpolicy.storage.effort import Bound
+from allocpolicy.storage.inode import inode
 
 NOTHING_TO_DO = "nothing to do"
 RECORDED = "the disk meets it as it is"
@@ -54,14 +57,16 @@ _BOUND = Bound(seconds=20, memory=1 << 30)  # as for one disk of an audit
 class Prepared:
     """A disk that is held until its preparation ends, and what is to be done to it.
 
-    ``meets``: nothing is, but to stamp it. ``unmet``: why it is left as it is, short of
-    its policy. ``is_there`` is called once all is done; ``started`` by the monotonic
+    ``meets``: nothing is, but to stamp it; ``earlier``: as it came before, in a dry run
+    of several disks. ``unmet``: why it is left as it is, short of its policy.
+    ``is_there`` is called once all is done; ``started`` by the monotonic
     clock.
     """
 
     course: Course
     hold: Hold
     meets: bool = False
+    earlier: Earlier | None = None
     unmet: str | None = None
     on_unmet: OnUnmet
     is_there: Callable[[], None]
@@ -134,6 +139,7 @@ def disk(
             course=course,
             hold=one.hold,
             meets=one.meets,
+            earlier=one.earlier,
             unmet=reason,
             on_unmet=on_unmet,
             is_there=is_there,
@@ -151,6 +157,7 @@ class _Opened:
     job: Job
     hold: Hold
     meets: bool
+    earlier: Earlier | None
     problem: str | None
     lack: NotEnoughSpace | None
 
@@ -195,7 +202,11 @@ def _opened(
         policy=policy,
         labels=labels.effective(requested.asked),
     )
-    meets = problem is None and _meets(request, requested, current=current)
+    before = change.rehearsal
+    earlier = before.earlier(inode(os.fstat(found.fd))) if before else None
+    meets = earlier is not None
+    if problem is None and not meets:
+        meets = _meets(request, requested, current=current)
     grows = request.virtual_size != current.virtual_size
     if problem is None and not meets:
         problem = held_disk.problem(found, current, grows=grows)
@@ -220,10 +231,13 @@ def _opened(
         watch=watch,
         disk=hold,
         dry_run=change.dry_run,
+        rehearsal=change.rehearsal,
         limits=change.limits,
         attached=change.attached,
     )
-    return _Opened(job=job, hold=hold, meets=meets, problem=problem, lack=lack)
+    return _Opened(
+        job=job, hold=hold, meets=meets, earlier=earlier, problem=problem, lack=lack
+    )
 
 
 @contextlib.contextmanager
@@ -321,7 +335,7 @@ def _attempt(one: Prepared) -> Attempt:
     if one.unmet is not None:
         return unmet.left(job, one.hold, reason=one.unmet)
     if one.meets:
-        return _nothing_to_do(one.course)
+        return _nothing_to_do(one)
     with _naming_the_disk(one.hold):
         try:
             return data_path.follow(one.course)
@@ -332,11 +346,18 @@ def _attempt(one: Prepared) -> Attempt:
             return unmet.left(job, one.hold, reason=reason)
 
 
-def _nothing_to_do(course: Course) -> Attempt:
-    job, plan = course.job, course.plan
-    assert plan is not None
-    done = execute(plan, job)
-    attempt = Attempt(job=job, reason=NOTHING_TO_DO, plan=plan, steps=(), done=done)
+def _nothing_to_do(one: Prepared) -> Attempt:
+    (plan, job), earlier = one.part, one.earlier
+    attempt = Attempt(
+        job=job,
+        reason=NOTHING_TO_DO,
+        plan=plan,
+        steps=(),
+        done=execute(plan, job),
+        stamp_before=earlier.stamp if earlier else None,
+    )
+    if earlier is not None:
+        return replace(attempt, reason=f"{NOTHING_TO_DO}: {earlier.path} is the same")
     return replace(attempt, reason=RECORDED) if attempt.records else attempt
 
 

@@ -1,0 +1,209 @@
+"""A dry run of several disks says of each what the run itself then does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocpolicy import (
+    Change,
+    DiskFormat,
+    Error,
+    Headroom,
+    Limits,
+    Policy,
+    Rehearsal,
+    Report,
+    apply,
+)
+from tests.conftest import FreshFilesystem
+from tests.harness import images
+from tests.harness.cli import allocpolicy, provision
+from tests.harness.filesystems import available
+from tests.harness.images import MIB
+
+NO_HEADROOM = Headroom(ratio=0, minimum=0)
+ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
+SPACE = {"allocpolicy:strategy": "space"}
+
+
+def state(disk: Path) -> object:
+    """Return what any change would change, of the disk and its record."""
+    status = disk.stat()
+    return status.st_ino, status.st_blocks, status.st_mtime_ns, status.st_ctime_ns
+
+
+def applied(
+    *disks: Path, policy: Policy, dry_run: bool, specs: dict[str, str] = SPACE
+) -> list[Report | Error]:
+    """Apply to one disk after the other; return what each said."""
+    told: list[Report | Error] = []
+    rehearsal = Rehearsal()
+    for disk in disks:
+        change = Change(
+            disk=disk,
+            format=DiskFormat.QCOW2,
+            extra_specs=specs,
+            dry_run=dry_run,
+            rehearsal=rehearsal,
+        )
+        try:
+            told.append(apply(change, policy=policy))
+        except Error as error:
+            told.append(error)
+    return told
+
+
+def outcomes(told: list[Report | Error]) -> list[object]:
+    return [
+        (one.mode, one.changed, one.steps) if isinstance(one, Report) else type(one)
+        for one in told
+    ]
+
+
+@pytest.mark.parametrize("ratio", [0, 1.0])
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_as_many_are_refused_as_do_not_fit(
+    fresh_filesystem: FreshFilesystem, tmp_path: Path, kind: str, ratio: float
+) -> None:
+    """By free space, and by what may be promised; the later ones, with status 3."""
+    place = fresh_filesystem(kind, size=512 * MIB)
+    size = available(place) * 2 // 5 // MIB * MIB  # room for two and a half
+    disks = [place / name for name in "abcde"]
+    for disk in disks:
+        images.qemu_img("create", "-q", "-f", "qcow2", disk, size)
+    limits = Limits(max_overcommit_ratio=6 if ratio else 0)
+    policy = Policy(lock_path=tmp_path, headroom=NO_HEADROOM, limits=limits)
+    before = [state(disk) for disk in disks]
+    planned = applied(*disks, policy=policy, dry_run=True)
+    assert [state(disk) for disk in disks] == before
+    done = applied(*disks, policy=policy, dry_run=False)
+    assert outcomes(planned) == outcomes(done)
+    refused = [one for one in planned if isinstance(one, Error)]
+    assert [one.exit_status for one in refused] == [3, 3, 3]
+
+
+@ALL
+def test_each_begins_with_the_room_that_the_one_before_leaves(
+    directory: Path, tmp_path: Path
+) -> None:
+    """And its needs and its headroom are told; nothing of a disk is changed."""
+    disks = [directory / name for name in "abc"]
+    for disk in disks:
+        provision(disk, "--size", 16 * MIB)
+    before = [state(disk) for disk in disks]
+    policy = Policy(lock_path=tmp_path)
+    reports = applied(*disks, policy=policy, dry_run=True)
+    free = None
+    for one in reports:
+        assert isinstance(one, Report)
+        assert one.free_bytes is not None
+        assert free in (None, one.free_bytes)
+        free = one.free_after_bytes
+        assert free is not None
+        assert 0 <= free - (one.free_bytes - one.peak_bytes) < MIB  # a rewritten one's
+        assert one.peak_bytes >= 16 * MIB
+        assert (one.headroom_bytes, one.changed) == (64 * MIB, True)
+    assert [state(disk) for disk in disks] == before
+
+
+@pytest.mark.filesystems("xfs", "btrfs")
+def test_a_rewrite_gives_back_what_the_old_file_had(
+    directory: Path, tmp_path: Path
+) -> None:
+    disk, copy = directory / "disk", directory / "copy"
+    provision(disk, "--size", 16 * MIB)
+    images.qemu_io(disk, "write -P 1 0 8M", format="qcow2")
+    policy = Policy(lock_path=tmp_path)
+    full = {
+        "allocpolicy:strategy": "performance",
+        "allocpolicy:performance.data": "full",
+    }
+    (report,) = applied(disk, policy=policy, dry_run=True, specs=full)
+    assert isinstance(report, Report)
+    assert report.mode == "staged"
+    taken = (report.free_bytes or 0) - (report.free_after_bytes or 0)
+    assert taken == report.peak_bytes - disk.stat().st_blocks * 512
+    assert not copy.exists()
+
+
+@pytest.mark.filesystems("ext4")
+@pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
+def test_a_disk_that_is_named_twice_is_changed_once(
+    directory: Path, tmp_path: Path, link: str
+) -> None:
+    """As the run itself finds it: done, and its record, too."""
+    disk, other = directory / "disk", directory / "other"
+    provision(disk, "--size", 16 * MIB)
+    if link == "symbolic":
+        other.symlink_to(disk)
+    elif link == "hard":
+        other.hardlink_to(disk)
+    twice = (disk, disk if link == "same" else other)
+    policy = Policy(lock_path=tmp_path)
+    for specs in (SPACE, {"allocpolicy:strategy": "none"}):
+        planned = applied(*twice, policy=policy, dry_run=True, specs=specs)
+        done = applied(*twice, policy=policy, dry_run=False, specs=specs)
+        assert outcomes(planned) == outcomes(done)
+        assert [isinstance(one, Report) and one.changed for one in planned] == [
+            True,
+            False,
+        ]
+
+
+def test_on_two_filesystems_each_has_its_own_room(
+    fresh_filesystem: FreshFilesystem, tmp_path: Path
+) -> None:
+    places = [fresh_filesystem(kind, size=512 * MIB) for kind in ("ext4", "xfs")]
+    size = min(map(available, places)) * 2 // 3 // MIB * MIB
+    disks = [place / name for name in "ab" for place in places]
+    for disk in disks:
+        images.qemu_img("create", "-q", "-f", "qcow2", disk, size)
+    policy = Policy(lock_path=tmp_path, headroom=NO_HEADROOM)
+    planned = applied(*disks, policy=policy, dry_run=True)
+    assert [isinstance(one, Report) for one in planned] == [True, True, False, False]
+    assert outcomes(planned) == outcomes(applied(*disks, policy=policy, dry_run=False))
+
+
+def rows(finished: Any) -> list[tuple[str, str, bool, str | None]]:
+    return [
+        (Path(row["disk"]).name, row["outcome"], row["changed"], row["steps"])
+        for row in finished.document
+    ]
+
+
+def test_the_command_says_so_of_a_directory(fresh_filesystem: FreshFilesystem) -> None:
+    """With the same exit status, and the same rows, but for 'planned'."""
+    place = fresh_filesystem("ext4", size=512 * MIB)
+    size = available(place) // 3 // MIB * MIB
+    for name in "abcd":
+        images.qemu_img("create", "-q", "-f", "qcow2", place / name, size)
+    (place / "link").symlink_to(place / "a")
+    given: tuple[object, ...] = ("apply", place, place / "link", "-f", "json")
+    given = (*given, "--strategy", "space", "--format", "qcow2")
+    planned, done = allocpolicy(*given, "--dry-run"), allocpolicy(*given)
+    assert (planned.status, done.status) == (3, 3)
+    said = [
+        (name, outcome.replace("planned", "changed"), *others)
+        for name, outcome, *others in rows(planned)
+    ]
+    assert said == [tuple(row) for row in rows(done)]
+    assert [row[1] for row in said].count("failed") == 2
+    assert planned.stderr.count("\n") == 2
+
+
+@ALL
+def test_disks_that_are_changed_together_are_told_one_after_the_other(
+    directory: Path,
+) -> None:
+    for name in "ab":
+        provision(directory / name, "--size", 16 * MIB)
+    finished = allocpolicy(
+        *("apply", "--together", directory, "--strategy", "space"),
+        *("--format", "qcow2", "--dry-run", "-f", "json"),
+    )
+    assert finished.status == 0, finished.stderr
+    first, second = finished.document
+    assert second["free_bytes"] == first["free_after_bytes"] < first["free_bytes"]
