@@ -68,6 +68,7 @@ from allocpolicy.images.stamp import Stamp as Stamp
 from allocpolicy.operations.attached import Attached as Attached
 from allocpolicy.operations.audit import Given as Given
 from allocpolicy.operations.audit import audit as audit
+from allocpolicy.operations.capacity import capacity as capacity
 from allocpolicy.operations.change import apply as apply
 from allocpolicy.operations.change import resize as resize
 from allocpolicy.operations.change_order import Change as Change
@@ -86,9 +87,11 @@ from allocpolicy.registry.delegation import Delegate as Delegate
 from allocpolicy.registry.delegation import delegate as delegate
 from allocpolicy.report.audit import Audit as Audit
 from allocpolicy.report.audit import Row as Row
+from allocpolicy.report.capacity import Capacity as Capacity
 from allocpolicy.report.inspection import Inspection as Inspection
 from allocpolicy.report.report import Report as Report
 from allocpolicy.resolve.flavors import Flavor as Flavor
+from allocpolicy.resolve.flavors import load_flavors as load_flavors
 from allocpolicy.resolve.policy import load_policy as load_policy
 from allocpolicy.resolve.selection import Selection as Selection
 from allocpolicy.steps.adopt import Adopt as Adopt

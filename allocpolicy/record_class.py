@@ -77,12 +77,14 @@ def of(cls: type) -> Fields | None:
     return mark.fields if isinstance(mark, _Mark) else None
 
 
+def declaring(cls: type) -> type:
+    """Return the class that is the record: of one that adds nothing, the one above."""
+    return next((one for one in cls.__mro__ if _MARK in one.__dict__), cls)
+
+
 def _mark(cls: type) -> Any:
     """Return the nearest mark as it is: a plugin's own class has the standard one."""
-    for one in cls.__mro__:
-        if _MARK in one.__dict__:
-            return one.__dict__[_MARK]
-    return None
+    return declaring(cls).__dict__.get(_MARK)
 
 
 class _Mark:

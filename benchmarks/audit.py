@@ -93,7 +93,7 @@ def _make_fleet(directory: Path, count: int) -> None:
             format=DiskFormat.QCOW2,
             extra_specs={"allocpolicy:strategy": strategy, **options},
         )
-        provision(order, policy=Policy(lock_path=bases))
+        provision(order, policy=Policy(lock_path=bases, configured=False))
         if number % 3 == 0:
             _write_to(disk)
 

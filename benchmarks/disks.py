@@ -73,7 +73,7 @@ def ours(
         extra_specs=specs,
         access=Access(),
     )
-    provision(order, policy=Policy(lock_path=directory))
+    provision(order, policy=Policy(lock_path=directory, configured=False))
 
 
 def provisioning(

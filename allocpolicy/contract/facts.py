@@ -9,9 +9,12 @@ import enum
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from allocpolicy.arguments import Size
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import PlanError
+from allocpolicy.fields import fit_fields
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.obstacles import snapshots_in_words
 from allocpolicy.record import dataclass, field
@@ -59,7 +62,13 @@ class Headroom:
     """
 
     ratio: float  #: of the reserved-unwritten bytes: 0.01 is one percent
-    minimum: int  #: the least to keep free, in bytes
+    minimum: Size  #: the least to keep free, in bytes
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(self, *, ratio: float, minimum: int | str) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
     def bytes_for(self, reserved_unwritten: int) -> int:
         """Return the bytes to keep free for a number of reserved-unwritten bytes."""
@@ -73,9 +82,21 @@ class Limits:
     #: the most that is used and promised together, as a multiple of a filesystem's
     #: size; 0: no limit
     max_overcommit_ratio: float = 0.0
-    reserved_host_disk: int = 0  #: bytes to keep free for the host on every filesystem
+    reserved_host_disk: Size = 0  #: bytes to keep free for the host on every filesystem
     #: the most bytes that one disk may be promised; 0: no limit
-    max_promised_bytes: int = 0
+    max_promised_bytes: Size = 0
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self,
+            *,
+            max_overcommit_ratio: float = ...,
+            reserved_host_disk: int | str = ...,
+            max_promised_bytes: int | str = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from allocpolicy.arguments import Size, StrPath
 from allocpolicy.contract.facts import Headroom, Limits
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.fields import fit_fields
 from allocpolicy.record import dataclass, field
 from allocpolicy.storage import named_lock
+from allocpolicy.wording import choices, named
 
 DEFAULT = "default"  # the origin of unset values
+ON_UNSUPPORTED = ("fail", "fallback")
 
 _MIB = 1024 * 1024
 
@@ -26,6 +33,9 @@ class Machines:
 
     qemu: Version | None = None  #: QEMU's (major, minor); None: nobody has said
     libvirt: Version | None = None  #: libvirt's (major, minor); None: nobody has said
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
 
 NOBODY_SAID = Machines()
@@ -70,7 +80,7 @@ class Libvirt:
     default: str = ""
     convert: Convert = Convert.BOUNDED  #: which disks may be rewritten
     #: the most bytes of a disk that a bounded rewrite copies instead of sharing them
-    max_copy: int = 2 * 1024 * _MIB
+    max_copy: Size = 2 * 1024 * _MIB
     #: seconds after which a bounded rewrite is given up; 0: none
     deadline: float = 20
     #: of a disk that would have to be rewritten and may not be
@@ -78,6 +88,22 @@ class Libvirt:
     on_error: Otherwise = Otherwise.FAIL  #: of a fault that is allocpolicy's own
     #: whose files may be the bases of disks that are rewritten, at any depth
     base_directories: tuple[Path, ...] = ()
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self,
+            *,
+            default: str = ...,
+            convert: Convert | str = ...,
+            max_copy: int | str = ...,
+            deadline: float = ...,
+            on_unmet: Otherwise | str = ...,
+            on_error: Otherwise | str = ...,
+            base_directories: Sequence[StrPath] = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +136,49 @@ class Policy:
     #: whose files may be anybody's backing files, at any depth
     trusted_base_directories: tuple[Path, ...] = ()
     #: bytes of which sizes of disks are multiples; 0: what their storage needs
-    size_alignment: int = 0
+    size_alignment: Size = 0
     machines: Machines = NOBODY_SAID  #: the oldest programs that VMs run under
     #: whether overlays without a stamp inherit a policy
     snapshot_policy: SnapshotPolicy = SnapshotPolicy.REPORT
     change_log: ChangeLog = ChangeLog.AUTO  #: where changes are recorded
     #: what happens when libvirt starts a VM
     libvirt: Libvirt = field(default_factory=Libvirt)
+    #: True: it is what the host's configuration says, as by `load_policy`; False: it is
+    #: meant to ignore that; None: nobody has said, and it is refused where it would
+    configured: bool | None = field(default=None, compare=False)
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(  # noqa: PLR0913  (its fields)
+            self,
+            *,
+            default_strategy: str = ...,
+            default_origin: str = ...,
+            overridden_defaults: tuple[tuple[str, str], ...] = ...,
+            flavor_override: bool = ...,
+            flavor_override_origin: str = ...,
+            allowed_strategies: Sequence[str] = ...,
+            on_unsupported: str = ...,
+            fallback_strategies: Sequence[str] = ...,
+            headroom: Headroom = ...,
+            lock_path: StrPath = ...,
+            image_cache_dir: StrPath | None = ...,
+            disk_directories: Sequence[StrPath] = ...,
+            limits: Limits = ...,
+            trusted_base_directories: Sequence[StrPath] = ...,
+            size_alignment: int | str = ...,
+            machines: Machines = ...,
+            snapshot_policy: SnapshotPolicy | str = ...,
+            change_log: ChangeLog | str = ...,
+            libvirt: Libvirt = ...,
+            configured: bool | None = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
+        if self.on_unsupported not in ON_UNSUPPORTED:
+            listed = choices(ON_UNSUPPORTED, nearest_to=self.on_unsupported)
+            given = named(self.on_unsupported)
+            raise InvalidRequest(f"Policy.on_unsupported is {given}; {listed}")
 
     @property
     def inherits(self) -> bool:

@@ -18,6 +18,7 @@ from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts, Host, Obser
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.read_only import ReadOnly
 from allocpolicy.errors import PlanError
+from allocpolicy.fields import fit_fields
 from allocpolicy.record import dataclass, field
 
 #: the versions of the contract that this host accepts
@@ -206,3 +207,6 @@ class Choice:
     distribution: str | None = field(default=None, compare=False)
     #: that distribution's version; None: not known
     version: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        fit_fields(self)

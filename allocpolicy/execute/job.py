@@ -11,15 +11,19 @@ from allocpolicy.contract.facts import Facts, Host, Observation
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Attachment, Request, Verdict
-from allocpolicy.errors import StrategyFailed
+from allocpolicy.errors import InvalidRequest, StrategyFailed
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.rewrite_limits import RewriteLimits
+from allocpolicy.fields import fit_fields
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
 from allocpolicy.record import dataclass, field
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage import temporary
 from allocpolicy.storage.directories import Directory
+
+_MODE_BITS = 0o7777
+_NO_ID = (1 << 32) - 1  # chown(2): leave the ID as it is
 
 if TYPE_CHECKING:
     from allocpolicy.execute.foreseen import Rehearsal
@@ -35,6 +39,14 @@ class Access:
 
     mode: int = temporary.PRIVATE  #: the mode bits
     owner: tuple[int, int] | None = None  #: (uid, gid); None: our own
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
+        if not 0 <= self.mode <= _MODE_BITS:
+            given = oct(self.mode) if self.mode > 0 else self.mode
+            raise InvalidRequest(f"Access.mode is {given}: give bits such as 0o640")
+        if self.owner and not all(0 <= one < _NO_ID for one in self.owner):
+            raise InvalidRequest(f"Access.owner is {self.owner}: give (uid, gid)")
 
     @classmethod
     def of_file(cls, fd: int) -> Access:

@@ -9,12 +9,15 @@ longer.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from allocpolicy.arguments import Size, StrPath
 from allocpolicy.contract.facts import BaseImage, Facts
 from allocpolicy.contract.plan import Mode, Plan, Step
 from allocpolicy.errors import BeyondLimits
+from allocpolicy.fields import fit_fields
 from allocpolicy.images import stamp as stamps
 from allocpolicy.record import dataclass
 from allocpolicy.wording import apart, printable
@@ -33,13 +36,29 @@ class RewriteLimits:
     #: why only a disk without an image below it may be, whatever its header names
     standalone_only: str | None = None
     #: the most bytes that may be copied instead of shared; None: any
-    copied_bytes: int | None = None
+    copied_bytes: Size | None = None
     #: where, at any depth, the one image must be that may be below the disk; None: any
     #: chain may be copied into it
     base_directories: tuple[Path, ...] | None = None
     #: from the beginning of the work, after which the disk stays as it is, but for
     #: zeroes that were written into its unused storage until then; None: any
     seconds: float | None = None
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self,
+            *,
+            allowed: bool = ...,
+            obstacle: str | None = ...,
+            blank_only: str | None = ...,
+            standalone_only: str | None = ...,
+            copied_bytes: int | str | None = ...,
+            base_directories: Sequence[StrPath] | None = ...,
+            seconds: float | None = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
     def until(self, started: float) -> float | None:
         """Return when a rewrite must be done that began then; None: whenever it is."""

@@ -17,12 +17,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from allocpolicy.contract import labels
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.fields import fit_fields
 from allocpolicy.record import asdict, dataclass, field
 from allocpolicy.storage import patience
 from allocpolicy.storage.failure import UNSUPPORTED
@@ -54,6 +55,9 @@ class Asked:
     extra_specs: Mapping[str, str]
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        fit_fields(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
@@ -65,6 +69,20 @@ class Stamp:
     version: int = VERSION  #: that of the stamp's schema: 1
     #: flavor, role, extra specs and labels that led to it; None: not recorded
     asked: Asked | None = None
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self,
+            *,
+            requested: Choice,
+            effective: Choice,
+            format: DiskFormat | str,
+            version: int = ...,
+            asked: Asked | None = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
     def as_document(self) -> dict[str, object]:
         """Return what is recorded: schemas/stamp.json."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import ImageError
+from allocpolicy.fields import fit_fields
 from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
 from allocpolicy.observe.sighting import Sighting
@@ -28,6 +30,14 @@ class Attached:
     vm: str  #: which VM, and which of its disks, in words
     format: DiskFormat  #: the format in which the VM has it
     choice: Choice | None = None  #: the policy; None: its stamp's
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self, *, vm: str, format: DiskFormat | str, choice: Choice | None = ...
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from allocpolicy import arguments
+from allocpolicy.arguments import StrPath
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.fields import fit_fields
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import covering, sighting
 from allocpolicy.observe.covering import Covering
@@ -37,6 +40,7 @@ from allocpolicy.record import dataclass, replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Finding, Remark, Row
 from allocpolicy.resolve import checks
+from allocpolicy.resolve.policy import in_force
 from allocpolicy.resolve.renewal import Renewal
 from allocpolicy.storage import tree
 from allocpolicy.storage.inode import Inode
@@ -52,6 +56,7 @@ _ISO = "an ISO image"
 if TYPE_CHECKING:
     from allocpolicy.resolve.flavors import Flavor
 
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 FEW = 100  # disks that one process observes in the time that workers take to start
 
 
@@ -62,16 +67,24 @@ class Given:
     choice: Choice  #: the strategy that judges them
     format: DiskFormat  #: the format that they have
     force: bool = False  #: believe that, whatever their content looks like
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self, *, choice: Choice, format: DiskFormat | str, force: bool = ...
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
 
 def audit(
-    paths: Iterable[Path],
+    paths: StrPath | Iterable[StrPath],
     *,
-    policy: Policy,
+    policy: Policy | None = None,
     given: Given | None = None,
     flavors: Mapping[str, Flavor] | None = None,
-    expected: Mapping[Path, str | None] = MappingProxyType({}),
-    attached: Mapping[Path, Attached] = MappingProxyType({}),
+    expected: Mapping[Path, str | None] | Mapping[str, str | None] = NOTHING,
+    attached: Mapping[Path, Attached] | Mapping[str, Attached] = NOTHING,
     jobs: int | None = None,
     watch: Watcher = unwatched,
 ) -> Audit:
@@ -80,7 +93,9 @@ def audit(
     Nothing is written, and a disk that is being rewritten is not opened. A problem with
     a disk is reported in its row.
 
-    :param policy: the operator's: headroom, disk_directories and image_cache_dir.
+    :param paths: disks and directories, or one of these.
+    :param policy: the operator's: headroom, disk_directories and image_cache_dir; None:
+        the host's configuration, as `load_policy` reads it.
     :param given: judges disks that have no stamp; a stamp is never overridden.
     :param flavors: today's flavors by name: a disk whose flavor has changed since is
         outdated, as one is whose policy the operator's options gave.
@@ -94,14 +109,28 @@ def audit(
     :raises InvalidRequest: when jobs is less than 1.
     :raises WorkerLost: when a process was killed that looked at no disk.
     """
-    if jobs is not None and jobs < 1:
+    if jobs is not None and arguments.number(jobs, "jobs") < 1:
         raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
+    if given is not None:
+        arguments.instance(Given, given, "given")
+    if flavors is not None:
+        flavors = arguments.mapping(flavors, "flavors", _flavor)
+    arguments.call(watch, "watch")
+    named = arguments.paths(paths, "paths")
+    policy = in_force(policy)
     listed = functools.cache(tree.listed)
     cache = policy.image_cache_dir
-    awaited = expectation.look(expected)
-    attachments = attachment.look(attached)
-    paths = (*paths, *awaited.disks, *attachments.disks)
-    walked = walk(paths, listed=listed, image_cache_dir=cache)
+    awaited = expectation.look(
+        arguments.mapping_from_paths(expected, "expected", _strategy)
+    )
+    attachments = attachment.look(
+        arguments.mapping_from_paths(attached, "attached", _attached)
+    )
+    walked = walk(
+        (*named, *awaited.disks, *attachments.disks),
+        listed=listed,
+        image_cache_dir=cache,
+    )
     shared: dict[int, set[Place]] = defaultdict(set)
     seen = [
         audit_books.with_places_apart(one, shared)
@@ -146,6 +175,20 @@ def audit(
         data_files=sum(row.verdict.reason == _DATA for row in passed_over),
         unlisted=len(walked.unreadable),
     )
+
+
+def _strategy(value: object, name: str) -> str | None:
+    return None if value is None else arguments.text(value, name)
+
+
+def _flavor(value: object, name: str) -> Flavor:
+    from allocpolicy.resolve.flavors import Flavor
+
+    return arguments.instance(Flavor, value, name)
+
+
+def _attached(value: object, name: str) -> Attached:
+    return arguments.instance(Attached, value, name)
 
 
 def _look(

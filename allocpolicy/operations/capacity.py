@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
+from allocpolicy import arguments
+from allocpolicy.arguments import StrPath
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.observe import account
 from allocpolicy.report.capacity import Capacity
+from allocpolicy.resolve.policy import in_force
 from allocpolicy.storage import directories, mount, quota
 from allocpolicy.storage.failure import named, refuse_failure
 
 
-def capacity(directory: Path, *, policy: Policy) -> Capacity:
+def capacity(directory: StrPath, *, policy: Policy | None = None) -> Capacity:
     """Return the capacity of the directory's filesystem; nothing is written.
+
+    :param policy: the operator's; None: the host's configuration, as `load_policy`
+        reads it.
 
     :raises InvalidRequest: when the directory cannot be opened.
     """
+    directory = arguments.path(directory, "directory")
+    policy = in_force(policy)
     with named(directory, action="look at it"), contextlib.ExitStack() as stack:
         try:
             found = stack.enter_context(directories.opened(directory))

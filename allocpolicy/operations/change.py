@@ -6,45 +6,60 @@ the stamp's unless another is given, and most disks need no change.
 
 from __future__ import annotations
 
+from allocpolicy import arguments
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
 from allocpolicy.operations import exclusive, prepared
 from allocpolicy.operations.change_order import Change
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.report.report import Report
+from allocpolicy.resolve.policy import in_force
 from allocpolicy.storage.failure import named
 
 
-def apply(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Report:
+def apply(
+    change: Change, *, policy: Policy | None = None, watch: Watcher = unwatched
+) -> Report:
     """Bring a disk to its policy, losing nothing; one that conforms is left alone.
 
+    :param policy: the operator's; None: the host's configuration, as `load_policy`
+        reads it.
     :raises InvalidRequest: (its subclasses) for what can't be done, such as rewriting a
         disk in use.
     :raises NotEnoughSpace: when there is too little space for it.
     :raises Unsupported: when the storage cannot do it and no fallback is configured.
     :raises Error: for anything else; the disk is whole.
     """
+    arguments.instance(Change, change, "change")
     with named(change.disk, action="change the disk"):
         return _change(change, operation=Operation.APPLY, policy=policy, watch=watch)
 
 
-def resize(change: Change, *, policy: Policy, watch: Watcher = unwatched) -> Report:
+def resize(
+    change: Change, *, policy: Policy | None = None, watch: Watcher = unwatched
+) -> Report:
     """Grow a disk under its policy; whatever ends the work, the size is old or new.
 
+    :param policy: the operator's; None: the host's configuration, as `load_policy`
+        reads it.
     :raises InvalidRequest: (its subclasses) when it would shrink, or is in use.
     :raises Error: as `apply` does.
     """
+    arguments.instance(Change, change, "change")
     with named(change.disk, action="grow the disk"):
         return _change(change, operation=Operation.RESIZE, policy=policy, watch=watch)
 
 
 def _change(
-    change: Change, *, operation: Operation, policy: Policy, watch: Watcher
+    change: Change, *, operation: Operation, policy: Policy | None, watch: Watcher
 ) -> Report:
+    arguments.call(watch, "watch")
+    decided = in_force(policy)
+
     def changed(locks: frozenset[str]) -> Report:
         with prepared.disk(
-            change, operation=operation, policy=policy, watch=watch, locks=locks
+            change, operation=operation, policy=decided, watch=watch, locks=locks
         ) as one:
             return prepared.executed(one)
 
-    return exclusive.with_needed(changed, policy=policy)
+    return exclusive.with_needed(changed, policy=decided)

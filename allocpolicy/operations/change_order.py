@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from allocpolicy.arguments import Size, StrPath
 from allocpolicy.contract.facts import DiskFormat, Observation, Use
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
@@ -12,6 +14,7 @@ from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.execute.hold import IN_USE, Hold
 from allocpolicy.execute.rewrite_limits import RewriteLimits
+from allocpolicy.fields import fit_fields
 from allocpolicy.images.existing import Disk
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import size_alignment
@@ -46,7 +49,7 @@ class Change:
     format: DiskFormat | None = None
     force: bool = False  #: believe the format, whatever the content looks like
     #: bytes, for `resize` alone: the new size, or what is added
-    virtual_size: int | None = None
+    virtual_size: Size | None = None
     added: bool = False  #: ``virtual_size`` is added to the disk's own
     disk_role: DiskRole = DiskRole.ROOT  #: which of the instance's disks it is
     flavor: Flavor | None = None  #: the flavor that decides; None: the stamp does
@@ -71,6 +74,31 @@ class Change:
     attached: bool = False
     #: how far the disk may be rewritten; None: as its policy needs it
     limits: RewriteLimits | None = None
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(  # noqa: PLR0913  (its fields)
+            self,
+            *,
+            disk: StrPath,
+            format: DiskFormat | str | None = ...,
+            force: bool = ...,
+            virtual_size: int | str | None = ...,
+            added: bool = ...,
+            disk_role: DiskRole | str = ...,
+            flavor: Flavor | None = ...,
+            flavors: Mapping[str, Flavor] | None = ...,
+            extra_specs: Mapping[str, str] = ...,
+            labels: Mapping[str, str] = ...,
+            allow_thin: bool = ...,
+            dry_run: bool = ...,
+            chain: bool = ...,
+            found: bool = ...,
+            attached: bool = ...,
+            limits: RewriteLimits | None = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
 
 def obstacle(change: Change, disk: Disk, *, policy: Policy) -> str | None:

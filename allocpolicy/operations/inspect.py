@@ -6,6 +6,8 @@ import contextlib
 import functools
 from pathlib import Path
 
+from allocpolicy import arguments
+from allocpolicy.arguments import StrPath
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Attachment, Choice
@@ -17,28 +19,39 @@ from allocpolicy.operations import snapshots
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import checks
+from allocpolicy.resolve.policy import in_force
 from allocpolicy.storage.failure import named
 
 
 def inspect(
-    path: Path,
+    path: StrPath,
     *,
-    policy: Policy,
-    format: DiskFormat | None = None,
+    policy: Policy | None = None,
+    format: DiskFormat | str | None = None,
     force: bool = False,
     given: Choice | None = None,
 ) -> Inspection:
     """Return what the disk at ``path`` is, judged by its stamp, or else by ``given``.
 
+    :param policy: the operator's; None: the host's configuration, as `load_policy`
+        reads it.
     :param format: the format of a disk without a stamp.
     :param force: believe the format, whatever the content looks like.
     :raises ImageError: when it cannot be opened, or is malformed.
     """
+    disk = arguments.path(path, "path")
+    declared = (
+        None if format is None else arguments.member(DiskFormat, format, "format")
+    )
+    arguments.flag(force, "force")
+    if given is not None:
+        arguments.instance(Choice, given, "given")
+    policy = in_force(policy)
     with (
-        named(path, action="look at the disk"),
-        opened(path, format=format, force=force, policy=policy) as disk,
+        named(disk, action="look at the disk"),
+        opened(disk, format=declared, force=force, policy=policy) as found,
     ):
-        return inspect_open(disk, policy=policy, given=given)
+        return inspect_open(found, policy=policy, given=given)
 
 
 def opened(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from allocpolicy import arguments
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import Error, ImageError, InvalidRequest
@@ -26,6 +27,7 @@ from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.progress import Progress, Watcher, unwatched
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report
+from allocpolicy.resolve.policy import in_force
 from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
 from allocpolicy.storage.inode import Inode, inode
@@ -34,8 +36,8 @@ from allocpolicy.storage.inode import Inode, inode
 def apply_all(
     changes: Sequence[Change],
     *,
-    policy: Policy,
-    on_unmet: OnUnmet = OnUnmet.FAIL,
+    policy: Policy | None = None,
+    on_unmet: OnUnmet | str = OnUnmet.FAIL,
     watch: Watcher = unwatched,
 ) -> tuple[Report, ...]:
     """Bring several disks to their policies; nothing is changed unless all fit.
@@ -43,27 +45,41 @@ def apply_all(
     If the work on one of them fails all the same, those before it are done, and those
     after it are as they were; each is whole.
 
+    :param policy: the operator's; None: the host's configuration, as `load_policy`
+        reads it.
     :param on_unmet: what becomes of a disk that must be rewritten and may not be.
     :raises InvalidRequest: also when a disk is named twice.
     :raises Error: as `apply` does; its ``remark`` says what was done before.
     """
-    started, changes = time.monotonic(), tuple(changes)
+    started, changes = time.monotonic(), _given(changes)
+    unmet = arguments.member(OnUnmet, on_unmet, "on_unmet")
+    arguments.call(watch, "watch")
+    decided = in_force(policy)
     _refuse_twice(changes)
 
     def work(locks: frozenset[str]) -> tuple[Report, ...]:
         prepare = partial(
             prepared.disk,
             operation=Operation.APPLY,
-            policy=policy,
-            on_unmet=on_unmet,
+            policy=decided,
+            on_unmet=unmet,
             locks=locks,
             started=started,
         )
         rehearsal = Rehearsal()
         asked = [replace(one, rehearsal=rehearsal) for one in changes]
-        return _applied(asked, policy=policy, prepare=prepare, watch=watch)
+        return _applied(asked, policy=decided, prepare=prepare, watch=watch)
 
-    return exclusive.with_needed(work, policy=policy, jobs=len(changes))
+    return exclusive.with_needed(work, policy=decided, jobs=len(changes))
+
+
+def _given(changes: Sequence[Change]) -> tuple[Change, ...]:
+    if not isinstance(changes, Iterable):
+        raise InvalidRequest("changes: give a list, with a Change for each disk")
+    return tuple(
+        arguments.instance(Change, one, f"changes[{at}]")
+        for at, one in enumerate(changes)
+    )
 
 
 def _refuse_twice(changes: Sequence[Change]) -> None:

@@ -6,12 +6,16 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from allocpolicy import arguments
+from allocpolicy.arguments import Size, StrPath
 from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.job import Access, Job
+from allocpolicy.fields import fit_fields
 from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
 from allocpolicy.images import destination, stamp
 from allocpolicy.images.destination import Destination
@@ -29,6 +33,7 @@ from allocpolicy.record import dataclass, field, replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor
+from allocpolicy.resolve.policy import in_force
 from allocpolicy.resolve.selection import resolve
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import named
@@ -41,7 +46,7 @@ class Order:
 
     destination: Path  #: the path that the disk gets; nothing may be there
     #: bytes that the guest is to see; None: the base image's
-    virtual_size: int | None = None
+    virtual_size: Size | None = None
     base: Path | None = None  #: the image that it starts from; None: from nothing
     base_format: str | None = None  #: the format of that; None: the inspector finds it
     format: DiskFormat = DiskFormat.QCOW2  #: the format of the disk
@@ -54,16 +59,43 @@ class Order:
     labels: Mapping[str, str] = field(default_factory=dict)
     access: Access = field(default_factory=Access)  #: who may use the finished file
     dry_run: bool = False  #: plan, and do nothing
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(  # noqa: PLR0913  (its fields)
+            self,
+            *,
+            destination: StrPath,
+            virtual_size: int | str | None = ...,
+            base: StrPath | None = ...,
+            base_format: str | None = ...,
+            format: DiskFormat | str = ...,
+            disk_role: DiskRole | str = ...,
+            flavor: Flavor | None = ...,
+            extra_specs: Mapping[str, str] = ...,
+            labels: Mapping[str, str] = ...,
+            access: Access = ...,
+            dry_run: bool = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
 
-def provision(order: Order, *, policy: Policy, watch: Watcher = unwatched) -> Report:
+def provision(
+    order: Order, *, policy: Policy | None = None, watch: Watcher = unwatched
+) -> Report:
     """Create a disk under the policy of its flavor, whole or not at all.
 
+    :param policy: the operator's; None: the host's configuration, as `load_policy`
+        reads it.
     :raises InvalidRequest: (its subclasses) for what no storage could serve.
     :raises NotEnoughSpace: when the disk does not fit.
     :raises Unsupported: when the storage cannot do it and no fallback is configured.
     :raises Error: for anything else; nothing is left behind.
     """
+    arguments.instance(Order, order, "order")
+    arguments.call(watch, "watch")
+    policy = in_force(policy)
     started = time.monotonic()
     place = order.destination.absolute()
     with (

@@ -19,12 +19,12 @@ from allocpolicy.wording import format_size
 class Capacity:
     """The account of a filesystem, the limits that apply to it, and what it counts."""
 
-    directory: Path
-    filesystem: Identity
-    quotas: dict[QuotaType, Quota]
-    account: Account
-    limits: Limits
-    entries: tuple[Entry, ...] = ()
+    directory: Path  #: the directory that was asked about
+    filesystem: Identity  #: its type and its key
+    quotas: dict[QuotaType, Quota]  #: those that apply to new files; empty: none does
+    account: Account  #: what is there, and what is promised, in bytes
+    limits: Limits  #: what may be promised
+    entries: tuple[Entry, ...] = ()  #: every file, and as what it counts
 
     @property
     def outlook(self) -> str:

@@ -92,6 +92,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         snapshot_policy=SnapshotPolicy(_get(conf, "snapshot_policy")),
         change_log=ChangeLog(_get(conf, "change_log")),
         libvirt=_libvirt(conf),
+        configured=True,
     )
 
 

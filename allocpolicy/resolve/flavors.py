@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from allocpolicy import schema, wording
+from allocpolicy import arguments, schema, wording
+from allocpolicy.arguments import StrPath
 from allocpolicy.errors import FlavorError
+from allocpolicy.fields import fit_fields
 from allocpolicy.record import dataclass, field
 from allocpolicy.resolve import strict_file
 from allocpolicy.schema import Invalid
@@ -33,6 +35,20 @@ class Flavor:
     source: Path  #: the file from which it was read
     id: str | None = None  #: the flavor's id; None: the file has none
     description: str = field(default="", compare=False)  #: the file's words about it
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            extra_specs: Mapping[str, str],
+            source: StrPath,
+            id: str | None = ...,
+            description: str = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
 
     def __str__(self) -> str:
         return f"flavor {self.name} in {self.source}"
@@ -47,12 +63,12 @@ class Entry:
     problem: str | None = None
 
 
-def load_flavors(path: Path) -> dict[str, Flavor]:
+def load_flavors(path: StrPath) -> dict[str, Flavor]:
     """Return the flavors in a file by name, in the file's order.
 
     :raises FlavorError: when the file cannot be read or is not valid, saying where.
     """
-    flavors: dict[str, Flavor] = {}
+    path, flavors = arguments.path(path, "path"), {}
     for entry in entries(path):
         if entry.flavor is None:
             raise FlavorError(path, f"{entry.problem}")

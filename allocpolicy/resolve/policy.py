@@ -3,27 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from allocpolicy import arguments
+from allocpolicy.arguments import StrPath
 from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import ConfigError
 from allocpolicy.resolve import config_places, remembered_policy
 
 
 def load_policy(
-    *, config_files: Sequence[Path | str] = (), config_dirs: Sequence[Path | str] = ()
+    *,
+    config_files: StrPath | Sequence[StrPath] = (),
+    config_dirs: StrPath | Sequence[StrPath] = (),
 ) -> Policy:
     """Return the policy in these files, or in those that oslo.config finds by default.
 
+    Where nothing is configured, it is that of the options' defaults.
+
     :raises ConfigError: when a file cannot be read, or a value is wrong.
     """
-    if config_files or config_dirs:
+    files = arguments.paths(config_files, "config_files")
+    directories = arguments.paths(config_dirs, "config_dirs")
+    if files or directories:
         from allocpolicy.resolve import config
 
-        conf = config.load(config_files=config_files, config_dirs=config_dirs)
-        return config.policy(conf)
+        return config.policy(config.load(config_files=files, config_dirs=directories))
     if not config_places.any_used():
-        return Policy()  # nothing is configured, and importing oslo.config is slow
+        return Policy(
+            configured=True
+        )  # nothing is configured, and importing oslo.config is slow
     return remembered_policy.recalled() or _read_by_default()
+
+
+def in_force(policy: Policy | None) -> Policy:
+    """Return the policy of a call: the host's own where none is given.
+
+    A `Policy` that a program made by itself says nothing of what the operator has
+    configured: other locks, less headroom, strategies that are not allowed. It must
+    have been meant, by its field ``configured``, to be used where that is so.
+
+    :raises ConfigError: when it would ignore what is configured, and nobody said so.
+    :raises InvalidRequest: when it is no `Policy`.
+    """
+    if policy is None:
+        return load_policy()
+    arguments.instance(Policy, policy, "policy")
+    if policy.configured is None and config_places.any_used():
+        host = load_policy()
+        if host not in (Policy(), policy):
+            raise ConfigError(_ignored())
+    return policy
+
+
+def _ignored() -> str:
+    places = [str(one) for one in config_places.default_places() if one.exists()]
+    return (
+        "the given Policy was made without it, and would ignore"
+        f" {', '.join(places) or 'the environment'}: leave policy out, or give"
+        " load_policy(), or say Policy(configured=False, ...)"
+    )
 
 
 def _read_by_default() -> Policy:

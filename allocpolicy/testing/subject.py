@@ -141,8 +141,11 @@ class Place:
 
     @cached_property
     def policy(self) -> Policy:
-        """The operator's decisions under which disks are made: the defaults."""
-        return Policy()
+        """The operator's decisions under which disks are made: the defaults.
+
+        What the host's operator has configured makes no difference to a promise.
+        """
+        return Policy(configured=False)
 
     def order(self, *, virtual_size: int | None = None) -> Order:
         """Return the order of a new disk in this place.

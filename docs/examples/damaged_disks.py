@@ -8,7 +8,6 @@ from allocpolicy import (
     DiskFormat,
     Judgement,
     Order,
-    Policy,
     apply,
     extents_of,
     inspect,
@@ -16,7 +15,7 @@ from allocpolicy import (
 )
 from allocpolicy.testing import Damage, NotApplicable, content, damaged, open_in_qemu
 
-disk, policy = Path("disk.raw"), Policy()
+disk = Path("disk.raw")
 provision(
     Order(
         destination=disk,
@@ -27,7 +26,6 @@ provision(
             "allocpolicy:space.reserve": "zero-fill",
         },
     ),
-    policy=policy,
 )
 with open_in_qemu(disk, DiskFormat.RAW) as guest:
     guest.write(offset=0, length=4096, pattern=1)
@@ -37,11 +35,11 @@ try:
 except NotApplicable as reason:  # not on each filesystem
     raise SystemExit(0) from reason
 assert content(disk, DiskFormat.RAW) == before
-found = inspect(disk, policy=policy).verdict
+found = inspect(disk).verdict
 assert found is not None
 assert found.judgement is not Judgement.MEETS
 
-apply(Change(disk=disk), policy=policy)
+apply(Change(disk=disk))
 assert content(disk, DiskFormat.RAW) == before
 fd = os.open(disk, os.O_RDONLY)
 extents = extents_of(fd)

@@ -8,7 +8,6 @@ from allocpolicy import (
     DiskFormat,
     Inspection,
     Order,
-    Policy,
     Stamp,
     apply,
     inspect,
@@ -16,13 +15,10 @@ from allocpolicy import (
     resize,
 )
 
-policy = Policy()
 disk = Path("db1.raw").absolute()
-provision(
-    Order(destination=disk, virtual_size=4 << 20, format=DiskFormat.RAW), policy=policy
-)
+provision(Order(destination=disk, virtual_size=4 << 20, format=DiskFormat.RAW))
 
-found: Inspection = inspect(disk, policy=policy, format=DiskFormat.RAW)
+found: Inspection = inspect(disk, format=DiskFormat.RAW)
 assert found.observed.format is DiskFormat.RAW
 thin = Choice(strategy="none", options={})
 stamp = Stamp(requested=thin, effective=thin, format=DiskFormat.RAW)
@@ -30,7 +26,7 @@ assert stamp.as_document()["format"] == "raw"
 if found.stamp is not None:  # the filesystem keeps it
     assert found.stamp.effective == thin
 
-report = apply(Change(disk=disk, format=DiskFormat.RAW, dry_run=True), policy=policy)
+report = apply(Change(disk=disk, format=DiskFormat.RAW, dry_run=True))
 assert report.dry_run
 more = Change(disk=disk, format=DiskFormat.RAW, virtual_size=1 << 20, added=True)
-assert resize(more, policy=policy).observed.virtual_size == 5 << 20
+assert resize(more).observed.virtual_size == 5 << 20

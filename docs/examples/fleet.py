@@ -8,7 +8,6 @@ from allocpolicy import (
     Choice,
     DiskFormat,
     Given,
-    Policy,
     Row,
     audit,
 )
@@ -19,7 +18,7 @@ with (directory / "old.raw").open("wb") as file:
     file.truncate(4 << 20)
 
 given = Given(choice=Choice(strategy="none", options={}), format=DiskFormat.RAW)
-fleet: Audit = audit([directory], policy=Policy(), given=given, jobs=1)
+fleet: Audit = audit([directory], given=given, jobs=1)
 row: Row
 for row in fleet.rows:
     assert (row.disk.name, row.word) == ("old.raw", "meets")
@@ -28,5 +27,5 @@ assert not fleet.drifted
 # The definition of a VM says what the disk is to be.
 wanted = Choice(strategy="space", options={"reserve": "fallocate"})
 vm = Attached(vm="vm1, vda", format=DiskFormat.RAW, choice=wanted)
-fleet = audit([], policy=Policy(), attached={directory / "old.raw": vm})
+fleet = audit([], attached={directory / "old.raw": vm})
 assert [row.word for row in fleet.rows] == ["drifted"]

@@ -8,17 +8,15 @@ from allocpolicy import (
     DiskFormat,
     OnUnmet,
     Order,
-    Policy,
     RewriteLimits,
     apply,
     apply_all,
     provision,
 )
 
-policy = Policy()
 disks = [Path(name).absolute() for name in ("vm1-root.qcow2", "vm1-data.qcow2")]
 for disk in disks:
-    provision(Order(destination=disk, virtual_size=4 << 20), policy=policy)
+    provision(Order(destination=disk, virtual_size=4 << 20))
 
 limits = RewriteLimits(
     copied_bytes=2 << 30,
@@ -30,14 +28,13 @@ changes = [
     Change(disk=disk, format=DiskFormat.QCOW2, extra_specs=wanted, limits=limits)
     for disk in disks
 ]
-for report in apply_all(changes, policy=policy):
+for report in apply_all(changes):
     assert report.verdict is not None and report.verdict.judgement == "meets"
     assert report.unmet is None
 
 # What must be rewritten, and may not be, is refused, or left for later.
 provision(
     Order(destination=(late := Path("vm2.qcow2").absolute()), virtual_size=4 << 20),
-    policy=policy,
 )
 held = Change(
     disk=late,
@@ -45,9 +42,9 @@ held = Change(
     limits=RewriteLimits(obstacle="another host may have it"),
 )
 try:
-    apply(held, policy=policy)
+    apply(held)
 except BeyondLimits as error:
     assert error.reason == "another host may have it"
-(left,) = apply_all([held], policy=policy, on_unmet=OnUnmet.PASS)
+(left,) = apply_all([held], on_unmet=OnUnmet.PASS)
 assert left.unmet == "another host may have it"
 assert left.stamp is None or left.stamp.requested.strategy == "performance"

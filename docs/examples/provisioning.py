@@ -28,7 +28,8 @@ from allocpolicy import (
 
 assert __version__
 policy: Policy = load_policy()  # of the host: its configuration files, or the defaults
-policy = Policy(
+policy = Policy(  # instead of the host's, and whatever that says
+    configured=False,
     headroom=Headroom(ratio=0.02, minimum=128 << 20),
     limits=Limits(max_promised_bytes=1 << 40),
     machines=Machines(qemu=(8, 2)),

@@ -48,7 +48,7 @@ def made(directory: Path, kind: Kind, specs: dict[str, str], policy: Policy) -> 
 
 def measure(directory: Path, kind: Kind, say: Callable[[str], object]) -> None:
     """Say the median of each rival."""
-    policy = Policy(lock_path=directory)
+    policy = Policy(lock_path=directory, configured=False)
     fill = filling.fill(
         directory, kind=kind, count=ROUNDS + 1, policy=policy, watch=unwatched
     )

@@ -86,7 +86,7 @@ def wanted(value: object) -> set[str]:
 def test_sizes_name_their_unit(name: Name) -> None:
     for one in name.items:
         of_bytes = BYTES.search(one.name) and one.name not in COUNTS
-        if of_bytes and re.match(r"int\b", one.type):
+        if of_bytes and re.match(r"(int|Size)\b", one.type):
             assert re.search(r"\bbytes\b", one.says), one
 
 

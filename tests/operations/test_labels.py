@@ -269,10 +269,14 @@ def test_the_python_api_refuses_the_same(
     directory: Path, given: Mapping[str, str]
 ) -> None:
     disk = directory / "disk"
-    order = Order(destination=disk, virtual_size=1 << 20, labels=given)
-    with pytest.raises(InvalidRequest, match="label"):
+
+    def made(**labelled: Mapping[str, str]) -> None:
+        order = Order(destination=disk, virtual_size=1 << 20, **labelled)  # type: ignore[arg-type]
         provision(order, policy=Policy())
-    provision(Order(destination=disk, virtual_size=1 << 20), policy=Policy())
+
+    with pytest.raises(InvalidRequest, match="label"):
+        made(labels=given)
+    made()
     if given != {"a": ""}:
         with pytest.raises(InvalidRequest, match="label"):
             apply(Change(disk=disk, labels=given), policy=Policy())

@@ -46,7 +46,7 @@ def policy(tmp_path: Path) -> Policy:
     """Give the defaults, with the test's own locks."""
     locks = tmp_path / "locks"
     locks.mkdir(mode=0o700)
-    return Policy(lock_path=locks)
+    return Policy(lock_path=locks, configured=False)
 
 
 @pytest.fixture

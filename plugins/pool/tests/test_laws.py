@@ -41,7 +41,7 @@ class TestPool(StrategyConformance):
                     directory,
                     kind=kind,
                     count=count,
-                    policy=Policy(),
+                    policy=Policy(configured=False),
                     watch=unwatched,
                 )
                 assert len(list(fill)) == count
