@@ -27,11 +27,16 @@ def _listed(file, *, loader):  # type: ignore[no-untyped-def]
 
 _MODULE_OF = _listed(__file__, loader=__loader__)
 
+# Public modules, which not every program pays for: nor does an import of all names.
+_MODULES = ("commands", "testing")
+
 __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  (they are strings)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from the module that defines it."""
+    """Import a public name from the module that defines it, or a public module."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_MODULE_OF[name]), name)
@@ -40,4 +45,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    """Return what a shell completes: all that is public, imported yet or not."""
+    return sorted([*__all__, *_MODULES])

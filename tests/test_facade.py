@@ -63,7 +63,34 @@ def test_a_star_import_brings_every_name() -> None:
 
 
 def test_dir_shows_every_name_and_nothing_else() -> None:
-    assert dir(allocpolicy) == sorted(LISTED)
+    assert dir(allocpolicy) == sorted([*LISTED, "commands", "testing"])
+    for module in (getattr(allocpolicy, name) for name in ("testing", "commands")):
+        assert {*vars(module)["__all__"]} <= {*dir(module)}
+
+
+COMPLETING = """
+import rlcompleter, sys
+import allocpolicy
+assert "allocpolicy.contract.policy" not in sys.modules
+complete = rlcompleter.Completer({"allocpolicy": allocpolicy}).complete
+for begun in sys.argv[1:]:
+    found = []
+    while (one := complete(begun, len(found))) is not None:
+        found.append(one.rstrip("()"))
+    print(*found)
+"""
+
+
+def test_a_shell_completes_what_was_not_imported_yet() -> None:
+    begun = {
+        "allocpolicy.load_f": "allocpolicy.load_flavors",
+        "allocpolicy.Pol": "allocpolicy.Policy",
+        "allocpolicy.testi": "allocpolicy.testing",
+        "allocpolicy.testing.Dam": "allocpolicy.testing.Damage",
+    }
+    command = [sys.executable, "-c", COMPLETING, *begun]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout.splitlines() == [*begun.values()]
 
 
 def test_a_misspelt_name_is_an_attribute_error() -> None:
