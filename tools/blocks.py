@@ -2,7 +2,8 @@
 
 docs/conf.py counts them in docs/project/documentation.md; tests/docs runs them.
 A block that nothing can run says why, in a comment in the line above it:
-``<!-- not run: the reason -->``.
+``<!-- not run: the reason -->``. Of a page with ``<!-- typed in order -->`` each block
+finds what the ones before it left.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ PAGES = (
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 )
 
-# Typed from the beginning to the end, each block in what the ones before it left.
-IN_ORDER = ("docs/tutorial/first-disk.md",)
-# So is this one, by tests/packaging/test_strategy_guide.py.
+IN_ORDER = tuple(
+    page
+    for page in PAGES
+    if "<!-- typed in order -->" in (ROOT / page).read_text("utf-8")
+)
+# Typed in order, too, by tests/packaging/test_strategy_guide.py.
 GUIDE = "docs/how-to/strategies.md"
 
 _BLOCK = re.compile(
@@ -33,7 +37,7 @@ _BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _PROGRAMS = (
-    "allocpolicy|apt-get|for|git|ls|make|openstack|pip|pytest|python3?|qemu-img|tox"
+    "allocpolicy|apt-get|for|git|ls|make|openstack|pip|pytest|python3?|qemu-img|rm|tox"
     "|virsh"
 )
 _SHELL = re.compile(rf"\$ |({_PROGRAMS})(?![\w:])")
@@ -56,6 +60,7 @@ NOT_RUN = {
     "git ": "it changes the checkout",
     "make ": "make test runs this test; the demo has a test of its own",
     "openstack ": "it takes a cloud; tests/nova asks Nova's own validators",
+    "/opt/allocpolicy/bin/python -m pip install ": "tests/packaging installs the wheel",
     "pip ": "tests/packaging installs the wheel",
     "pytest ": "this test is part of a run of pytest",
     "python -m pip install ": "tests/packaging installs the wheel",
@@ -74,8 +79,8 @@ class Step:
 
     @property
     def command(self) -> str:
-        """The command, without its prompt."""
-        return "\n".join(self.lines).removeprefix("$ ")
+        """The command, without its prompts."""
+        return "\n".join(re.sub(r"^[$>] ", "", line) for line in self.lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +142,7 @@ def _shown(lines: Sequence[str]) -> Iterator[Step]:
     rest = list(lines)
     while rest:
         typed = [rest.pop(0)]
-        while typed[-1].endswith("\\"):
+        while rest and (typed[-1].endswith("\\") or rest[0].startswith("> ")):
             typed.append(rest.pop(0))
         shown = [*takewhile(lambda line: not line.startswith("$ "), rest)]
         del rest[: len(shown)]
