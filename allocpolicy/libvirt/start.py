@@ -59,7 +59,7 @@ def begin(root: Element, *, said: Said) -> None:
         error.add_note(bounded(named))
         raise
     for disk, report in zip(disks, reports, strict=True):
-        if str(report.mode) != "nothing" and report.unmet is None:
+        if report.changed and report.unmet is None:
             continue  # that is told already
         level = log.INFO if report.unmet is None else log.WARNING
         log.tell(f"domain {domain.uuid}: {disk.target} {_done(report)}", level=level)

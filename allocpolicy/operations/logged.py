@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
-from allocpolicy.contract.plan import Mode
 from allocpolicy.execute.job import Job
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.log import telling
@@ -24,12 +23,11 @@ class Change:
         self._operation, self._disk, self._started = operation, disk, started
         self._strategy: str | None = None
         self._before: State | None = None
-        self._stamp: Stamp | None = None
         self._has_begun = False
 
     def of(self, job: Job) -> Job:
         """Return the job, whose begin is taken note of."""
-        stamp = self._stamp = job.disk.disk.stamp if job.disk else None
+        stamp = job.disk.disk.stamp if job.disk else None
         self.is_of(state(job.current, stamp), strategy=job.selection.strategy)
         return replace(job, begins=self.begins)
 
@@ -43,8 +41,7 @@ class Change:
 
     def done(self, report: Report) -> None:
         """Tell what was done, if that is anything."""
-        is_left = report.mode is Mode.NOTHING and report.stamp in (None, self._stamp)
-        if report.dry_run or is_left:
+        if report.dry_run or not report.changed:
             return
         self.is_done(
             state(report.observed, report.stamp),
