@@ -91,6 +91,7 @@ class Change:
             labels: Mapping[str, str] = ...,
             allow_thin: bool = ...,
             dry_run: bool = ...,
+            rehearsal: Rehearsal | None = ...,
             chain: bool = ...,
             found: bool = ...,
             attached: bool = ...,
