@@ -65,6 +65,7 @@ OF_OTHERS = {
     "--filesystems",
     "--force-reinstall",
     "--hidden",
+    "--input-file",
     "--length",
     "--long",
     "--namespace",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from oslo_config import cfg
+from oslo_config import cfg, validator
 
 from allocpolicy.contract.policy import (
     Convert,
@@ -395,3 +395,27 @@ def test_sample_configuration_is_complete() -> None:
         for option in options:
             assert f"#{option.name} =" in sample
     assert "#lock_path = /run/allocpolicy" in sample
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("[allocpolicy]\npreallocate_images = space\nheadroom_ratio = 0.02\n", []),
+        ("[DEFAULT]\npreallocate_images = space\n", []),
+        ("[allocpolicy]\nheadroom_ration = 0.02\n", ["allocpolicy/headroom_ration"]),
+        ("[DEFAULT]\npreallocate_image = space\n", ["DEFAULT/preallocate_image"]),
+    ],
+)
+def test_oslo_config_validator_knows_the_options(
+    write: Write,
+    text: str,
+    unknown: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the entry point, as an operator has it: it tells what is none of them."""
+    line = ["validator", "--namespace", "allocpolicy", "--input-file", str(write(text))]
+    monkeypatch.setattr(sys, "argv", line)
+    failed = validator.main()
+    told = [record.getMessage().split()[0] for record in caplog.records]
+    assert (told, bool(failed)) == (unknown, bool(unknown))
