@@ -809,7 +809,7 @@ def test_a_disk_without_a_stamp_needs_a_format_and_a_policy(tmp_path: Path) -> N
         file.truncate(MIB)
     finished = allocpolicy("apply", disk)
     assert finished.status == 2
-    assert "--format" in finished.stderr
+    assert "--disk-format" in finished.stderr
     finished = allocpolicy("apply", disk, "--format", "raw")
     assert finished.status == 2
     assert "--strategy" in finished.stderr

@@ -280,7 +280,7 @@ def test_a_file_without_a_stamp_is_judged_by_what_is_given(directory: Path) -> N
     for half in (given[:2], given[2:]):
         finished = allocpolicy("audit", directory, *half)
         assert finished.status == 2
-        assert "--format" in finished.stderr
+        assert "--disk-format" in finished.stderr
 
 
 @on_ext4

@@ -171,7 +171,7 @@ def test_without_a_stamp_nothing_is_guessed(tmp_path: Path) -> None:
     disk = create(tmp_path / "disk", SIZE)
     refused = allocpolicy("inspect", disk, "--libvirt-xml")
     assert refused.status == 2
-    assert "--format" in refused.stderr
+    assert "--disk-format" in refused.stderr
     document = inspected(disk, "--format", "qcow2")
     assert document["stamp"] is document["verdict"] is document["attachment"] is None
     document = inspected(disk, "--format", "qcow2", "--strategy", "performance")

@@ -110,7 +110,7 @@ def test_who_asks_about_a_disk_must_say_its_format(
     """The guest of a raw disk can write the header of a qcow2 into it."""
     finished = allocpolicy("inspect", raw, *options)
     assert finished.status == 2
-    assert "--format" in finished.stderr
+    assert "--disk-format" in finished.stderr
 
 
 def test_what_is_no_base_image_may_be_a_disk(tmp_path: Path, raw: Path) -> None:
@@ -120,7 +120,7 @@ def test_what_is_no_base_image_may_be_a_disk(tmp_path: Path, raw: Path) -> None:
     finished = allocpolicy("inspect", overlay)
     assert finished.status == 2
     assert len(finished.stderr.splitlines()) == 1
-    for said in (f"image {overlay}: ", "backing file", "--format"):
+    for said in (f"image {overlay}: ", "backing file", "--disk-format"):
         assert said in finished.stderr
 
 

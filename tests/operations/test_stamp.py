@@ -98,7 +98,7 @@ def test_a_malformed_stamp_can_be_removed(tmp_path: Path) -> None:
 def test_it_asks_for_what_it_needs(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(MIB))
-    for given, word in (((), "--strategy"), (SPACE, "--format")):
+    for given, word in (((), "--strategy"), (SPACE, "--disk-format")):
         refused = allocpolicy("stamp", "set", disk, *given)
         assert refused.status == 2
         assert word in refused.stderr
