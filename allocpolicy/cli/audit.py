@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from allocpolicy.cli import choice, disk_format, progress
+from allocpolicy.cli import aside, choice, disk_format, progress
 from allocpolicy.cli.cells import blanked
 from allocpolicy.cli.command import Lister
 from allocpolicy.cli.command import Row as Cells
@@ -159,8 +159,7 @@ class Audit(Lister):
         """Print the rows, and on stderr what they come to."""
         status = super().produce_output(parsed_args, column_names, data)
         sys.stdout.flush()
-        if self.app.options.verbose_level:  # not with -q
-            print(f"{self.cmd_name}: {self._summary}", file=sys.stderr)
+        aside.say(self._summary)
         return status
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from allocpolicy.cli import aside
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, DiskRole
@@ -15,7 +15,6 @@ from allocpolicy.resolve import flavors, near_miss
 from allocpolicy.resolve.extra_specs import STRATEGY, parse_assignments
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import Selection, resolve
-from allocpolicy.wording import one_line
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +96,7 @@ def warn(flavor: Flavor) -> None:
     """Tell of keys of a flavor that only resemble ours; they count for nothing."""
     for key, probably in near_miss.among(flavor.extra_specs):
         told = near_miss.warning(key, probably=probably)
-        print(f"warning: {one_line(f'{flavor}: {told}')}", file=sys.stderr)
+        aside.warn(f"{flavor}: {told}")
 
 
 def extra_specs(arguments: argparse.Namespace) -> dict[str, str]:

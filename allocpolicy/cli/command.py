@@ -18,6 +18,7 @@ from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
 from allocpolicy.cli import (
+    aside,
     change_log,
     columns,
     config_options,
@@ -28,7 +29,7 @@ from allocpolicy.cli import (
 )
 from allocpolicy.cli.cells import cell, structured
 from allocpolicy.cli.columns import Column, Data, Lines, normal
-from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, usage_error
+from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, tell, usage_error
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line, raised
@@ -76,6 +77,7 @@ class Command(CliffCommand):
         """Run the command; return its exit status."""
         try:
             with (
+                aside.said_by(self.named, quiet=self._is_quiet),
                 plugin_option.registered(*self._before, parsed_args),
                 change_log.kept(self._given, partial(self.policy, parsed_args)),
             ):
@@ -84,7 +86,7 @@ class Command(CliffCommand):
         except BrokenPipeError:
             raise
         except KeyboardInterrupt:
-            print(f"{self.cmd_name}: interrupted; {self.state}", file=sys.stderr)
+            tell(self.named, f"interrupted; {self.state}")
             return INTERRUPTED
         except BaseException as error:
             if self.owner is None and not isinstance(error, Exception):
@@ -101,6 +103,15 @@ class Command(CliffCommand):
         if self._policy is None:
             self._policy = config_options.policy(*self._before, arguments)
         return self._policy
+
+    @property
+    def named(self) -> str:
+        """What its errors and warnings begin with: the program and the command."""
+        return " ".join(filter(None, (aside.PROGRAM, self.cmd_name)))
+
+    @property
+    def _is_quiet(self) -> bool:
+        return self.app_args is not None and not self.app_args.verbose_level
 
     @property
     def _given(self) -> Sequence[str]:
@@ -126,7 +137,7 @@ class Command(CliffCommand):
         else:
             message = f"{self.failure(error)}; {self.state}"
             status = UNEXPECTED
-        print(f"{self.cmd_name}: {one_line(message)}", file=sys.stderr)
+        tell(self.named, message)
         return status
 
     def failure(self, error: BaseException) -> str:

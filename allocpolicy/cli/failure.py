@@ -12,11 +12,19 @@ USAGE, UNEXPECTED = 2, 5
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
+def tell(program: str, message: str) -> None:
+    """Tell in one line that something failed; every error is told so.
+
+    :param program: allocpolicy, and the command.
+    """
+    print(f"{program}: {one_line(message)}", file=sys.stderr)
+
+
 def usage_error(program: str) -> Callable[[str], NoReturn]:
     """Return a function that reports a usage error in one line, and exits."""
 
     def error(message: str) -> NoReturn:
-        print(f"{program}: {one_line(message)}; see {program} --help", file=sys.stderr)
+        tell(program, f"{message}; see {program} --help")
         raise SystemExit(USAGE)
 
     return error
@@ -24,5 +32,5 @@ def usage_error(program: str) -> Callable[[str], NoReturn]:
 
 def interrupted() -> int:
     """Report an interrupt before or after a command's own work; return the status."""
-    print("allocpolicy: interrupted", file=sys.stderr)
+    tell("allocpolicy", "interrupted")
     return INTERRUPTED

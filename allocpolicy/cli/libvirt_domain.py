@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 
+from allocpolicy.cli import aside
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.contract.policy import Policy
@@ -17,7 +17,6 @@ from allocpolicy.libvirt.disk_elements import DomainDisk, Skipped
 from allocpolicy.libvirt.domain import Domain
 from allocpolicy.libvirt.metadata import NOVA
 from allocpolicy.resolve.selection import Selection
-from allocpolicy.wording import one_line
 
 _DEFAULT = "libvirt_default"
 
@@ -148,8 +147,7 @@ def _warn(domain: Domain) -> None:
         if domain.origin == NOVA
         else "Nova drops this when it defines the domain anew, as at each hard reboot"
     )
-    told = f"domain {domain.name} is Nova's: {said}; use the flavor's extra specs"
-    print(f"warning: {one_line(told)}", file=sys.stderr)
+    aside.warn(f"domain {domain.name} is Nova's: {said}; use the flavor's extra specs")
 
 
 def _shown(

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
-from allocpolicy import __version__, wording
+from allocpolicy import __version__
 from allocpolicy.cli import change_log, config_options, plugin_option
-from allocpolicy.cli.failure import USAGE, interrupted, usage_error
+from allocpolicy.cli.failure import interrupted, tell, usage_error
 from allocpolicy.errors import Error
-from allocpolicy.wording import one_line
 
 if TYPE_CHECKING:
     from cliff.command import Command as CliffCommand
@@ -57,7 +56,11 @@ COMMANDS = {
 }
 
 
-_COMPLETE = "allocpolicy.cli.plugin_commands:Complete"
+# Cliff has them as well, for programs without plugins or groups of commands.
+_OF_CLIFF = {
+    "complete": "allocpolicy.cli.plugin_commands:Complete",
+    "help": "allocpolicy.cli.help:Help",
+}
 
 
 def _entry_point(name: str, target: str) -> importlib.metadata.EntryPoint:
@@ -94,9 +97,19 @@ class Commands(CommandManager):
         :raises Error: when it is a plugin's that can't be used.
         """
         try:
-            return super().find_command(argv)
+            command, name, rest = super().find_command(argv)
         except ValueError:
             return self.plugins.find_command(argv)
+        return command, self._whole(name), rest
+
+    def _whole(self, name: str) -> str:
+        """Return the name of a command that may be abbreviated."""
+        words = name.split()
+        for one in () if name in self.commands else self.commands:
+            parts = one.split()
+            if len(parts) == len(words) and all(map(str.startswith, parts, words)):
+                return str(one)
+        return name
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         yield from self.commands.items()
@@ -116,13 +129,21 @@ class Program(App):
             command_manager=Commands(),
             deferred_help=True,
         )
-        self.command_manager.commands["complete"] = _entry_point("complete", _COMPLETE)
+        for name, target in _OF_CLIFF.items():
+            self.command_manager.commands[name] = _entry_point(name, target)
 
     def build_option_parser(
         self, description: str | None, version: str | None, *args: object
     ) -> argparse.ArgumentParser:
         """Return the parser of the options before the command."""
         parser = super().build_option_parser(description, version)
+        parser.prog = self.NAME  # whatever runs it
+        for option in parser._actions:  # noqa: SLF001  (cliff declares them)
+            if option.dest == "verbose_level" and option.const == 0:
+                option.help = (
+                    "have nothing but the result, and errors on stderr: no warnings,"
+                    " hints, summaries or bars"
+                )
         change_log.add_options(parser)
         config_options.add(parser)
         plugin_option.add(parser)
@@ -160,24 +181,26 @@ class Program(App):
         except Error as error:
             return _failed(error)
         except ValueError:
-            print(self._unknown_command(argv), file=sys.stderr)
-            return USAGE
+            return self._answer(argv)
         try:
             return super().run_subcommand(argv)
         except Error as error:
             return _failed(error)
 
-    def _unknown_command(self, words: Sequence[str]) -> str:
-        known = [name for name, _ in self.command_manager]
-        name = " ".join(words[:2])
-        hint = wording.hint(known, nearest_to=name)
-        hint = hint or wording.hint(known, nearest_to=words[0])
-        return f"allocpolicy: there is no command {name!r}{hint}; see allocpolicy help"
+    def interact(self) -> None:
+        """Show the help: options alone are no command, and there is no shell."""
+        raise SystemExit(self.run_subcommand(["help"]))
+
+    def _answer(self, words: Sequence[str]) -> int:
+        """List the commands that begin so, or tell that there are none."""
+        from allocpolicy.cli.help import answer
+
+        return answer(words, app=self)
 
 
 def _failed(error: Error) -> int:
     """Tell that a plugin's command can't be used; return the exit status."""
-    print(f"allocpolicy: {one_line(str(error))}", file=sys.stderr)
+    tell("allocpolicy", str(error))
     return error.exit_status
 
 

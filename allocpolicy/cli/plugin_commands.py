@@ -11,7 +11,6 @@ import argparse
 import functools
 import importlib.metadata
 import re
-import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -22,10 +21,9 @@ from cliff.complete import CompleteCommand
 from allocpolicy import wording
 from allocpolicy.cli import output
 from allocpolicy.cli.command import Command
-from allocpolicy.cli.failure import UNEXPECTED
+from allocpolicy.cli.failure import UNEXPECTED, tell
 from allocpolicy.errors import Error
 from allocpolicy.record import dataclass
-from allocpolicy.wording import one_line
 
 GROUP = "allocpolicy.commands"
 
@@ -90,8 +88,7 @@ def _guarded(command: type[Command], *, owner: str) -> type[Command]:
             try:
                 parser: argparse.ArgumentParser = super().get_parser(prog_name)
             except Exception as error:
-                message = one_line(f"{prog_name}: {self.failure(error)}")
-                print(message, file=sys.stderr)
+                tell(prog_name, self.failure(error))
                 raise SystemExit(UNEXPECTED) from error
             return parser
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from allocpolicy import wording
+from allocpolicy.cli import aside
 from allocpolicy.progress import Progress, Watcher, unwatched
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ PATIENCE = 0.5  # seconds: shorter work shows no bar
 
 @contextlib.contextmanager
 def shown(*, counted: bool = False) -> Iterator[Watcher]:
-    """Yield a watcher that draws bars on stderr if it is a terminal.
+    """Yield a watcher that draws bars on stderr if it is a terminal; -q: none.
 
     :param counted: progress is a count of things, not of bytes.
     """
-    if not sys.stderr.isatty():
+    if aside.is_quiet() or not sys.stderr.isatty():
         yield unwatched
         return
     terminal = _Terminal(counted=counted)

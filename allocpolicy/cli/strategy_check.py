@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from allocpolicy.cli import aside
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.testing import entrance, suite
@@ -71,10 +72,10 @@ class StrategyCheck(Lister):
             results = list(_told(suite.run(subject, grounds=grounds), ended=ended))
         if any(result.outcome is Outcome.BROKEN for result in results):
             self.exit_status = BROKEN
-        print(f"{subject.name}: {suite.summary(results)}", file=sys.stderr)
+        aside.say(f"{subject.name}: {suite.summary(results)}")
         waived = [result.law.name for result in results if result.unneeded]
         if waived:
-            print(f"{subject.name}: {unneeded(waived)}", file=sys.stderr)
+            aside.say(f"{subject.name}: {unneeded(waived)}")
         show = list if structured(arguments) else lines
         return [
             (result.law.name, str(result.outcome), show(result.reasons))
@@ -112,7 +113,7 @@ def _told(results: Iterator[Result], *, ended: Sequence[int]) -> Iterator[Result
 
     :raises KeyboardInterrupt: when a signal has ``ended`` it meanwhile.
     """
-    total, terminal = len(laws()), sys.stderr.isatty()
+    total, terminal = len(laws()), sys.stderr.isatty() and not aside.is_quiet()
     for number, result in enumerate(results, start=1):
         if ended:
             raise KeyboardInterrupt

@@ -66,7 +66,6 @@ def test_every_command_has_help() -> None:
     ("arguments", "says"),
     [
         (("provison", "x"), "did you mean 'provision'"),
-        (("strategy",), "strategy"),
         (("--nonsense",), "--nonsense"),
         (("--log-file", "/no/such/directory/x", "explain"), "--log-file"),
     ],

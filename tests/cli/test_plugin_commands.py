@@ -119,7 +119,7 @@ def test_its_errors_are_one_line(
     install("acme", FILL)
     found, said = refused("pond", "fill", given)
     assert found == status
-    assert said.startswith(f"pond fill: {says}")
+    assert said.startswith(f"allocpolicy pond fill: {says}")
 
 
 def test_a_mistake_in_its_arguments_exits_2(install: Install) -> None:

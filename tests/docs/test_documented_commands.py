@@ -268,7 +268,8 @@ def readme_commands() -> list[str]:
     quoted = re.findall(
         r"`([^`]+)`", "\n".join(r.split("|")[1] for r in table.split("\n")[2:])
     )
-    return [" ".join(re.findall(r"^[a-z ]*[a-z]|$", one)[:1]) for one in quoted]
+    name = re.compile(r"^[a-z -]*?[a-z](?= --?[a-z]| [^a-z-]|$)|$")
+    return [name.findall(one)[0] for one in quoted]
 
 
 @pytest.mark.system

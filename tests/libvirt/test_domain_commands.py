@@ -146,7 +146,7 @@ class TestPolicy:
         host.defineXML(domains.defined("nova", metadata=metadata))
         done = run("set nova strategy=space")
         assert done.status == 0
-        assert done.stderr.startswith("warning: domain nova is Nova's: ")
+        assert " libvirt set: warning: domain nova is Nova's: " in done.stderr
         found = shown("show", "nova")
         assert found["origin"] == ("nova" if specs else "metadata")
         assert found["flavor"] == "m1.fast"

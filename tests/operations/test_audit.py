@@ -45,7 +45,7 @@ def audited(*arguments: object, status: int, **variables: str) -> list[dict[str,
     """Audit and return the rows, which keep to their schema."""
     finished = allocpolicy("audit", *arguments, *JSON, **variables)
     assert (finished.status, finished.stderr.count("\n")) == (status, 1)
-    assert finished.stderr.startswith("audit: ")
+    assert finished.stderr.startswith("allocpolicy audit: ")
     rows: list[dict[str, Any]] = finished.document
     assert schema.validate(rows, schema=schema.load("audit")) == []
     return rows

@@ -104,9 +104,9 @@ def test_an_attachment_that_starts_no_vm_is_its_failure(
     variables = hostile(WRONG_ATTACHMENT)
     status, stdout, stderr = made(disk, variables | {"CACHE": cache})
     assert (status, stdout) == (5, "")
-    assert stderr.startswith("provision: strategy 'bad' of bad 1 (bad:Bad) failed"), (
-        stderr
-    )
+    assert stderr.startswith(
+        "allocpolicy provision: strategy 'bad' of bad 1 (bad:Bad) failed"
+    ), stderr
     assert cache in stderr
     assert made(disk, variables)[0] == 0
     wrong = variables | {"CACHE": cache}
@@ -163,9 +163,9 @@ def test_whatever_it_raises_is_its_failure(
     )
     status, stdout, stderr = made(disk, variables)
     assert (status, stdout) == (5, "")
-    assert stderr.startswith("provision: strategy 'bad' of bad 1 (bad:Bad) failed"), (
-        stderr
-    )
+    assert stderr.startswith(
+        "allocpolicy provision: strategy 'bad' of bad 1 (bad:Bad) failed"
+    ), stderr
     assert len(stderr.splitlines()) == 1
 
 
@@ -285,8 +285,8 @@ def test_a_disk_that_it_leaves_broken_is_its_failure(
     variables = hostile("def step(self, target):\n    os.truncate(target.fd, 512)")
     status, stdout, stderr = made(disk, variables)
     assert (status, stdout) == (5, "")
-    whose = "provision: strategy 'bad' of bad 1 (bad:Bad) failed in Does.run(): "
-    assert stderr.startswith(whose), stderr
+    whose = "strategy 'bad' of bad 1 (bad:Bad) failed in Does.run(): "
+    assert stderr.startswith(f"allocpolicy provision: {whose}"), stderr
     assert len(stderr.splitlines()) == 1
 
 

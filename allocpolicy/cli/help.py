@@ -1,0 +1,98 @@
+"""``allocpolicy help``, and what a command's first word alone shows: its commands."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cliff.help import HelpCommand
+
+from allocpolicy import wording
+from allocpolicy.cli.failure import USAGE, tell
+from allocpolicy.errors import Error
+from allocpolicy.wording import one_line
+
+if TYPE_CHECKING:
+    from cliff.app import App
+
+_WIDTH = 80
+
+
+class Help(HelpCommand):
+    """Print the help of a command, or which commands there are."""
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """Run it, also where a command is a plugin's that can't be used."""
+        try:
+            return super().run(parsed_args)
+        except Error as error:
+            tell(f"{self.app.NAME} help", str(error))
+            return error.exit_status
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Print it; return the exit status."""
+        words = parsed_args.cmd
+        try:
+            if words:
+                self.app.command_manager.find_command(words)
+        except ValueError:
+            return answer(words, app=self.app)
+        return int(super().take_action(parsed_args) or 0)
+
+
+def answer(arguments: Sequence[str], *, app: App) -> int:
+    """List the commands that begin with the words, or tell that there are none.
+
+    :param arguments: the words, and perhaps options after them.
+    :return: the exit status.
+    """
+    words = _words(arguments)
+    members = [
+        name
+        for name, _ in sorted(app.command_manager)
+        if words and name.split()[: len(words)] == words
+    ]
+    if members:
+        app.stdout.writelines(f"{line}\n" for line in _listing(words, members, app=app))
+        return 0
+    name = " ".join(arguments[:2])
+    known = [one for one, _ in app.command_manager]
+    hint = wording.hint(known, nearest_to=name)
+    hint = hint or wording.hint(known, nearest_to=arguments[0])
+    tell(app.NAME, f"there is no command {name!r}{hint}; see {app.NAME} help")
+    return USAGE
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
+    for count, one in enumerate(arguments):
+        if one.startswith("-"):
+            return list(arguments[:count])
+    return list(arguments)
+
+
+def _listing(
+    words: Sequence[str], members: Sequence[str], *, app: App
+) -> Iterator[str]:
+    """Yield how to use them, and a line for each with what it is for."""
+    program = f"{app.NAME} {' '.join(words)}"
+    yield f"usage: {program} COMMAND ...; {app.NAME} help COMMAND tells more"
+    yield ""
+    margin = max(map(len, members)) + 4
+    for name in members:
+        yield from textwrap.wrap(
+            _summary(name, app=app),
+            width=_WIDTH,
+            initial_indent=f"  {name:<{margin - 2}}",
+            subsequent_indent=" " * margin,
+        )
+
+
+def _summary(name: str, *, app: App) -> str:
+    """Return the first line of what a command says it is for."""
+    try:
+        command, _, _ = app.command_manager.find_command(name.split())
+    except Error as error:  # of a plugin
+        return one_line(str(error))
+    return one_line((command.__doc__ or "").strip().partition("\n")[0])
