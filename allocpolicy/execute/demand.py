@@ -26,7 +26,7 @@ from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import ready_made
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.space import Space
-from allocpolicy.wording import format_size
+from allocpolicy.wording import amount
 
 Part = tuple[Plan, Job]
 _NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
@@ -92,12 +92,12 @@ class Demand:
         if needed <= space.free:
             return None
         path, *others = reversed(list(self.peaks))
-        parts = [f"{format_size(self.peaks[path])} for the disk"]
-        parts += (f"{format_size(self.peaks[one])} for {one}" for one in others)
+        parts = [f"{amount(self.peaks[path])} for the disk"]
+        parts += (f"{amount(self.peaks[one])} for {one}" for one in others)
         if self.headroom:
-            parts.append(f"{format_size(self.headroom)} headroom")
+            parts.append(f"{amount(self.headroom)} headroom")
         if kept:
-            parts.append(f"{format_size(kept)} by reserved_host_disk")
+            parts.append(f"{amount(kept)} by reserved_host_disk")
         return NotEnoughSpace(path, needed, space.free, " and ".join(parts))
 
     def _overcommitment(self, space: Space) -> NotEnoughSpace | None:

@@ -18,7 +18,7 @@ from allocpolicy.record import replace
 from allocpolicy.storage import sparse
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
-from allocpolicy.wording import format_size
+from allocpolicy.wording import amount
 
 # Killed from outside, or not installed: not the image's fault.
 _NOT_THE_IMAGE = frozenset({127, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL})
@@ -82,9 +82,9 @@ def convert(
     :raises ImageError: when QEMU finds the source damaged.
     """
     free = free_bytes(target.fd)
-    parts = f"up to {format_size(data_bytes)} for the converted copy of {source.path}"
+    parts = f"up to {amount(data_bytes)} for the converted copy of {source.path}"
     if beside:
-        parts += f" and {format_size(beside)} for the disk and the host"
+        parts += f" and {amount(beside)} for the disk and the host"
     if free < data_bytes + beside:
         raise NotEnoughSpace(target.path, data_bytes + beside, free, parts)
     try:
