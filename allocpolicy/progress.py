@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -20,12 +20,25 @@ class Watcher(Protocol):
     """Receives the progress of the work."""
 
     def __call__(self, description: str, /) -> Progress:
-        """Report the start of the described work; return where its progress goes."""
+        """Report the start of the described work; return where its progress goes.
+
+        A script may give the API one that returns nothing, such as print.
+        """
 
 
 def unwatched(description: str, /) -> Progress:
     """Tell nobody."""
     return _no_progress
+
+
+def heard(watch: Watcher) -> Watcher:
+    """Return the watcher; one that returns nothing, as print, is told no progress."""
+
+    def watched(description: str, /) -> Progress:
+        progress: Any = watch(description)
+        return _no_progress if progress is None else progress
+
+    return watched
 
 
 def _no_progress(*, done: int, total: int) -> None:

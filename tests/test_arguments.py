@@ -172,6 +172,14 @@ def test_a_subclass_has_the_fields_of_its_record() -> None:
     assert Named(lock_path="/run").lock_path == Path("/run")
 
 
+def test_who_watches_need_not_care_for_progress(tmp_path: Path) -> None:
+    told: list[str] = []
+    small = Order(destination=tmp_path / "disk", virtual_size="1M", format="raw")
+    given: dict[str, Any] = {"policy": Policy(configured=False), "watch": told.append}
+    allocpolicy.provision(small, **given)
+    assert told
+
+
 Call = Callable[..., object]
 apply, apply_all, audit = allocpolicy.apply, allocpolicy.apply_all, allocpolicy.audit
 capacity, inspect = allocpolicy.capacity, allocpolicy.inspect

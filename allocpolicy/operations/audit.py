@@ -35,7 +35,7 @@ from allocpolicy.observe.workers import spread
 from allocpolicy.operations import attached as attachment
 from allocpolicy.operations import audit_books, expectation
 from allocpolicy.operations.attached import Attached, Attachments
-from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.record import dataclass, replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Finding, Remark, Row
@@ -115,7 +115,7 @@ def audit(
         arguments.instance(Given, given, "given")
     if flavors is not None:
         flavors = arguments.mapping(flavors, "flavors", _flavor)
-    arguments.call(watch, "watch")
+    watch = heard(arguments.call(watch, "watch"))
     named = arguments.paths(paths, "paths")
     policy = in_force(policy)
     listed = functools.cache(tree.listed)

@@ -11,7 +11,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
 from allocpolicy.operations import exclusive, prepared
 from allocpolicy.operations.change_order import Change
-from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import in_force
 from allocpolicy.storage.failure import named
@@ -53,7 +53,7 @@ def resize(
 def _change(
     change: Change, *, operation: Operation, policy: Policy | None, watch: Watcher
 ) -> Report:
-    arguments.call(watch, "watch")
+    watch = heard(arguments.call(watch, "watch"))
     decided = in_force(policy)
 
     def changed(locks: frozenset[str]) -> Report:

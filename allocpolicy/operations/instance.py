@@ -24,7 +24,7 @@ from allocpolicy.operations import exclusive, held_disk, prepared
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.prepared import Prepared
 from allocpolicy.operations.unmet import OnUnmet
-from allocpolicy.progress import Progress, Watcher, unwatched
+from allocpolicy.progress import Progress, Watcher, heard, unwatched
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import in_force
@@ -53,7 +53,7 @@ def apply_all(
     """
     started, changes = time.monotonic(), _given(changes)
     unmet = arguments.member(OnUnmet, on_unmet, "on_unmet")
-    arguments.call(watch, "watch")
+    watch = heard(arguments.call(watch, "watch"))
     decided = in_force(policy)
     _refuse_twice(changes)
 

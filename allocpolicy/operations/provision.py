@@ -28,7 +28,7 @@ from allocpolicy.operations.data_path import (
     report,
     told_afterwards,
 )
-from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.record import dataclass, field, replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
@@ -94,7 +94,7 @@ def provision(
     :raises Error: for anything else; nothing is left behind.
     """
     arguments.instance(Order, order, "order")
-    arguments.call(watch, "watch")
+    watch = heard(arguments.call(watch, "watch"))
     policy = in_force(policy)
     started = time.monotonic()
     place = order.destination.absolute()
