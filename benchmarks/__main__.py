@@ -82,6 +82,7 @@ def _render(output: Path) -> None:
     (output / "results.md").write_text(results.markdown(found))
     for part, _ in found:
         plot.draw(part, output)
+    plot.draw_summary([part for part, _ in found], output)
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,6 +13,15 @@ from benchmarks.measure import Comparison, Part
 
 _OURS = ("provision", "allocpolicy", "performance", "space", "none")
 _LINEAR_UP_TO = 8  # times from the shortest bar to the longest
+# What the README shows: a part, a filesystem and a case of it.
+_SUMMARY = {
+    (
+        "command",
+        "xfs",
+        "1 TiB, raw base",
+    ): "make a disk of 1 TiB from an image, as a process",
+    ("writes", "xfs", "4 KiB scattered, first"): "a guest's first writes, 4 KiB each",
+}
 _COLOURS = {True: "#1f6f8b", False: "#c9a66b"}
 
 
@@ -35,6 +45,20 @@ def draw(part: Part, directory: Path) -> None:
     for suffix in ("png", "svg"):
         path = directory / f"results-{part.name}.{suffix}"
         figure.savefig(path, metadata={"Date": None} if suffix == "svg" else None)
+
+
+def draw_summary(parts: Sequence[Part], directory: Path) -> None:
+    """Write ``summary.svg``: a few comparisons in one row, each with all contenders."""
+    mpl.rcParams["svg.hashsalt"] = "summary"
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    grid = figure.subplots(1, len(_SUMMARY))
+    for axes, (wanted, title) in zip(grid, _SUMMARY.items(), strict=True):
+        for part in parts:
+            for one in part.comparisons:
+                if (part.name, one.filesystem, one.case) == wanted:
+                    _draw_comparison(axes, one)
+                    axes.set_title(f"{one.filesystem}: {title}", fontsize=9)
+    figure.savefig(directory / "summary.svg", metadata={"Date": None})
 
 
 def _by_column(part: Part, columns: int) -> list[Comparison]:
