@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import blocks  # noqa: E402
+import coverage_page  # noqa: E402
 import error_page  # noqa: E402
 import reference  # noqa: E402
 import schema_page  # noqa: E402
@@ -53,6 +54,7 @@ highlight_language = "none"
 
 GENERATED: dict[str, Callable[[], str]] = {
     "blocks": blocks.write,
+    "coverage": coverage_page.write,
     "errors": error_page.write,
     "names": lambda: reference.Page(examples=reference.examples()).write(),
     "schemas": schema_page.write,
