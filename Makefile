@@ -20,7 +20,7 @@ help:
 	@echo 'make demo   provision one base image under three flavors; show how they differ'
 	@echo 'make check  format, lint, types, imports and fast tests, in under a minute'
 	@echo 'make test   run the test matrix (tox): what CI runs'
-	@echo 'make docs   build the site of the documentation in build/docs'
+	@echo 'make docs   run what the pages show, and build their site in build/docs'
 	@echo 'make venv   install the project, editable, into $(VENV)'
 	@echo 'make clean  remove what the others made'
 
@@ -48,8 +48,13 @@ test: $(VENV)/bin/tox
 	@tools/system-packages $(VENV)/bin/bindep test
 	@PATH='$(TOX_PATH)' tools/run-tox $(VENV)/bin/tox $(TOX_PROCESSES)
 
+# What commands print is put into the pages, and into the README's picture, only where it
+# is not what they show.
 .PHONY: docs
-docs: $(VENV)/bin/tox
+docs: $(VENV)/bin/ruff $(VENV)/bin/tox
+	XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache DOCS_REWRITE=1 $(VENV)/bin/pytest -q \
+	    tests/docs/test_documented_commands.py -k 'pasted or typed'
+	$(VENV)/bin/python tools/terminal_picture.py
 	$(VENV)/bin/tox -q -e docs -- $(CURDIR)/build/docs
 	@echo 'see build/docs/index.html'
 

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from allocpolicy import errors
-
-ROOT = Path(__file__).parents[2]
+from tests.harness.tool import load
 
 if TYPE_CHECKING:
     from tools import error_page, schema_page, strategy_page
-else:  # the tools are no part of what is installed
-
-    def _load(name):
-        path = ROOT / "tools" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look for it there
-        spec.loader.exec_module(module)
-        return module
-
+else:
     error_page, schema_page, strategy_page = map(
-        _load, ("error_page", "schema_page", "strategy_page")
+        load, ("error_page", "schema_page", "strategy_page")
     )
 
 DOCUMENTS = schema_page.documents()

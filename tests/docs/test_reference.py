@@ -5,26 +5,21 @@ from __future__ import annotations
 import ast
 import dataclasses
 import enum
-import importlib.util
 import inspect
 import re
 import runpy
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.harness.tool import load
+
 if TYPE_CHECKING:
     from tools import reference
     from tools.reference import Example, Name
-else:  # the tools are no part of what is installed
-    _SPEC = importlib.util.spec_from_file_location(
-        "reference", Path(__file__).parents[2] / "tools" / "reference.py"
-    )
-    reference = importlib.util.module_from_spec(_SPEC)
-    sys.modules["reference"] = reference  # dataclasses look for it there
-    _SPEC.loader.exec_module(reference)
+else:
+    reference = load("reference")
 
 NAMES = [
     name for module in reference.MODULES for name in reference.public_names(module)
