@@ -218,7 +218,8 @@ def hold(found: Sequence[Block], *, host: Path) -> None:
             blocks.rewrite(block, [*map(kept, block.steps, answers)])
         else:
             for step, (text, status) in zip(block.steps, answers, strict=True):
-                assert alike(step.shown, text.splitlines()), text
+                same = alike(step.shown, text.splitlines())
+                assert same, f"{block.page} shows something else: make docs\n{text}"
                 assert step.shown or status == 0, step
 
 
