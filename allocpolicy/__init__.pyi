@@ -76,6 +76,7 @@ from allocpolicy.operations.inspect import inspect as inspect
 from allocpolicy.operations.instance import apply_all as apply_all
 from allocpolicy.operations.provision import Order as Order
 from allocpolicy.operations.provision import provision as provision
+from allocpolicy.operations.recording import record_changes as record_changes
 from allocpolicy.operations.unmet import OnUnmet as OnUnmet
 from allocpolicy.progress import Progress as Progress
 from allocpolicy.progress import Watcher as Watcher

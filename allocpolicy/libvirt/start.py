@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from allocpolicy.libvirt import choice, failure, limits, log, notes, selections
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.choice import Choice
@@ -14,6 +12,7 @@ from allocpolicy.libvirt.metadata import Said
 from allocpolicy.log import telling
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.instance import apply_all
+from allocpolicy.operations.recording import record_changes
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.record import replace
 from allocpolicy.registry import loading
@@ -44,9 +43,7 @@ def begin(root: Element, *, said: Said) -> None:
         with (
             loading.directly(),
             named_lock.patience(policy.libvirt.deadline or _PATIENCE),
-            telling.told_to(
-                partial(telling.sent, to=policy.change_log), command=_COMMAND
-            ),
+            record_changes(policy=policy, command=_COMMAND),
             telling.for_domain(domain.uuid),
         ):
             reports = apply_all(

@@ -43,6 +43,7 @@ class Change:
         """Tell what was done, if that is anything."""
         if report.dry_run or not report.changed:
             return
+        self._disk = report.disk
         self.is_done(
             state(report.observed, report.stamp),
             strategy=report.effective.strategy,

@@ -12,6 +12,7 @@ from allocpolicy import (
     apply,
     inspect,
     provision,
+    record_changes,
     resize,
 )
 
@@ -29,4 +30,5 @@ if found.stamp is not None:  # the filesystem keeps it
 report = apply(Change(disk=disk, format=DiskFormat.RAW, dry_run=True))
 assert report.dry_run
 more = Change(disk=disk, format=DiskFormat.RAW, virtual_size=1 << 20, added=True)
-assert resize(more).observed.virtual_size == 5 << 20
+with record_changes(command="grow.py"):  # in the journal, or syslog
+    assert resize(more).observed.virtual_size == 5 << 20

@@ -13,8 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import InvalidRequest, Order, Policy, provision, schema
+from allocpolicy import (
+    InvalidRequest,
+    Order,
+    Policy,
+    provision,
+    record_changes,
+    schema,
+)
 from allocpolicy.log import author, datagram, telling
+from allocpolicy.record import replace
 from tests.harness import images, logs, plugin
 from tests.harness.cli import allocpolicy, environment
 from tests.harness.logs import Logs
@@ -300,6 +308,9 @@ def test_another_program_gets_what_it_has_asked_logging_for(
     assert change["disk"] == str(order.destination)
     assert change["command"] == os.path.basename(sys.argv[0])
     assert not log.records()
+    with record_changes(policy=Policy(), command="make disks"):
+        provision(replace(order, destination=tmp_path / "other"), policy=Policy())
+    assert [one["COMMAND"] for one in log.records()] == ["make disks"]
 
 
 def test_a_program_without_handlers_prints_nothing(
