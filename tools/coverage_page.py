@@ -38,18 +38,23 @@ def room(file: str) -> str:
     return second if deeper else "allocpolicy"
 
 
-def kept(report: Mapping[str, Any], *, command: str) -> dict[str, Any]:
-    """Return what is kept of a report."""
+def sums(report: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the counts of each room."""
     rooms: dict[str, Counter[str]] = {}
     for file, found in report["files"].items():
-        sums = rooms.setdefault(room(file), Counter())
-        sums.update({name: found["summary"][name] for name in COUNTS})
+        counted = rooms.setdefault(room(file), Counter())
+        counted.update({name: found["summary"][name] for name in COUNTS})
+    return {name: dict(rooms[name]) for name in sorted(rooms)}
+
+
+def kept(report: Mapping[str, Any], *, command: str) -> dict[str, Any]:
+    """Return what is kept of a report."""
     return {
         "command": command,
         "commit": git("rev-parse", "--short", "HEAD"),
         "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
         "python": platform.python_version(),
-        "rooms": {name: dict(rooms[name]) for name in sorted(rooms)},
+        "rooms": sums(report),
     }
 
 
@@ -61,10 +66,12 @@ def git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def share(sums: Mapping[str, int]) -> str:
+def share(counted: Mapping[str, int]) -> str:
     """Return the share of lines and branches together, as coverage itself counts it."""
-    covered = sums["covered_lines"] + sums["covered_branches"]
-    return f"{100 * covered / (sums['num_statements'] + sums['num_branches']):.1f} %"
+    covered = counted["covered_lines"] + counted["covered_branches"]
+    return (
+        f"{100 * covered / (counted['num_statements'] + counted['num_branches']):.1f} %"
+    )
 
 
 def rows(rooms: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
@@ -72,11 +79,11 @@ def rows(rooms: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     yield "| room | lines | of them run | branches | of them taken | covered |"
     yield "|---|---|---|---|---|---|"
     total: Counter[str] = Counter()
-    for sums in rooms.values():
-        total.update(sums)
-    for name, sums in {**rooms, "**all**": total}.items():
-        counts = " | ".join(f"{sums[count]:,}" for count in COUNTS)
-        yield f"| {name} | {counts} | {share(sums)} |"
+    for counted in rooms.values():
+        total.update(counted)
+    for name, counted in {**rooms, "**all**": total}.items():
+        counts = " | ".join(f"{counted[count]:,}" for count in COUNTS)
+        yield f"| {name} | {counts} | {share(counted)} |"
 
 
 def write() -> str:
@@ -94,7 +101,7 @@ def write() -> str:
 def main(arguments: Sequence[str]) -> None:
     """Keep the sums of a report."""
     report = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    found = kept(report, command=" ".join(arguments[1:]))
+    found = kept(report, command=" ".join(arguments[1:]).removesuffix(" --"))
     KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
