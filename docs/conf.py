@@ -51,6 +51,7 @@ autoprogram_cliff_application = "allocpolicy"
 autoprogram_cliff_ignored = ["--help"]
 nitpicky = True
 highlight_language = "none"
+smartquotes = False  # of --thin they make a dash
 
 GENERATED: dict[str, Callable[[], str]] = {
     "blocks": blocks.write,
