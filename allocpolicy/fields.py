@@ -98,10 +98,11 @@ def _mapping(key: Fit, item: Fit) -> Fit:
     def fit(value: object, name: str) -> object:
         if not isinstance(value, Mapping):
             arguments.refuse(value, name, "a mapping, such as a dict")
-        for one, what in value.items():
-            key(one, f"a key of {name}")
-            item(what, f"{name}[{one!r}]")
-        return value
+        fitted = {
+            key(one, f"a key of {name}"): item(what, f"{name}[{one!r}]")
+            for one, what in value.items()
+        }
+        return value if fitted == value else fitted
 
     return fit
 

@@ -6,11 +6,19 @@ import argparse
 from collections.abc import Iterator
 
 from allocpolicy.cli import choice
-from allocpolicy.cli.columns import Data, column, sentence
+from allocpolicy.cli.columns import Data, column, said, sentence
 from allocpolicy.cli.command import Lister
+from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.candidates import WON, Candidate
-from allocpolicy.resolve.selection import COMMAND_LINE, Selection
+from allocpolicy.resolve.flavors import Flavor
+from allocpolicy.resolve.selection import COMMAND_LINE, Selection, resolve
+from allocpolicy.wording import amount
+
+
+def _value(row: Data) -> str:
+    value = row["value"]
+    return amount(value) if isinstance(value, int) else said(value)
 
 
 class Explain(Lister):
@@ -18,7 +26,7 @@ class Explain(Lister):
 
     fields = ("subject", "value", "key", "source", "outcome")
     columns = (
-        *(column("subject"), column("value")),
+        *(column("subject"), column("value", cell=_value)),
         *(sentence("outcome"), sentence("key"), sentence("source")),
     )
 
@@ -27,13 +35,34 @@ class Explain(Lister):
         choice.add_labels(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
-        selection = choice.selection(
-            arguments,
+        flavor = choice.flavor(arguments)
+        selection = resolve(
             policy=self.policy(arguments),
+            disk_role=arguments.disk,
+            flavor=flavor,
+            overrides=choice.extra_specs(arguments),
             labels=labels.parse(arguments.label),
         )
-        rows = (*selection.candidates, *_labels(selection))
+        rows = (
+            *selection.candidates,
+            *_size(flavor, disk_role=arguments.disk),
+            *_labels(selection),
+        )
         return [{name: getattr(one, name) for name in self.fields} for one in rows]
+
+
+def _size(flavor: Flavor | None, *, disk_role: DiskRole) -> Iterator[Candidate]:
+    """Yield the size that the disk would have without a --size, in bytes."""
+    if flavor is not None and disk_role in flavor.sizes:
+        size = flavor.sizes[disk_role]
+        none = "the base image's size" if disk_role is DiskRole.ROOT else "no such disk"
+        yield Candidate(
+            subject="size",
+            value=size,
+            key=f"sizes.{disk_role}",
+            source=str(flavor),
+            outcome=WON if size else f"0: {none}",
+        )
 
 
 def _labels(selection: Selection) -> Iterator[Candidate]:

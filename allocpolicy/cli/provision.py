@@ -27,7 +27,7 @@ class Provision(ShowOne):
         parser.add_argument(
             "--size",
             metavar="SIZE",
-            help=f"{size.HELP} (default: the size of the base image)",
+            help=f"{size.HELP} (default: the flavor's, or the base image's)",
         )
         parser.add_argument("--base", type=Path, metavar="IMAGE", help="the base image")
         parser.add_argument(

@@ -45,7 +45,7 @@ class Order:
     """What the user wants of a new disk."""
 
     destination: Path  #: the path that the disk gets; nothing may be there
-    #: bytes that the guest is to see; None: the base image's
+    #: bytes that the guest is to see; None: the flavor's, or the base image's
     virtual_size: Size | None = None
     base: Path | None = None  #: the image that it starts from; None: from nothing
     base_format: str | None = None  #: the format of that; None: the inspector finds it
@@ -79,6 +79,16 @@ class Order:
 
     def __post_init__(self) -> None:
         fit_fields(self)
+
+    @property
+    def size(self) -> int | None:
+        """The size that was asked for, or the flavor's; None: the base image's.
+
+        :raises InvalidRequest: when the flavor has no such disk.
+        """
+        if self.virtual_size is not None or self.flavor is None:
+            return self.virtual_size
+        return self.flavor.size_of(self.disk_role)
 
 
 def provision(
@@ -124,6 +134,7 @@ def _provision(
         overrides=order.extra_specs,
         labels=order.labels,
     )
+    order = replace(order, virtual_size=order.size)
     if order.virtual_size is not None:
         check_size(order.virtual_size)
     with (
@@ -201,7 +212,9 @@ def _size(
         alignment.check(order.virtual_size)
         return _Size(virtual_size=order.virtual_size)
     if base is None:
-        raise InvalidRequest("no size: give the disk a size, or a base image")
+        raise InvalidRequest(
+            "no size: give the disk a size, or a flavor that has one, or a base image"
+        )
     rounded = alignment.rounded(base.virtual_size)
     if rounded == base.virtual_size:
         return _Size(virtual_size=rounded)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocpolicy import arguments, schema, wording
-from allocpolicy.arguments import StrPath
+from allocpolicy.arguments import Size, StrPath
+from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import FlavorError
 from allocpolicy.fields import fit_fields
 from allocpolicy.record import dataclass, field
-from allocpolicy.resolve import strict_file
+from allocpolicy.resolve import flavor_sizes, strict_file
 from allocpolicy.schema import Invalid
 
 # k1='v1', k2='v2': python-openstackclient before 5.0. Quotes inside a value are not
@@ -35,6 +36,9 @@ class Flavor:
     source: Path  #: the file from which it was read
     id: str | None = None  #: the flavor's id; None: the file has none
     description: str = field(default="", compare=False)  #: the file's words about it
+    #: the sizes of its disks in bytes, where it has a say; 0: it has no such disk, and
+    #: the root disk its base image's
+    sizes: Mapping[DiskRole, Size] = field(default_factory=dict)
     if TYPE_CHECKING:  # what is taken, and made what the fields say
 
         def __init__(
@@ -45,10 +49,18 @@ class Flavor:
             source: StrPath,
             id: str | None = ...,
             description: str = ...,
+            sizes: Mapping[DiskRole, int | str] = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:
         fit_fields(self)
+
+    def size_of(self, disk_role: DiskRole) -> int | None:
+        """Return the size of a disk in bytes; None if the flavor leaves it open.
+
+        :raises InvalidRequest: when the flavor has no such disk.
+        """
+        return flavor_sizes.of_disk(self.sizes, disk_role=disk_role, flavor=str(self))
 
     def __str__(self) -> str:
         return f"flavor {self.name} in {self.source}"
@@ -113,13 +125,22 @@ def _own_entries(content: object, *, path: Path) -> Iterator[Entry]:
         if name in problems:
             yield Entry(name=name, problem=_first(problems[name]))
             continue
-        flavor = Flavor(
-            name=name,
-            extra_specs=one.get("extra_specs", {}),
-            source=path,
-            description=one.get("description", ""),
-        )
-        yield Entry(name=name, flavor=flavor)
+        yield _own_entry(name, one, path=path)
+
+
+def _own_entry(name: str, one: Mapping[str, Any], *, path: Path) -> Entry:
+    try:
+        sizes = flavor_sizes.of_file(one.get("sizes", {}))
+    except Invalid as error:
+        return Entry(name=name, problem=f"$.flavors.{name}: {error}")
+    flavor = Flavor(
+        name=name,
+        extra_specs=one.get("extra_specs", {}),
+        source=path,
+        description=one.get("description", ""),
+        sizes=sizes,
+    )
+    return Entry(name=name, flavor=flavor)
 
 
 def _problems(content: object) -> dict[str | None, list[str]]:
@@ -173,6 +194,7 @@ def _openstack_flavor(row: object, *, path: Path) -> Flavor:
         source=path,
         id=str(row["ID"]) if "ID" in row else None,
         description=str(row.get("Description") or ""),
+        sizes=flavor_sizes.of_openstack(row),
     )
 
 
