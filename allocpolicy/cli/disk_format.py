@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
+from allocpolicy.cli import aside
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.facts import DiskFormat
 
 _DEST = "disk_format"
+_DISKS = tuple(map(str, DiskFormat))
+_SUFFIXES = {f".{one}": one for one in (*_DISKS, "vmdk", "vhdx", "vdi", "qed")}
 
 
 def add(
@@ -48,6 +52,14 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         help="take a disk without a stamp for raw, though it begins as something else"
         " does",
     )
+
+
+def hint(disk: Path, format: DiskFormat) -> None:
+    """Say it if a disk's name ends as that of another format does; .img fits all."""
+    named = _SUFFIXES.get(disk.suffix.lower(), format)
+    if named != format:
+        remedy = f"--disk-format {named} makes" if named in _DISKS else "no disk is"
+        aside.say(f"hint: {disk} is {format} in spite of its name; {remedy} {named}")
 
 
 class _Either(argparse.Action):

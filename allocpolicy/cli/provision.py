@@ -63,6 +63,7 @@ class Provision(ShowOne):
             done = provision(order, policy=self.policy(arguments), watch=watch)
         if not done.dry_run:
             self.state = f"the disk {done.disk} was created and is complete"
+        disk_format.hint(order.destination, order.format)
         return report.shown(done, arguments=arguments)
 
 

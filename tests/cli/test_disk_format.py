@@ -94,3 +94,27 @@ def test_both_at_once(tmp_path: Path) -> None:
     assert made.document["observed"]["format"] == "raw"
     other = provision(tmp_path / "other", "--size", "1M", "--disk-format", "raw")
     assert other["observed"]["format"] == "raw"
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "hinted"),
+    [
+        ("a.raw", "qcow2", "--disk-format raw makes raw"),
+        ("a.QCOW2", "raw", "--disk-format qcow2 makes qcow2"),
+        ("a.vmdk", "qcow2", "no disk is vmdk"),
+        *(("a.raw", "raw", None), ("a.qcow2", "qcow2", None)),
+        *(("a.img", "raw", None), ("a.img", "qcow2", None), ("raw", "qcow2", None)),
+    ],
+)
+def test_a_name_that_ends_as_another_format_gets_a_hint(
+    name: str, format: str, hinted: str | None, tmp_path: Path
+) -> None:
+    """The disk is made as it was asked for; -q says nothing."""
+    disk, line = tmp_path / name, ("--size", "1M", "--disk-format", format)
+    for dry in ((), ("--dry-run",)):
+        disk.unlink(missing_ok=True)
+        made = allocpolicy("provision", disk, *line, *dry, "-f", "json")
+        assert made.status == 0
+        expected = f"hint: {disk} is {format} in spite of its name; {hinted}\n"
+        assert made.stderr == (f"allocpolicy provision: {expected}" if hinted else "")
+    assert allocpolicy("-q", "provision", disk, *line).stderr == ""
