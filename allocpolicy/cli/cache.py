@@ -6,15 +6,38 @@ import argparse
 import os
 from pathlib import Path
 
-from allocpolicy.cli.cells import lines
-from allocpolicy.cli.command import Lister, Row
+from allocpolicy.cli.columns import Data, column, size
+from allocpolicy.cli.command import Lister
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import entries as cache
 from allocpolicy.image_cache.entries import Entry
 from allocpolicy.image_cache.location import DEFAULT_NAME
+from allocpolicy.wording import amount
 
-COLUMNS = ("Entry", "Source format", "Virtual size", "Actual size", "Used by")
+FIELDS = (
+    *("source", "source_format", "virtual_size", "actual_size", "used_by", "entry"),
+)
+
+
+def _users(row: Data) -> str:
+    """Return how many need an entry: --long says who."""
+    users = row["used_by"]
+    assert isinstance(users, list)
+    return str(len(users) or "-")
+
+
+def _source(row: Data) -> str:
+    """Return the image that people know, or else the entry."""
+    return str(row["source"] or row["entry"])
+
+
+COLUMNS = (
+    *(size("virtual_size", heading="SIZE"), size("actual_size", heading="TAKEN")),
+    column("source_format", heading="FORMAT"),
+    column("used_by", heading="USERS", cell=_users),
+    column("source", cell=_source),
+)
 
 
 class _CacheCommand(Lister):
@@ -30,22 +53,28 @@ class _CacheCommand(Lister):
 
 
 class CacheList(_CacheCommand):
-    """List the converted base images and who uses them."""
+    """List the converted base images, from what they were made, and who uses them.
 
-    columns = COLUMNS
+    The source is what the entry says of itself: the path of the image when it was
+    converted. One that doesn't say, as an older release made it, has its own path.
+    """
 
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+    fields, columns = FIELDS, COLUMNS
+
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
         entries = cache.entries(
             _directory(arguments, policy=policy), configured=policy.image_cache_dir
         )
+        self.summary = _counted(entries)
         return [_row(entry) for entry in entries]
 
 
 class CachePrune(_CacheCommand):
     """Remove the converted base images that nobody uses."""
 
-    columns = (*COLUMNS, "Outcome")
+    fields = (*FIELDS, "outcome")
+    columns = (*COLUMNS[:-1], column("outcome"), COLUMNS[-1])
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -56,17 +85,25 @@ class CachePrune(_CacheCommand):
             " where they were created; make sure that these were deleted, not moved"
             f" (for {DEFAULT_NAME} beside the disks, allocpolicy checks)",
         )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="show what would be removed; change nothing",
+        )
 
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
         removed, kept = cache.prune(
             _directory(arguments, policy=policy),
             configured=policy.image_cache_dir,
             forget_moved=arguments.forget_moved,
+            dry_run=arguments.dry_run,
         )
+        gone = "would be removed" if arguments.dry_run else "removed"
+        self.summary = f"{gone}: {_counted(removed)}; kept: {_counted(kept)}"
         return [
-            *((*_row(entry), "removed") for entry in removed),
-            *((*_row(entry), "kept: it is in use") for entry in kept),
+            *({**_row(entry), "outcome": gone} for entry in removed),
+            *({**_row(entry), "outcome": "kept"} for entry in kept),
         ]
 
 
@@ -83,11 +120,17 @@ def _directory(arguments: argparse.Namespace, *, policy: Policy) -> Path:
     return beside if os.path.lexists(beside) else chosen
 
 
-def _row(entry: Entry) -> Row:
-    return (
-        str(entry.path),
-        entry.source_format,
-        entry.virtual_size,
-        entry.actual_size,
-        lines(entry.used_by),
-    )
+def _row(entry: Entry) -> Data:
+    return {
+        "source": entry.source,
+        "source_format": entry.source_format,
+        "virtual_size": entry.virtual_size,
+        "actual_size": entry.actual_size,
+        "used_by": list(entry.used_by),
+        "entry": str(entry.path),
+    }
+
+
+def _counted(entries: list[Entry]) -> str:
+    taken = amount(sum(entry.actual_size for entry in entries))
+    return f"{len(entries)} converted image{'s' * (len(entries) != 1)}, {taken}"

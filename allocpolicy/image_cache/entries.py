@@ -33,6 +33,8 @@ class Entry:
     """A converted image; ``used_by`` says who needs it, empty when nobody does."""
 
     path: Path
+    #: the image that it was made from, by its own word; None: it doesn't say
+    source: str | None
     source_format: str
     virtual_size: int
     actual_size: int
@@ -61,7 +63,11 @@ def entries(directory: Path, *, configured: Path | None = None) -> list[Entry]:
 
 
 def prune(
-    directory: Path, *, configured: Path | None = None, forget_moved: bool = False
+    directory: Path,
+    *,
+    configured: Path | None = None,
+    forget_moved: bool = False,
+    dry_run: bool = False,
 ) -> tuple[list[Entry], list[Entry]]:
     """Remove every entry that nobody uses; return (removed, kept).
 
@@ -69,6 +75,7 @@ def prune(
 
     :param configured: the operator's image_cache_dir.
     :param forget_moved: recorded disks that are gone no longer count.
+    :param dry_run: remove nothing, and return what would be removed.
     :raises InvalidRequest: when the directory cannot be read, or is no image cache.
     """
     removed: list[Entry] = []
@@ -87,10 +94,12 @@ def prune(
                 names[first : first + _AT_ONCE],
                 roots=_roots(directory),
                 forget_moved=forget_moved,
+                dry_run=dry_run,
                 outcomes=(removed, kept),
             )
-        digests = {entry.path.name.partition(".")[0] for entry in kept}
-        hashes.forget(cache, kept=digests)
+        if not dry_run:
+            digests = {entry.path.name.partition(".")[0] for entry in kept}
+            hashes.forget(cache, kept=digests)
     return removed, kept
 
 
@@ -100,6 +109,7 @@ def _prune(
     *,
     roots: tuple[Path, ...],
     forget_moved: bool,
+    dry_run: bool,
     outcomes: tuple[list[Entry], list[Entry]],
 ) -> None:
     """Remove those of the entries that nobody uses; add each to (removed, kept)."""
@@ -115,7 +125,7 @@ def _prune(
             found = _entry(cache, name, seen, held=held, forget_moved=forget_moved)
             if found.used_by:
                 kept.append(found)
-            elif _removed(cache, found, held=held):
+            elif dry_run or _removed(cache, found, held=held):
                 removed.append(found)
 
 
@@ -182,6 +192,7 @@ def _entry(
         found.add(held.user)
     return Entry(
         path=path,
+        source=held.source,
         source_format=location.source_format(name),
         virtual_size=held.status.st_size,
         actual_size=held.status.st_blocks * 512,

@@ -16,6 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from allocpolicy.errors import ImageError
 from allocpolicy.image_cache import records
@@ -26,6 +27,7 @@ from allocpolicy.storage import found, lease, trust
 from allocpolicy.storage.failure import UNSUPPORTED
 
 XATTR = "user.allocpolicy.entry"
+SOURCE = "user.allocpolicy.source"  # a path, in the bytes of the filesystem
 _PATIENCE = 5.0  # seconds; a prune's own lease lasts for a moment
 
 
@@ -65,10 +67,11 @@ def hold(fd: int, *, cache: Cache, name: str) -> None:
         raise ImageError(cache.path / name, reason)
 
 
-def mark(fd: int, *, cache: Cache | None, name: str) -> None:
-    """Record the entry's name on the file that will be the entry.
+def mark(fd: int, *, cache: Cache | None, name: str, source: Path) -> None:
+    """Record the entry's name on the file that will be the entry, and its source.
 
     :param cache: where it goes; None when that is still to be made.
+    :param source: what it is made from, to be told; nothing relies on it.
     :raises InvalidRequest: when it would not be believed there without that record.
     :raises OSError: as fsetxattr(2), other than for lack of support.
     """
@@ -80,6 +83,8 @@ def mark(fd: int, *, cache: Cache | None, name: str) -> None:
         if cache is not None and not cache.private:
             problem = "other users may rename its files, and it has no user xattrs"
             raise refusal(cache.path, problem) from error
+    with contextlib.suppress(OSError):  # a long path may have no room there
+        os.setxattr(fd, SOURCE, os.fsencode(source))
 
 
 _PROCESS = "a running process"
@@ -88,9 +93,13 @@ _PERHAPS = f"{_PROCESS} (perhaps: it is not readable)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What has an entry's name; ``user`` says who uses it, None if no job does."""
+    """What has an entry's name; ``user`` says who uses it, None if no job does.
+
+    ``source`` is what it says that it was made from; None: it doesn't say.
+    """
 
     status: os.stat_result
+    source: str | None
     user: str | None
 
 
@@ -108,13 +117,14 @@ def held_alone(cache: Cache, name: str) -> Iterator[Held]:
         try:
             fd = found.reopen(file)
         except BlockingIOError:  # somebody's lease
-            yield Held(status=status, user=_PROCESS)
+            yield Held(status=status, source=_source(file), user=_PROCESS)
             return
         except OSError:
-            yield Held(status=status, user=_PERHAPS)
+            yield Held(status=status, source=_source(file), user=_PERHAPS)
             return
         stack.callback(os.close, fd)
-        yield Held(status=status, user=None if _lock_alone(fd) else _PROCESS)
+        user = None if _lock_alone(fd) else _PROCESS
+        yield Held(status=status, source=_source(file), user=user)
 
 
 def remove(cache: Cache, name: str, *, held: Held) -> bool:
@@ -143,6 +153,14 @@ def _is_marked(file: int, name: str) -> bool:
         return os.getxattr(f"/proc/self/fd/{file}", XATTR) == name.encode()
     except OSError:
         return False
+
+
+def _source(file: int) -> str | None:
+    """Return the path of the image that an entry was made from, by its own word."""
+    try:
+        return os.fsdecode(os.getxattr(f"/proc/self/fd/{file}", SOURCE)) or None
+    except OSError:
+        return None
 
 
 def _reopened(file: int) -> int:

@@ -91,7 +91,9 @@ def fill(
             beside=beside,
             progress=progress,
             path=place.path / name,
-            mark=functools.partial(entry.mark, cache=cache, name=name),
+            mark=functools.partial(
+                entry.mark, cache=cache, name=name, source=frozen.source.path
+            ),
         ) as staged,
     ):
         temporary.sweep(directory)

@@ -342,10 +342,10 @@ def test_cache_entries_that_a_process_has_open_are_kept(directory: Path) -> None
     (entry,) = (directory / "_base").glob("*.raw")
     with entry.open("rb"):
         kept = allocpolicy("cache", "prune", directory, "-f", "json").document
-        assert kept[0]["outcome"] == "kept: it is in use"
-        assert kept[0]["used_by"] == "a running process"
+        assert kept[0]["outcome"] == "kept"
+        assert kept[0]["used_by"] == ["a running process"]
     listed = allocpolicy("cache", "list", directory, "-f", "json").document
-    assert listed[0]["used_by"] == ""
+    assert listed[0]["used_by"] == []
     assert (
         allocpolicy("cache", "prune", directory, "-f", "json").document[0]["outcome"]
         == "removed"

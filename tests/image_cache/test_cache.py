@@ -15,6 +15,7 @@ import pytest
 
 from allocpolicy.errors import ImageError
 from allocpolicy.image_cache import overlays
+from allocpolicy.image_cache.entry import SOURCE
 from allocpolicy.images import base_image, identity
 from allocpolicy.storage import lease
 from tests.harness import images, ordinary_user
@@ -24,7 +25,7 @@ from tests.harness.images import MIB, qemu_img
 pytestmark = pytest.mark.filesystems("ext4")
 SECTOR = 512
 FORMATS = ("vmdk", "vpc", "vhdx", "vdi", "qed")
-KEPT = "kept: it is in use"
+KEPT = "kept"
 
 
 @pytest.fixture
@@ -253,7 +254,7 @@ class TestDecidedBeforeTheConversion:
         mount_point = fresh_filesystem("ext4", size=128 * MIB)
         finished = allocpolicy("provision", mount_point / "disk", "--base", source)
         assert finished.status == 3
-        assert "200.0 MiB" in finished.stderr
+        assert "200 MiB needed" in finished.stderr
         assert "converted copy" in finished.stderr
         assert os.listdir(mount_point) == ["lost+found"]
 
@@ -268,6 +269,61 @@ class TestDecidedBeforeTheConversion:
             subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
             disk = mount_point / format
             provision(disk, "--base", image, "--strategy", "performance")
+
+
+class TestList:
+    """What an entry was made from, by its own word."""
+
+    def test_the_source_is_named(self, directory: Path, vmdk: Path) -> None:
+        """Also of a copy of it, which leads to the same entry; and where it was."""
+        provision(directory / "disk", "--base", vmdk)
+        cache, copy = directory / "_base", vmdk.with_name("copy.vmdk")
+        vmdk.rename(copy)
+        provision(directory / "other", "--base", copy)
+        [row] = listed(cache)
+        assert row["source"] == str(vmdk)
+        assert row["entry"] == str(only_entry(cache))
+        assert row["used_by"] == [str(directory / "disk"), str(directory / "other")]
+        assert row["virtual_size"] == 16 * MIB
+        finished = allocpolicy("cache", "list", directory)
+        heading, line = finished.stdout.splitlines()
+        assert heading.split() == ["SIZE", "TAKEN", "FORMAT", "USERS", "SOURCE"]
+        assert line.split()[0] == "16M"
+        assert line.split()[2:] == ["vmdk", "2", str(vmdk)]
+        assert finished.stderr.startswith("1 converted image, ")
+
+    def test_it_is_somebodys_word_and_may_be_missing(
+        self, directory: Path, vmdk: Path
+    ) -> None:
+        provision(directory / "disk", "--base", vmdk)
+        entry = only_entry(directory / "_base")
+        os.setxattr(entry, SOURCE, b"/a\x1b[2J\nb\xff")
+        assert listed(directory)[0]["source"] == "/a\x1b[2J\nb\udcff"
+        shown = allocpolicy("cache", "list", directory).stdout
+        assert r"/a\x1b[2J\nb\udcff" in shown
+        assert len(shown.splitlines()) == 2
+        os.removexattr(entry, SOURCE)
+        assert listed(directory)[0]["source"] is None
+        assert str(entry) in allocpolicy("cache", "list", directory).stdout
+
+    def test_a_path_that_has_no_room_is_left_out(
+        self, directory: Path, vmdk: Path
+    ) -> None:
+        """An xattr of ext4 has less than a block; the image is converted anyway."""
+        deep = directory.joinpath(*["d" * 200] * 18)
+        deep.mkdir(parents=True)
+        base = deep / "base.vmdk"
+        shutil.copy(vmdk, base)
+        provision(directory / "disk", "--base", base)
+        assert listed(directory)[0]["source"] in (None, str(base))
+
+
+def listed(directory: Path) -> list[dict[str, object]]:
+    """Return the rows of `cache list`."""
+    rows: list[dict[str, object]] = allocpolicy(
+        "cache", "list", directory, "-f", "json"
+    ).document
+    return rows
 
 
 class TestPrune:
@@ -342,8 +398,20 @@ class TestPrune:
         (disks / "disk").rename(directory / "moved")
         assert prune(cache, **configured) == [KEPT]
         listed = allocpolicy("cache", "list", cache, "-f", "json").document
-        assert "gone: deleted, or moved" in listed[0]["used_by"]
+        assert "gone: deleted, or moved" in listed[0]["used_by"][0]
         assert prune(cache, "--forget-moved", **configured) == ["removed"]
+
+    def test_a_dry_run_removes_nothing(self, directory: Path, vmdk: Path) -> None:
+        """It shows what would be removed, and what would be kept."""
+        cache = directory / "_base"
+        provision(directory / "disk", "--base", vmdk)
+        before = sorted(cache.rglob("*"))
+        assert prune(directory, "--dry-run") == [KEPT]
+        (directory / "disk").unlink()
+        assert prune(directory, "--dry-run") == ["would be removed"]
+        assert sorted(cache.rglob("*")) == before
+        assert prune(directory) == ["removed"]
+        assert prune(directory, "--dry-run") == []
 
     def test_a_disk_without_need_of_the_entry_is_no_user(
         self, directory: Path, vmdk: Path

@@ -260,7 +260,7 @@ class TestPrune:
         os.truncate(record, 1 << 40)
         finished = allocpolicy("cache", "prune", directory / "cache", "-f", "json")
         (row,) = finished.document
-        assert row["used_by"] == "a disk whose record is damaged"
+        assert row["used_by"] == ["a disk whose record is damaged"]
 
     def test_names_that_only_resemble_those_of_entries(
         self, disks: Path, base: Path, owner: Owner
@@ -305,7 +305,7 @@ class TestPrune:
         with owner.leasing(disks / "_base" / UNKNOWN):
             finished = allocpolicy("cache", "prune", disks, "-f", "json")
         (row,) = finished.document
-        assert row["used_by"] == "a running process"
+        assert row["used_by"] == ["a running process"]
 
     def test_who_may_not_remove_an_entry_is_told_which(
         self, directory: Path, base: Path, owner: Owner
