@@ -200,19 +200,36 @@ def test_flavors_are_validated_against_this_host(tmp_path: Path) -> None:
     flavors = tmp_path / "flavors.json"
     flavors.write_text(json.dumps(OPENSTACK))
     rows = allocpolicy("flavor", "validate", flavors, "-f", "json").document
-    assert rows == [
-        {
-            "flavor": "m1.fast",
-            "root": "performance",
-            "ephemeral": "performance",
-            "swap": "none",
-            "problem": None,
-        }
-    ]
+    [row] = rows
+    assert (row["flavor"], row["problem"]) == ("m1.fast", None)
+    for role, size in (("root", 40 << 30), ("ephemeral", 0)):
+        assert row[role]["strategy"] == "performance"
+        assert row[role]["options"]["data"] == "sparse"
+        assert row[role]["size"] == size
+    assert row["swap"] == {"strategy": "none", "options": {}, "size": 0}
     flavors.write_text(json.dumps(OPENSTACK).replace("performance", "performence"))
     finished = allocpolicy("flavor", "validate", flavors)
     assert finished.status == 2
     assert "did you mean" in finished.stderr
+
+
+def test_a_flavor_is_one_line_with_the_options_that_it_chooses(tmp_path: Path) -> None:
+    """Those that are no defaults; what is not valid has no strategy."""
+    flavors = tmp_path / "flavors.yaml"
+    specs = "'allocpolicy:strategy': performance, 'allocpolicy:strategy.swap': none"
+    flavors.write_text(
+        "flavors:\n"
+        f"  m1.fast: {{extra_specs: {{{specs},"
+        " 'allocpolicy:performance.data': falloc}}\n"
+        "  m1.bad: {extra_specs: {'allocpolicy:strategy': spaec}}\n"
+    )
+    shown = allocpolicy("flavor", "validate", flavors)
+    assert shown.status == 2
+    assert [line.rstrip() for line in shown.stdout.splitlines()] == [
+        "FLAVOR   ROOT                     EPHEMERAL                SWAP",
+        "m1.fast  performance data=falloc  performance data=falloc  none",
+        "m1.bad   not valid                -                        -",
+    ]
 
 
 def test_every_bad_flavor_is_told(tmp_path: Path) -> None:
@@ -230,7 +247,7 @@ def test_every_bad_flavor_is_told(tmp_path: Path) -> None:
     assert finished.status == 2
     rows = {row["flavor"]: row for row in finished.document}
     assert [name for name in rows if rows[name]["problem"]] == ["a", "b", "d", "e"]
-    assert rows["c"]["root"] == "space"
+    assert rows["c"]["root"]["strategy"] == "space"
     told = finished.stderr.splitlines()
     assert len(told) == 4
     assert all(f"'{name}'" in line for name, line in zip("abde", told, strict=True))
