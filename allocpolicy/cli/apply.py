@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from allocpolicy.cli import choice, disk_format, progress
-from allocpolicy.cli.cells import blanked, lines
-from allocpolicy.cli.command import Lister, Row
+from allocpolicy.cli import changes, choice, disk_format, progress
+from allocpolicy.cli.changes import Changes
+from allocpolicy.cli.columns import Data
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.foreseen import Rehearsal
@@ -20,18 +19,10 @@ from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.fleet import Member
 from allocpolicy.operations.instance import apply_all
 from allocpolicy.record import replace
-from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
-from allocpolicy.wording import amount
-
-_SKIPPED = "skipped"
-_SIZES = (
-    *("peak_bytes", "promised_bytes", "reserved_bytes"),
-    *("headroom_bytes", "free_bytes", "free_after_bytes"),
-)
 
 
-class Apply(Lister):
+class Apply(Changes):
     """Bring existing disks to the policy of their stamp or to a given one.
 
     No data is lost. A disk that already conforms is left alone. What can be done in
@@ -42,20 +33,6 @@ class Apply(Lister):
     unless both a policy and --disk-format are given; base images are no disks.
     """
 
-    columns = (
-        "disk",
-        "outcome",
-        "changed",
-        "strategy",
-        "mode",
-        "mapping",
-        "allocation",
-        "guaranteed",
-        "verdict",
-        "reason",
-        "steps",
-        *_SIZES,
-    )
     state = "every disk is whole; inspect says whether the last one was changed"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -97,8 +74,9 @@ class Apply(Lister):
             "--dry-run", action="store_true", help="show the plans; change nothing"
         )
 
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
-        policy, rows = self.policy(arguments), []
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
+        policy = self.policy(arguments)
+        rows: list[Data] = []
         change = Change(
             disk=Path(),
             format=arguments.disk_format,
@@ -115,23 +93,27 @@ class Apply(Lister):
         found = self._members(arguments, policy=policy, change=change)
         if arguments.together:
             rows = self._together(found, arguments, policy=policy, change=change)
-            return _finished(rows, arguments)
+            return changes.told_once(rows)
         with progress.shown() as watch:
             for member in found:
                 one = _change(member, change)
                 if member.skipped is not None:
-                    rows.append(_left(one.disk, _SKIPPED, reason=member.skipped))
+                    rows.append(
+                        changes.left(one.disk, changes.SKIPPED, reason=member.skipped)
+                    )
                     continue
                 try:
                     if member.failed is not None:
                         raise ImageError(one.disk, member.failed)
                     if arguments.chain:
                         one = _on_top(one, policy=policy)
-                    rows.append(_row(apply(one, policy=policy, watch=watch)))
+                    rows.append(changes.of(apply(one, policy=policy, watch=watch)))
                 except Exception as error:  # noqa: BLE001  (the other disks' turn)
                     self.fail(error)
-                    rows.append(_left(one.disk, "failed", reason=str(error)))
-        return _finished(rows, arguments)
+                    rows.append(
+                        changes.left(one.disk, changes.FAILED, reason=str(error))
+                    )
+        return changes.told_once(rows)
 
     def _together(
         self,
@@ -140,23 +122,26 @@ class Apply(Lister):
         *,
         policy: Policy,
         change: Change,
-    ) -> list[Row]:
+    ) -> list[Data]:
         """Change all disks, or none of them.
 
         :raises Error: for the first that can't be changed.
         """
-        rows, changes = [], []
+        rows: list[Data] = []
+        ordered = []
         for member in found:
             if member.failed is not None:
                 raise ImageError(member.disk, member.failed)
             if member.skipped is not None:
-                rows.append(_left(member.disk, _SKIPPED, reason=member.skipped))
+                rows.append(
+                    changes.left(member.disk, changes.SKIPPED, reason=member.skipped)
+                )
                 continue
             one = _change(member, change)
-            changes.append(_on_top(one, policy=policy) if arguments.chain else one)
+            ordered.append(_on_top(one, policy=policy) if arguments.chain else one)
         with progress.shown() as watch:
-            reports = apply_all(changes, policy=policy, watch=watch)
-        return [*rows, *map(_row, reports)]
+            reports = apply_all(ordered, policy=policy, watch=watch)
+        return [*rows, *map(changes.of, reports)]
 
     def _members(
         self, arguments: argparse.Namespace, *, policy: Policy, change: Change
@@ -192,70 +177,8 @@ def _change(member: Member, change: Change) -> Change:
     return replace(change, disk=member.disk, format=format)
 
 
-def told(reports: Iterable[Report], *, arguments: argparse.Namespace) -> list[Row]:
-    """Return a row for each report, as the output has it."""
-    return _finished([_row(one) for one in reports], arguments)
-
-
-def _finished(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
-    rows = _told_once(rows)
-    if arguments.formatter == "table":
-        rows = [_readable(row) for row in rows]
-    return blanked(rows, arguments=arguments)
-
-
-def _told_once(rows: list[Row]) -> list[Row]:
-    """Leave out that a disk was skipped where it was reached by the one below it."""
-    done = {row[0] for row in rows if row[1] != _SKIPPED}
-    return [row for row in rows if row[1] != _SKIPPED or row[0] not in done]
-
-
 def _on_top(change: Change, *, policy: Policy) -> Change:
     """Return the change of the topmost overlay instead of the disk below it."""
     top = snapshots.topmost(change.disk, policy=policy)
     found = top != change.disk
     return replace(change, disk=top, chain=True, found=found)
-
-
-def _row(report: Report) -> Row:
-    seen, verdict = report.observed, report.verdict
-    return (
-        str(report.disk),
-        _outcome(report),
-        report.changed,
-        report.effective.strategy,
-        str(report.mode),
-        str(seen.mapping) if seen else None,
-        str(seen.allocation) if seen else None,
-        seen.guaranteed if seen else None,
-        str(verdict.judgement) if verdict else None,
-        report.effective_reason,
-        lines(report.steps),
-        *(getattr(report, size) for size in _SIZES),
-    )
-
-
-def _readable(row: Row) -> Row:
-    """Return the row with its sizes as people read them."""
-    sizes = (
-        amount(one) if isinstance(one, int) else one for one in row[-len(_SIZES) :]
-    )
-    return (*row[: -len(_SIZES)], *sizes)
-
-
-def _outcome(report: Report) -> str:
-    """Return what became of a disk; a change of its stamp is one."""
-    if not report.changed:
-        return "unchanged"
-    return "planned" if report.dry_run else "changed"
-
-
-def _left(disk: Path, outcome: str, *, reason: str) -> Row:
-    """Return the row of a disk that was skipped, or that failed."""
-    said: dict[str, object] = {
-        "disk": os.path.abspath(disk),
-        "outcome": outcome,
-        "changed": False,
-        "reason": reason,
-    }
-    return tuple(said.get(name) for name in Apply.columns)

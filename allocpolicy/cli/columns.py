@@ -7,12 +7,13 @@ fields, in any case and in every format. A misspelt one is told before any work 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from pathlib import Path
 
 from allocpolicy import wording
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.record import dataclass, replace
-from allocpolicy.wording import amount
 
 Data = Mapping[str, object]  #: what there is to show of one thing, by its fields
 
@@ -46,6 +47,9 @@ class Column:
 
     def value(self, row: Data) -> object:
         """Return it as data; None if the row doesn't have it."""
+        record, dot, _ = self.field.partition(".")
+        if dot and record not in row:  # what is of another kind has it by itself
+            return row.get(self.name)
         return found(row, self.field)
 
 
@@ -71,12 +75,32 @@ def column(
     )
 
 
+def path(name: str, *, named: Sequence[Path]) -> Column:
+    """Return a column of paths, as the user names them: that of a row comes last.
+
+    :param named: what the user named; what is in a directory alone has its name in it.
+    """
+    whole = {os.path.realpath(one): os.fspath(one) for one in named}
+
+    def cell(row: Data) -> str:
+        text = said(found(row, name))
+        if text in whole:
+            return whole[text]
+        for directory, word in whole.items():
+            if text.startswith(f"{directory}/"):
+                inside = os.path.relpath(text, directory)
+                return inside if len(whole) == 1 else os.path.join(word, inside)
+        return text
+
+    return column(name, cell=cell)
+
+
 def size(name: str, *, field: str = "", heading: str = "") -> Column:
     """Return a column of bytes: exact as data, ``40G`` where people read."""
     made = column(name, field=field, heading=heading)
 
     def cell(row: Data) -> str:
-        return short(found(row, made.field))
+        return compact(found(row, made.field))
 
     return replace(made, cell=cell, right=True)
 
@@ -108,9 +132,9 @@ def found(row: Data, path: str) -> object:
 
 def said(value: object) -> str:
     """Return a value as people read it."""
+    if value is None or (isinstance(value, Sized) and not len(value)):
+        return NOTHING
     match value:
-        case None | "" | [] | () | {}:
-            return NOTHING
         case bool():
             return str(value).lower()
         case Lines():
@@ -132,12 +156,18 @@ def of_field(name: str) -> Column:
     return size(name) if is_bytes(name) else column(name)
 
 
-def short(size: object) -> str:
+def exact(name: str, value: object) -> str:
+    """Return a field's value as people read it, with the bytes of a size."""
+    if is_bytes(name) and isinstance(value, int) and not isinstance(value, bool):
+        return wording.format_size(value)
+    return said(value)
+
+
+def compact(size: object) -> str:
     """Return a byte count as columns have it: ``28G``, ``1.5M``."""
     if not isinstance(size, int) or isinstance(size, bool):
         return said(size)
-    number, unit = amount(size).split()
-    return number if unit == "bytes" else number + unit[0]
+    return wording.compact(size)
 
 
 def chosen(

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from allocpolicy.cli import (
     plugin_option,
     screen,
 )
-from allocpolicy.cli.cells import cell, structured
+from allocpolicy.cli.cells import cell
 from allocpolicy.cli.columns import Column, Data, Lines, normal
 from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, tell, usage_error
 from allocpolicy.contract.policy import Policy
@@ -184,7 +184,7 @@ class _Shown(Command):
     @property
     def _columns(self) -> tuple[Column, ...]:
         return tuple(
-            columns.column(normal(one), heading=one.upper())
+            columns.sentence(normal(one), heading=one.upper())
             if isinstance(one, str)
             else one
             for one in self.columns
@@ -223,15 +223,26 @@ class ShowOne(_Shown, CliffShowOne):
         with output.reserved():
             found = self.show(parsed_args)
         data = self._data = {normal(name): one for name, one in found.items()}
-        if not chosen:
-            if parsed_args.formatter == formats.TABLE and not parsed_args.long:
-                chosen = self._columns
-            else:
-                chosen = tuple(columns.of_field(name) for name in data)
-                if not structured(parsed_args):
-                    chosen += tuple(x for x in self._columns if x.name not in data)
-        values = (cell_of(one, data, parsed_args) for one in chosen)
-        return tuple(one.name for one in chosen), tuple(values)
+        chosen = chosen or tuple(self._all(data, parsed_args.formatter))
+        if parsed_args.formatter == formats.TABLE:
+            cells = (columns.exact(one.name, one.value(data)) for one in chosen)
+            return tuple(one.name for one in chosen), tuple(cells)
+        return (
+            tuple(one.name for one in chosen),
+            tuple(one.value(data) for one in chosen),
+        )
+
+    def _all(self, data: Data, formatter: str) -> Iterator[Column]:
+        """Yield what a format has of the data when -c names nothing.
+
+        json and yaml have records; others have what is in them by its own name as well.
+        """
+        for name, value in data.items():
+            inside = [x for x in self._columns if x.field.startswith(f"{name}.")]
+            if formatter not in ("json", "yaml") and isinstance(value, Mapping):
+                yield from inside
+            if formatter != formats.TABLE or not inside or value is None:
+                yield columns.of_field(name)
 
     def produce_output(
         self,
@@ -281,7 +292,7 @@ class Lister(_Shown, CliffLister):
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[Row]]:
         """Return the columns and the rows that cliff prints."""
-        chosen, known = self._chosen(parsed_args), self._columns
+        chosen = self._chosen(parsed_args)
         with output.reserved():
             data = [self._by_name(row) for row in self.rows(parsed_args)]
         data = columns.in_order(
@@ -293,9 +304,9 @@ class Lister(_Shown, CliffLister):
         if not chosen:
             whole = parsed_args.long or parsed_args.formatter not in formats.FOR_PEOPLE
             fields = tuple(columns.of_field(name) for name in self._fields)
-            chosen = fields if whole else known
-        self._shown = chosen
-        rows = [tuple(cell_of(x, row, parsed_args) for x in chosen) for row in data]
+            chosen = fields if whole else self.shown(parsed_args)
+        self._in_order = chosen
+        rows = [tuple(_cell(x, row, parsed_args) for x in chosen) for row in data]
         return tuple(one.name for one in chosen), rows
 
     def _by_name(self, row: Data | Row) -> Data:
@@ -327,9 +338,9 @@ class Lister(_Shown, CliffLister):
     def _screen(self, arguments: argparse.Namespace) -> Iterable[str]:
         width = screen.width(arguments.max_width)
         if not arguments.long:
-            return screen.table(self._shown, self._data, width=width)
+            return screen.table(self._in_order, self._data, width=width)
         records = (
-            {one.name: one.value(row) for one in self._shown} for row in self._data
+            {one.name: one.value(row) for one in self._in_order} for row in self._data
         )
         blocks = (screen.whole(record, width=width) for record in records)
         return itertools.chain.from_iterable(
@@ -343,6 +354,10 @@ class Lister(_Shown, CliffLister):
         By the names of the fields, or a value for each field in order.
         """
 
+    def shown(self, arguments: argparse.Namespace) -> tuple[Column, ...]:
+        """Return the columns that people are shown; by default all of them."""
+        return self._columns
+
     def listed(
         self, rows: Sequence[Data], arguments: argparse.Namespace
     ) -> Iterable[Data]:
@@ -350,12 +365,12 @@ class Lister(_Shown, CliffLister):
         return rows
 
 
-def cell_of(column: Column, row: Data, arguments: argparse.Namespace) -> object:
-    """Return what the format has of a column."""
-    if arguments.formatter == formats.TABLE and not arguments.long:
-        value = column.value(row)
-        return value if isinstance(value, Lines) else column.cell(row)
-    return column.value(row)
+def _cell(column: Column, row: Data, arguments: argparse.Namespace) -> object:
+    """Return what the format has of a row's column."""
+    value = column.value(row)
+    if arguments.formatter != formats.TABLE or isinstance(value, Lines):
+        return value
+    return column.cell(row)
 
 
 def _safe(row: Sequence[Any], arguments: argparse.Namespace) -> Row:

@@ -15,10 +15,22 @@ from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import COMMAND_LINE, Selection, resolve
 from allocpolicy.wording import amount
 
+_LOST = "overridden"
+
 
 def _value(row: Data) -> str:
     value = row["value"]
     return amount(value) if isinstance(value, int) else said(value)
+
+
+def _origin(row: Data) -> str:
+    return f"{row['key']} ({row['source']})"
+
+
+def _outcome(row: Data) -> str:
+    """Return what became of a value; what it lost to is in the row that won."""
+    outcome = str(row["outcome"])
+    return _LOST if outcome.startswith(f"{_LOST} by ") else outcome
 
 
 class Explain(Lister):
@@ -27,7 +39,8 @@ class Explain(Lister):
     fields = ("subject", "value", "key", "source", "outcome")
     columns = (
         *(column("subject"), column("value", cell=_value)),
-        *(sentence("outcome"), sentence("key"), sentence("source")),
+        sentence("outcome", cell=_outcome),
+        sentence("from", field="source", cell=_origin),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from allocpolicy.cli import progress
-from allocpolicy.cli.apply import Apply, told
-from allocpolicy.cli.command import Lister, Row
+from allocpolicy.cli import changes, progress
+from allocpolicy.cli.changes import Changes
+from allocpolicy.cli.columns import Data
 from allocpolicy.cli.libvirt_domain import add_connection
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.libvirt import choice, connection, selections
@@ -16,14 +16,13 @@ from allocpolicy.log import telling
 from allocpolicy.operations.instance import apply_all
 
 
-class LibvirtApply(Lister):
+class LibvirtApply(Changes):
     """Bring all disks of a domain that is shut off to the domain's policy.
 
     What is done to them at a start of the VM has limits (libvirt_convert and others);
     here it has none. Nothing is changed unless there is room for all of them.
     """
 
-    columns = Apply.columns
     state = "every disk is whole; libvirt check and inspect say how it is"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,7 @@ class LibvirtApply(Lister):
             "--dry-run", action="store_true", help="show the plans; change nothing"
         )
 
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
         with connection.opened(arguments.connect) as host:
             host.refuse_remote()
@@ -46,15 +45,15 @@ class LibvirtApply(Lister):
                 f"domain {found.name} has no policy; give it one with"
                 " allocpolicy libvirt set"
             )
-        changes = [
+        ordered = [
             selections.change(
                 disk, domain=described, decided=decided, dry_run=arguments.dry_run
             )
             for disk in selections.present(described)
         ]
         with progress.shown() as watch, telling.for_domain(described.uuid):
-            reports = apply_all(changes, policy=decided.policy, watch=watch)
-        return told(reports, arguments=arguments)
+            reports = apply_all(ordered, policy=decided.policy, watch=watch)
+        return [changes.of(one) for one in reports]
 
 
 def _refuse_unless_shut_off(found: DefinedDomain) -> None:

@@ -1,53 +1,118 @@
-"""A disk as people read it: what was observed, and how it must be attached."""
+"""A disk as people read it: whether it keeps its promise, its storage, its VM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
-from allocpolicy.contract.facts import DataFile, Observation
-from allocpolicy.contract.strategy import Attachment
-from allocpolicy.wording import amount, format_size
+from allocpolicy.cli import columns
+from allocpolicy.contract.facts import Allocation, DataFile, DiskFormat, Observation
+from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
+from allocpolicy.registry.installed import Loaded
+from allocpolicy.wording import amount
 
-COLUMNS = (
-    *("format", "virtual_size", "file_size", "actual_size"),
-    *("mapping", "allocation", "guaranteed", "backing_file"),
-    *("shared", "chain_length", "data_file", "snapshots", "dirty", "leaked"),
+#: -c takes what is in these records by its own name
+COLUMNS = tuple(
+    itertools.chain.from_iterable(
+        columns.of_record(name, (one.name for one in dataclasses.fields(record)))
+        for name, record in (
+            ("observed", Observation),
+            ("verdict", Verdict),
+            ("attachment", Attachment),
+        )
+    )
 )
+_STORED = {
+    Allocation.RESERVED: "all storage reserved",
+    Allocation.WRITTEN: "all storage written",
+}
+# A strategy's reason that says no more than the disk itself.
+_PLAIN = ("mapping is full, allocation is ", "allocation is ")
 
 
-def rows(seen: Observation) -> Mapping[str, object]:
-    """Return the most important values of an observation."""
-    return {
-        "format": seen.format,
-        "virtual_size": format_size(seen.virtual_size),
-        "file_size": format_size(seen.file_size),
-        "actual_size": format_size(seen.actual_size),
-        "mapping": ": ".join(filter(None, (seen.mapping, seen.mapping_gaps))),
-        "allocation": seen.allocation,
-        "guaranteed": f"no: {seen.exception}" if seen.exception else "yes",
-        "backing_file": seen.backing_file or "-",
-        **{name: value for name, value in _remarks(seen) if value},
+def policy(choice: Choice, *, loaded: Loaded | None = None) -> str:
+    """Return a strategy with its options; with ``loaded`` without its defaults."""
+    known = loaded.options_schema.get("properties", {}) if loaded else {}
+    defaults = {
+        name: one.get("default")
+        for name, one in (known.items() if isinstance(known, Mapping) else ())
+        if isinstance(one, Mapping)
     }
+    chosen = (
+        f"{name}={columns.said(value)}"
+        for name, value in choice.options.items()
+        if name not in defaults or defaults[name] != value
+    )
+    return ", ".join((choice.strategy, *chosen))
 
 
-def _remarks(seen: Observation) -> Iterator[tuple[str, object]]:
+def what(seen: Observation) -> str:
+    """Return ``40 GiB qcow2``."""
+    return f"{amount(seen.virtual_size)} {seen.format}"
+
+
+def promise(verdict: Verdict, seen: Observation) -> str:
+    """Return why a disk keeps its promise or doesn't, and what its guest may meet."""
+    reason = verdict.reason
+    if verdict.judgement is Judgement.MEETS and reason.startswith(_PLAIN):
+        by_tables = seen.format is DiskFormat.QCOW2 and reason.startswith("mapping")
+        mapped = _mapped(seen) if by_tables else ""
+        stored = _STORED.get(seen.allocation)
+        reason = ", ".join(filter(None, (mapped, stored)))
+    if seen.guaranteed:
+        return f"{reason}: the guest cannot meet ENOSPC"
+    if seen.exception is None or seen.exception in reason:
+        return reason
+    why = seen.exception.removeprefix("thin: ")
+    return "; ".join(filter(None, (reason, f"the guest may meet ENOSPC: {why}")))
+
+
+def _mapped(seen: Observation) -> str:
+    if seen.mapping_gaps:
+        return seen.mapping_gaps
+    return {"full": "every cluster mapped", "none": "no cluster mapped"}.get(
+        seen.mapping, f"mapping is {seen.mapping}"
+    )
+
+
+def storage(seen: Observation) -> list[str]:
+    """Return what the disk takes, what it is on, and what few disks have."""
+    taken = [amount(seen.actual_size), *_states(seen)]
+    first = f"{taken[0]}: {', '.join(taken[1:])}" if taken[1:] else taken[0]
+    backing = f"on {seen.backing_file}" if seen.backing_file else "no backing file"
+    return [f"{first}; {backing}", *_remarks(seen)]
+
+
+def _states(seen: Observation) -> Iterator[str]:
+    extents = seen.extents
+    if extents is None:
+        return
+    states = {
+        "written": extents.written,
+        "reserved": extents.unwritten,
+        "shared with other files": extents.shared,
+        "compressed": extents.encoded,
+        "of holes": extents.hole,
+    }
+    yield from (f"{amount(size)} {name}" for name, size in states.items() if size)
+
+
+def _remarks(seen: Observation) -> Iterator[str]:
     """Yield what few disks have."""
-    yield "shared", _shared(seen)
-    yield "chain_length", seen.chain_length
-    yield "data_file", seen.data_file and _data_file(seen.data_file)
-    yield "snapshots", seen.named_snapshots
-    yield "dirty", "yes: it was not closed" if seen.dirty else None
-    if seen.leaked_clusters:
-        size = format_size(seen.leaked_bytes or 0)
-        yield "leaked", f"{seen.leaked_clusters} clusters, {size}"
-
-
-def _shared(seen: Observation) -> str | None:
     if seen.shared_bytes is None:
-        return f"unknown: {seen.filesystem} does not tell"
-    if not seen.shared_bytes:
-        return None
-    return f"{amount(seen.shared_bytes)} with other files"
+        yield f"shared with other files: unknown, {seen.filesystem} does not tell"
+    if seen.chain_length > 1:
+        yield f"{seen.chain_length} files are below it"
+    if seen.data_file:
+        yield f"data file {_data_file(seen.data_file)}"
+    if seen.snapshots:
+        yield seen.named_snapshots
+    if seen.dirty:
+        yield "dirty: it was not closed"
+    if seen.leaked_clusters:
+        size = amount(seen.leaked_bytes or 0)
+        yield f"leaked: {seen.leaked_clusters} clusters, {size}"
 
 
 def _data_file(data: DataFile) -> str:
@@ -59,15 +124,27 @@ def _data_file(data: DataFile) -> str:
 
 
 def options(hints: Attachment) -> str:
-    """Return the QEMU options that keep the promise."""
-    text = (
-        f"discard={hints.discard} detect_zeroes={hints.detect_zeroes}"
-        f" cache={hints.cache} io={hints.io}"
-    )
+    """Return the QEMU options that keep the promise; those that matter most first."""
+    words = [f"cache={hints.cache}", f"io={hints.io}", f"discard={hints.discard}"]
+    if hints.detect_zeroes != "off":
+        words.append(f"detect_zeroes={hints.detect_zeroes}")
     if hints.l2_cache_size:
-        text += f" l2-cache-size={hints.l2_cache_size}"
+        words.append(f"l2-cache-size={hints.l2_cache_size}")
     if hints.discard_no_unref:
-        text += " discard-no-unref=on"
+        words.append("discard-no-unref=on")
     if hints.discard_granularity:
-        text += f" discard_granularity={hints.discard_granularity}"
-    return text
+        words.append(f"discard_granularity={hints.discard_granularity}")
+    return " ".join(words)
+
+
+def attached(hints: Attachment | None) -> str:
+    """Return how a VM must attach the disk, and where its XML is had; or nothing."""
+    return f"{options(hints)}   (inspect --libvirt-xml)" if hints else ""
+
+
+def head(disk: object, *, what: str, policy: str, width: int) -> Sequence[str]:
+    """Return the first lines: the disk, what it is, and the policy that it has."""
+    line = f"{disk}   {what}   {policy}"
+    if len(line) <= width:
+        return [line]
+    return [f"{disk}", f"  {what}   {policy}"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import IO
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from allocpolicy.cli import screen
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import picture
@@ -44,10 +44,11 @@ class Picture:
     """Labelled rows of cells, one below the other."""
 
     strips: tuple[tuple[str, Strip], ...]
+    width: int
 
     def draw(self) -> None:
         """Print it, in colour unless the terminal has none or NO_COLOR is set."""
-        console = Console()
+        console = Console(width=self.width)
         for line in self.lines(column=_column(console)):
             console.print(line)
 
@@ -58,31 +59,34 @@ class Picture:
             if strip.length != length:
                 length = strip.length
                 scale = Text(_scale(length, width=strip.cells.shape[0]))
-                yield Padding(scale, _INDENT)
+                yield Padding(scale, _INDENT, expand=False)
             row = Text(f"{label:<{_LABEL}}")
             for state, run in itertools.groupby(strip.cells.argmax(axis=1).tolist()):
                 look = _LOOKS[strip.states[state]]
                 row.append(look[column] * len(list(run)), style=look[_COLOUR])
             yield row
-            yield Padding(_legend(strip, column=column), _INDENT)
+            yield Padding(_legend(strip, column=column), _INDENT, expand=False)
 
 
-def take(disk: Disk, *, file: IO[str]) -> Picture:
-    """Return the picture of an open disk, as wide as the terminal that is printed to.
+def take(disk: Disk, *, width: int) -> Picture:
+    """Return the picture of an open disk, so many characters wide.
 
     :raises ImageError: when a table is malformed.
     """
-    cells = max(8, Console(file=file).width - _LABEL)
+    cells = max(8, width - _LABEL)
     whole = picture.of_file(disk.fd, cells=cells)
     if disk.format is DiskFormat.RAW:
-        return Picture(strips=(("storage", whole),))
+        return Picture(strips=(("storage", whole),), width=width)
     header = read_header(disk.fd, path=disk.path)
     mapping, storage = picture.of_qcow2(disk.fd, header, path=disk.path, cells=cells)
-    return Picture(strips=(("mapping", mapping), ("storage", storage), ("file", whole)))
+    strips = (("mapping", mapping), ("storage", storage), ("file", whole))
+    return Picture(strips=strips, width=width)
 
 
 def _column(console: Console) -> int:
     """Return which characters the output's encoding can represent."""
+    if screen.is_ascii():
+        return _ASCII
     characters = "".join(look[_BLOCK] for look in _LOOKS.values())
     try:
         characters.encode(console.encoding)

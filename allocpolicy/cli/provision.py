@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy import size
 from allocpolicy.cli import access, choice, disk_format, progress, report
+from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.provision import Order, provision
+from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
 
 
@@ -20,6 +22,7 @@ class Provision(ShowOne):
     """Create a disk, completely or not at all, and show what it is."""
 
     columns, fields = report.COLUMNS, report.FIELDS
+    _done: Report
     state = "no unfinished disk was left behind"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -57,14 +60,18 @@ class Provision(ShowOne):
             "--mode", default="0600", help="the disk's mode bits (default: %(default)s)"
         )
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         order = _order(arguments)
         with progress.shown() as watch:
             done = provision(order, policy=self.policy(arguments), watch=watch)
         if not done.dry_run:
             self.state = f"the disk {done.disk} was created and is complete"
         disk_format.hint(order.destination, order.format)
-        return report.shown(done, arguments=arguments)
+        self._done = done
+        return done.as_document()
+
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        return report.lines(self._done, width=width)
 
 
 def _order(arguments: argparse.Namespace) -> Order:

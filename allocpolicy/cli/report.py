@@ -1,70 +1,95 @@
-"""A report on the terminal, or as data."""
+"""A report: its fields, and the screen that people read."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator
 
-from allocpolicy.cli import observed
-from allocpolicy.cli.cells import lines, shown_labels, structured
+from allocpolicy.cli import brief, observed, screen
+from allocpolicy.cli.columns import said
+from allocpolicy.contract.plan import Mode
 from allocpolicy.report.report import Report
-from allocpolicy.wording import format_size
+from allocpolicy.wording import amount
 
-_SIZES = (
-    *("peak_bytes", "promised_bytes", "reserved_bytes"),
-    *("headroom_bytes", "free_bytes", "free_after_bytes"),
-)
-COLUMNS = (
-    *("disk", "changed", "requested", "effective", "unmet", "options", "labels"),
-    "dry run",
-    *observed.COLUMNS,
-    *("verdict", "attach with", "steps"),
-    *_SIZES,
-    "elapsed",
-)
 FIELDS = (
-    *("disk", "operation", "mode", "changed", "dry_run", "requested", "effective"),
-    *("unmet", "labels", "before", "observed", "verdict", "attachment", "stamp"),
-    *("steps", *_SIZES, "elapsed"),
+    *("disk", "operation", "mode", "changed", "dry_run", "format", "virtual_size"),
+    *("requested", "effective", "labels"),
+    *("unmet", "before", "observed", "verdict", "attachment", "stamp", "steps"),
+    *("peak_bytes", "promised_bytes", "reserved_bytes"),
+    *("headroom_bytes", "free_bytes", "free_after_bytes", "elapsed"),
 )
+COLUMNS = tuple(one for one in observed.COLUMNS if one.name not in FIELDS)
+_AS_ASKED = "as requested"
 
 
-def shown(report: Report, *, arguments: argparse.Namespace) -> Mapping[str, object]:
-    """Return the report by name: the document, or one value a row for people."""
-    return report.as_document() if structured(arguments) else _summary(report)
+def lines(report: Report, *, width: int) -> Iterator[str]:
+    """Yield the screen: the verdict, what the disk takes, and how it is attached."""
+    yield from observed.head(
+        report.disk, what=_what(report), policy=_policy(report), width=width
+    )
+    said = _plan(report) if report.dry_run else _done(report)
+    yield from screen.pairs({**_refused(report), **said}, width=width)
+    yield f"  {report.elapsed:.1f} s"
 
 
-def _summary(report: Report) -> Mapping[str, object]:
-    requested, effective = report.requested, report.effective
-    origin = requested.origin
-    rows: dict[str, object] = {
-        "disk": report.disk,
-        "changed": report.changed,
-        "requested": f"{requested.strategy} (by {origin.key}, {origin.source})",
-        "effective": f"{effective.strategy} ({report.effective_reason})",
-        "options": lines(f"{name} = {one}" for name, one in effective.options.items()),
+def _what(report: Report) -> str:
+    sizes = [amount(report.virtual_size)]
+    if report.before and report.before.virtual_size != report.virtual_size:
+        sizes.insert(0, amount(report.before.virtual_size))
+    return f"{' -> '.join(sizes)} {report.format}"
+
+
+def _policy(report: Report) -> str:
+    """Return the policy, and who says so."""
+    chosen, requested = report.effective, report.requested
+    words = observed.policy(chosen.choice, loaded=chosen.loaded)
+    asked, origin = requested.asked, requested.origin
+    who = f"flavor {asked.flavor}" if asked and asked.flavor else origin.source
+    if who == "default":
+        who = f"default of {origin.key}"
+    if chosen.strategy != requested.strategy:
+        return f"{words} instead of {requested.strategy} ({who})"
+    return f"{words} ({who})"
+
+
+def _refused(report: Report) -> dict[str, str | list[str]]:
+    """Return why it isn't all that was asked for."""
+    reason = report.effective_reason
+    why = "" if reason.startswith(_AS_ASKED) or report.unmet else reason
+    return {"unmet": report.unmet or "", "because": why}
+
+
+def _done(report: Report) -> dict[str, str | list[str]]:
+    seen, verdict = report.observed, report.verdict
+    assert seen is not None
+    assert verdict is not None
+    return {
+        str(verdict.judgement): observed.promise(verdict, seen),
+        "storage": observed.storage(seen),
+        "attach": observed.attached(report.attachment),
+        "labels": said(report.labels) if report.labels else "",
     }
-    if report.unmet is not None:
-        rows["unmet"] = report.unmet
-    if report.labels:
-        rows["labels"] = shown_labels(report.labels)
-    if report.observed is None:
-        rows["dry run"] = "nothing was done"
-    else:
-        rows |= observed.rows(report.observed)
-    if report.verdict:
-        rows["verdict"] = f"{report.verdict.judgement}: {report.verdict.reason}"
-    if report.attachment:
-        rows["attach with"] = observed.options(report.attachment)
-    rows["steps"] = lines(report.steps)
-    if report.dry_run:
-        rows["peak_bytes"] = f"{format_size(report.peak_bytes)} while it is done"
-        rows["promised_bytes"] = f"{format_size(report.promised_bytes)} in the end"
-        rows["reserved_bytes"] = f"{format_size(report.reserved_bytes)} of that at once"
-        rows["headroom_bytes"] = f"{format_size(report.headroom_bytes or 0)} kept free"
-        rows["free_bytes"] = f"{format_size(report.free_bytes or 0)} before"
-        rows["free_after_bytes"] = (
-            f"{format_size(report.free_after_bytes or 0)} or more"
-        )
-    rows["elapsed"] = f"{report.elapsed:.3f} s"
-    return rows
+
+
+def _plan(report: Report) -> dict[str, str | list[str]]:
+    """Return what would be done, and the space that it takes."""
+    peak, promised = amount(report.peak_bytes), amount(report.promised_bytes)
+    needs = [f"{peak} while it is done, {promised} in the end"]
+    if report.reserved_bytes:
+        needs[0] += f", {amount(report.reserved_bytes)} of that reserved at once"
+    if report.headroom_bytes:
+        needs.append(f"{amount(report.headroom_bytes)} of headroom must stay free")
+    nothing = report.mode is Mode.NOTHING
+    return {
+        "dry run": "nothing to do" if nothing else "nothing was done; it would",
+        "steps": [brief.rounded(one) for one in report.steps],
+        "needs": [] if nothing else needs,
+        "free": _free(report),
+        "labels": said(report.labels) if report.labels else "",
+    }
+
+
+def _free(report: Report) -> str:
+    free, after = report.free_bytes, report.free_after_bytes
+    if free is None or after is None:
+        return ""
+    return f"{amount(free)} now, {amount(after)} afterwards"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy import size
 from allocpolicy.cli import choice, disk_format, progress, report
+from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.operations.change import resize
 from allocpolicy.operations.change_order import Change
+from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
 
 
@@ -22,6 +24,7 @@ class Resize(ShowOne):
     """
 
     columns, fields = report.COLUMNS, report.FIELDS
+    _done: Report
     state = "the disk is whole, with its old size or the new one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -36,7 +39,7 @@ class Resize(ShowOne):
             "--dry-run", action="store_true", help="show the plan; change nothing"
         )
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         wanted: str = arguments.size.strip()
         change = Change(
             disk=arguments.path,
@@ -52,4 +55,8 @@ class Resize(ShowOne):
         )
         with progress.shown() as watch:
             done = resize(change, policy=self.policy(arguments), watch=watch)
-        return report.shown(done, arguments=arguments)
+        self._done = done
+        return done.as_document()
+
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        return report.lines(self._done, width=width)

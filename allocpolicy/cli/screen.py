@@ -7,19 +7,23 @@ next line, indented; a path never does, and so comes last.
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from allocpolicy.cli.columns import Column, Data, Lines, is_bytes, said
-from allocpolicy.wording import format_size, printable
+from allocpolicy.cli.columns import Column, Data, Lines, exact, said
+from allocpolicy.wording import printable
 
 GAP = "  "
 _STDOUT = 1
 _USUAL = 80  # where there is no terminal to ask
 _NARROWEST = 40  # what is narrower than that, nobody reads
 _SENTENCE = 16  # the least room of a sentence in a column
-_WORD = 30  # longer words stick out of their column
+_WORDS = (30, 16, 10)  # the longest words that a column is wide enough for, if it can
+
+_TIE = "\0"  # stands for a space at which no line ends; text for people has none
+_AMOUNT = re.compile(r"(?<=\d) (?=%|bytes?\b|[KMGTP]iB\b)")
 
 
 def width(asked: int = 0) -> int:
@@ -74,19 +78,23 @@ def table(
         yield from _row(row, columns, widths=widths)
 
 
-def sentence(text: str, *, width: int, start: str = "", indent: int = 2) -> list[str]:
+def sentence(
+    text: str, *, width: int, start: str = "", indent: int = 2, breaks: bool = False
+) -> list[str]:
     """Return the text in lines; those that follow the first one are indented.
 
     :param start: what the first line begins with.
+    :param breaks: a word that is wider than a line goes on in the next, but no path.
     """
-    return textwrap.wrap(
-        printable(text),
+    lines = textwrap.wrap(
+        _AMOUNT.sub(_TIE, printable(text)),
         width=width,
         initial_indent=start,
         subsequent_indent=" " * indent,
-        break_long_words=False,
+        break_long_words=breaks and "/" not in text,
         break_on_hyphens=False,
-    ) or [start.rstrip()]
+    )
+    return [one.replace(_TIE, " ") for one in lines] or [start.rstrip()]
 
 
 def pairs(
@@ -124,7 +132,7 @@ def whole(data: Data, *, width: int, indent: int = 0) -> Iterator[str]:
             yield from _items(value, width=width, indent=indent + 2)
         else:
             start = f"{margin}{name:<{longest}}"
-            text, hanging = _exact(name, value), len(start)
+            text, hanging = exact(name, value), len(start)
             for one in text.split("\n") if isinstance(text, Lines) else [text]:
                 yield from sentence(one, width=width, start=start, indent=hanging)
                 start = " " * hanging
@@ -142,29 +150,24 @@ def _items(items: Iterable[object], *, width: int, indent: int) -> Iterator[str]
             yield from sentence(said(one), width=width, start=start, indent=len(start))
 
 
-def _exact(name: str, value: object) -> str:
-    if is_bytes(name) and isinstance(value, int) and not isinstance(value, bool):
-        return format_size(value)
-    return said(value)
-
-
 def _widths(
     columns: Sequence[Column], cells: Sequence[Sequence[str]], *, width: int
 ) -> list[int]:
     """Return the width of each column; sentences share what the others leave."""
+    texts = list(zip(*cells, strict=True))
     widths = [
-        max(_cells(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*cells, strict=True)
-    ]
-    least = [
-        min(one, _least(texts)) if column.wraps else one
-        for column, texts, one in zip(
-            columns, zip(*cells, strict=True), widths, strict=True
-        )
+        max(_cells(line) for cell in one for line in cell.split("\n")) for one in texts
     ]
     room = width - len(GAP) * (len(columns) - 1)
-    if sum(least) > room and not columns[-1].wraps:  # the last one sticks out
-        room += widths[-1] - min(widths[-1], len(columns[-1].heading))
+    for longest in _WORDS:
+        least = [
+            min(one, _least(cells, longest=longest)) if column.wraps else one
+            for column, cells, one in zip(columns, texts, widths, strict=True)
+        ]
+        if sum(least) > room and not columns[-1].wraps:  # the last one sticks out
+            room += widths[-1] - min(widths[-1], len(columns[-1].heading))
+        if sum(least) <= room:
+            break
     while sum(widths) > room and widths != least:
         spare = [one - low for one, low in zip(widths, least, strict=True)]
         widest = max(range(len(widths)), key=lambda at: (spare[at] > 0) * widths[at])
@@ -172,10 +175,13 @@ def _widths(
     return widths
 
 
-def _least(cells: Iterable[str]) -> int:
-    """Return the least width of a column of sentences: no usual word is longer."""
+def _least(cells: Iterable[str], *, longest: int) -> int:
+    """Return the least width of a column of sentences.
+
+    :param longest: longer words are broken, or stick out.
+    """
     words = (len(word) for cell in cells for word in cell.split())
-    return max(_SENTENCE, *(min(word, _WORD) for word in words), 0)
+    return max(min(longest, _SENTENCE), *(min(word, longest) for word in words), 0)
 
 
 def _row(
@@ -183,7 +189,9 @@ def _row(
 ) -> Iterator[str]:
     """Yield the lines of a row."""
     parts = [
-        sentence(cell, width=width, indent=0) if column.wraps else cell.split("\n")
+        sentence(cell, width=width, indent=0, breaks=True)
+        if column.wraps
+        else cell.split("\n")
         for cell, column, width in zip(row, columns, widths, strict=True)
     ]
     for number in range(max(map(len, parts))):

@@ -260,6 +260,8 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         operation=job.request.operation,
         mode=mode,
         changed=mode is not Mode.NOTHING,
+        format=job.request.format,
+        virtual_size=job.request.virtual_size,
         before=job.current,
         requested=job.requested,
         effective=job.selection,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.contract.facts import Observation
+from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.contract.plan import Mode
 from allocpolicy.contract.strategy import Attachment, Operation, Verdict
 from allocpolicy.images.stamp import Stamp
@@ -24,6 +24,8 @@ class Report:
     #: something of the disk was changed, what is recorded on it included; in a dry run,
     #: would be
     changed: bool
+    format: DiskFormat  #: the format that the disk has, or would have
+    virtual_size: int  #: the bytes that its guest sees, or would see
     before: Observation | None  #: what an existing disk was before; None: it is new
     requested: Selection  #: the strategy that was selected, with its options
     effective: Selection  #: the one that made the disk: that, or a fallback
@@ -62,6 +64,8 @@ class Report:
             "mode": str(self.mode),
             "changed": self.changed,
             "dry_run": self.dry_run,
+            "format": str(self.format),
+            "virtual_size": self.virtual_size,
             "requested": {
                 "strategy": requested.strategy,
                 "options": dict(requested.options),

@@ -239,7 +239,7 @@ def test_a_malformed_disk_is_a_row_and_no_reason_to_stop(
     assert expected in rows[0]["reason"]
     assert rows[0]["mapping"] is rows[0]["allocation"] is None
     cells = allocpolicy("audit", disk, "-f", "value").stdout
-    assert cells.startswith(f"{disk} performance - - drifted ")
+    assert cells.startswith(f"{disk} performance null null drifted ")
     refused = allocpolicy("inspect", disk)
     assert refused.status == 2
     assert len(refused.stderr.splitlines()) == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from allocpolicy import schema
+from allocpolicy.wording import amount
 from tests.harness import images, vhd
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.images import MIB
@@ -82,7 +83,7 @@ def test_a_compressed_image_says_what_is_in_it(raw: Path) -> None:
 def test_people_read_the_same(raw: Path) -> None:
     finished = allocpolicy("inspect", images.convert(raw, format="vmdk"))
     assert finished.status == 0, finished.stderr
-    for said in ("base image", "vmdk", f"({SIZE} bytes)", "in the cache"):
+    for said in ("base image", f"{amount(SIZE)} vmdk", "in the image cache"):
         assert said in finished.stdout
     assert "a disk without a policy" not in finished.stdout
 
@@ -97,7 +98,7 @@ def test_what_may_be_a_disk_that_lost_its_stamp_is_not_called_a_base_image(
     found = inspected(disk)
     assert found["role"] == "base image, or a disk without a policy"
     assert inspected(disk, "--base-format", format)["role"] == "base image"
-    said = allocpolicy("inspect", disk).stdout
+    said = " ".join(allocpolicy("inspect", disk).stdout.split())
     assert f"it has no policy; see it with --disk-format {format}" in said
     followed = allocpolicy("inspect", disk, "--format", format, "-f", "json")
     assert (followed.status, followed.document["verdict"]) == (0, None)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from allocpolicy import schema
+from allocpolicy.wording import amount
 from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.cli import allocpolicy, provision
@@ -402,8 +403,11 @@ def test_a_report_tells_what_the_plan_takes(directory: Path, format: str) -> Non
     assert [dry[one] for one in sizes] == [done[one] for one in sizes]
     assert SIZE <= dry["reserved_bytes"] <= dry["peak_bytes"] <= dry["promised_bytes"]
     told = allocpolicy("provision", directory / "other", *arguments, "--dry-run")
-    assert all(one in told.stdout for one in sizes)
-    assert str(dry["peak_bytes"]) in told.stdout
+    assert f"{amount(dry['peak_bytes'])} while it is done" in told.stdout
+    whole = allocpolicy(
+        "provision", directory / "other", *arguments, "--dry-run", "--long"
+    )
+    assert all(f"({dry[one]} bytes)" in whole.stdout for one in sizes)
     grown = allocpolicy("resize", disk, "+64M", "--dry-run", "-f", "json").document
     assert 0 < grown["reserved_bytes"] <= grown["peak_bytes"] < dry["peak_bytes"]
     (row,) = allocpolicy("apply", disk, "--dry-run", "-f", "json").document

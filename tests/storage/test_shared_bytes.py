@@ -62,7 +62,7 @@ def test_what_is_shared_is_shared_by_both_until_it_is_written_to(
     assert "shared" not in allocpolicy("inspect", disk).stdout
     share(disk, other, offset=2 * MIB, length=3 * MIB)
     assert shared_bytes(disk) == shared_bytes(other, *RAW) == 3 * MIB
-    assert "3 MiB with other files" in allocpolicy("inspect", disk).stdout
+    assert "3 MiB shared with other files" in allocpolicy("inspect", disk).stdout
     column = allocpolicy("audit", disk, "-c", "shared_bytes", "-f", "value").stdout
     assert column == f"{3 * MIB}\n"
     with other.open("r+b") as file:
@@ -120,4 +120,4 @@ def test_where_it_is_not_told_it_is_unknown(fuse: Path) -> None:
         fcntl.ioctl(file.fileno(), 0xC020660B, bytes(32))  # FS_IOC_FIEMAP
     assert shared_bytes(disk, *RAW) is None
     text = allocpolicy("inspect", disk, *RAW).stdout
-    assert "unknown: fuse" in text
+    assert "unknown, fuse" in text

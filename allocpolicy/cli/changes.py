@@ -1,0 +1,105 @@
+"""What became of several disks: a row for each, as ``apply`` and ``libvirt apply``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from allocpolicy.cli import brief
+from allocpolicy.cli.columns import Column, Data, column, path, said, sentence, size
+from allocpolicy.cli.command import Lister
+from allocpolicy.report.report import Report
+
+SKIPPED, FAILED = "skipped", "failed"
+_SIZES = (
+    *("peak_bytes", "promised_bytes", "reserved_bytes"),
+    *("headroom_bytes", "free_bytes", "free_after_bytes"),
+)
+_AS_ASKED = "as requested"
+# What becomes of a disk, as the column has it.
+_WORDS = {"planned": "would change", "unchanged": "none"}
+
+
+def _change(row: Data) -> str:
+    outcome = str(row["outcome"])
+    if row.get("mode") == "stamped":
+        return "would stamp" if outcome == "planned" else "stamped"
+    return _WORDS.get(outcome, outcome)
+
+
+def _why(row: Data) -> str:
+    """Return what is done, and what isn't as it was requested."""
+    steps, reason = row.get("steps"), said(row.get("reason"))
+    done = [str(one) for one in steps] if isinstance(steps, list) else []
+    if not done or not reason.startswith(_AS_ASKED):
+        done.append(reason)
+    return brief.reason("; ".join(done))
+
+
+_CHANGE = column("change", field="outcome", cell=_change)
+_POLICY = column("policy", field="strategy")
+_SIZE = size("size", field="virtual_size")
+_TAKEN = size("taken", field="actual_size")
+# What a dry run says instead of what is taken, which is not known before.
+_PLANNED = (size("needs", field="peak_bytes"), size("left", field="free_after_bytes"))
+_WHY = sentence("why", field="reason", cell=_why)
+_DISK = column("disk")
+
+
+class Changes(Lister):
+    """A command that changes disks, and has a row for each."""
+
+    fields = (
+        *("disk", "outcome", "changed", "strategy", "mode", "format", "virtual_size"),
+        *("actual_size", "mapping", "allocation", "guaranteed", "verdict", "reason"),
+        *("steps", *_SIZES),
+    )
+    columns = (_CHANGE, _POLICY, _SIZE, _TAKEN, *_PLANNED, _WHY, _DISK)
+
+    def shown(self, arguments: argparse.Namespace) -> tuple[Column, ...]:
+        taken = _PLANNED if arguments.dry_run else (_TAKEN,)
+        disk = path("disk", named=getattr(arguments, "disks", ()))
+        return (_CHANGE, _POLICY, _SIZE, *taken, _WHY, disk)
+
+
+def of(report: Report) -> Data:
+    """Return the row of a report; in a dry run nothing of it is the disk's of today."""
+    seen, verdict = report.observed, report.verdict
+    return {
+        "disk": str(report.disk),
+        "outcome": _outcome(report),
+        "changed": report.changed,
+        "strategy": report.effective.strategy,
+        "mode": str(report.mode),
+        "format": str(report.format),
+        "virtual_size": report.virtual_size,
+        "actual_size": seen.actual_size if seen else None,
+        "mapping": str(seen.mapping) if seen else None,
+        "allocation": str(seen.allocation) if seen else None,
+        "guaranteed": seen.guaranteed if seen else None,
+        "verdict": str(verdict.judgement) if verdict else None,
+        "reason": report.effective_reason,
+        "steps": list(report.steps),
+        **{name: getattr(report, name) for name in _SIZES},
+    }
+
+
+def left(disk: Path, outcome: str, *, reason: str) -> Data:
+    """Return the row of a disk that was skipped, or that failed."""
+    row: dict[str, object] = dict.fromkeys(Changes.fields)
+    row |= {"disk": os.path.abspath(disk), "outcome": outcome, "changed": False}
+    return row | {"reason": reason, "steps": []}
+
+
+def told_once(rows: list[Data]) -> list[Data]:
+    """Leave out that a disk was skipped where it was reached by the one below it."""
+    done = {row["disk"] for row in rows if row["outcome"] != SKIPPED}
+    return [row for row in rows if row["outcome"] != SKIPPED or row["disk"] not in done]
+
+
+def _outcome(report: Report) -> str:
+    """Return what became of a disk; a change of its stamp is one."""
+    if not report.changed:
+        return "unchanged"
+    return "planned" if report.dry_run else "changed"
