@@ -72,6 +72,7 @@ from allocpolicy.operations.capacity import capacity as capacity
 from allocpolicy.operations.change import apply as apply
 from allocpolicy.operations.change import resize as resize
 from allocpolicy.operations.change_order import Change as Change
+from allocpolicy.operations.ensure import ensure as ensure
 from allocpolicy.operations.inspect import inspect as inspect
 from allocpolicy.operations.instance import apply_all as apply_all
 from allocpolicy.operations.provision import Order as Order

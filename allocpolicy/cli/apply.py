@@ -6,7 +6,13 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from allocpolicy.cli import changes, choice, disk_format, progress
+from allocpolicy.cli import (
+    changes,
+    choice,
+    detailed_exitcode,
+    disk_format,
+    progress,
+)
 from allocpolicy.cli.changes import Changes
 from allocpolicy.cli.columns import Data
 from allocpolicy.contract.policy import Policy
@@ -73,6 +79,7 @@ class Apply(Changes):
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plans; change nothing"
         )
+        detailed_exitcode.add_option(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
@@ -93,7 +100,7 @@ class Apply(Changes):
         found = self._members(arguments, policy=policy, change=change)
         if arguments.together:
             rows = self._together(found, arguments, policy=policy, change=change)
-            return changes.told_once(rows)
+            return self._ended(rows, arguments)
         with progress.shown() as watch:
             for member in found:
                 one = _change(member, change)
@@ -113,6 +120,13 @@ class Apply(Changes):
                     rows.append(
                         changes.left(one.disk, changes.FAILED, reason=str(error))
                     )
+        return self._ended(rows, arguments)
+
+    def _ended(self, rows: list[Data], arguments: argparse.Namespace) -> list[Data]:
+        """Return the rows, each disk once; a failure's exit status stays."""
+        changed = any(row["changed"] for row in rows)
+        status = detailed_exitcode.of(arguments, changed=changed)
+        self.exit_status = self.exit_status or status
         return changes.told_once(rows)
 
     def _together(

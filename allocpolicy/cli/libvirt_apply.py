@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from allocpolicy.cli import changes, progress
+from allocpolicy.cli import changes, detailed_exitcode, progress
 from allocpolicy.cli.changes import Changes
 from allocpolicy.cli.columns import Data
 from allocpolicy.cli.libvirt_domain import add_connection
@@ -31,6 +31,7 @@ class LibvirtApply(Changes):
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plans; change nothing"
         )
+        detailed_exitcode.add_option(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
@@ -53,6 +54,8 @@ class LibvirtApply(Changes):
         ]
         with progress.shown() as watch, telling.for_domain(described.uuid):
             reports = apply_all(ordered, policy=decided.policy, watch=watch)
+        changed = any(report.changed for report in reports)
+        self.exit_status = detailed_exitcode.of(arguments, changed=changed)
         return [changes.of(one) for one in reports]
 
 

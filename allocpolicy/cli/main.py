@@ -30,6 +30,7 @@ COMMANDS = {
     "audit": "allocpolicy.cli.audit:Audit",
     "cache list": "allocpolicy.cli.cache:CacheList",
     "cache prune": "allocpolicy.cli.cache:CachePrune",
+    "ensure": "allocpolicy.cli.ensure:Ensure",
     "explain": "allocpolicy.cli.explain:Explain",
     "flavor validate": "allocpolicy.cli.flavor:FlavorValidate",
     "host capacity": "allocpolicy.cli.host:HostCapacity",

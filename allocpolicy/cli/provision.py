@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy import size
-from allocpolicy.cli import access, choice, disk_format, progress, report
+from allocpolicy.cli import (
+    access,
+    choice,
+    detailed_exitcode,
+    disk_format,
+    progress,
+    report,
+)
 from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.enumeration import one_of
@@ -51,6 +58,7 @@ class Provision(ShowOne):
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plan; change nothing"
         )
+        detailed_exitcode.add_option(parser)
         parser.add_argument(
             "--owner",
             metavar="USER:GROUP",
@@ -61,12 +69,13 @@ class Provision(ShowOne):
         )
 
     def show(self, arguments: argparse.Namespace) -> Data:
-        order = _order(arguments)
+        wanted = order(arguments)
         with progress.shown() as watch:
-            done = provision(order, policy=self.policy(arguments), watch=watch)
+            done = provision(wanted, policy=self.policy(arguments), watch=watch)
         if not done.dry_run:
             self.state = f"the disk {done.disk} was created and is complete"
-        disk_format.hint(order.destination, order.format)
+        disk_format.hint(wanted.destination, wanted.format)
+        self.exit_status = detailed_exitcode.of(arguments, changed=done.changed)
         self._done = done
         return done.as_document()
 
@@ -74,7 +83,11 @@ class Provision(ShowOne):
         return report.lines(self._done, width=width)
 
 
-def _order(arguments: argparse.Namespace) -> Order:
+def order(arguments: argparse.Namespace) -> Order:
+    """Return what the arguments say of the disk.
+
+    :raises InvalidRequest: (its subclasses) when one of them is wrong.
+    """
     return Order(
         destination=Path(arguments.destination),
         virtual_size=None if arguments.size is None else size.parse(arguments.size),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy import size
-from allocpolicy.cli import choice, disk_format, progress, report
+from allocpolicy.cli import choice, detailed_exitcode, disk_format, progress, report
 from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.operations.change import resize
@@ -38,6 +38,7 @@ class Resize(ShowOne):
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plan; change nothing"
         )
+        detailed_exitcode.add_option(parser)
 
     def show(self, arguments: argparse.Namespace) -> Data:
         wanted: str = arguments.size.strip()
@@ -55,6 +56,7 @@ class Resize(ShowOne):
         )
         with progress.shown() as watch:
             done = resize(change, policy=self.policy(arguments), watch=watch)
+        self.exit_status = detailed_exitcode.of(arguments, changed=done.changed)
         self._done = done
         return done.as_document()
 

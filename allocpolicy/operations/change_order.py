@@ -67,6 +67,8 @@ class Change:
     #: a disk without a stamp has the policy of the nearest one below it, as with
     #: `Policy.inherits`
     chain: bool = False
+    #: a disk without a stamp, for which nothing is chosen, has the operator's default
+    by_default: bool = False
     #: nobody named the disk: it was found to be an overlay by its header alone
     found: bool = False
     #: a VM is attached to just this path, in just this format, and its definition
@@ -93,6 +95,7 @@ class Change:
             dry_run: bool = ...,
             rehearsal: Rehearsal | None = ...,
             chain: bool = ...,
+            by_default: bool = ...,
             found: bool = ...,
             attached: bool = ...,
             limits: RewriteLimits | None = ...,
@@ -134,6 +137,8 @@ def _chosen(change: Change, *, disk: Disk, policy: Policy) -> Selection:
             overrides=change.extra_specs,
         )
     stamp = disk.policy
+    if stamp is None and change.by_default:
+        return resolve(policy=policy, disk_role=change.disk_role)
     if stamp is None:
         raise InvalidRequest(
             f"{disk.path}: it has no stamp; choose its policy, for example with"

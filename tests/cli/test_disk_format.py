@@ -11,11 +11,14 @@ from allocpolicy.cli.main import COMMANDS, Program
 from allocpolicy.contract.facts import DiskFormat
 from tests.harness.cli import allocpolicy, provision
 
-OF_A_DISK = {"apply", "audit", "inspect", "provision", "resize", "stamp set"}
+OF_A_DISK = {
+    *("apply", "audit", "ensure", "inspect", "provision", "resize", "stamp set"),
+}
 PRINTS_ITS_OWN = {"nova provider-config"}
 REQUIRED = {
     "apply": ["DISK"],
     "cache list": [],
+    "ensure": ["DISK"],
     "flavor validate": ["FILE"],
     "host capacity": ["DIR"],
     "host probe": ["DIR"],

@@ -120,6 +120,7 @@ ARGUMENTS = {
     "audit": ("DISK",),
     "cache list": ("DIRECTORY",),
     "cache prune": ("DIRECTORY",),
+    "ensure": ("NEW", "--size", "1M"),
     "explain": (),
     "flavor validate": ("FLAVORS",),
     "host capacity": ("DIRECTORY",),
