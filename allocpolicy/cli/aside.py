@@ -45,9 +45,13 @@ def is_quiet() -> bool:
 
 def say(text: str) -> None:
     """Say one line, such as what everything comes to."""
-    speaker = _speaker.get()
-    if not speaker.quiet:
-        print(f"{speaker.name}: {one_line(text)}", file=sys.stderr)
+    if not is_quiet():
+        tell(text)
+
+
+def tell(text: str) -> None:
+    """Say one line that -q doesn't leave out, as it decides the exit status."""
+    print(f"{_speaker.get().name}: {one_line(text)}", file=sys.stderr)
 
 
 def warn(text: str) -> None:

@@ -17,10 +17,8 @@ from allocpolicy.errors import DestinationError, ImageError, InvalidRequest
 from allocpolicy.images import image_file
 from allocpolicy.operations.attached import Attached
 from allocpolicy.operations.audit import Given, audit
-from allocpolicy.report.audit import Remark
+from allocpolicy.record import replace
 from allocpolicy.resolve import expected
-
-DRIFTED = 1
 
 
 class Audit(Lister):
@@ -33,14 +31,17 @@ class Audit(Lister):
     for disks without a stamp and needs --disk-format; it never overrides a stamp. Files
     that look like disks and have no policy have rows, too. A last line on stderr sums
     up; -q omits it. Outdated: the disk is as its stamp says, and its flavor in
-    --flavors, or the operator's option, has changed since. Exit status 1: a disk has
-    drifted, is uncovered, outdated or missing.
+    --flavors, or the operator's option, has changed since. Pending: it has less than
+    its stamp requests, and keeps to that. Exit status 1: a disk has drifted, is
+    uncovered, outdated or missing, or there are fewer than --expect N; 2: a file or a
+    directory can't be read; 4: not one disk could be judged.
     """
 
     _summary = ""
+    _shortage: str | None = None
     columns = (
         *("disk", "strategy", "mapping", "allocation", "verdict", "reason"),
-        *("chain_length", "dirty", "leaked_bytes", "shared_bytes"),
+        *("chain_length", "dirty", "leaked_bytes", "shared_bytes", "requested"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -60,10 +61,13 @@ class Audit(Lister):
         )
         parser.add_argument(
             "--expect",
-            type=Path,
-            metavar="FILE",
+            type=_expected,
+            action="append",
+            default=[],
+            metavar="FILE|N",
             help="disks that must exist and have a policy: a path on each line, or JSON"
-            " or YAML: a list of paths, or an object of paths and strategies",
+            " or YAML: a list of paths, or an object of paths and strategies; or how"
+            " many disks must be there, at least (a file of that name: ./7)",
         )
         parser.add_argument(
             "--libvirt",
@@ -107,19 +111,19 @@ class Audit(Lister):
                 policy=policy,
                 given=given,
                 flavors=choice.recorded(arguments),
-                expected=expected.read(arguments.expect) if arguments.expect else {},
+                expected=_named(arguments.expect),
                 attached=attached,
                 jobs=arguments.jobs,
                 watch=watch,
             )
+        found = replace(found, expected=_at_least(arguments.expect))
         if textfile is not None:
             from allocpolicy.report import metrics
 
             metrics.write(textfile, found)
-        lacking = arguments.require_stamp and found.counts[Remark.NO_POLICY.value]
-        drifted = DRIFTED if found.drifted or lacking else 0
-        self.exit_status = self.exit_status or drifted
-        self._summary = found.summary
+        status = found.exit_status(require_stamp=arguments.require_stamp)
+        self.exit_status = self.exit_status or status
+        self._summary, self._shortage = found.summary, found.shortage
         document = found.as_document(whole=arguments.all)
         rows = (tuple(row.values()) for row in document)
         return blanked(rows, arguments=arguments)
@@ -160,6 +164,8 @@ class Audit(Lister):
         status = super().produce_output(parsed_args, column_names, data)
         sys.stdout.flush()
         aside.say(self._summary)
+        if self._shortage is not None:
+            aside.tell(self._shortage)
         return status
 
 
@@ -167,6 +173,23 @@ def _jobs(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
+
+
+def _expected(text: str) -> int | Path:
+    return int(text) if text.isdecimal() else Path(text)
+
+
+def _at_least(expects: Iterable[int | Path]) -> int:
+    return max((one for one in expects if isinstance(one, int)), default=0)
+
+
+def _named(expects: Iterable[int | Path]) -> dict[Path, str | None]:
+    """Return the disks that files name, and their strategies."""
+    found: dict[Path, str | None] = {}
+    for one in expects:
+        if isinstance(one, Path):
+            found |= expected.read(one)
+    return found
 
 
 def _given(arguments: argparse.Namespace, *, policy: Policy) -> Given | None:

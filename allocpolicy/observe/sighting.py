@@ -55,7 +55,8 @@ class Sighting:
     when it was not even opened. ``overlay`` is what it is on, as its header has it.
     Without ``observed`` and ``fault`` nothing says by what policy the file is to be
     judged, and ``likeness`` is what it looks like. ``foreign`` names its content if
-    that is an image of a format that no disk has.
+    that is an image of a format that no disk has. ``unread``: the fault is that it
+    could not be read.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Sighting:
     stamp: Stamp | None = None
     observed: Observation | None = None
     fault: Verdict | None = None
+    unread: bool = False
     holding: Holding | None = None
     overlay: Overlay | None = None
     inherited: Inherited | None = None
@@ -123,7 +125,8 @@ class Observer:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, FileNotFoundError) and not found.named:
                 return None  # it was removed meanwhile
-            return Sighting(path=path, fault=_unverifiable(_reason(error)))
+            fault = _unverifiable(_reason(error))
+            return Sighting(path=path, fault=fault, unread=isinstance(cause, OSError))
 
     def _is_leased(self, file: ImageFile) -> bool:
         """Return whether another process has a lease on the file.
@@ -135,6 +138,7 @@ class Observer:
     def _look(self, fd: int, *, found: Found) -> Sighting:
         status, path = os.fstat(fd), Path(found.path)
         stamp = inherited = observed = None
+        unread = False
         try:
             stamp = stamps.read(fd, path=path)
         except ImageError as error:
@@ -145,19 +149,23 @@ class Observer:
                 with contextlib.suppress(ImageError):
                     inherited = heritage.of(fd, path=path, reach=reach)
             known = stamp or (inherited.stamp if inherited else None)
-            observed, fault = self._observed(fd, found=found, stamp=known)
+            try:
+                observed, fault = self._observed(fd, found=found, stamp=known)
+            except StorageFailed as error:
+                fault, unread = _unverifiable(error.reason), True
         holding = None
         try:
             holding = _holding(fd, path=path, observed=observed, stamp=stamp)
         except OSError as error:
             if observed is None:  # nothing else says that it can't be read
-                fault = fault or _unverifiable(_reason(error))
+                fault, unread = fault or _unverifiable(_reason(error)), True
         return Sighting(
             path=path,
             inode=inode(status),
             stamp=stamp,
             observed=observed,
             fault=fault,
+            unread=unread,
             holding=holding,
             overlay=overlay.of(fd, path=path),
             inherited=inherited,
@@ -190,13 +198,16 @@ class Observer:
     def _seen(
         self, fd: int, *, path: Path, format: DiskFormat, stamped: bool
     ) -> tuple[Observation | None, Verdict | None]:
-        """Return the observation, or the disk's fault."""
+        """Return the observation, or the disk's fault.
+
+        :raises StorageFailed: when it can't be read.
+        """
         surroundings = self._surroundings(fd, stamped=stamped)
         try:
             seen = observe.look(fd, path=path, format=format, surroundings=surroundings)
         except ImageError as error:
             return None, Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
-        except (TooMuchWork, StorageFailed) as error:
+        except TooMuchWork as error:
             return None, _unverifiable(error.reason)
         except MemoryError:
             return None, _unverifiable(_NO_MEMORY)

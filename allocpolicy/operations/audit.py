@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,6 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.fields import fit_fields
-from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe import covering, sighting
 from allocpolicy.observe.covering import Covering
 from allocpolicy.observe.holding import Place
@@ -33,7 +33,7 @@ from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.walk import Found, walk
 from allocpolicy.observe.workers import spread
 from allocpolicy.operations import attached as attachment
-from allocpolicy.operations import audit_books, expectation
+from allocpolicy.operations import audit_books, audit_rows, expectation
 from allocpolicy.operations.attached import Attached, Attachments
 from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.record import dataclass, replace
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from allocpolicy.resolve.flavors import Flavor
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
+_OPEN = (Judgement.MEETS, Judgement.UNVERIFIABLE, Remark.PENDING)
 FEW = 100  # disks that one process observes in the time that workers take to start
 
 
@@ -164,9 +165,10 @@ def audit(
         for one, row in expectation.judged(renewed, expected=awaited)
         if row.disk in attachments.disks or not _is_left(one, above)
     ]
+    there = tuple(rows)
     rows += (*awaited.missing, *attachments.missing)
     rows += expectation.vanished(seen, expected=awaited)
-    rows += (_unlisted(path, reason) for path, reason in walked.unreadable)
+    rows += (audit_rows.unlisted(path, why) for path, why in walked.unreadable)
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
         filesystems=tuple(books.closed()),
@@ -174,6 +176,8 @@ def audit(
         bases=sum(row.verdict.reason not in (_ISO, _DATA) for row in passed_over),
         data_files=sum(row.verdict.reason == _DATA for row in passed_over),
         unlisted=len(walked.unreadable),
+        found=audit_rows.counted(named, there),
+        ended=time.time(),
     )
 
 
@@ -235,7 +239,7 @@ def _judged(
     for one in seen:
         choice = attachments.choice(one.path) or _choice(one, given=given)
         if one.fault is not None or (choice is not None and one.observed is not None):
-            yield one, _row(one, choice=choice, judge=judge, lack=lack(one))
+            yield one, audit_rows.row(one, choice=choice, judge=judge, lack=lack(one))
         elif one.named or one.likeness is not Likeness.OTHER:
             reason = _no_policy(one, given=given)
             verdict = Finding(judgement=Remark.NO_POLICY, reason=reason)
@@ -266,7 +270,7 @@ def _renewed(
     """Yield the rows; a disk is outdated if it only keeps to what its policy was."""
     for one, row in judged:
         judgement = row.verdict.judgement
-        settled = judgement not in (Judgement.MEETS, Judgement.UNVERIFIABLE)
+        settled = judgement not in _OPEN
         settled = settled or attachments.choice(one.path) is not None
         if one.stamp is None or one.observed is None or settled:
             yield one, row
@@ -279,6 +283,9 @@ def _renewed(
             else:
                 reason = f"{verdict.reason}; {said}"
                 verdict = replace(verdict, reason=reason)
+        elif said is not None:  # it is pending
+            reason = f"{said}; {verdict.reason}"
+            verdict = Finding(judgement=Remark.OUTDATED, reason=reason)
         yield one, replace(row, verdict=verdict)
 
 
@@ -331,34 +338,3 @@ def _choice(seen: Sighting, *, given: Given | None) -> Choice | None:
     if seen.policy:
         return seen.policy.effective
     return given.choice if given else None
-
-
-def _row(
-    seen: Sighting, *, choice: Choice | None, judge: Judge, lack: str | None
-) -> Row:
-    strategy, observed = choice.strategy if choice else None, seen.observed
-    if observed is None or choice is None:
-        assert seen.fault is not None
-        return Row(disk=seen.path, strategy=strategy, verdict=seen.fault)
-    if lack is not None and observed.guaranteed:
-        observed = replace(observed, guaranteed=False, exception=lack)
-    verdict = judge.verdict(choice, observed)
-    if seen.stamp is not None and (pending := _pending(seen.stamp)):
-        verdict = replace(verdict, reason=f"{verdict.reason}; {pending}")
-    return Row(disk=seen.path, strategy=strategy, verdict=verdict, observed=observed)
-
-
-def _pending(stamp: Stamp) -> str | None:
-    """Return what the stamp requests and the disk doesn't have yet, or None."""
-    requested, effective = stamp.requested, stamp.effective
-    if requested == effective:
-        return None
-    named = requested.strategy
-    if named == effective.strategy:
-        named = f"{named} with other options"
-    return f"{named} is requested, and not yet effective: apply it again"
-
-
-def _unlisted(path: str, reason: str) -> Row:
-    verdict = Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
-    return Row(disk=Path(path), strategy=None, verdict=verdict)

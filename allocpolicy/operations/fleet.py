@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from allocpolicy.resolve.flavors import Flavor
 
 _EMPTY = "it is a directory, and there is no disk in it"
-_TO_MEND = frozenset({Judgement.DRIFTED, Remark.OUTDATED})
+_TO_MEND = frozenset({Judgement.DRIFTED, Remark.OUTDATED, Remark.PENDING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,8 @@ def members(
 
     :param given: disks in directories without a stamp that look like its format are
         changed, too.
-    :param drifted: only disks that have drifted or are outdated; none is skipped.
+    :param drifted: only disks that have drifted, or are outdated or pending; none is
+        skipped.
     :param chain: with drifted, also those that are uncovered.
     """
     paths = tuple(paths)

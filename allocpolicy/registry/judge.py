@@ -84,6 +84,15 @@ class Judge:
         except Error as error:
             return str(error)
 
+    def is_same(self, one: Choice, other: Choice) -> bool:
+        """Return whether both ask for the same; newer options have defaults."""
+        if one == other or one.strategy != other.strategy:
+            return one == other
+        first, second = self._ready(one), self._ready(other)
+        if isinstance(first, str) or isinstance(second, str):
+            return False
+        return dict(first[1]) == dict(second[1])
+
     def _ready(self, choice: Choice) -> tuple[Loaded, Mapping[str, object]] | str:
         """Return the strategy and all its options, or why it is unavailable."""
         name = choice.strategy

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.observe.account import Account
-from allocpolicy.record import dataclass
+from allocpolicy.record import dataclass, field
+from allocpolicy.wording import printable
 
 
 class Remark(enum.StrEnum):
     """What only an audit says of a disk, and never a strategy."""
 
+    PENDING = "pending"
     OUTDATED = "outdated"
     UNCOVERED = "uncovered"
     NO_POLICY = "no policy"
     MISSING = "missing"
+    UNREADABLE = "unreadable"
     PASSED_OVER = "passed over"
 
 
 # An audit's words for a disk, as its rows and metrics have them.
 WORDS: tuple[str, ...] = (
-    *(Judgement.MEETS.value, Judgement.DRIFTED.value, Remark.OUTDATED.value),
-    *(Judgement.UNVERIFIABLE.value, Remark.UNCOVERED.value),
-    *(Remark.NO_POLICY.value, Remark.MISSING.value),
+    *(Judgement.MEETS.value, Remark.PENDING.value, Judgement.DRIFTED.value),
+    *(Remark.OUTDATED.value, Judgement.UNVERIFIABLE.value, Remark.UNREADABLE.value),
+    *(Remark.UNCOVERED.value, Remark.NO_POLICY.value, Remark.MISSING.value),
 )
 FINDINGS = frozenset({Judgement.DRIFTED, Remark.OUTDATED, Remark.MISSING})
+# Statuses of the command: a finding goes before what the audit couldn't see.
+FOUND, UNREAD, NOTHING_JUDGED = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,8 @@ class Row:
 
     disk: Path  #: the disk's path
     strategy: str | None  #: the strategy that judges it; None: no policy is known
+    #: the strategy that its stamp requests; None: it has no valid stamp
+    requested: str | None = None
     #: whether it keeps its promise, or what the audit itself finds
     verdict: Verdict | Finding
     #: what it is, measured; None: it could not be observed
@@ -81,6 +89,7 @@ class Row:
             "dirty": seen.dirty if seen else None,
             "leaked_bytes": seen.leaked_bytes if seen else None,
             "shared_bytes": seen.shared_bytes if seen else None,
+            "requested": self.requested,
         }
 
 
@@ -103,6 +112,10 @@ class Audit:
     bases: int = 0  #: how many of these are base images
     data_files: int = 0  #: how many of these are data files of disks
     unlisted: int = 0  #: how many rows are of paths that could not be read
+    #: how many disks are at and below each path that was to be looked at
+    found: Mapping[Path, int] = field(default_factory=dict)
+    expected: int = 0  #: how many disks there must be, at least
+    ended: float = 0.0  #: when it ended, in seconds since 1970
 
     @property
     def drifted(self) -> bool:
@@ -115,8 +128,48 @@ class Audit:
     def counts(self) -> Counter[str]:
         """Return how many disks have which word."""
         found = Counter(row.word for row in self.rows)
-        found[Judgement.UNVERIFIABLE.value] -= self.unlisted
+        found[Remark.UNREADABLE.value] -= self.unlisted
         return found
+
+    @property
+    def disks(self) -> int:
+        """Return how many disks are there, with a policy or without one."""
+        return self.counts.total() - self.counts[Remark.MISSING.value]
+
+    @property
+    def unreadable(self) -> int:
+        """Return how many files and directories could not be read."""
+        return self.counts[Remark.UNREADABLE.value] + self.unlisted
+
+    @property
+    def shortage(self) -> str | None:
+        """Return in words that there are fewer disks than expected, or None."""
+        if self.disks >= self.expected:
+            return None
+        empty = ", ".join(printable(str(path)) for path in self.empty)
+        there = _counted(self.disks, "disk")
+        said = f"{there} found, and at least {self.expected} expected"
+        where = f": none in {empty}; is a filesystem not mounted?" if empty else ""
+        return f"{said}{where}"
+
+    @property
+    def empty(self) -> tuple[Path, ...]:
+        """Return the paths at and below which no disk was found."""
+        return tuple(path for path, count in self.found.items() if not count)
+
+    def exit_status(self, *, require_stamp: bool = False) -> int:
+        """Return that of the command.
+
+        :param require_stamp: a file that looks like a disk must have a policy.
+        """
+        counts = self.counts
+        lacks = require_stamp and counts[Remark.NO_POLICY.value]
+        if self.drifted or lacks or self.shortage:
+            return FOUND
+        if self.unreadable:
+            return UNREAD
+        unjudged = counts[Judgement.UNVERIFIABLE.value]
+        return NOTHING_JUDGED if 0 < unjudged == self.audited else 0
 
     @property
     def unstamped(self) -> int:
@@ -128,20 +181,21 @@ class Audit:
     def audited(self) -> int:
         """Return how many disks are there and are looked at by a policy."""
         counts = self.counts
-        return counts.total() - counts[Remark.MISSING.value] - self.unstamped
+        gone = counts[Remark.MISSING.value] + counts[Remark.UNREADABLE.value]
+        return counts.total() - gone - self.unstamped
 
     @property
     def summary(self) -> str:
         """Return the audit in one line, which says what was not judged, too."""
         counts = self.counts
-        seldom = (Remark.OUTDATED, Remark.MISSING, Remark.UNCOVERED)
+        seldom = (Remark.PENDING, Remark.OUTDATED, Remark.MISSING, Remark.UNCOVERED)
         isos = len(self.passed_over) - self.bases - self.data_files
         parts = [
             f"{counts[Judgement.MEETS.value]} meet",
             f"{counts[Judgement.DRIFTED.value]} drifted",
             *(
                 f"{counts[word.value]} {word}"
-                for word in (*seldom, Judgement.UNVERIFIABLE)
+                for word in (*seldom, Judgement.UNVERIFIABLE, Remark.UNREADABLE)
                 if counts[word.value]
             ),
             f"{counts[Remark.NO_POLICY.value]} without policy",
@@ -152,7 +206,8 @@ class Audit:
         if self.unlisted:
             parts.append(f"{_counted(self.unlisted, 'path')} not read")
         disks = _counted(len(self.rows) - self.unlisted, "disk")
-        return f"{disks}: {', '.join(parts)}"
+        empty = (f"no disk in {printable(str(path))}" for path in self.empty)
+        return "; ".join((f"{disks}: {', '.join(parts)}", *empty))
 
     def as_document(self, *, whole: bool = False) -> list[dict[str, object]]:
         """Return the list that ``-f json`` prints: schemas/audit.json.

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from allocpolicy.observe.unknown import Why
 from allocpolicy.report import whole_file
-from allocpolicy.report.audit import WORDS, Audit, Row
+from allocpolicy.report.audit import WORDS, Audit, Row, Storage
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 # name, unit, help, value of a disk that was observed
@@ -42,7 +43,7 @@ _SIZES: tuple[tuple[str, str, Callable[[Row], int]], ...] = (
 
 def text(audit: Audit) -> str:
     """Return the metrics of all disks and filesystems, in UTF-8's range."""
-    parts = (_verdicts, _counts, _sizes, _filesystems)
+    parts = (_verdicts, _counts, _paths, _ended, _sizes, _filesystems, _unknown)
     return "".join([*(line for part in parts for line in part(audit)), "# EOF\n"])
 
 
@@ -74,9 +75,25 @@ def _counts(audit: Audit) -> Iterator[str]:
         ("audited_disks", "Disks that a policy is known of.", audit.audited),
         ("unstamped_files", "Files like disks, without a policy.", audit.unstamped),
         ("base_images", "Base images, which have no policy.", audit.bases),
+        ("found_disks", "Disks that are there, with a policy or without.", audit.disks),
+        ("expected_disks", "Disks that must be there, at least.", audit.expected),
+        ("unreadable_paths", "Files and directories not read.", audit.unreadable),
     ):
         yield _head(f"allocpolicy_{name}", about)
         yield f"allocpolicy_{name} {value}\n"
+
+
+def _paths(audit: Audit) -> Iterator[str]:
+    name = "allocpolicy_path_disks"
+    yield _head(name, "Disks at and below a path that was looked at.")
+    for path, count in audit.found.items():
+        yield _sample(name, {"path": os.fspath(path)}, count)
+
+
+def _ended(audit: Audit) -> Iterator[str]:
+    name = "allocpolicy_audit_timestamp_seconds"
+    yield _head(name, "When the audit ended.", unit="seconds")
+    yield f"{name} {audit.ended:.0f}\n"
 
 
 def _sizes(audit: Audit) -> Iterator[str]:
@@ -97,10 +114,22 @@ def _filesystems(audit: Audit) -> Iterator[str]:
         name = f"allocpolicy_filesystem_{size}_bytes"
         yield _head(name, about, unit="bytes")
         for one in audit.filesystems:
-            labels = {"filesystem": one.key, "type": one.type}
-            if one.account.budget:
-                labels["budget"] = one.account.budget
-            yield _sample(name, labels, getattr(one.account, size))
+            yield _sample(name, _labels(one), getattr(one.account, size))
+
+
+def _unknown(audit: Audit) -> Iterator[str]:
+    name = "allocpolicy_filesystem_unknown_files"
+    yield _head(name, "Files, or directories, that may take nobody knows how much.")
+    for one in audit.filesystems:
+        counts = {unknown.why: unknown.count for unknown in one.account.unknown}
+        for why in Why:
+            labels = {**_labels(one), "why": str(why)}
+            yield _sample(name, labels, counts.get(why, 0))
+
+
+def _labels(one: Storage) -> dict[str, str]:
+    labels = {"filesystem": one.key, "type": one.type}
+    return labels | ({"budget": one.account.budget} if one.account.budget else {})
 
 
 def _head(name: str, about: str, *, unit: str | None = None) -> str:

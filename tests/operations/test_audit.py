@@ -53,7 +53,8 @@ def audited(*arguments: object, status: int, **variables: str) -> list[dict[str,
 
 def reason(disk: Path, *, verdict: str = "drifted") -> str:
     """Return why the only disk below a path has its verdict."""
-    (row,) = audited(disk, status=int(verdict == "drifted"))
+    status = {"drifted": 1, "unverifiable": 4}.get(verdict, 0)
+    (row,) = audited(disk, status=status)
     assert row["verdict"] == verdict, row
     return str(row["reason"])
 
@@ -295,6 +296,36 @@ def test_raw_files_are_disks_where_the_user_says_so(directory: Path) -> None:
     ]
 
 
+@on_ext4
+def test_fewer_disks_than_expected_are_a_finding(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a filesystem is not mounted; a number is no file: that is ./7."""
+    (directory / "disk").write_bytes(bytes(MIB))
+    stamp(directory / "disk", strategy="space", options={})
+    empty, names = directory / "empty", directory / "names"
+    empty.mkdir()
+    names.write_text("disk\n")
+    metrics = directory / "x.prom"
+    for number, status in (("1", 0), ("2", 1)):
+        done = allocpolicy(
+            *("audit", directory, empty, "--expect", number, "--expect", names),
+            *("--textfile", metrics),
+        )
+        assert done.status == status
+        said = f"1 disk found, and at least 2 expected: none in {empty};"
+        assert (said in done.stderr) is bool(status)
+        assert f"no disk in {empty}" in done.stderr
+        text = metrics.read_text()
+        assert f"allocpolicy_expected_disks {number}\n" in text
+        assert f'allocpolicy_path_disks{{path="{directory}"}} 1\n' in text
+        assert f'allocpolicy_path_disks{{path="{empty}"}} 0\n' in text
+    (directory / "7").write_text("disk\n")
+    monkeypatch.chdir(directory)
+    done = allocpolicy("audit", empty, "--expect", "./7", *JSON)
+    assert (done.status, len(done.document)) == (0, 1)
+
+
 def test_a_path_that_is_not_there_exits_2(tmp_path: Path) -> None:
     finished = allocpolicy("audit", tmp_path, tmp_path / "no")
     assert finished.status == 2
@@ -362,7 +393,7 @@ def test_a_strategy_that_cannot_be_asked_stops_nothing(
 
 
 @on_ext4
-def test_what_may_not_be_read_is_unverifiable(directory: Path) -> None:
+def test_what_may_not_be_read_is_unreadable(directory: Path) -> None:
     """An ordinary user's audit says so of each disk, and of each directory."""
     with ordinary_user.public_directory() as place:
         for name in ("mine", "theirs"):
@@ -380,15 +411,15 @@ def test_what_may_not_be_read_is_unverifiable(directory: Path) -> None:
             cwd=place,
         )
     finished = Finished(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
-    assert finished.status == 0
+    assert finished.status == 2
     assert finished.stderr == (
-        "audit: 2 disks: 1 meet, 0 drifted, 1 unverifiable, 0 without policy,"
+        "audit: 2 disks: 1 meet, 0 drifted, 1 unreadable, 0 without policy,"
         " 0 base images, 1 path not read\n"
     )
     assert [(Path(row["disk"]).name, row["verdict"]) for row in finished.document] == [
-        ("closed", "unverifiable"),
+        ("closed", "unreadable"),
         ("mine", "meets"),
-        ("theirs", "unverifiable"),
+        ("theirs", "unreadable"),
     ]
     said = [row["reason"] for row in finished.document]
     assert "cannot list it: Permission denied" in said[0]

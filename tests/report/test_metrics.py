@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from allocpolicy import (
 )
 from allocpolicy.errors import DestinationError
 from allocpolicy.observe.account import Account
+from allocpolicy.observe.unknown import Unknown, Why
 from allocpolicy.report import metrics
 from allocpolicy.report.audit import Audit, Row, Storage
 
@@ -103,9 +105,11 @@ def test_both_parsers_read_every_sample(parse: object) -> None:
     families = list(parse(metrics.text(audit_of("/d/a"))))
     assert dict(values(families, "allocpolicy_disk_verdict")) == {
         "/d/ameets": 0,
+        "/d/apending": 0,
         "/d/adrifted": 1,
         "/d/aoutdated": 0,
         "/d/aunverifiable": 0,
+        "/d/aunreadable": 0,
         "/d/auncovered": 0,
         "/d/ano policy": 0,
         "/d/amissing": 0,
@@ -128,7 +132,8 @@ def test_every_type_is_one_that_the_collector_knows() -> None:
     types = dict(re.findall(r"# TYPE (\w+) (\w+)", text))
     assert set(types.values()) <= CLASSIC_TYPES
     units = dict(re.findall(r"# UNIT (\w+) (\w+)", text))
-    assert units == {name: "bytes" for name in types if name.endswith("_bytes")}
+    sizes = {name: "bytes" for name in types if name.endswith("_bytes")}
+    assert units == sizes | {"allocpolicy_audit_timestamp_seconds": "seconds"}
     assert text.endswith("\n# EOF\n")
 
 
@@ -153,7 +158,49 @@ def test_an_audit_of_nothing_is_valid_too(parse: object) -> None:
         "allocpolicy_audited_disks": 0,
         "allocpolicy_unstamped_files": 0,
         "allocpolicy_base_images": 0,
+        "allocpolicy_found_disks": 0,
+        "allocpolicy_expected_disks": 0,
+        "allocpolicy_unreadable_paths": 0,
+        "allocpolicy_audit_timestamp_seconds": 0,
     }
+
+
+@every_parser
+def test_what_is_unknown_of_a_filesystem_has_a_sample_for_each_reason(
+    parse: object,
+) -> None:
+    """Also where everything is known: a series must not end."""
+    assert callable(parse)
+    unknown = Unknown(why=Why.CLAIMED, count=3, promised=1 << 40, example="/d/b")
+    account = dataclasses.replace(ACCOUNT, unknown=(unknown,))
+    storage = Storage(key="/dev/a", type="xfs", account=account)
+    families = list(parse(metrics.text(Audit(rows=(), filesystems=(storage,)))))
+    found = {
+        sample.labels["why"]: sample.value
+        for one in families
+        for sample in one.samples
+        if sample.name == "allocpolicy_filesystem_unknown_files"
+    }
+    assert found == dict.fromkeys(map(str, Why), 0) | {"claimed": 3}
+
+
+@every_parser
+def test_each_path_that_was_looked_at_has_its_disks(parse: object) -> None:
+    """An empty one has 0, and one that was not looked at has no sample."""
+    assert callable(parse)
+    counts = {Path("/d"): 2, Path("/e"): 0}
+    audit = dataclasses.replace(audit_of("/d/a", "/d/b"), found=counts, ended=1e9)
+    families = list(parse(metrics.text(audit)))
+    samples = [sample for one in families for sample in one.samples]
+    found = {
+        sample.labels["path"]: sample.value
+        for sample in samples
+        if sample.name == "allocpolicy_path_disks"
+    }
+    assert found == {"/d": 2, "/e": 0}
+    values = {sample.name: sample.value for sample in samples}
+    assert values["allocpolicy_audit_timestamp_seconds"] == 1e9
+    assert values["allocpolicy_found_disks"] == 2
 
 
 def test_a_disk_that_could_not_be_observed_has_a_verdict_and_no_sizes() -> None:

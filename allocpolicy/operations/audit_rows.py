@@ -1,0 +1,83 @@
+"""The rows of an audit: what is said of a disk that was seen, or could not be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from allocpolicy.contract.strategy import Choice, Judgement, Verdict
+from allocpolicy.images.stamp import Stamp
+from allocpolicy.observe.sighting import Sighting
+from allocpolicy.record import replace
+from allocpolicy.registry.judge import Judge
+from allocpolicy.report.audit import Finding, Remark, Row
+
+
+def row(
+    seen: Sighting, *, choice: Choice | None, judge: Judge, lack: str | None
+) -> Row:
+    """Return a disk's row, judged by a choice; ``lack`` is the headroom it misses."""
+    strategy, observed = choice.strategy if choice else None, seen.observed
+    requested = seen.stamp.requested.strategy if seen.stamp else None
+    if observed is None or choice is None:
+        return replace(_fault(seen), strategy=strategy, requested=requested)
+    if lack is not None and observed.guaranteed:
+        observed = replace(observed, guaranteed=False, exception=lack)
+    return Row(
+        disk=seen.path,
+        strategy=strategy,
+        requested=requested,
+        verdict=_verdict(seen, judge.verdict(choice, observed), choice, judge=judge),
+        observed=observed,
+    )
+
+
+def unlisted(path: str, reason: str) -> Row:
+    """Return the row of a directory that can't be listed."""
+    verdict = Finding(judgement=Remark.UNREADABLE, reason=reason)
+    return Row(disk=Path(path), strategy=None, verdict=verdict)
+
+
+def counted(paths: Iterable[Path], rows: Iterable[Row]) -> dict[Path, int]:
+    """Return how many of the rows are of disks at and below each path."""
+    places = {Path(os.path.abspath(one)): Path(os.path.realpath(one)) for one in paths}
+    counts = dict.fromkeys(places.values(), 0)
+    for one in rows:
+        for place in (one.disk, *one.disk.parents):
+            if place in counts:
+                counts[place] += 1
+    return {path: counts[place] for path, place in places.items()}
+
+
+def _fault(seen: Sighting) -> Row:
+    """Return the row of a disk that wasn't observed."""
+    assert seen.fault is not None
+    verdict: Verdict | Finding = seen.fault
+    if seen.unread:
+        verdict = Finding(judgement=Remark.UNREADABLE, reason=verdict.reason)
+    return Row(disk=seen.path, strategy=None, verdict=verdict)
+
+
+def _verdict(
+    seen: Sighting, verdict: Verdict, choice: Choice, *, judge: Judge
+) -> Verdict | Finding:
+    """Return the verdict; a disk that has less than its stamp requests is pending.
+
+    Not so one that is judged by something else than its stamp.
+    """
+    stamp = seen.stamp
+    if stamp is None or judge.is_same(stamp.requested, stamp.effective):
+        return verdict
+    reason = f"{verdict.reason}; {_pending(stamp)}"
+    if verdict.judgement is Judgement.MEETS and choice == stamp.effective:
+        return Finding(judgement=Remark.PENDING, reason=reason)
+    return replace(verdict, reason=reason)
+
+
+def _pending(stamp: Stamp) -> str:
+    """Return what the stamp requests and the disk doesn't have yet."""
+    named = stamp.requested.strategy
+    if named == stamp.effective.strategy:
+        named = f"{named} with other options"
+    return f"{named} is requested, and not yet effective: apply it again"
