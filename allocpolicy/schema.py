@@ -26,10 +26,9 @@ class Unresolvable(ValueError):
 
 def load(name: str) -> dict[str, Any]:
     """Return the packaged schema ``name``, such as ``flavors``."""
-    import importlib.resources
+    from importlib import import_module
 
-    resource = importlib.resources.files(SCHEMAS).joinpath(f"{name}.json")
-    loaded: dict[str, Any] = json.loads(resource.read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = import_module(SCHEMAS).load(name)
     return loaded
 
 

@@ -6,6 +6,7 @@ docs/conf.py puts it into docs/reference/json.md while the site is built.
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "schemas"
+PACKAGE = SCHEMAS / "__init__.py"
 
 Schema = Mapping[str, Any]
 
@@ -110,12 +112,20 @@ def table(fields: Sequence[Field]) -> Iterator[str]:
         yield f"| `{one.path}` | {one.type} | {says} |"
 
 
+def of_commands() -> Iterator[str]:
+    """Yield the rows of a table that tells which schema is whose."""
+    yield from ("| command | schema |", "|---|---|")
+    whose: Mapping[str, str] = runpy.run_path(str(PACKAGE))["OF_COMMANDS"]
+    for command, name in whose.items():
+        yield f"| `{command}` | [{name}](#schema-{name}) |"
+
+
 def write() -> str:
     """Return all of it."""
-    lines: list[str] = []
+    lines = [*of_commands(), ""]
     for one in documents():
         name = one.path.name
-        lines += [f"## {one.schema['title']}", ""]
+        lines += [f"(schema-{one.path.stem})=", f"## {one.schema['title']}", ""]
         lines += [one.schema.get("description", ""), ""]
         lines += [f"{{download}}`{name} <../../schemas/{name}>`", ""]
         lines += [*table([*one.fields()]), ""]

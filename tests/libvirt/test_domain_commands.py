@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness import domains, images
 from tests.harness.cli import Finished, allocpolicy, provision
+from tests.harness.schemas import validated
 
 if TYPE_CHECKING:
     import libvirt
@@ -38,7 +39,10 @@ def host() -> Iterator[libvirt.virConnect]:
 def run(command: str, *arguments: object) -> Finished:
     """Run a command about domains of the test driver."""
     words = ("libvirt", *command.split())
-    return allocpolicy(*words, *arguments, "--connect", domains.TEST_DRIVER)
+    done = allocpolicy(*words, *arguments, "--connect", domains.TEST_DRIVER)
+    if "json" in (*words, *arguments) and done.stdout:
+        validated(done, command=" ".join(words[:2]))
+    return done
 
 
 def shown(*arguments: object) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from allocpolicy.testing.laws import laws
 from tests.conftest import FreshFilesystem
 from tests.harness import ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process
+from tests.harness.schemas import validated
 from tests.registry.test_installed import Install, install
 
 __all__ = ["install"]
@@ -97,7 +98,8 @@ def told(stdout: str) -> str:
 def test_the_three_entrances_tell_the_same(own: Path) -> None:
     command = allocpolicy("strategy", "check", "own", "-f", "json", *WAIVING)
     assert command.status == 1
-    rows = {row["law"]: row for row in command.document}
+    found = validated(command, command="strategy check")
+    rows = {row["law"]: row for row in found}
     assert list(rows) == [law.name for law in laws()]
     assert rows[BROKEN]["outcome"] == "broken"
     assert "description" in rows[BROKEN]["reasons"][0]
