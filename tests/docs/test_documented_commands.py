@@ -66,6 +66,7 @@ OF_OTHERS = {
     "--namespace",
     "--no-deps",
     "--offset",
+    "--now",
     "--only",
     "--os-compute-api-version",
     "--output",
