@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from allocpolicy import load_policy
-from allocpolicy.testing.filesystems import LARGEST_STORED
 from tests.conftest import FreshFilesystem
 from tests.harness import cli, images
 from tests.harness.shown import alike, for_a_page
@@ -39,6 +38,7 @@ PAGES = [
 ]
 REWRITE = bool(os.environ.get("DOCS_REWRITE"))
 MARK = "@@@"
+STORED = 3 << 30  # a filesystem that has all of its storage, and so takes it
 
 # Directories of other programs, and what stands in for them.
 DIRECTORIES = {
@@ -145,7 +145,7 @@ def host(fresh_filesystem: FreshFilesystem, request: pytest.FixtureRequest) -> P
 
     Where disks are guaranteed, it has all of its own storage, and is small.
     """
-    size = LARGEST_STORED if "page" in request.fixturenames else 200 << 30
+    size = STORED if "page" in request.fixturenames else 200 << 30
     place = fresh_filesystem("xfs", size=size) / "srv"
     for name in ("vm", "metrics", "nova"):
         (place / name).mkdir(parents=True)
