@@ -26,7 +26,9 @@ OF_NO_COMMAND = {"change", "flavors"}
 
 FLAVORS = """\
 flavors:
-  m1.fast: {extra_specs: {allocpolicy:strategy: performance, strategy: none}}
+  m1.fast:
+    extra_specs: {allocpolicy:strategy: performance, strategy: none}
+    sizes: {root: 2M, swap: 0}
   wrong: {extra_specs: {allocpolicy:strategy: spaec}}
 """
 
@@ -106,6 +108,7 @@ def test_cache(tmp_path: Path) -> None:
     check("inspect --base-format", base, "--base-format", "vpc")
     check("cache prune", tmp_path)
     (tmp_path / "disk").unlink()
+    check("cache prune", tmp_path, "--dry-run")
     check("cache prune", tmp_path)
 
 
