@@ -479,11 +479,11 @@ def test_headroom_is_counted_for_all_disks_of_a_filesystem(
         assert "headroom" not in row["reason"]
         together = {"OS_ALLOCPOLICY__DISK_DIRECTORIES": str(mount_point)}
         (row,) = audited(disk, status=0, **ratio, **together)
-        assert "headroom: 64.0 MiB" in row["reason"]
+        assert "headroom: 64 MiB" in row["reason"]
         shown = allocpolicy("inspect", disk, *JSON, **ratio, **together).document
-        assert "headroom: 64.0 MiB" in shown["observed"]["exception"]
+        assert "headroom: 64 MiB" in shown["observed"]["exception"]
     rows = audited(mount_point, status=0, **ratio)
-    assert all("headroom: 64.0 MiB" in row["reason"] for row in rows)
+    assert all("headroom: 64 MiB" in row["reason"] for row in rows)
     policy = Policy(headroom=Headroom(ratio=0.125, minimum=0))
     found = audit([mount_point], policy=policy)
     assert all(row.observed and not row.observed.guaranteed for row in found.rows)
@@ -592,7 +592,7 @@ def test_interrupted_it_ends_at_once_and_leaves_no_process(many: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert said.splitlines() == ["audit: interrupted; nothing was changed"]
+    assert said.splitlines() == ["allocpolicy audit: interrupted; nothing was changed"]
     assert not (many / "x.prom").exists()
     assert_gone(process.pid)
 
