@@ -13,6 +13,7 @@ OF_COMMANDS = {
     "audit": "audit",
     "cache list": "cache_list",
     "cache prune": "cache_prune",
+    "ensure": "report",
     "explain": "explain",
     "flavor validate": "flavor_validate",
     "host capacity": "capacity",

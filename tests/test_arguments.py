@@ -182,7 +182,8 @@ def test_who_watches_need_not_care_for_progress(tmp_path: Path) -> None:
 
 Call = Callable[..., object]
 apply, apply_all, audit = allocpolicy.apply, allocpolicy.apply_all, allocpolicy.audit
-capacity, inspect = allocpolicy.capacity, allocpolicy.inspect
+capacity, ensure = allocpolicy.capacity, allocpolicy.ensure
+inspect = allocpolicy.inspect
 load_flavors, load_policy = allocpolicy.load_flavors, allocpolicy.load_policy
 provision, resize = allocpolicy.provision, allocpolicy.resize
 ORDER, CHANGE = Order(destination="disk"), Change(disk="disk")
@@ -191,6 +192,9 @@ WRONG: list[tuple[Call, tuple[Any, ...], dict[str, Any], str]] = [
     (provision, ("disk",), {}, "order is 'disk': give an Order"),
     (provision, (ORDER,), {"policy": "x"}, "policy is 'x': give a Policy"),
     (provision, (ORDER,), {"watch": 5}, "watch is 5: give what can be called"),
+    (ensure, ("disk",), {}, "order is 'disk': give an Order"),
+    (ensure, (ORDER,), {"check": 1}, "check is 1: give True or False"),
+    (ensure, (ORDER,), {"watch": 5}, "watch is 5: give what can be called"),
     (apply, (ORDER,), {}, "change is an Order: give a Change"),
     (apply, (CHANGE,), {"policy": {}}, "policy is a dict: give a Policy"),
     (apply, (CHANGE,), {"watch": 5}, "watch is 5"),

@@ -22,7 +22,7 @@ from allocpolicy.operations import change, held_disk, present_disk, size_alignme
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.data_path import check_size
 from allocpolicy.operations.provision import Order, provision
-from allocpolicy.progress import Watcher, unwatched
+from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import in_force
@@ -55,6 +55,7 @@ def ensure(
     :raises Error: as these do.
     """
     arguments.instance(Order, order, "order")
+    check, watch = arguments.flag(check, "check"), heard(arguments.call(watch, "watch"))
     started, decided = time.monotonic(), in_force(policy)
     order = replace(order, dry_run=check or order.dry_run)
     with _alone(order, policy=decided):

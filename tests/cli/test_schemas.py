@@ -131,7 +131,7 @@ def test_inspect(host: Path) -> None:
     check("inspect", host / "disk")
 
 
-def test_provision_and_resize(tmp_path: Path) -> None:
+def test_provision_resize_and_ensure(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     sized = (disk, "--size", "1M", "--label", "tenant=acme")
     check("provision", *sized, "--dry-run")
@@ -139,6 +139,8 @@ def test_provision_and_resize(tmp_path: Path) -> None:
     check("resize", disk, "2M", "--dry-run")
     check("resize", disk, "2M")
     check("resize", disk, "2M")
+    for size in ("2M", "3M"):
+        check("ensure", disk, "--size", size, "--strategy", "performance")
 
 
 def test_stamp(host: Path) -> None:
