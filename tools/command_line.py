@@ -14,6 +14,8 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
+from cliff.command import Command as CliffCommand
+
 from allocpolicy.cli.main import COMMANDS, Program
 
 PROGRAM = "allocpolicy"
@@ -22,6 +24,8 @@ _BUILT_IN = ("complete", "help")
 # How arguments call a path that the parser takes as a string.
 _PATHS = frozenset({"DEST", "DISK", "FILE", "IMAGE", "PATH"})
 _DIRECTORY = "DIR"
+# What takes the names of columns: -c and --sort-column.
+_OF_COLUMNS = frozenset({"columns", "sort_columns"})
 # What the strategies are that every installation has.
 _STRATEGIES = ("none", "performance", "space")
 
@@ -84,15 +88,28 @@ def commands() -> tuple[Command, ...]:
     found = [_command("", program.parser)]
     for name in sorted((*COMMANDS, *_BUILT_IN)):
         factory, _, _ = program.command_manager.find_command(name.split())
-        parser = factory(program, None, name).get_parser(f"{PROGRAM} {name}")
-        found.append(_command(name, parser))
+        made = factory(program, None, name)
+        parser = made.get_parser(f"{PROGRAM} {name}")
+        found.append(_command(name, parser, columns=_columns(made)))
     return tuple(found)
 
 
-def _command(name: str, parser: argparse.ArgumentParser) -> Command:
+def _columns(command: CliffCommand) -> tuple[str, ...]:
+    """Return the names of the columns and the fields that a command shows."""
+    shown = getattr(command, "_columns", ())
+    fields = getattr(command, "_fields", ())
+    return tuple(dict.fromkeys([*(one.name for one in shown), *fields]))
+
+
+def _command(
+    name: str, parser: argparse.ArgumentParser, *, columns: tuple[str, ...] = ()
+) -> Command:
     # There is no public way to them; cliff.sphinxext reads them so as well.
     groups = [
-        Group(title=(one.title or "").rstrip(":"), options=_options(parser, one))
+        Group(
+            title=(one.title or "").rstrip(":"),
+            options=tuple(_shown(parser, one, columns=columns)),
+        )
         for one in parser._action_groups  # noqa: SLF001
     ]
     actions = parser._actions  # noqa: SLF001
@@ -105,25 +122,30 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Command:
     )
 
 
-def _options(
-    parser: argparse.ArgumentParser, group: argparse._ArgumentGroup
-) -> tuple[Argument, ...]:
-    return tuple(_shown(parser, group._group_actions))  # noqa: SLF001
-
-
 def _shown(
-    parser: argparse.ArgumentParser, actions: Sequence[argparse.Action]
+    parser: argparse.ArgumentParser,
+    group: argparse._ArgumentGroup,
+    *,
+    columns: tuple[str, ...],
 ) -> Iterator[Argument]:
-    for one in actions:
+    for one in group._group_actions:  # noqa: SLF001
         if one.option_strings and one.help != argparse.SUPPRESS:
-            yield _argument(parser, one)
+            known = columns if one.dest in _OF_COLUMNS else ()
+            yield _argument(parser, one, known=known)
 
 
-def _argument(parser: argparse.ArgumentParser, action: argparse.Action) -> Argument:
-    words = tuple(map(str, action.choices or ()))
-    metavar = action.metavar or f"{{{','.join(words)}}}"
-    if not action.metavar and not words:
+def _argument(
+    parser: argparse.ArgumentParser,
+    action: argparse.Action,
+    *,
+    known: tuple[str, ...] = (),
+) -> Argument:
+    """Return an argument; ``known`` is what it takes, if its parser doesn't say it."""
+    choices = tuple(map(str, action.choices or ()))
+    metavar = action.metavar or f"{{{','.join(choices)}}}"
+    if not action.metavar and not choices:
         metavar = action.dest.upper()
+    words = choices or known
     if not words and _is_strategy(action):
         words = _STRATEGIES
     nargs = action.nargs if isinstance(action.nargs, str) else ""
