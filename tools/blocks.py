@@ -18,7 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     *("README.md", "CONTRIBUTING.md"),
-    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*/README.md")),
+    *sorted(
+        str(path.relative_to(ROOT))
+        for pattern in ("[!.]*/README.md", "[!.]*/*/README.md")
+        for path in ROOT.glob(pattern)
+        if path.parts[len(ROOT.parts)] != "build"
+    ),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 )
 

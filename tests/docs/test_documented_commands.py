@@ -103,6 +103,12 @@ def test_no_block_escapes(page: str) -> None:
     assert [one for one in EVERY_BLOCK if one.page == page and not one.kind] == []
 
 
+@pytest.mark.parametrize("block", of_kind("not run"))
+def test_a_test_that_a_reason_names_is_there(block: Block) -> None:
+    named = re.findall(r"[\w/]+/tests(?:/[\w.]+)?|tests/[\w/.]*\w", block.why_not or "")
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.parametrize("block", of_kind("run elsewhere"))
 def test_what_others_run_is_nothing_but_that(block: Block) -> None:
     """No command hides behind one that is not run here."""
