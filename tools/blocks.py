@@ -37,7 +37,8 @@ GUIDE = "docs/how-to/strategies.md"
 
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<why>[^>]+?) -->\n+)?"
-    r"(?:^(?P<fence>`{3,}|:{3,})(?P<language>[^\n`]*)\n(?P<fenced>.*?)^(?P=fence)$"
+    r"(?:^(?P<fence> *(?:`{3,}|:{3,}|~{3,}))(?P<language>[^\n`]*)\n"
+    r"(?P<fenced>.*?)^(?P=fence)$"
     r"|(?<=\n\n)(?P<indented>(?:(?: {4}[^\n]*)?\n)+))",
     re.DOTALL | re.MULTILINE,
 )
@@ -95,6 +96,7 @@ class Block:
     page: str
     language: str  # what a fence says; empty of an indented block
     lines: tuple[str, ...]  # without their margin
+    margin: int  # spaces that each line has on the page
     why_not: str | None  # why nothing runs it, as the page says
     span: tuple[int, int]  # where its text is in the page
 
@@ -105,19 +107,35 @@ class Block:
             return "built by Sphinx"
         if self.why_not:
             return "not run"
-        if self.page == GUIDE or self.page in IN_ORDER:
+        if self.page == GUIDE:
             return "typed in order"
         return self._content
+
+    @property
+    def because(self) -> str:
+        """Why it is not run."""
+        return self.why_not or reason_not_to_run(self.steps[0].command) or ""
 
     @property
     def _content(self) -> str:
         first = self.lines[0]
         if self.language in {"console", "shell"} or _SHELL.match(first):
-            return "typed" if self.commands else "run elsewhere"
+            return self._typed
+        if self.page in IN_ORDER:
+            return "typed in order" if self.language.startswith("python") else ""
         if self.language == "python":
             return "run as Python"
         found = (kind for begin, kind in _KINDS.items() if re.match(begin, first))
         return next(found, "")
+
+    @property
+    def _typed(self) -> str:
+        """What is done with what is typed into a shell."""
+        if not self.commands:
+            return "run elsewhere"
+        if self.shows and len(self.commands) < len(self.steps):
+            return ""  # what it shows of the others is nobody's
+        return "typed in order" if self.page in IN_ORDER else "typed"
 
     @property
     def shows(self) -> bool:
@@ -168,6 +186,7 @@ def blocks(page: str) -> Iterator[Block]:
                 page=page,
                 language=match["language"] or "",
                 lines=tuple(line[margin:] for line in lines),
+                margin=margin,
                 why_not=match["why"],
                 span=match.span(name),
             )
@@ -175,7 +194,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 def rewrite(block: Block, printed: Sequence[Sequence[str]]) -> None:
     """Put what its commands print into a block's page, in place of what it shows."""
-    margin = "" if block.language else "    "
+    margin = " " * block.margin
     lines = [
         line
         for step, answer in zip(block.steps, printed, strict=True)
@@ -210,9 +229,9 @@ def write() -> str:
     lines += [f"| {kind} | {count} |" for kind, count in counted.most_common()]
     lines += ["", "| not run, on the page | begins | because |", "|---|---|---|"]
     lines += [
-        f"| {one.page} | `{one.lines[0].strip()[:40]}` | {one.why_not} |"
+        f"| {one.page} | `{one.lines[0].strip()[:40]}` | {one.because} |"
         for one in found
-        if one.kind == "not run"
+        if one.kind in {"not run", "run elsewhere"}
     ]
     return "\n".join(lines) + "\n"
 
