@@ -43,8 +43,8 @@ _BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _PROGRAMS = (
-    "allocpolicy|apt-get|for|git|ls|make|openstack|pip|pytest|python3?|qemu-img|rm|tox"
-    "|virsh"
+    "allocpolicy|ansible-[a-z]+|apt-get|for|git|ls|make|openstack|pip|pytest|python3?"
+    "|qemu-img|rm|tox|virsh"
 )
 _SHELL = re.compile(rf"\$ |({_PROGRAMS})(?![\w:])")
 _CRONTAB = "# /etc/cron.d"
@@ -53,6 +53,7 @@ _CRONTAB = "# /etc/cron.d"
 _KINDS = {
     _CRONTAB: "typed",
     r"(from|import) \w+": "run as Python",
+    "- hosts:": "played by Ansible",
     "flavors:": "validated as flavors",
     r"\[(DEFAULT|allocpolicy)\]|# /etc/allocpolicy/": "read as configuration",
     r"allocpolicy:[\w.]+ *= \w+$": "resolved as extra specs",
@@ -62,6 +63,7 @@ _KINDS = {
 NOT_RUN = {
     "allocpolicy audit --libvirt ": "it takes libvirt; tests/libvirt has its own",
     "allocpolicy libvirt ": "tests/libvirt runs them, beside a libvirtd of its own",
+    "ansible-": "tests/ansible runs Ansible's programs",
     "apt-get ": "it changes the host; bindep.txt is what make installs",
     "git ": "it changes the checkout",
     "make ": "make test runs this test; the demo has a test of its own",

@@ -53,6 +53,7 @@ OF_OTHERS = {
     "--clear",
     "--deep",
     "--dig-holes",
+    "--diff",
     "--directory",
     "--disk-only",
     "--editable",
