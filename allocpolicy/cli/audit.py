@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from allocpolicy.cli import aside, choice, disk_format, progress
-from allocpolicy.cli.cells import blanked
+from allocpolicy.cli import (
+    aside,
+    brief,
+    choice,
+    columns,
+    disk_format,
+    formats,
+    progress,
+)
+from allocpolicy.cli.columns import Column, Data, column, said, sentence, size
 from allocpolicy.cli.command import Lister
-from allocpolicy.cli.command import Row as Cells
 from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import Judgement
 from allocpolicy.errors import DestinationError, ImageError, InvalidRequest
 from allocpolicy.images import image_file
 from allocpolicy.operations.attached import Attached
 from allocpolicy.operations.audit import Given, audit
 from allocpolicy.record import replace
+from allocpolicy.report.audit import Audit as Report
 from allocpolicy.resolve import expected
 
 
@@ -37,11 +45,21 @@ class Audit(Lister):
     directory can't be read; 4: not one disk could be judged.
     """
 
-    _summary = ""
     _shortage: str | None = None
-    columns = (
+    fields = (
         *("disk", "strategy", "mapping", "allocation", "verdict", "reason"),
         *("chain_length", "dirty", "leaked_bytes", "shared_bytes", "requested"),
+        *("virtual_size", "actual_size"),
+    )
+    columns: ClassVar[tuple[Column, ...]] = (
+        column("verdict"),
+        column("policy", field="strategy"),
+        size("size", field="virtual_size"),
+        size("taken", field="actual_size"),
+        sentence(
+            "why", field="reason", cell=lambda row: brief.reason(said(row["reason"]))
+        ),
+        column("disk"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -93,7 +111,7 @@ class Audit(Lister):
         )
         choice.add_options(parser)
 
-    def rows(self, arguments: argparse.Namespace) -> list[Cells]:
+    def rows(self, arguments: argparse.Namespace) -> list[dict[str, object]]:
         self._check_paths(arguments.paths)
         policy = self.policy(arguments)
         given = _given(arguments, policy=policy)
@@ -123,10 +141,10 @@ class Audit(Lister):
             metrics.write(textfile, found)
         status = found.exit_status(require_stamp=arguments.require_stamp)
         self.exit_status = self.exit_status or status
-        self._summary, self._shortage = found.summary, found.shortage
-        document = found.as_document(whole=arguments.all)
-        rows = (tuple(row.values()) for row in document)
-        return blanked(rows, arguments=arguments)
+        self.summary, self._shortage = found.summary, found.shortage
+        if arguments.formatter == formats.SCREEN:
+            self.summary = _summary(found, arguments=arguments)
+        return found.as_document(whole=arguments.all)
 
     def _attached(self, uri: str | None, *, policy: Policy) -> dict[Path, Attached]:
         """Return the disks of libvirt's domains; tell which domains can't be read."""
@@ -160,13 +178,38 @@ class Audit(Lister):
         column_names: Sequence[str],
         data: Iterable[Sequence[Any]],
     ) -> int:
-        """Print the rows, and on stderr what they come to."""
+        """Print the rows and what they come to, and tell of disks that lack."""
         status = super().produce_output(parsed_args, column_names, data)
-        sys.stdout.flush()
-        aside.say(self._summary)
         if self._shortage is not None:
             aside.tell(self._shortage)
         return status
+
+    def shown(self, arguments: argparse.Namespace) -> tuple[Column, ...]:
+        disk = columns.path("disk", named=arguments.paths)
+        return (*self.columns[:-1], disk)
+
+    def listed(
+        self, rows: Sequence[Data], arguments: argparse.Namespace
+    ) -> Iterable[Data]:
+        """Return the disks that don't meet; all of them with --all, or one by name."""
+        if _shows_all(arguments):
+            return rows
+        return [row for row in rows if row["verdict"] != Judgement.MEETS.value]
+
+
+def _shows_all(arguments: argparse.Namespace) -> bool:
+    """Return whether people are shown the disks that meet, too."""
+    paths = arguments.paths
+    return arguments.all or (len(paths) == 1 and not paths[0].is_dir())
+
+
+def _summary(found: Report, *, arguments: argparse.Namespace) -> str:
+    """Return what the audit comes to, as the last line of the screen."""
+    paths = arguments.paths
+    where = f"{paths[0]}: " if len(paths) == 1 else ""
+    hidden = found.counts[Judgement.MEETS.value] and not _shows_all(arguments)
+    rest = ". --all shows those that meet." if hidden else "."
+    return f"{where}{found.summary}{rest}"
 
 
 def _jobs(text: str) -> int:

@@ -6,7 +6,7 @@ import re
 
 # What our own sentences say at more length than a column has room for.
 _SHORTER = (
-    (r"^allocation is thin; thin: ", ""),
+    (r"^(mapping is full, )?allocation is thin(, not \w+)?; thin: ", ""),
     (r"^thin: (?=no storage|\d)", ""),
     (r"\bno storage of its own yet for ", ""),
     (r"\bmapping is full, allocation is (reserved|written)", r"all mapped, all \1"),
@@ -15,7 +15,11 @@ _SHORTER = (
     (r"^allocation is (reserved|written)", r"all \1"),
     (r"^it has no stamp: no policy is known; .*", "no stamp"),
     (r"^it has ", ""),
-    (r", ((?:under )?\d+) %", r" (\1 %)"),
+    (
+        r"(\S+ \w+) shared with (internal snapshots? [^;]*), ((?:under )?\d+) %",
+        r"\2 (\1, \3 %)",
+    ),
+    (r", ((?:under )?\d+) %(?!\))", r" (\1 %)"),
 )
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ([KMGTP])iB\b(?: \(\d+ bytes\))?")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from allocpolicy.cli import brief
@@ -34,7 +35,9 @@ def _why(row: Data) -> str:
     done = [str(one) for one in steps] if isinstance(steps, list) else []
     if not done or not reason.startswith(_AS_ASKED):
         done.append(reason)
-    return brief.reason("; ".join(done))
+    text, disk = "; ".join(done), str(row["disk"])
+    text = text.replace(f"image {disk}: ", "").replace(f" {disk}", " the disk")
+    return brief.reason(text)
 
 
 _CHANGE = column("change", field="outcome", cell=_change)
@@ -61,6 +64,13 @@ class Changes(Lister):
         taken = _PLANNED if arguments.dry_run else (_TAKEN,)
         disk = path("disk", named=getattr(arguments, "disks", ()))
         return (_CHANGE, _POLICY, _SIZE, *taken, _WHY, disk)
+
+    def listed(
+        self, rows: Sequence[Data], arguments: argparse.Namespace
+    ) -> Iterable[Data]:
+        if not rows:
+            self.summary = "nothing to do"
+        return rows
 
 
 def of(report: Report) -> Data:

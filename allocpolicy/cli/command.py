@@ -330,10 +330,20 @@ class Lister(_Shown, CliffLister):
         else:
             safe = [_safe(row, parsed_args) for row in data]
             super().produce_output(parsed_args, column_names, safe)
-        if self.summary and self.app.options.verbose_level:  # not with -q
-            sys.stdout.flush()
-            print(screen.safe(self.summary), file=sys.stderr)
+        if self.summary:
+            self._sum_up(parsed_args)
         return 0
+
+    def _sum_up(self, arguments: argparse.Namespace) -> None:
+        """Print the summary after all else."""
+        sys.stdout.flush()
+        if arguments.formatter != formats.SCREEN:
+            aside.say(self.summary)
+        elif not aside.is_quiet():
+            wide = screen.width(arguments.max_width) if sys.stderr.isatty() else 0
+            wrapped = screen.sentence(self.summary, width=wide) if wide else []
+            for line in wrapped or [self.summary]:
+                print(screen.safe(line), file=sys.stderr)
 
     def _screen(self, arguments: argparse.Namespace) -> Iterable[str]:
         width = screen.width(arguments.max_width)

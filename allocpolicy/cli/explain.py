@@ -11,6 +11,7 @@ from allocpolicy.cli.command import Lister
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.candidates import WON, Candidate
+from allocpolicy.resolve.extra_specs import NAMESPACE
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import COMMAND_LINE, Selection, resolve
 from allocpolicy.wording import amount
@@ -24,7 +25,9 @@ def _value(row: Data) -> str:
 
 
 def _origin(row: Data) -> str:
-    return f"{row['key']} ({row['source']})"
+    """Return who says so; by which key, if that isn't the subject's own."""
+    key, source = row["key"], str(row["source"])
+    return source if key == f"{NAMESPACE}{row['subject']}" else f"{key} ({source})"
 
 
 def _outcome(row: Data) -> str:

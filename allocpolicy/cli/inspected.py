@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 
 from allocpolicy.cli import observed, screen
-from allocpolicy.cli.columns import said
 from allocpolicy.contract.facts import BackingFile, Use
 from allocpolicy.contract.strategy import Choice, Judgement
 from allocpolicy.errors import Error
@@ -24,6 +23,8 @@ def of_disk(found: Inspection, *, given: Choice | None, width: int) -> Iterator[
     seen, stamp = found.observed, found.stamp
     chosen = stamp.effective if stamp else given
     policy = policy_of(chosen) if chosen else "no policy"
+    if stamp and stamp.asked and stamp.asked.flavor:
+        policy = f"{policy} (flavor {stamp.asked.flavor})"
     yield from observed.head(
         found.disk, what=observed.what(seen), policy=policy, width=width
     )
@@ -80,7 +81,7 @@ def _asked(stamp: Stamp) -> dict[str, str]:
     requested = stamp.requested
     return {
         "requested": "" if requested == stamp.effective else policy_of(requested),
-        "labels": said(given) if given else "",
+        "labels": observed.labels(given, asked=stamp.asked),
     }
 
 

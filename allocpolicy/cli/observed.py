@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from allocpolicy.cli import columns
 from allocpolicy.contract.facts import Allocation, DataFile, DiskFormat, Observation
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
+from allocpolicy.images.stamp import Asked
 from allocpolicy.registry.installed import Loaded
 from allocpolicy.wording import amount
 
@@ -135,6 +136,13 @@ def options(hints: Attachment) -> str:
     if hints.discard_granularity:
         words.append(f"discard_granularity={hints.discard_granularity}")
     return " ".join(words)
+
+
+def labels(given: Mapping[str, str], *, asked: Asked | None) -> str:
+    """Return the labels, without the flavor's name, which stands beside the policy."""
+    flavor = {"flavor": asked.flavor} if asked else {}
+    others = {key: value for key, value in given.items() if flavor.get(key) != value}
+    return columns.said(others) if others else ""
 
 
 def attached(hints: Attachment | None) -> str:

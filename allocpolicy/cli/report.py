@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from allocpolicy.cli import brief, observed, screen
-from allocpolicy.cli.columns import said
 from allocpolicy.contract.plan import Mode
 from allocpolicy.report.report import Report
-from allocpolicy.wording import amount
+from allocpolicy.wording import amount, apart
 
 FIELDS = (
     *("disk", "operation", "mode", "changed", "dry_run", "format", "virtual_size"),
@@ -18,7 +17,7 @@ FIELDS = (
     *("headroom_bytes", "free_bytes", "free_after_bytes", "elapsed"),
 )
 COLUMNS = tuple(one for one in observed.COLUMNS if one.name not in FIELDS)
-_AS_ASKED = "as requested"
+_AS_ASKED, _NOTHING = "as requested", "nothing to do"
 
 
 def lines(report: Report, *, width: int) -> Iterator[str]:
@@ -27,7 +26,7 @@ def lines(report: Report, *, width: int) -> Iterator[str]:
         report.disk, what=_what(report), policy=_policy(report), width=width
     )
     said = _plan(report) if report.dry_run else _done(report)
-    yield from screen.pairs({**_refused(report), **said}, width=width)
+    yield from screen.pairs(said, width=width)
     yield f"  {report.elapsed:.1f} s"
 
 
@@ -52,10 +51,16 @@ def _policy(report: Report) -> str:
 
 
 def _refused(report: Report) -> dict[str, str | list[str]]:
-    """Return why it isn't all that was asked for."""
+    """Return why it isn't all that was asked for, or why nothing was done."""
     reason = report.effective_reason
-    why = "" if reason.startswith(_AS_ASKED) or report.unmet else reason
-    return {"unmet": report.unmet or "", "because": why}
+    known = reason.startswith(_AS_ASKED) or reason == _NOTHING
+    why = "" if known or report.unmet else reason
+    if report.changed or report.dry_run:
+        return {"unmet": report.unmet or "", "because": why}
+    return {
+        "unmet": report.unmet or "",
+        "done": f"nothing: {why}" if why else "nothing",
+    }
 
 
 def _done(report: Report) -> dict[str, str | list[str]]:
@@ -64,10 +69,19 @@ def _done(report: Report) -> dict[str, str | list[str]]:
     assert verdict is not None
     return {
         str(verdict.judgement): observed.promise(verdict, seen),
+        **_refused(report),
+        **_steps(report),
         "storage": observed.storage(seen),
         "attach": observed.attached(report.attachment),
-        "labels": said(report.labels) if report.labels else "",
+        "labels": observed.labels(report.labels, asked=report.requested.asked),
     }
+
+
+def _steps(report: Report) -> dict[str, str | list[str]]:
+    """Return what was done to a disk that was there."""
+    if report.before is None or not report.changed:
+        return {}
+    return {"done": [brief.rounded(one) for one in report.steps]}
 
 
 def _plan(report: Report) -> dict[str, str | list[str]]:
@@ -80,11 +94,12 @@ def _plan(report: Report) -> dict[str, str | list[str]]:
         needs.append(f"{amount(report.headroom_bytes)} of headroom must stay free")
     nothing = report.mode is Mode.NOTHING
     return {
-        "dry run": "nothing to do" if nothing else "nothing was done; it would",
+        "dry run": _NOTHING if nothing else "nothing was done; it would",
+        **_refused(report),
         "steps": [brief.rounded(one) for one in report.steps],
         "needs": [] if nothing else needs,
         "free": _free(report),
-        "labels": said(report.labels) if report.labels else "",
+        "labels": observed.labels(report.labels, asked=report.requested.asked),
     }
 
 
@@ -92,4 +107,5 @@ def _free(report: Report) -> str:
     free, after = report.free_bytes, report.free_after_bytes
     if free is None or after is None:
         return ""
-    return f"{amount(free)} now, {amount(after)} afterwards"
+    now, then = apart(free, after)
+    return f"{now} now, {then} afterwards"

@@ -19,7 +19,7 @@ GAP = "  "
 _STDOUT = 1
 _USUAL = 80  # where there is no terminal to ask
 _NARROWEST = 40  # what is narrower than that, nobody reads
-_SENTENCE = 16  # the least room of a sentence in a column
+_SENTENCE = 12  # the least room of a sentence in a column
 _WORDS = (30, 16, 10)  # the longest words that a column is wide enough for, if it can
 
 _TIE = "\0"  # stands for a space at which no line ends; text for people has none

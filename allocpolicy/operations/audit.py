@@ -161,7 +161,7 @@ def audit(
     renewal = Renewal(policy=policy, flavors=flavors)
     renewed = _renewed(judged, renewal=renewal, attachments=attachments)
     rows = [
-        attachments.named(replace(row, uncovered=_uncovered(one, above)), one)
+        attachments.named(_found(row, one, above=above), one)
         for one, row in expectation.judged(renewed, expected=awaited)
         if row.disk in attachments.disks or not _is_left(one, above)
     ]
@@ -323,6 +323,11 @@ def _is_left(seen: Sighting, above: Covering) -> bool:
     if seen.inherited is None or seen.observed is None or seen.inode is None:
         return False
     return bool(above.topmost(seen.inode, in_use=seen.observed.in_use))
+
+
+def _found(row: Row, seen: Sighting, *, above: Covering) -> Row:
+    """Return the row with where guests write instead, and how large the disk is."""
+    return audit_rows.sized(replace(row, uncovered=_uncovered(seen, above)), seen)
 
 
 def _uncovered(seen: Sighting, above: Covering) -> str | None:

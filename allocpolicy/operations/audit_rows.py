@@ -33,6 +33,15 @@ def row(
     )
 
 
+def sized(row: Row, seen: Sighting) -> Row:
+    """Return the row with the disk's sizes, as far as anything says them."""
+    sizes = seen.observed or seen.holding
+    if sizes is None:
+        return row
+    virtual, actual = sizes.virtual_size, sizes.actual_size
+    return replace(row, virtual_size=virtual, actual_size=actual)
+
+
 def unlisted(path: str, reason: str) -> Row:
     """Return the row of a directory that can't be listed."""
     verdict = Finding(judgement=Remark.UNREADABLE, reason=reason)

@@ -59,6 +59,9 @@ class Row:
     observed: Observation | None = None
     #: to which files without a policy guests write instead; None: to none
     uncovered: str | None = None
+    #: the bytes that its guest sees; None: not known
+    virtual_size: int | None = None
+    actual_size: int | None = None  #: the bytes that the file takes; None: not known
 
     @property
     def word(self) -> str:
@@ -90,6 +93,8 @@ class Row:
             "leaked_bytes": seen.leaked_bytes if seen else None,
             "shared_bytes": seen.shared_bytes if seen else None,
             "requested": self.requested,
+            "virtual_size": self.virtual_size,
+            "actual_size": self.actual_size,
         }
 
 

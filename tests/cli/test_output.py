@@ -118,8 +118,8 @@ def test_a_shell_runs_nothing(disk: Path, tmp_path: Path) -> None:
 ARGUMENTS = {
     "apply": ("DISK",),
     "audit": ("DISK",),
-    "cache list": ("DIRECTORY",),
-    "cache prune": ("DIRECTORY",),
+    "cache list": ("CACHE",),
+    "cache prune": ("CACHE",),
     "ensure": ("NEW", "--size", "1M"),
     "explain": (),
     "flavor validate": ("FLAVORS",),
@@ -154,10 +154,12 @@ def arguments(name: str, directory: Path) -> list[object]:
     """Return a command line that works, in a directory with a disk."""
     disk, flavors = directory / "disk", directory / "flavors.yaml"
     provision(disk, "--size", "1M", "--strategy", "none")
-    flavors.write_text("a: {}\n")
+    flavors.write_text("flavors: {a: {extra_specs: {}}}\n")
+    (directory / "_base").mkdir(exist_ok=True)
     places = {
         "DISK": disk,
         "NEW": directory / "new",
+        "CACHE": directory / "_base",
         "DIRECTORY": directory,
         "FLAVORS": flavors,
     }
@@ -195,7 +197,7 @@ def test_every_column_that_is_shown_can_be_asked_for(
 def test_a_column_that_this_disk_has_not_is_empty(tmp_path: Path) -> None:
     line = arguments("inspect", tmp_path)
     shown = allocpolicy(*line, "-f", "value", "-c", "backing_chain")
-    assert (shown.status, shown.stdout) == (0, "null\n")
+    assert (shown.status, shown.stdout) == (0, "[]\n")
 
 
 def test_an_unknown_sort_column_is_told(tmp_path: Path) -> None:

@@ -330,7 +330,8 @@ def test_a_path_that_is_not_there_exits_2(tmp_path: Path) -> None:
     finished = allocpolicy("audit", tmp_path, tmp_path / "no")
     assert finished.status == 2
     assert finished.stderr == (
-        f"audit: image {tmp_path / 'no'}: cannot open it: No such file or directory\n"
+        f"allocpolicy audit: image {tmp_path / 'no'}: cannot open it: No such file or"
+        " directory\n"
     )
     several = allocpolicy("audit", tmp_path / "a", tmp_path, tmp_path / "b")
     assert several.status == 2
@@ -413,7 +414,7 @@ def test_what_may_not_be_read_is_unreadable(directory: Path) -> None:
     finished = Finished(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
     assert finished.status == 2
     assert finished.stderr == (
-        "audit: 2 disks: 1 meet, 0 drifted, 1 unreadable, 0 without policy,"
+        "allocpolicy audit: 2 disks: 1 meet, 0 drifted, 1 unreadable, 0 without policy,"
         " 0 base images, 1 path not read\n"
     )
     assert [(Path(row["disk"]).name, row["verdict"]) for row in finished.document] == [

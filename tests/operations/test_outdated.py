@@ -187,8 +187,8 @@ def test_an_expected_disk_that_is_gone_or_lost_its_stamp_is_a_finding(
         assert said["gone"].startswith("missing: it is expected, and there is no")
     summary = allocpolicy("audit", "--expect", file).stderr
     assert summary == (
-        "audit: 3 disks: 1 meet, 1 drifted, 1 missing, 0 without policy,"
-        " 0 base images\n"
+        "3 disks: 1 meet, 1 drifted, 1 missing, 0 without policy, 0 base images."
+        " --all shows those that meet.\n"
     )
     textfile = directory / "x.prom"
     allocpolicy("audit", "--expect", file, "--textfile", textfile)

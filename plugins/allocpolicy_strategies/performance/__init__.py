@@ -118,7 +118,10 @@ class Performance(Strategy):
             return Verdict(judgement=Judgement.MEETS, reason=reason)
         if allocation is Allocation.UNVERIFIABLE or observation.extents is None:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
-        return Verdict(judgement=Judgement.DRIFTED, reason=f"{reason}, not {data}")
+        reason = "; ".join(
+            filter(None, (f"{reason}, not {data}", observation.exception))
+        )
+        return Verdict(judgement=Judgement.DRIFTED, reason=reason)
 
     def attach(
         self, *, options: Mapping[str, object], observation: Observation

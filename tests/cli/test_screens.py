@@ -1,0 +1,174 @@
+"""What people see: on terminals of any width, without colours, in the locale C."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from allocpolicy.cli.main import COMMANDS
+from tests.cli.test_output import NO_TABLE, arguments
+from tests.harness.cli import Finished, allocpolicy, provision
+from tests.harness.images import MIB
+from tests.harness.terminal import Shown, on_terminal
+
+LIBVIRT = {one for one in COMMANDS if one.startswith("libvirt ")}
+SCREENS = sorted(set(COMMANDS) - NO_TABLE - LIBVIRT - {"strategy check"})
+WIDTHS: tuple[tuple[int, list[str]], ...] = (
+    *((60, []), (200, []), (80, ["--long"])),
+    (80, []),  # the last one is what a pipe gets
+)
+
+
+def too_wide(shown: Shown, *, width: int) -> list[str]:
+    """Return the lines that are wider, though no path makes them so."""
+    wide = (line for line in shown.lines if len(line) > width)
+    return [line for line in wide if len(re.sub(r"\S*/\S*$", "", line)) > width - 2]
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_what_people_see_fits_and_is_text(name: str, tmp_path: Path) -> None:
+    """No line is wider than the terminal; without colours there is only text.
+
+    A pipe gets what a terminal of 80 columns does.
+    """
+    for number, (width, extra) in enumerate(WIDTHS):
+        place = tmp_path / str(number if name in CHANGES else "place")
+        if not place.exists():
+            place.mkdir()
+            line = arguments(name, place)
+        shown = on_terminal(*line, *extra, width=width, NO_COLOR="1")
+        assert shown.status == 0, shown.text
+        assert not too_wide(shown, width=width), shown.text
+        assert b"\x1b" not in shown.sent
+    if name not in CHANGES:
+        piped = allocpolicy(*line)
+        assert "\x1b" not in piped.stdout + piped.stderr
+        assert alike(piped.stdout + piped.stderr, shown.text)
+
+
+# They do their work once: the next time there is nothing to be done, or they refuse.
+CHANGES = {"provision", "resize", "stamp remove", "strategy new"}
+
+
+def alike(one: str, other: str) -> bool:
+    """Return whether texts differ in no more than what they measured."""
+    shapes = (
+        re.sub(r"[\d.]+|\n+|·|█|░", "", re.split(r"\n\n", x)[0]) for x in (one, other)
+    )
+    first, second = shapes
+    return first.split() == second.split()
+
+
+@pytest.mark.parametrize("variables", [{"LANG": "C"}, {"LC_ALL": "POSIX"}])
+def test_in_the_locale_c_there_is_only_ascii(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    disk = tmp_path / "größe·盘"
+    provision(disk, "--size", "1M", "--strategy", "space")
+    locale = {"LANG": "", "LC_ALL": "", "LC_CTYPE": "", **variables}
+    for line in (("inspect", disk), ("audit", "--all", disk), ("apply", disk)):
+        shown = on_terminal(*line, width=80, **locale)
+        assert shown.sent.isascii(), shown.text
+        assert shown.status == 0
+        assert r"gr\xf6\xdfe\xb7\u76d8" in shown.text
+    assert "größe·盘" in on_terminal("audit", disk, LC_ALL="C.UTF-8").text
+    document = allocpolicy("audit", disk, "-f", "json", LANG="C").document
+    assert document[0]["disk"] == str(disk)
+
+
+def drifted(directory: Path) -> Path:
+    """Return a disk that has lost its storage."""
+    disk = directory / "web1.qcow2"
+    provision(disk, "--size", 64 * MIB, "--strategy", "space")
+    size = disk.stat().st_size
+    os.truncate(disk, MIB)
+    os.truncate(disk, size)
+    return disk
+
+
+def columns_asked(*formats: str, disk: Path) -> list[Finished]:
+    asked = ("-c", "Verdict", "-c", "SIZE", "-c", "actual_size")
+    return [
+        allocpolicy("audit", disk, *asked, *(("-f", one) if one else ()))
+        for one in formats
+    ]
+
+
+def test_the_columns_that_are_shown_can_be_asked_for_in_every_format(
+    tmp_path: Path,
+) -> None:
+    """So can the fields; data is exact, and in the order that was asked for."""
+    disk = drifted(tmp_path)
+    formats = ("", "table", "json", "yaml", "csv", "value")
+    shown = columns_asked(*formats, disk=disk)
+    assert {one.status for one in shown} == {1}
+    taken = disk.stat().st_blocks * 512
+    screen, table, data, _, csv, value = (one.stdout for one in shown)
+    assert screen.splitlines()[0].split() == ["VERDICT", "SIZE", "ACTUAL", "SIZE"]
+    assert screen.splitlines()[1].split()[:2] == ["drifted", "64M"]
+    assert "verdict" in table
+    row = {"verdict": "drifted", "size": 64 * MIB, "actual_size": taken}
+    assert json.loads(data) == [row]
+    assert list(json.loads(data)[0]) == list(row)
+    assert csv == f'"verdict","size","actual_size"\n"drifted",{64 * MIB},{taken}\n'
+    assert value == f"drifted {64 * MIB} {taken}\n"
+
+
+def test_programs_get_true_false_and_null(tmp_path: Path) -> None:
+    disk = drifted(tmp_path)
+    told = allocpolicy("inspect", disk, "-f", "shell").stdout.splitlines()
+    found = dict(one.split("=", 1) for one in told)
+    assert (found["guaranteed"], found["extended_l2"]) == ('"false"', '"false"')
+    assert found["backing_file"] == '"null"'
+    assert json.loads(json.loads(found["verdict"]))["judgement"] == "drifted"
+    asked = ("-c", "dirty", "-c", "leaked_bytes", "-c", "requested")
+    assert "false" in allocpolicy("audit", disk, *asked, "-f", "csv").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("-f", "json", "--fit-width"), "--fit-width has no effect with -f json"),
+        (("--noindent",), "--noindent has no effect with -f screen"),
+        (("-f", "value", "--quote", "all"), "it is for -f csv"),
+        (("--print-empty",), "it is for -f table"),
+    ],
+)
+def test_an_option_of_another_format_is_refused(
+    options: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    finished = allocpolicy("audit", tmp_path, *options)
+    assert finished.status == 2
+    assert told in finished.stderr
+
+
+def test_the_width_can_be_said(tmp_path: Path) -> None:
+    lines = allocpolicy("explain", "--strategy", "space", "--max-width", "60").stdout
+    assert max(map(len, lines.splitlines())) <= 60
+
+
+def test_a_reason_is_never_cut(tmp_path: Path) -> None:
+    """It takes further lines; those that sort them find each fact."""
+    disk = drifted(tmp_path)
+    screen = on_terminal("audit", disk, width=60).text
+    (row,) = allocpolicy("audit", disk, "-f", "json").document
+    share = re.search(r"(\d+) %", row["reason"])
+    assert share is not None
+    assert f"({share[1]} %)" in screen
+
+
+def test_the_last_line_of_an_audit_counts_and_can_be_left_out(tmp_path: Path) -> None:
+    provision(tmp_path / "kept", "--size", MIB, "--strategy", "space")
+    drifted(tmp_path)
+    lines = on_terminal("audit", tmp_path).lines
+    assert [line.split()[-1] for line in lines[:2]] == ["DISK", "web1.qcow2"]
+    said = " ".join(line.strip() for line in lines[2:])
+    assert said.startswith(f"{tmp_path}: 2 disks: 1 meet, 1 drifted")
+    assert said.endswith("--all shows those that meet.")
+    assert on_terminal("-q", "audit", tmp_path).lines == lines[:2]
+    whole = on_terminal("audit", "--all", tmp_path).lines
+    assert [line.split()[-1] for line in whole[:3]] == ["DISK", "kept", "web1.qcow2"]
