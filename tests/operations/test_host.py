@@ -216,12 +216,20 @@ class TestProbe:
             assert one["guaranteed"] == report.observed.guaranteed
 
     @ALL
-    def test_a_table_is_for_people(self, directory: Path, filesystem_kind: str) -> None:
-        finished = allocpolicy("host", "probe", directory)
+    def test_the_screen_has_a_line_for_each_strategy(
+        self, directory: Path, filesystem_kind: str
+    ) -> None:
+        """What the storage lacks is told, and why a strategy can't be had there."""
+        finished = allocpolicy("host", "probe", directory, COLUMNS="200")
         assert (finished.status, finished.stderr) == (0, "")
         works = filesystem_kind != "ext2"
-        assert ("space (raw): meets, reserved, guaranteed" in finished.stdout) is works
+        rows = [line.split() for line in finished.stdout.splitlines()]
+        assert (["space", "raw", "meets", "true"] in rows) is works
         assert ("zero-fill" in finished.stdout) is not works
+        [able] = [row for row in rows if row[:1] == ["capabilities"]]
+        [lacking] = [row for row in rows if row[:1] == ["lacking"]]
+        assert ("fallocate," in able) is works
+        assert ("fallocate," in lacking) is not works
 
     def test_a_broken_plugin_has_its_row_and_does_no_harm(self, tmp_path: Path) -> None:
         site, directory = tmp_path / "site", tmp_path / "disks"
