@@ -10,6 +10,7 @@ from pathlib import Path
 from allocpolicy.cli import brief
 from allocpolicy.cli.columns import Column, Data, column, path, said, sentence, size
 from allocpolicy.cli.command import Lister
+from allocpolicy.contract.plan import Mode
 from allocpolicy.report.report import Report
 
 SKIPPED, FAILED = "skipped", "failed"
@@ -33,6 +34,8 @@ def _why(row: Data) -> str:
     """Return what is done, and what isn't as it was requested."""
     steps, reason = row.get("steps"), said(row.get("reason"))
     done = [str(one) for one in steps] if isinstance(steps, list) else []
+    if (row["outcome"], row["mode"]) == ("changed", Mode.STAGED):
+        done = ["rewritten", *(one for one in done if one.startswith("record "))]
     if not done or not reason.startswith(_AS_ASKED):
         done.append(reason)
     text, disk = "; ".join(done), str(row["disk"])

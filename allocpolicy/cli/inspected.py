@@ -59,8 +59,10 @@ def policy_of(choice: Choice) -> str:
 def _judged(found: Inspection) -> dict[str, str]:
     verdict, disk = found.verdict, shlex.quote(str(found.disk))
     if verdict is None:
-        remedy = f"allocpolicy stamp set {disk} --strategy NAME gives it one"
-        return {"unknown": f"it has no policy; {remedy}"}
+        return {
+            str(found.observed.allocation): observed.enospc(found.observed),
+            "do": f"allocpolicy stamp set {disk} --strategy NAME: it has no policy",
+        }
     lines = {str(verdict.judgement): observed.promise(verdict, found.observed)}
     if found.uncovered:
         lines["uncovered"] = found.uncovered

@@ -62,11 +62,17 @@ def promise(verdict: Verdict, seen: Observation) -> str:
         stored = _STORED.get(seen.allocation)
         reason = ", ".join(filter(None, (mapped, stored)))
     if seen.guaranteed:
-        return f"{reason}: the guest cannot meet ENOSPC"
+        return f"{reason}: {enospc(seen)}"
     if seen.exception is None or seen.exception in reason:
         return reason
-    why = seen.exception.removeprefix("thin: ")
-    return "; ".join(filter(None, (reason, f"the guest may meet ENOSPC: {why}")))
+    return "; ".join(filter(None, (reason, enospc(seen))))
+
+
+def enospc(seen: Observation) -> str:
+    """Return whether the guest may meet ENOSPC, and why."""
+    if seen.exception is None:
+        return "the guest cannot meet ENOSPC"
+    return f"the guest may meet ENOSPC: {seen.exception.removeprefix('thin: ')}"
 
 
 def _mapped(seen: Observation) -> str:

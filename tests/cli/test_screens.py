@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from allocpolicy.cli.columns import normal
 from allocpolicy.cli.main import COMMANDS
 from tests.cli.test_output import NO_TABLE, arguments
 from tests.harness.cli import Finished, allocpolicy, provision
@@ -116,6 +118,22 @@ def test_the_columns_that_are_shown_can_be_asked_for_in_every_format(
     assert list(json.loads(data)[0]) == list(row)
     assert csv == f'"verdict","size","actual_size"\n"drifted",{64 * MIB},{taken}\n'
     assert value == f"drifted {64 * MIB} {taken}\n"
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_every_name_that_is_shown_is_a_column(name: str, tmp_path: Path) -> None:
+    """Headings and fields, in capitals, too; data has them in snake_case."""
+    (one, action) = COMMANDS[name].split(":")
+    command = getattr(importlib.import_module(one), action)
+    names = [x if isinstance(x, str) else x.heading for x in command.columns]
+    names += [field.upper() for field in command.fields]
+    asked = [part for one in names for part in ("-c", one)]
+    done = allocpolicy(*arguments(name, tmp_path), *asked, "-f", "json")
+    assert done.status == 0, done.stderr
+    found = done.document if isinstance(done.document, list) else [done.document]
+    for row in found:
+        assert list(row) == list(dict.fromkeys(map(normal, names)))
+        assert all(re.fullmatch("[a-z0-9_]+", key) for key in row)
 
 
 def test_programs_get_true_false_and_null(tmp_path: Path) -> None:
