@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import brief, screen
+from allocpolicy.cli import brief, observed, screen
 from allocpolicy.cli.columns import Data, column, size
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.observe.account import Account
@@ -49,8 +49,9 @@ class HostCapacity(ShowOne):
     def screen(self, shown: Data, *, width: int) -> Iterator[str]:
         found = self._found
         sizes = f"{amount(found.account.size)}, {amount(found.account.free)} free"
-        named = f"{found.directory}  {found.filesystem.type}"
-        yield from screen.sentence(f"{named}  {sizes}", width=width)
+        yield from observed.head(
+            found.directory, what=found.filesystem.type, policy=sizes, width=width
+        )
         yield from screen.pairs(dict(_lines(found)), width=width)
         if listed := shown["listed"]:
             assert isinstance(listed, list)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import brief, screen
+from allocpolicy.cli import brief, observed, screen
 from allocpolicy.cli.columns import Data, column, sentence
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.operations.probe import probe
@@ -50,8 +50,12 @@ class HostProbe(ShowOne):
         found = self._found
         filesystem = found.capabilities.filesystem
         sizes = f"{amount(filesystem.size)}, {amount(filesystem.free)} free"
-        named = f"{found.directory}  {filesystem.type} on {filesystem.key}"
-        yield from screen.sentence(f"{named}  {sizes}", width=width)
+        yield from observed.head(
+            found.directory,
+            what=f"{filesystem.type} on {filesystem.key}",
+            policy=sizes,
+            width=width,
+        )
         yield from screen.pairs(dict(_lines(found)), width=width)
         yield ""
         strategies = shown["strategies"]

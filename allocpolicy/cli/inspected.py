@@ -42,7 +42,7 @@ def of_disk(found: Inspection, *, given: Choice | None, width: int) -> Iterator[
         "in use": "" if seen.in_use is Use.NONE else str(seen.in_use),
         "hindrances": list(seen.hindrances),
         **_attached(found),
-        **(_asked(stamp) if stamp else {}),
+        **(asked(stamp) if stamp else {}),
     }
     yield from screen.pairs(shown, width=width)
 
@@ -77,7 +77,7 @@ def _attached(found: Inspection) -> dict[str, str]:
     return {"attach": f"unknown: {found.unattachable}"} if found.verdict else {}
 
 
-def _asked(stamp: Stamp) -> dict[str, str]:
+def asked(stamp: Stamp) -> dict[str, str]:
     """Return what the stamp has besides the policy in force."""
     given = labels.effective(stamp.asked)
     requested = stamp.requested

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from allocpolicy.contract.facts import Allocation, DiskFormat, MappingState, Observation
@@ -43,11 +43,10 @@ class Serving:
         """Whether there is a plan for some storage."""
         return bool(self.filesystems)
 
-    def __str__(self) -> str:
-        what = f"{self.operation} {self.format}"
-        if not self.served:
-            return f"{what}: no: {self.reason}"
-        return ", ".join((f"{what}: yes", *self._limits()))
+    @property
+    def limits(self) -> str:
+        """Return where alone it is served; empty: everywhere."""
+        return ", ".join(self._limits())
 
     def _limits(self) -> Iterator[str]:
         if len(self.starts) == 1:
@@ -75,6 +74,31 @@ def of(loaded: Loaded) -> tuple[Serving, ...]:
             _asked(loaded, Path(directory), operation=operation, format=format)
             for operation, format in itertools.product(Operation, DiskFormat)
         )
+
+
+def told(served: Sequence[Serving]) -> list[str]:
+    """Return what is served in a sentence for each limit, and what isn't, and why."""
+    said = []
+    for limits in _each(one.limits for one in served if one.served):
+        ones = [one for one in served if one.served and one.limits == limits]
+        said.append("; ".join(_of_formats(ones)) + (f": {limits}" if limits else ""))
+    refused = [one for one in served if not one.served]
+    for reason in _each(str(one.reason) for one in refused):
+        ones = [one for one in refused if str(one.reason) == reason]
+        said.append(f"not {'; '.join(_of_formats(ones))}: {reason}")
+    return said
+
+
+def _of_formats(served: Sequence[Serving]) -> Iterator[str]:
+    """Yield ``provision, apply of qcow2, raw``: operations with the same formats."""
+    formats = {
+        operation: tuple(one.format for one in served if one.operation is operation)
+        for operation in Operation
+    }
+    for these in dict.fromkeys(formats.values()):
+        if these:
+            operations = (one for one, has in formats.items() if has == these)
+            yield f"{', '.join(operations)} of {', '.join(these)}"
 
 
 def _asked(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import choice, disk_format
-from allocpolicy.cli.cells import lines, shown_labels, structured
+from allocpolicy.cli import choice, disk_format, inspected, observed, screen
+from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
-from allocpolicy.contract.strategy import Choice
+from allocpolicy.contract.strategy import Verdict
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
@@ -20,7 +20,7 @@ from allocpolicy.record import asdict
 from allocpolicy.resolve import labels
 from allocpolicy.storage.failure import named
 
-_FIELDS = ("version", "requested", "effective", "format")
+_FIELDS = ("version", "requested", "effective", "format", "asked")
 
 
 def _add_disk(parser: argparse.ArgumentParser) -> None:
@@ -33,18 +33,22 @@ class StampShow(ShowOne):
     The disk itself is not looked at; inspect says whether it keeps to its policy.
     """
 
-    columns, fields = (*_FIELDS, "labels"), (*_FIELDS, "asked")
+    columns = fields = _FIELDS
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_disk(parser)
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         path = arguments.path
         with named(path, action="read its stamp"), image_file.opened(path) as image:
             found = stamps.read(image.fd, path=image.path)
         if found is None:
             raise ImageError(path, "it has no stamp")
-        return _shown(found, arguments)
+        self._path, self._stamp = os.path.abspath(path), found
+        return found.as_document()
+
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        return _lines(self._path, self._stamp, width=width)
 
 
 class StampSet(ShowOne):
@@ -57,8 +61,7 @@ class StampSet(ShowOne):
     alone, the policy stays. apply brings the disk to its policy.
     """
 
-    columns = (*_FIELDS, "labels", "verdict")
-    fields = (*_FIELDS, "asked", "verdict")
+    columns = fields = (*_FIELDS, "verdict")
     state = "the disk has its old stamp or the new one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -67,7 +70,7 @@ class StampSet(ShowOne):
         choice.add_options(parser)
         choice.add_labels(parser, removes=True)
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         policy = self.policy(arguments)
         selection, given = None, labels.parse(arguments.label)
         if choice.given(arguments, policy=policy) is not None:
@@ -86,10 +89,12 @@ class StampSet(ShowOne):
         found = stamp.record(stamping, policy=policy)
         assert found.stamp is not None
         assert found.verdict is not None
-        verdict: object = asdict(found.verdict)
-        if not structured(arguments):
-            verdict = f"{found.verdict.judgement}: {found.verdict.reason}"
-        return {**_shown(found.stamp, arguments), "verdict": verdict}
+        self._path = os.path.abspath(arguments.path)
+        self._stamp, self._verdict = found.stamp, found.verdict
+        return {**found.stamp.as_document(), "verdict": asdict(found.verdict)}
+
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        return _lines(self._path, self._stamp, verdict=self._verdict, width=width)
 
 
 class StampRemove(ShowOne):
@@ -104,24 +109,21 @@ class StampRemove(ShowOne):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_disk(parser)
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         stamp.remove(arguments.path, policy=self.policy(arguments))
         return {"disk": os.path.abspath(arguments.path), "outcome": "removed"}
 
-
-def _shown(found: Stamp, arguments: argparse.Namespace) -> dict[str, object]:
-    """Return the stamp by name: as schemas/stamp.json has it, or for people."""
-    if structured(arguments):
-        return dict(found.as_document())
-    return {
-        "version": found.version,
-        "requested": _chosen(found.requested),
-        "effective": _chosen(found.effective),
-        "format": found.format,
-        "labels": shown_labels(labels.effective(found.asked)),
-    }
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        yield f"{shown['outcome']}  the stamp of {shown['disk']}"
 
 
-def _chosen(chosen: Choice) -> str:
-    options = (f"{name} = {value}" for name, value in chosen.options.items())
-    return lines([chosen.strategy, *options])
+def _lines(
+    path: str, found: Stamp, *, width: int, verdict: Verdict | None = None
+) -> Iterator[str]:
+    """Yield the disk, its format and its policy, and what else the stamp records."""
+    policy = inspected.policy_of(found.effective)
+    yield from observed.head(
+        Path(path), what=str(found.format), policy=policy, width=width
+    )
+    named = {str(verdict.judgement): verdict.reason} if verdict else {}
+    yield from screen.pairs({**named, **inspected.asked(found)}, width=width)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from allocpolicy.cli import serving
-from allocpolicy.cli.cells import blanked, lines, structured
-from allocpolicy.cli.command import Lister, Row, ShowOne
+from allocpolicy.cli import screen, serving
+from allocpolicy.cli.columns import Data, column, sentence
+from allocpolicy.cli.command import Lister, ShowOne
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import Error
 from allocpolicy.record import asdict
@@ -20,14 +19,15 @@ from allocpolicy.registry.installed import Loaded
 class StrategyList(Lister):
     """List the installed strategies, including those that cannot be used."""
 
-    columns = ("Name", "Distribution", "Version", "Changes existing", "Summary")
+    fields = ("name", "distribution", "version", "changes_existing", "summary")
+    columns = (
+        *(column("name"), column("distribution")),
+        column("changes_existing", heading="CHANGES"),
+        sentence("summary"),
+    )
 
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
-        rows = [
-            (found.name, found.distribution, found.version, *_summary(found))
-            for found in installed.find_all()
-        ]
-        return blanked(rows, arguments=arguments)
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
+        return [_row(found) for found in installed.find_all()]
 
 
 class StrategyShow(ShowOne):
@@ -37,17 +37,18 @@ class StrategyShow(ShowOne):
     of typical storage: no disk is made.
     """
 
-    columns = (
+    columns = fields = (
         *("name", "summary", "distribution", "version", "target", "api_version"),
-        *("serves", "changes_existing", "exclusive", "migrates", "options"),
+        *("api_versions", "serves", "changes_existing", "exclusive", "migrates"),
+        "options",
     )
-    fields = (*columns, "api_versions")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="NAME", help="an installed strategy")
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
-        loaded = installed.load(arguments.name)
+    def show(self, arguments: argparse.Namespace) -> Data:
+        loaded = self._loaded = installed.load(arguments.name)
+        self._served = serving.of(loaded)
         found = loaded.found
         return {
             "name": found.name,
@@ -55,33 +56,31 @@ class StrategyShow(ShowOne):
             "distribution": found.distribution,
             "version": found.version,
             "target": found.target,
-            **(_data(loaded) if structured(arguments) else _text(loaded)),
+            "api_version": loaded.api_version,
+            "api_versions": list(API_VERSIONS),
+            "serves": [{**asdict(one), "served": one.served} for one in self._served],
+            "changes_existing": _has_own(loaded, "amend"),
+            "exclusive": _has_own(loaded, "exclusive"),
+            "migrates": _has_own(loaded, "migrate"),
+            "options": dict(loaded.options_schema),
         }
 
-
-def _data(loaded: Loaded) -> dict[str, object]:
-    return {
-        "api_version": loaded.api_version,
-        "api_versions": list(API_VERSIONS),
-        "serves": [{**asdict(one), "served": one.served} for one in serving.of(loaded)],
-        "changes_existing": _has_own(loaded, "amend"),
-        "exclusive": _has_own(loaded, "exclusive"),
-        "migrates": _has_own(loaded, "migrate"),
-        "options": dict(loaded.options_schema),
-    }
-
-
-def _text(loaded: Loaded) -> dict[str, object]:
-    accepted = ", ".join(map(str, API_VERSIONS))
-    locks, migrates = (_has_own(loaded, hook) for hook in ("exclusive", "migrate"))
-    return {
-        "api_version": f"{loaded.api_version} (accepted: {accepted})",
-        "serves": lines(serving.of(loaded)),
-        "changes_existing": "yes" if _has_own(loaded, "amend") else "no",
-        "exclusive": "yes: it may hold a lock" if locks else "no",
-        "migrates": "yes: options in stamps of other versions" if migrates else "no",
-        "options": _options(loaded.found.name, loaded.options_schema),
-    }
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        loaded = self._loaded
+        origin = f"{loaded.found.distribution} {loaded.found.version}"
+        yield f"{loaded.found.name}   {origin}   {loaded.found.target}"
+        accepted = ", ".join(map(str, API_VERSIONS))
+        hooks = {"exclusive": "may hold a lock", "migrate": "reads older stamps"}
+        named = {
+            "summary": loaded.summary,
+            "serves": serving.told(self._served),
+            "contract": f"version {loaded.api_version} (accepted: {accepted})",
+            "besides": ", ".join(
+                said for hook, said in hooks.items() if _has_own(loaded, hook)
+            ),
+        }
+        yield from screen.pairs(named, width=width)
+        yield from _options(loaded, width=width)
 
 
 def _has_own(loaded: Loaded, hook: str) -> bool:
@@ -90,26 +89,38 @@ def _has_own(loaded: Loaded, hook: str) -> bool:
     return own is not default
 
 
-def _summary(found: Found) -> tuple[bool | None, str]:
-    """Return whether the strategy changes existing disks, and its summary."""
+def _row(found: Found) -> Data:
+    """Return what is known of a strategy, and why it isn't usable if it isn't."""
+    row: dict[str, object] = {
+        "name": found.name,
+        "distribution": found.distribution,
+        "version": found.version,
+    }
     try:
         loaded = installed.load(found.name)
     except Error as error:
-        return None, f"not usable: {error}"
-    return _has_own(loaded, "amend"), loaded.summary
+        return row | {"changes_existing": None, "summary": f"not usable: {error}"}
+    return row | {
+        "changes_existing": _has_own(loaded, "amend"),
+        "summary": loaded.summary,
+    }
 
 
-def _options(strategy: str, options_schema: Mapping[str, object]) -> str:
-    properties = options_schema.get("properties", {})
+def _options(loaded: Loaded, *, width: int) -> Iterator[str]:
+    """Yield each option as an extra spec writes it, and what it is for."""
+    properties = loaded.options_schema.get("properties", {})
     assert isinstance(properties, dict)
-    texts = (_option(strategy, name, one) for name, one in properties.items())
-    return lines(itertools.chain.from_iterable(texts)) or "none"
+    for name, schema in properties.items():
+        yield ""
+        written = f"  allocpolicy:{loaded.found.name}.{name} = {_allowed(schema)}"
+        default = f"(default: {schema['default']})"
+        yield from screen.sentence(f"{written} {default}", width=width, indent=6)
+        if described := str(schema.get("description", "")):
+            yield from screen.sentence(described, width=width, start="    ", indent=4)
 
 
-def _option(strategy: str, name: str, schema: Mapping[str, object]) -> tuple[str, str]:
+def _allowed(schema: Mapping[str, object]) -> str:
     values = schema.get("enum")
-    allowed = (
-        " | ".join(map(str, values)) if isinstance(values, list) else schema["type"]
-    )
-    text = f"allocpolicy:{strategy}.{name} = {allowed} (default: {schema['default']})"
-    return text, f"    {schema.get('description', '')}"
+    if isinstance(values, list):
+        return " | ".join(map(str, values))
+    return str(schema["type"])

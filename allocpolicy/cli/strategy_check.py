@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from allocpolicy.cli import aside
-from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli.columns import Data, sentence
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.testing import entrance, suite
 from allocpolicy.testing.laws import laws
@@ -24,13 +24,20 @@ _CLEARED = "\r\x1b[K"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def _reasons(row: Data) -> str:
+    reasons = row["reasons"]
+    assert isinstance(reasons, list)
+    return "; ".join(reasons)
+
+
 class StrategyCheck(Lister):
     """Try the conformance suite on an installed strategy.
 
     Exit status 1: it breaks a law that is not waived.
     """
 
-    columns = ("Law", "Outcome", "Reasons")
+    fields = ("law", "outcome", "reasons")
+    columns = ("law", "outcome", sentence("reasons", cell=_reasons))
     state = "what was made to try it is removed"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -76,9 +83,8 @@ class StrategyCheck(Lister):
         waived = [result.law.name for result in results if result.unneeded]
         if waived:
             aside.say(f"{subject.name}: {unneeded(waived)}")
-        show = list if structured(arguments) else lines
         return [
-            (result.law.name, str(result.outcome), show(result.reasons))
+            (result.law.name, str(result.outcome), list(result.reasons))
             for result in results
         ]
 

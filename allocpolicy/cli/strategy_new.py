@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.scaffold import distribution
 from allocpolicy.scaffold.names import names_of
@@ -37,12 +36,11 @@ class StrategyNew(ShowOne):
     def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
         names = names_of(arguments.name)
         written = distribution.write(names, arguments.directory)
-        show = list if structured(arguments) else lines
         return {
             "strategy": names.name,
             "distribution": names.distribution,
             "module": names.module,
             "class": names.class_name,
             "directory": str(arguments.directory),
-            "files": show(map(str, written)),
+            "files": [str(one) for one in written],
         }

@@ -78,8 +78,9 @@ def test_what_it_refuses_is_in_its_own_words() -> None:
     assert rows["provision qcow2"]["served"]
     assert "needs format qcow2" in rows["provision raw"]["reason"]
     text = allocpolicy("strategy", "show", "partial").stdout
-    assert "provision raw: no: strategy partial needs format qcow2" in text
-    assert "provision qcow2: yes, on ext4" in text
+    text = " ".join(text.split())
+    assert "not provision, apply, resize of raw: strategy partial needs format" in text
+    assert "serves provision, apply, resize of qcow2: on ext4" in text
 
 
 def test_one_that_is_for_new_disks_says_so(own: Own) -> None:
@@ -91,7 +92,7 @@ def test_one_that_is_for_new_disks_says_so(own: Own) -> None:
         assert "does not change existing disks" in rows[one]["reason"]
     assert rows["provision raw"]["starts"] == ["empty"]
     text = allocpolicy("strategy", "show", "own", *own()).stdout
-    assert "provision raw: yes, only without a base image" in text
+    assert "serves provision of qcow2, raw: only without a base image" in text
     listed = allocpolicy("strategy", "list", *own(), "-f", "json").document
     changes = {row["name"]: row["changes_existing"] for row in listed}
     assert (changes["own"], changes["space"]) == (False, True)
