@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from allocpolicy.cli.cells import blanked
+from allocpolicy.cli.columns import column, sentence
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.cli.libvirt_domain import add_connection
 from allocpolicy.contract.policy import Policy
@@ -32,9 +32,13 @@ class LibvirtCheck(Lister):
     no row. Exit status 1: something differs.
     """
 
-    columns = (
+    fields = (
         *("domain", "target", "disk", "definition"),
         *("setting", "found", "needed", "reason"),
+    )
+    columns = (
+        *(column("domain"), column("target"), column("definition", heading="IN")),
+        *(column("setting"), column("found"), column("needed"), sentence("reason")),
     )
     state = "each domain's definition is as it was, or fixed"
 
@@ -64,7 +68,7 @@ class LibvirtCheck(Lister):
                         )
                     except Error as error:  # the other domains' turn
                         self._fail_once(found, error)
-        return blanked(rows, arguments=arguments)
+        return rows
 
     def _definition(
         self, found: DefinedDomain, definition: Definition, *, policy: Policy, fix: bool

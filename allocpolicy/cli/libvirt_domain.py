@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from allocpolicy.cli import aside
-from allocpolicy.cli.cells import lines, structured
+from allocpolicy.cli import aside, inspected, screen
+from allocpolicy.cli.columns import Data, column, sentence
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.contract.policy import Policy
+from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.libvirt import choice, connection, policy_element, selections
 from allocpolicy.libvirt import domain as domains
@@ -48,14 +49,27 @@ class _OfDomain(ShowOne):
         parser.add_argument("domain", metavar="DOMAIN", help="its name or UUID")
         add_connection(parser)
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         policy = self.policy(arguments)
         with connection.opened(arguments.connect, writes=self.writes) as host:
             found = host.domain(arguments.domain)
             self.change(found, arguments=arguments, policy=policy)
             found = host.domain(arguments.domain)
         described = domains.parse(found.definition)
-        return _shown(described, policy=policy, arguments=arguments)
+        return _shown(described, policy=policy)
+
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        origin = shown["origin"] or "no policy"
+        flavor = f", flavor {shown['flavor']}" if shown["flavor"] else ""
+        yield f"{shown['domain']}   {shown['uuid']}   {origin}{flavor}"
+        specs, disks, others = (shown[name] for name in ("specs", "disks", "others"))
+        assert isinstance(specs, dict)
+        assert isinstance(disks, list)
+        assert isinstance(others, list)
+        said = [f"{name} = {value}" for name, value in specs.items()]
+        yield from screen.pairs({"specs": said}, width=width)
+        yield from ([""] if disks or others else [])
+        yield from screen.table(_DISKS, [*disks, *others], width=width)
 
     writes = True  #: it changes the domain
     state = "the domain has these specs or those before: see allocpolicy libvirt show"
@@ -150,31 +164,33 @@ def _warn(domain: Domain) -> None:
     aside.warn(f"domain {domain.name} is Nova's: {said}; use the flavor's extra specs")
 
 
-def _shown(
-    domain: Domain, *, policy: Policy, arguments: argparse.Namespace
-) -> Mapping[str, object]:
+def _shown(domain: Domain, *, policy: Policy) -> Data:
     chosen = selections.of(domain, policy=policy)
     specs = choice.specs_of(domain, policy=policy)
-    shown: dict[str, object] = {"domain": domain.name, "uuid": domain.uuid}
-    shown["origin"] = domain.origin or (_DEFAULT if specs else None)
-    shown["flavor"] = domain.flavor
-    if structured(arguments):
-        disks = [_disk(one, chosen.get(one.target)) for one in domain.disks]
-        others = [_other(one) for one in domain.others]
-        return shown | {"specs": dict(specs), "disks": disks, "others": others}
-    shown["specs"] = lines(f"{name} = {value}" for name, value in specs.items())
-    shown["disks"] = lines(
-        f"{one.target} {one.path} ({one.role}): {_strategy(chosen.get(one.target))}"
-        for one in domain.disks
-    )
-    shown["others"] = lines(
-        f"{one.target} {one.path or '-'}: {one.reason}" for one in domain.others
-    )
-    return {name: value or "-" for name, value in shown.items()}
+    return {
+        "domain": domain.name,
+        "uuid": domain.uuid,
+        "origin": domain.origin or (_DEFAULT if specs else None),
+        "flavor": domain.flavor,
+        "specs": dict(specs),
+        "disks": [_disk(one, chosen.get(one.target)) for one in domain.disks],
+        "others": [_other(one) for one in domain.others],
+    }
 
 
-def _strategy(chosen: Selection | None) -> str:
-    return chosen.strategy if chosen else "left alone"
+def _policy(row: Data) -> str:
+    """Return the policy of a disk, or why it has none."""
+    if row.get("strategy") is None:
+        return f"left alone: {row['reason']}" if "reason" in row else "left alone"
+    options = row["options"]
+    assert isinstance(options, dict)
+    return inspected.policy_of(Choice(strategy=str(row["strategy"]), options=options))
+
+
+_DISKS = (
+    *(column("target"), column("role")),
+    *(sentence("policy", field="strategy", cell=_policy), column("disk")),
+)
 
 
 def _disk(disk: DomainDisk, chosen: Selection | None) -> dict[str, object]:
