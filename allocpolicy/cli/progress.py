@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from allocpolicy import wording
 from allocpolicy.cli import aside
 from allocpolicy.progress import Progress, Watcher, unwatched
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
     from rich.progress import TaskID
+
+    from allocpolicy.cli.bar import Bars
 
 PATIENCE = 0.5  # seconds: shorter work shows no bar
 
@@ -22,6 +22,9 @@ PATIENCE = 0.5  # seconds: shorter work shows no bar
 @contextlib.contextmanager
 def shown(*, counted: bool = False) -> Iterator[Watcher]:
     """Yield a watcher that draws bars on stderr if it is a terminal; -q: none.
+
+    Each shows how much is done, how fast, and how long it takes still, in 60 columns; a
+    total of 0 is one that isn't known. Work of less than half a second has none.
 
     :param counted: progress is a count of things, not of bytes.
     """
@@ -40,43 +43,30 @@ class _Terminal:
 
     def __init__(self, *, counted: bool) -> None:
         self._counted = counted
-        self._bar: Bar | None = None
+        self._bars: Bars | None = None
 
     def __call__(self, description: str, /) -> Progress:
         started = time.monotonic()
-        task: TaskID | None = None
+        bar: TaskID | None = None
 
         def progress(*, done: int, total: int) -> None:
-            nonlocal task
-            if task is None:
+            nonlocal bar
+            if bar is None:
                 if time.monotonic() - started < PATIENCE:
                     return
-                task = self._started_bar().add_task(
-                    wording.printable(description), total=total
-                )
-            self._started_bar().update(task, completed=done, total=total)
+                bar = self._started().add(description)
+            self._started().update(bar, done=done, total=total)
 
         return progress
 
     def stop(self) -> None:
         """Restore the terminal."""
-        if self._bar is not None:
-            self._bar.stop()
+        if self._bars is not None:
+            self._bars.stop()
 
-    def _started_bar(self) -> Bar:
-        if self._bar is None:
-            from rich import progress as rich_progress  # 33 ms
-            from rich.console import Console
+    def _started(self) -> Bars:
+        if self._bars is None:
+            from allocpolicy.cli.bar import Bars  # rich: 33 ms
 
-            self._bar = rich_progress.Progress(
-                rich_progress.TextColumn("{task.description}", markup=False),
-                rich_progress.BarColumn(),
-                rich_progress.MofNCompleteColumn()
-                if self._counted
-                else rich_progress.DownloadColumn(binary_units=True),
-                rich_progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.start()
-        return self._bar
+            self._bars = Bars(counted=self._counted)
+        return self._bars
