@@ -61,13 +61,15 @@ class _OfDomain(ShowOne):
     def screen(self, shown: Data, *, width: int) -> Iterator[str]:
         origin = shown["origin"] or "no policy"
         flavor = f", flavor {shown['flavor']}" if shown["flavor"] else ""
-        yield f"{shown['domain']}   {shown['uuid']}   {origin}{flavor}"
+        yield f"{shown['domain']}   {origin}{flavor}"
         specs, disks, others = (shown[name] for name in ("specs", "disks", "others"))
         assert isinstance(specs, dict)
         assert isinstance(disks, list)
         assert isinstance(others, list)
         said = [f"{name} = {value}" for name, value in specs.items()]
-        yield from screen.pairs({"specs": said}, width=width)
+        yield from screen.pairs(
+            {"uuid": str(shown["uuid"]), "specs": said}, width=width
+        )
         yield from ([""] if disks or others else [])
         yield from screen.table(_DISKS, [*disks, *others], width=width)
 

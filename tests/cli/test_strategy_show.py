@@ -91,7 +91,7 @@ def test_one_that_is_for_new_disks_says_so(own: Own) -> None:
     for one in ("apply raw", "resize raw", "apply qcow2", "resize qcow2"):
         assert "does not change existing disks" in rows[one]["reason"]
     assert rows["provision raw"]["starts"] == ["empty"]
-    text = allocpolicy("strategy", "show", "own", *own()).stdout
+    text = " ".join(allocpolicy("strategy", "show", "own", *own()).stdout.split())
     assert "serves provision of qcow2, raw: only without a base image" in text
     listed = allocpolicy("strategy", "list", *own(), "-f", "json").document
     changes = {row["name"]: row["changes_existing"] for row in listed}
