@@ -12,6 +12,8 @@ from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.wording import share
 
+_OWN = (Allocation.RESERVED, Allocation.WRITTEN)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileStorage:
@@ -79,25 +81,38 @@ def exception(
     fd: int,
     surroundings: Surroundings,
 ) -> str | None:
-    """Return why a write of the guest may meet ENOSPC, or None."""
-    extents, filesystem = storage.extents, surroundings.filesystem
+    """Return why a write of the guest may meet ENOSPC, every cause, or None.
+
+    Headroom is for what has storage: it is not asked about elsewhere.
+    """
+    lack = None
+    if allocation in _OWN:
+        unwritten = storage.extents.unwritten if storage.extents else 0
+        unwritten += surroundings.unwritten_beside()
+        lack = lack_of_headroom(
+            surroundings.headroom, unwritten=unwritten, free=surroundings.free(fd)
+        )
+    thin = None
     if allocation is Allocation.THIN:
-        return f"thin: {_lack(storage, full_size=full_size)}"
-    if allocation is Allocation.UNVERIFIABLE:
-        if extents is None:
-            return f"{filesystem} does not show how a file is allocated (no FIEMAP)"
-        reason = f"{filesystem} may allocate anew on overwriting"
-        if extents.encoded:
-            much = share(extents.encoded, storage.file_size, what="are compressed")
-            return f"{reason}: {much}"
-        return f"{reason} (not NOCOW)"
-    if surroundings.below is not None:
-        return surroundings.below
-    unwritten = extents.unwritten if extents else 0
-    unwritten += surroundings.unwritten_beside()
-    return lack_of_headroom(
-        surroundings.headroom, unwritten=unwritten, free=surroundings.free(fd)
-    )
+        thin = f"thin: {_lack(storage, full_size=full_size)}"
+    moves = _moves(storage, filesystem=surroundings.filesystem)
+    told = (thin, moves, surroundings.below, lack)
+    return "; ".join(filter(None, told)) or None
+
+
+def _moves(storage: FileStorage, *, filesystem: str) -> str | None:
+    """Return why a block that has storage may still get another, or None."""
+    extents = storage.extents
+    if not storage.shown:
+        return f"{filesystem} does not show how a file is allocated (no FIEMAP)"
+    encoded = extents.encoded if extents else 0
+    if storage.overwrites_in_place and not encoded:
+        return None
+    reason = f"{filesystem} may allocate anew on overwriting"
+    if encoded:
+        much = share(encoded, storage.file_size, what="are compressed")
+        return f"{reason}: {much}"
+    return f"{reason} (not NOCOW)"
 
 
 def _lack(storage: FileStorage, *, full_size: int) -> str:

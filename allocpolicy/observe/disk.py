@@ -165,12 +165,10 @@ def _allocation(
         copied = amount(content.shared_inside)
         named = snapshots_in_words(content.snapshot_count, content.snapshots)
         reason += f"; {copied} are shared with {named}, and copied when written to"
-    if allocation is Allocation.THIN:
-        return allocation, reason
-    if content.unknown is not None:
-        return Allocation.UNVERIFIABLE, content.unknown
-    told = [one for one in (content.repair, reason) if one]
-    return allocation, "; ".join(told) or None
+    told = (reason, content.unknown, content.repair)
+    if content.unknown is not None and allocation is not Allocation.THIN:
+        allocation = Allocation.UNVERIFIABLE
+    return allocation, "; ".join(filter(None, told)) or None
 
 
 def use(fd: int) -> Use:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from allocpolicy.resolve.flavors import Flavor
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
-_OPEN = (Judgement.MEETS, Judgement.UNVERIFIABLE, Remark.PENDING)
+_OPEN = (*Judgement, Remark.PENDING)
 FEW = 100  # disks that one process observes in the time that workers take to start
 
 

@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from allocpolicy.contract.facts import Allocation
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe.sighting import Sighting
 from allocpolicy.record import replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Finding, Remark, Row
+
+_OWN = (Allocation.RESERVED, Allocation.WRITTEN)  # what needs headroom
 
 
 def row(
@@ -22,8 +25,9 @@ def row(
     requested = seen.stamp.requested.strategy if seen.stamp else None
     if observed is None or choice is None:
         return replace(_fault(seen), strategy=strategy, requested=requested)
-    if lack is not None and observed.guaranteed:
-        observed = replace(observed, guaranteed=False, exception=lack)
+    if lack is not None and observed.allocation in _OWN:
+        reasons = "; ".join(filter(None, (observed.exception, lack)))
+        observed = replace(observed, guaranteed=False, exception=reasons)
     return Row(
         disk=seen.path,
         strategy=strategy,

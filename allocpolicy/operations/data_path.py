@@ -44,6 +44,7 @@ UNSEEN_XATTRS = (
     "trusted.* attributes, which take CAP_SYS_ADMIN to see, are not carried over: run"
     " it as root with that capability if the disk may have some"
 )
+REWRITE = "rewrite the disk beside itself, and exchange the two"
 Result = TypeVar("Result")
 ATTEMPTS = 128  # of one job: as many may find gone what they planned to take
 
@@ -173,7 +174,22 @@ def _attempt(course: Course) -> Attempt:
 
 def _executed(plan: Plan, job: Job) -> tuple[tuple[str, ...], Outcome | Room]:
     steps = call.describe(job.selection.loaded, plan=plan)
+    if job.disk is not None and plan.mode is Mode.STAGED:
+        steps = (_rewriting(plan, job), *steps)
     return steps, execute(plan, job)
+
+
+def _rewriting(plan: Plan, job: Job) -> str:
+    """Return what a rewrite is, whatever its steps say of themselves.
+
+    One that copies what the guest reads copies the backing files into the disk.
+    """
+    assert job.current is not None
+    told = f"{REWRITE}: it stays {job.request.format}"
+    by_file = any(getattr(one, "carries", None) is job.facts.file for one in plan.steps)
+    if job.current.backing_file is not None and not by_file:
+        told = f"{told}, and no longer needs {job.current.backing_file}"
+    return f"{told}; the VM must be off"
 
 
 def _replanned(

@@ -13,7 +13,6 @@ from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.policy import NOBODY_SAID, Machines
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.errors import Error
-from allocpolicy.record import replace
 from allocpolicy.registry import call, installed, recorded_options
 from allocpolicy.registry.installed import Loaded
 
@@ -42,21 +41,30 @@ class Judge:
         not looked at, or it is unknown how the data file is allocated, the disk can't
         meet its policy. If the strategy is unavailable, the disk is unverifiable.
         """
-        if (reason := observation.broken_chain) and not observation.ends_unread:
-            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
+        verdict, remark = self._verified(choice, observation)
+        reason, meets = observation.broken_chain, verdict.judgement is Judgement.MEETS
+        if reason and not observation.ends_unread:
+            told = (reason, None if meets else verdict.reason, remark)
+            return _said(Judgement.DRIFTED, *told)
+        unseen = observation.unseen_chain or observation.unknown_data
+        if unseen is not None and meets:
+            return _said(Judgement.UNVERIFIABLE, unseen, remark)
+        told = (verdict.reason, reason or unseen, remark)
+        return _said(verdict.judgement, *told)
+
+    def _verified(
+        self, choice: Choice, observation: Observation
+    ) -> tuple[Verdict, str | None]:
+        """Return the strategy's own verdict, and a remark on the strategy."""
         ready = self._ready(choice)
         if isinstance(ready, str):
-            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=ready)
+            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=ready), None
         loaded, options = ready
         try:
             verdict = call.verify(loaded, options=options, observation=observation)
         except Error as error:
-            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=str(error))
-        unseen = observation.unseen_chain or observation.unknown_data
-        if unseen is not None and verdict.judgement is Judgement.MEETS:
-            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=unseen)
-        remarks = (verdict.reason, reason, _another_distribution(choice, loaded))
-        return replace(verdict, reason="; ".join(filter(None, remarks)))
+            return Verdict(judgement=Judgement.UNVERIFIABLE, reason=str(error)), None
+        return verdict, _another_distribution(choice, loaded)
 
     def attachment(
         self,
@@ -107,6 +115,12 @@ class Judge:
             self._options[key] = _complete(choice, loaded)
         options = self._options[key]
         return options if isinstance(options, str) else (loaded, options)
+
+
+def _said(judgement: Judgement, *reasons: str | None) -> Verdict:
+    """Return a verdict with every reason, each once."""
+    told = dict.fromkeys(filter(None, reasons))
+    return Verdict(judgement=judgement, reason="; ".join(told))
 
 
 def _another_distribution(choice: Choice, loaded: Loaded) -> str | None:

@@ -58,9 +58,16 @@ class CopyBase(Step):
 
     @override
     def describe(self) -> str:
-        data = format_size(self.base.data_bytes)
+        base, data = self.base, format_size(self.base.data_bytes)
         verb = "share" if self._shares else "copy"
-        return f"{verb} the data of {self.base.path} ({self.base.format}, up to {data})"
+        if not base.leased:
+            return f"{verb} the data of {base.path} ({base.format}, up to {data})"
+        # The disk that is rewritten.
+        if base.format is DiskFormat.RAW:
+            return f"{verb} the file {base.path} block by block, up to {data}"
+        others = len(base.layers) - 1
+        below = f" and {others} below it" if others else ""
+        return f"{verb} what the guest reads of {base.path}{below}, up to {data}"
 
     @property
     def _shares(self) -> bool:
@@ -109,7 +116,7 @@ class CopyBase(Step):
             fd=target.fd,
             path=target.directory,
             needed=base.data_bytes,
-            action="copy the base image",
+            action="copy the disk" if base.leased else "copy the base image",
         ):
             for layer, size in zip(base.layers, base.seen_sizes, strict=True):
                 self._copy_layer(layer, target.fd, size=size, advance=advance)

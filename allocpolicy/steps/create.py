@@ -128,7 +128,7 @@ class CreateRaw(Step):
 
     @override
     def describe(self) -> str:
-        return f"create a sparse raw image of {format_size(self.virtual_size)}"
+        return f"create a sparse file of {format_size(self.virtual_size)}"
 
     def check(self, target: Target) -> None:
         """Raise what would prevent it because of the file's length.

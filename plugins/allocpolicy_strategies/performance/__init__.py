@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from allocpolicy import (
     Allocation,
@@ -105,22 +105,19 @@ class Performance(Strategy):
         self, *, options: Mapping[str, object], observation: Observation
     ) -> Verdict:
         """All clusters mapped, no backing file, and the data as promised."""
-        data = str(options["data"])
-        if observation.backing_file is not None and options["layout"] != "backed":
-            reason = f"it has a backing file, {observation.backing_file}"
-            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
-        if observation.mapping is not MappingState.FULL:
-            reason = f"mapping is {observation.mapping}: {observation.mapping_gaps}"
-            return Verdict(judgement=Judgement.DRIFTED, reason=reason)
-        allocation = observation.allocation
-        reason = f"mapping is full, allocation is {allocation}"
-        if allocation in _ALLOCATIONS[data]:
+        data, allocation = str(options["data"]), observation.allocation
+        lost = list(_lost(observation, backed=options["layout"] == "backed"))
+        reason = f"mapping is {observation.mapping}, allocation is {allocation}"
+        if not lost and allocation in _ALLOCATIONS[data]:
             return Verdict(judgement=Judgement.MEETS, reason=reason)
-        if allocation is Allocation.UNVERIFIABLE or observation.extents is None:
+        hidden = allocation is Allocation.UNVERIFIABLE or observation.extents is None
+        if not lost and hidden:
             return Verdict(judgement=Judgement.UNVERIFIABLE, reason=reason)
-        reason = "; ".join(
-            filter(None, (f"{reason}, not {data}", observation.exception))
-        )
+        if allocation not in _ALLOCATIONS[data]:
+            full = "mapping is full, " if not lost else ""
+            lost += [f"{full}allocation is {allocation}, not {data}"]
+            lost += [observation.exception]
+        reason = "; ".join(filter(None, lost))
         return Verdict(judgement=Judgement.DRIFTED, reason=reason)
 
     def attach(
@@ -134,6 +131,14 @@ class Performance(Strategy):
             io="native",
             l2_cache_size=_l2_cache_size(observation),
         )
+
+
+def _lost(observation: Observation, *, backed: bool) -> Iterator[str | None]:
+    """Yield what is wrong besides the storage of the data."""
+    if observation.backing_file is not None and not backed:
+        yield f"it has a backing file, {observation.backing_file}"
+    if observation.mapping is not MappingState.FULL:
+        yield f"mapping is {observation.mapping}: {observation.mapping_gaps}"
 
 
 def _l2_cache_size(observation: Observation) -> int | None:

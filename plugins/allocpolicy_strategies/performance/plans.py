@@ -141,7 +141,9 @@ def _staged(
     shared = _sharing(wanted, facts) is Sharing.SHARED
     data_bytes = copied.data_bytes if copied and not shared else 0
     peak = create.data_offset + data_bytes if wanted.thin else length
-    reasons = _why_clusters(create, wanted), _why_copied(copied, wanted, facts)
+    whose = "the base image" if new else "its data"
+    why_copied = _why_copied(copied, wanted, facts, whose=whose)
+    reasons = _why_clusters(create, wanted), why_copied
     return Plan(
         mode=Mode.STAGED,
         steps=tuple(_staged_steps(create, wanted, facts, copied=copied, new=new)),
@@ -198,10 +200,12 @@ def _why_clusters(create: CreateQcow2 | CreateRaw, wanted: Wanted) -> str:
     return f"{create.cluster_size >> 10}K clusters: {reason}"
 
 
-def _why_copied(copied: BaseImage | None, wanted: Wanted, facts: Facts) -> str:
+def _why_copied(
+    copied: BaseImage | None, wanted: Wanted, facts: Facts, *, whose: str
+) -> str:
     if copied is None or wanted.thin or not facts.shares_base:
         return ""
-    reason = "the base image is copied, as shared blocks are not the disk's"
+    reason = f"{whose} is copied, as shared blocks are not the disk's"
     return f"data = {wanted.data}: {reason}"
 
 
@@ -210,9 +214,22 @@ def amended(
 ) -> Plan:
     """Reserve or fill in place, in a mapped disk, the parts without storage."""
     length = current.reserved_size
+    hidden = current.allocation is Allocation.UNVERIFIABLE
+    if hidden and not wanted.thin and not missing_storage(current, length=length):
+        return _nothing(length, reason="a reservation here could not be verified")
     steps = (Reserve(length=length),) if wanted.reserved_by(facts) else ()
     online = request.operation is Operation.APPLY and wanted.data == "falloc"
     return _in_place(current, steps, wanted, length=length, tables=0, online=online)
+
+
+def _nothing(length: int, *, reason: str) -> Plan:
+    return Plan(
+        mode=Mode.NOTHING,
+        steps=(),
+        peak_bytes=0,
+        promised_bytes=length,
+        reason=reason,
+    )
 
 
 def grown(request: Request, current: Observation, wanted: Wanted, facts: Facts) -> Plan:
