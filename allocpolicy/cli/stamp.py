@@ -61,7 +61,7 @@ class StampSet(ShowOne):
     alone, the policy stays. apply brings the disk to its policy.
     """
 
-    columns = fields = (*_FIELDS, "verdict")
+    columns = fields = (*_FIELDS, "changed", "verdict")
     state = "the disk has its old stamp or the new one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -86,12 +86,17 @@ class StampSet(ShowOne):
             format=arguments.disk_format,
             force=arguments.force,
         )
-        found = stamp.record(stamping, policy=policy)
+        done = stamp.record(stamping, policy=policy)
+        found, changed = done.inspection, bool(done.steps)
         assert found.stamp is not None
         assert found.verdict is not None
         self._path = os.path.abspath(arguments.path)
         self._stamp, self._verdict = found.stamp, found.verdict
-        return {**found.stamp.as_document(), "verdict": asdict(found.verdict)}
+        return {
+            **found.stamp.as_document(),
+            "changed": changed,
+            "verdict": asdict(found.verdict),
+        }
 
     def screen(self, shown: Data, *, width: int) -> Iterator[str]:
         return _lines(self._path, self._stamp, verdict=self._verdict, width=width)

@@ -7,12 +7,15 @@ the next. What it takes is what it says, an upper bound.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.execute import admission, demand
 from allocpolicy.execute.foreseen import Earlier, Foreseen, Place, Rehearsal, Room
 from allocpolicy.execute.job import Job
 from allocpolicy.observe import holding
+from allocpolicy.record import replace
 from allocpolicy.storage import budget, directories
 from allocpolicy.storage.inode import inode
 from allocpolicy.storage.space import Space
@@ -30,6 +33,8 @@ def admit(plan: Plan, job: Job, *, directory: int) -> Room:
     counted = (job.host.directory, *job.policy.disk_directories)
     ahead = rehearsal.ahead(place, counted=counted)
     asked = demand.of([(plan, job)], ahead=ahead)
+    converted = _converted(job, directory=directory)
+    asked = replace(asked, peaks={**converted, **asked.peaks})
 
     def left(fd: int) -> Space:
         return rehearsal.left(place, directory=fd)
@@ -40,8 +45,20 @@ def admit(plan: Plan, job: Job, *, directory: int) -> Room:
     free, foreseen = left(directory).free, _foreseen(plan, job, place=place)
     _note(job)
     rehearsal.add(foreseen)
-    after = max(0, free - foreseen.taken)
+    after = max(0, free - foreseen.taken - sum(converted.values()))
     return Room(headroom=asked.headroom, free=free, free_after=after)
+
+
+def _converted(job: Job, *, directory: int) -> Mapping[Path, int]:
+    """Return what a base image takes here that is still to be converted."""
+    base = job.request.base
+    if base is None or base.pending is None:
+        return {}
+    cache = base.path.parent
+    while not cache.exists():  # it is still to be made
+        cache = cache.parent
+    here = cache.stat().st_dev == os.fstat(directory).st_dev
+    return {base.path: base.data_bytes} if here else {}
 
 
 def leave(job: Job) -> Room:

@@ -22,6 +22,7 @@ from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import held_disk, logged
 from allocpolicy.operations.inspect import inspect, inspect_open
 from allocpolicy.record import dataclass, field, replace
+from allocpolicy.report import recording
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.selection import Selection
@@ -46,11 +47,20 @@ class Stamping:
     force: bool = False
 
 
-def record(stamping: Stamping, *, policy: Policy) -> Inspection:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What a disk is with its stamp, and what was written; nothing if it was there."""
+
+    inspection: Inspection
+    steps: tuple[str, ...]
+
+
+def record(stamping: Stamping, *, policy: Policy) -> Recorded:
     """Record the policy on the disk; return what the disk is, judged by it.
 
-    A file that is no disk of its format gets no stamp; a disk that doesn't keep the
-    promise gets it, and the verdict says so. The format in a stamp stays.
+    A stamp that is there already is not written again. A file that is no disk of its
+    format gets no stamp; a disk that doesn't keep the promise gets it, and the verdict
+    says so. The format in a stamp stays.
 
     :raises ImageError: when it can't be opened, is malformed, is being rewritten, or
         its format is unknown or contradicts its content.
@@ -71,14 +81,19 @@ def record(stamping: Stamping, *, policy: Policy) -> Inspection:
             stamp = _stamp(stamping, disk)
             strategy = stamp.effective.strategy
             change.is_of(logged.state(seen, disk.stamp), strategy=strategy)
-            with existing.writable(disk) as fd:
-                change.begins()
-                if stamps.write(fd, stamp) is None:
-                    raise Unsupported(path, _NO_XATTRS)
-                os.fsync(fd)
             if stamp != disk.stamp:
+                _write(stamp, disk, change)
                 change.is_done(logged.state(seen, stamp), strategy=strategy)
-        return inspect(path, policy=policy)
+            steps = recording.lines(disk.stamp, stamp)
+        return Recorded(inspection=inspect(path, policy=policy), steps=steps)
+
+
+def _write(stamp: Stamp, disk: Disk, change: logged.Change) -> None:
+    with existing.writable(disk) as fd:
+        change.begins()
+        if stamps.write(fd, stamp) is None:
+            raise Unsupported(disk.path, _NO_XATTRS)
+        os.fsync(fd)
 
 
 def _stamp(stamping: Stamping, disk: Disk) -> Stamp:

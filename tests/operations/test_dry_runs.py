@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,26 @@ def test_on_two_filesystems_each_has_its_own_room(
     planned = applied(*disks, policy=policy, dry_run=True)
     assert [isinstance(one, Report) for one in planned] == [True, True, False, False]
     assert outcomes(planned) == outcomes(applied(*disks, policy=policy, dry_run=False))
+
+
+@pytest.mark.qemu
+@pytest.mark.filesystems("xfs")
+def test_what_a_base_image_takes_that_is_still_to_be_converted_counts(
+    directory: Path,
+) -> None:
+    """In the image cache beside the disk; afterwards no more than the disk does."""
+    raw, base = directory / "raw", directory / "base.vmdk"
+    raw.write_bytes(os.urandom(MIB) * 8)
+    images.qemu_img("convert", "-f", "raw", "-O", "vmdk", raw, base)
+    given = ("provision", directory / "disk", "--base", base, "-f", "json")
+    for converted in (8 * MIB, 0):
+        planned = allocpolicy(*given, "--dry-run").document
+        taken = planned["free_bytes"] - planned["free_after_bytes"]
+        assert taken == planned["peak_bytes"] + converted
+        assert any("convert" in one for one in planned["steps"]) == bool(converted)
+        if converted:
+            assert allocpolicy(*given).status == 0
+            (directory / "disk").unlink()
 
 
 def rows(finished: Any) -> list[tuple[str, str, bool, str | None]]:

@@ -67,6 +67,19 @@ def test_nothing_but_the_stamp_is_changed(directory: Path, format: str) -> None:
         assert f"{disk}: it has no stamp" in finished.stderr
 
 
+@on_all
+def test_a_stamp_that_is_there_is_not_written_again(directory: Path) -> None:
+    """Not even its ctime changes; `changed` tells."""
+    disk = directory / "disk"
+    qemu_img("create", "-q", "-f", "raw", disk, "8M")
+    given = ("stamp", "set", disk, "--format", "raw", "--strategy", "none", *JSON)
+    assert allocpolicy(*given).document["changed"] is True
+    before = disk.stat().st_ctime_ns
+    assert allocpolicy(*given).document["changed"] is False
+    assert disk.stat().st_ctime_ns == before
+    assert allocpolicy(*given, "--label", "a=b").document["changed"] is True
+
+
 def test_a_wrong_format_can_be_undone(tmp_path: Path) -> None:
     """A qcow2 that was taken for raw."""
     disk = tmp_path / "disk"
