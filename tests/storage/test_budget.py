@@ -59,6 +59,21 @@ def test_what_fits_is_decided_by_the_budget(limited: Path) -> None:
     assert seen["free"] == seen["size"] - seen["used"]
 
 
+def test_a_dry_run_adds_up_by_budget(limited: Path) -> None:
+    """Of 400 MiB, 64 are headroom: five disks fit; of 160, one does."""
+    for name, number in (("one", 2), ("two", 6)):
+        for disk in range(number):
+            assert provision(limited / name / str(disk), strategy="none") == 0
+    os.sync()
+    finished = cli.allocpolicy(
+        *("apply", limited / "one", limited / "two", "--format", "raw"),
+        *("--strategy", "space", "--dry-run", "-f", "json"),
+    )
+    assert finished.status == 3
+    fits = [Path(one["disk"]) for one in finished.document if one["changed"]]
+    assert [one.parent.name for one in fits] == ["one"] + ["two"] * 5
+
+
 def test_each_budget_counts_its_own_disks(limited: Path) -> None:
     for name in (*LIMITS, "free"):
         assert provision(limited / name / "disk", strategy="none") == 0
