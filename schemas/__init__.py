@@ -31,6 +31,7 @@ OF_COMMANDS = {
     "nova provider-config": "provider_config",
     "provision": "report",
     "resize": "report",
+    "stamp all": "stamp_all",
     "stamp remove": "stamp_remove",
     "stamp set": "stamp_set",
     "stamp show": "stamp",

@@ -55,6 +55,7 @@ _KINDS = {
     r"(from|import) \w+": "run as Python",
     "- hosts:": "played by Ansible",
     "flavors:": "validated as flavors",
+    "disks:": "validated as a map",
     r"\[(DEFAULT|allocpolicy)\]|# /etc/allocpolicy/": "read as configuration",
     r"allocpolicy:[\w.]+ *= \w+$": "resolved as extra specs",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from allocpolicy.cli import (
     choice,
     detailed_exitcode,
     disk_format,
+    disk_map,
     progress,
 )
 from allocpolicy.cli.changes import Changes
@@ -26,6 +28,7 @@ from allocpolicy.operations.fleet import Member
 from allocpolicy.operations.instance import apply_all
 from allocpolicy.record import replace
 from allocpolicy.resolve import labels
+from allocpolicy.resolve.disk_map import DiskMap
 
 
 class Apply(Changes):
@@ -50,6 +53,7 @@ class Apply(Changes):
             help="a disk, or a directory that is searched for disks recursively",
         )
         disk_format.add_option(parser)
+        disk_map.add_option(parser)
         choice.add_options(parser)
         choice.add_labels(parser, removes=True)
         parser.add_argument(
@@ -164,17 +168,20 @@ class Apply(Changes):
 
         :raises InvalidRequest: when a policy is given for disks that drifted.
         """
+        mapped = disk_map.read(arguments, policy=policy)
+        if mapped is not None and arguments.chain:
+            raise InvalidRequest("--chain goes by the policy below: leave --map out")
         chosen = choice.given(arguments, policy=policy, alone=True)
-        if arguments.drifted and chosen is not None:
+        if arguments.drifted and (chosen or mapped) is not None:
             raise InvalidRequest(
-                "--drifted goes by each disk's own policy: leave --strategy, --flavor"
-                " and --extra-spec out"
+                "--drifted goes by each disk's own policy: leave --strategy, --flavor,"
+                " --extra-spec and --map out"
             )
-        given = None
+        given: Given | DiskMap | None = mapped
         if chosen is not None and change.format is not None:
             given = Given(choice=chosen, format=change.format, force=change.force)
         with progress.shown(counted=True) as watch:
-            return fleet.members(
+            found = fleet.members(
                 arguments.disks,
                 policy=policy,
                 given=given,
@@ -183,12 +190,26 @@ class Apply(Changes):
                 chain=arguments.chain,
                 watch=watch,
             )
+        real = (Path(os.path.realpath(one.disk)) for one in found)
+        disk_map.tell_unused(mapped, real)
+        return found
 
 
 def _change(member: Member, change: Change) -> Change:
     """Return what is wanted of one disk."""
-    format = None if member.stamped else change.format
-    return replace(change, disk=member.disk, format=format)
+    entry = member.entry
+    if entry is None:
+        format = None if member.stamped else change.format
+        return replace(change, disk=member.disk, format=format)
+    return replace(
+        change,
+        disk=member.disk,
+        format=entry.format,
+        force=entry.force,
+        disk_role=entry.disk_role,
+        flavor=entry.flavor,
+        extra_specs=entry.extra_specs,
+    )
 
 
 def _on_top(change: Change, *, policy: Policy) -> Change:

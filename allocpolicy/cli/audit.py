@@ -13,6 +13,7 @@ from allocpolicy.cli import (
     choice,
     columns,
     disk_format,
+    disk_map,
     formats,
     progress,
 )
@@ -71,6 +72,7 @@ class Audit(Lister):
             help="a disk, or a directory that is searched for disks recursively",
         )
         disk_format.add_option(parser)
+        disk_map.add_option(parser)
         parser.add_argument(
             "--textfile",
             type=Path,
@@ -114,7 +116,8 @@ class Audit(Lister):
     def rows(self, arguments: argparse.Namespace) -> list[dict[str, object]]:
         self._check_paths(arguments.paths)
         policy = self.policy(arguments)
-        given = _given(arguments, policy=policy)
+        mapped = disk_map.read(arguments, policy=policy)
+        given = mapped or _given(arguments, policy=policy)
         if not (arguments.paths or arguments.expect or arguments.libvirt):
             raise InvalidRequest(
                 "name a disk or a directory, or --expect FILE, or --libvirt URI"
@@ -144,6 +147,8 @@ class Audit(Lister):
         self.summary, self._shortage = found.summary, found.shortage
         if arguments.formatter == formats.SCREEN:
             self.summary = _summary(found, arguments=arguments)
+        seen = (row.disk for row in (*found.rows, *found.passed_over))
+        disk_map.tell_unused(mapped, seen)
         return found.as_document(whole=arguments.all)
 
     def _attached(self, uri: str | None, *, policy: Policy) -> dict[Path, Attached]:

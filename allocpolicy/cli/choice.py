@@ -17,10 +17,15 @@ from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.selection import Selection, resolve
 
 
+def add_flavors(group: argparse._ActionsContainer) -> None:
+    """Add the option that names a file of flavors."""
+    group.add_argument("--flavors", type=Path, metavar="FILE", help="a flavors file")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a flavor, extra specs and the disk's role."""
     group = parser.add_argument_group("choice of the policy")
-    group.add_argument("--flavors", type=Path, metavar="FILE", help="a flavors file")
+    add_flavors(group)
     group.add_argument("--flavor", metavar="NAME", help="a flavor in that file")
     group.add_argument(
         "--extra-spec",

@@ -49,6 +49,7 @@ COMMANDS = {
     "resize": "allocpolicy.cli.resize:Resize",
     "stamp remove": "allocpolicy.cli.stamp:StampRemove",
     "stamp set": "allocpolicy.cli.stamp:StampSet",
+    "stamp all": "allocpolicy.cli.stamp_all:StampAll",
     "stamp show": "allocpolicy.cli.stamp:StampShow",
     "strategy check": "allocpolicy.cli.strategy_check:StrategyCheck",
     "strategy list": "allocpolicy.cli.strategy:StrategyList",

@@ -44,6 +44,7 @@ LOST = (
     "the process that looked at it was killed, perhaps for lack of memory; try again"
     " with fewer --jobs"
 )
+Declared = tuple[DiskFormat | None, bool]
 _NO_HEADROOM = Headroom(ratio=0, minimum=0)  # the audit checks it for all disks
 
 
@@ -92,6 +93,7 @@ class Observer:
         *,
         unstamped: DiskFormat | None,
         force: bool = False,
+        declared: Mapping[str, Declared] = MappingProxyType({}),
         trusted: tuple[Path, ...] = (),
         inherit: bool = False,
         known: Mapping[str, DiskFormat] = MappingProxyType({}),
@@ -100,10 +102,12 @@ class Observer:
         """Know how to look.
 
         :param unstamped: the format of files without a stamp; None: not known.
+        :param declared: that of some of them, by path, and whether it is believed.
         :param known: formats of disks by path, as VMs have them: that goes before a
             stamp's format, and such a disk has the policy of the nearest below it.
         """
-        self._unstamped, self._force, self._trusted = unstamped, force, trusted
+        self._unstamped, self._trusted = (unstamped, force), trusted
+        self._declared = declared
         self._inherit, self._known = inherit, known
         self._bound = bound
         self._identities: dict[int, tuple[Identity, str | None]] = {}
@@ -184,12 +188,14 @@ class Observer:
 
         :param stamp: the disk's own, or the inherited one.
         """
-        format, path = stamp.format if stamp else self._unstamped, Path(found.path)
+        path = Path(found.path)
+        unstamped, force = self._declared.get(found.path, self._unstamped)
+        format = stamp.format if stamp else unstamped
         if (known := self._known.get(found.path)) is not None:
             return self._seen(fd, path=path, format=known, stamped=True)
         if format is None or not (stamp or _may_be(fd, format, found)):
             return None, None
-        if stamp is None and found.named and not self._force:  # others: see `_may_be`
+        if stamp is None and found.named and not force:  # others: see `_may_be`
             said = existing.contradiction(fd, format)
             if said is not None:
                 return None, _unverifiable(said)

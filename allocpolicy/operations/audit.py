@@ -40,6 +40,7 @@ from allocpolicy.record import dataclass, replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Finding, Remark, Row
 from allocpolicy.resolve import checks
+from allocpolicy.resolve.disk_map import DiskMap
 from allocpolicy.resolve.policy import in_force
 from allocpolicy.resolve.renewal import Renewal
 from allocpolicy.storage import tree
@@ -78,11 +79,39 @@ class Given:
         fit_fields(self)
 
 
+class Declared:
+    """What is given of each disk without a stamp: the same of all, or by a map."""
+
+    def __init__(self, given: Given | DiskMap | None) -> None:
+        self._given = given
+
+    @property
+    def unmapped(self) -> str | None:
+        """Return why nothing is given of a disk, if there is a map."""
+        if not isinstance(self._given, DiskMap):
+            return None
+        return f"it has no stamp, and no entry of {self._given.source} matches it"
+
+    def of(self, path: Path) -> Given | None:
+        """Return what is given of a disk, if anything."""
+        if not isinstance(self._given, DiskMap):
+            return self._given
+        found = self._given.entry(path)
+        if found is None:
+            return None
+        return Given(choice=found.choice, format=found.format, force=found.force)
+
+    def formats(self, files: Iterable[Found]) -> dict[str, sighting.Declared]:
+        """Return the formats that are given, by path, and whether they are believed."""
+        given = ((one.path, self.of(Path(one.path))) for one in files)
+        return {path: (one.format, one.force) for path, one in given if one}
+
+
 def audit(
     paths: StrPath | Iterable[StrPath],
     *,
     policy: Policy | None = None,
-    given: Given | None = None,
+    given: Given | DiskMap | None = None,
     flavors: Mapping[str, Flavor] | None = None,
     expected: Mapping[Path, str | None] | Mapping[str, str | None] = NOTHING,
     attached: Mapping[Path, Attached] | Mapping[str, Attached] = NOTHING,
@@ -97,7 +126,8 @@ def audit(
     :param paths: disks and directories, or one of these.
     :param policy: the operator's: headroom, disk_directories and image_cache_dir; None:
         the host's configuration, as `load_policy` reads it.
-    :param given: judges disks that have no stamp; a stamp is never overridden.
+    :param given: judges disks that have no stamp, all of them or by their paths; a
+        stamp is never overridden.
     :param flavors: today's flavors by name: a disk whose flavor has changed since is
         outdated, as one is whose policy the operator's options gave.
     :param expected: disks that must exist and have a policy, and which strategy, if
@@ -112,8 +142,9 @@ def audit(
     """
     if jobs is not None and arguments.number(jobs, "jobs") < 1:
         raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
-    if given is not None:
+    if given is not None and not isinstance(given, DiskMap):
         arguments.instance(Given, given, "given")
+    declared = Declared(given)
     if flavors is not None:
         flavors = arguments.mapping(flavors, "flavors", _flavor)
     watch = heard(arguments.call(watch, "watch"))
@@ -138,7 +169,7 @@ def audit(
         for one in _look(
             walked.files,
             policy=policy,
-            given=given,
+            given=declared,
             formats=attachments.formats,
             jobs=jobs,
             watch=watch,
@@ -156,7 +187,7 @@ def audit(
         trusted=policy.trusted_base_directories,
     )
     judged = _judged(
-        disks, policy=policy, given=given, attachments=attachments, lack=books.lack
+        disks, policy=policy, given=declared, attachments=attachments, lack=books.lack
     )
     renewal = Renewal(policy=policy, flavors=flavors)
     renewed = _renewed(judged, renewal=renewal, attachments=attachments)
@@ -199,7 +230,7 @@ def _look(
     files: Sequence[Found],
     *,
     policy: Policy,
-    given: Given | None,
+    given: Declared,
     formats: Mapping[str, DiskFormat],
     jobs: int | None,
     watch: Watcher,
@@ -209,8 +240,8 @@ def _look(
     if jobs > 1:
         import numpy as np  # noqa: F401  (once, and not once in every worker)
     observer = Observer(
-        unstamped=given.format if given else None,
-        force=given.force if given else False,
+        unstamped=None,
+        declared=given.formats(files),
         trusted=policy.trusted_base_directories,
         inherit=policy.inherits,
         known=formats,
@@ -227,7 +258,7 @@ def _judged(
     seen: Sequence[Sighting],
     *,
     policy: Policy,
-    given: Given | None,
+    given: Declared,
     attachments: Attachments,
     lack: Callable[[Sighting], str | None],
 ) -> Iterator[tuple[Sighting, Row]]:
@@ -237,16 +268,17 @@ def _judged(
         if one.policy and one.observed:
             judge.prepare(one.policy.effective)
     for one in seen:
-        choice = attachments.choice(one.path) or _choice(one, given=given)
+        chosen = given.of(one.path)
+        choice = attachments.choice(one.path) or _choice(one, given=chosen)
         if one.fault is not None or (choice is not None and one.observed is not None):
             yield one, audit_rows.row(one, choice=choice, judge=judge, lack=lack(one))
         elif one.named or one.likeness is not Likeness.OTHER:
-            reason = _no_policy(one, given=given)
+            reason = _no_policy(one, given=chosen, unmapped=given.unmapped)
             verdict = Finding(judgement=Remark.NO_POLICY, reason=reason)
             yield one, Row(disk=one.path, strategy=None, verdict=verdict)
 
 
-def _no_policy(seen: Sighting, *, given: Given | None) -> str:
+def _no_policy(seen: Sighting, *, given: Given | None, unmapped: str | None) -> str:
     """Return why no policy is known of a file, and how it gets one."""
     if seen.foreign is not None:
         return (
@@ -258,7 +290,7 @@ def _no_policy(seen: Sighting, *, given: Given | None) -> str:
             f"it has no stamp, and does not look like a {given.format} disk, which the"
             " given policy is for"
         )
-    return NO_STAMP
+    return unmapped or NO_STAMP
 
 
 def _renewed(

@@ -12,8 +12,9 @@ from allocpolicy.contract.strategy import Judgement
 from allocpolicy.images import stamp as stamps
 from allocpolicy.operations.audit import Given, audit
 from allocpolicy.progress import Watcher, unwatched
-from allocpolicy.record import dataclass
+from allocpolicy.record import dataclass, replace
 from allocpolicy.report.audit import Audit, Remark, Row
+from allocpolicy.resolve.disk_map import DiskMap, Entry
 
 if TYPE_CHECKING:
     from allocpolicy.resolve.flavors import Flavor
@@ -28,20 +29,21 @@ class Member:
 
     ``skipped``: it has no policy, and none is given for such disks. ``failed``: it, or
     a directory, could not be read. ``stamped``: it was found in a directory and has a
-    stamp, which says its format.
+    stamp, which says its format. ``entry``: what a map says of it, if it has no stamp.
     """
 
     disk: Path
     stamped: bool = False
     skipped: str | None = None
     failed: str | None = None
+    entry: Entry | None = None
 
 
 def members(
     paths: Iterable[Path],
     *,
     policy: Policy,
-    given: Given | None = None,
+    given: Given | DiskMap | None = None,
     flavors: Mapping[str, Flavor] | None = None,
     drifted: bool = False,
     chain: bool = False,
@@ -59,19 +61,35 @@ def members(
     """
     paths = tuple(paths)
     below = tuple(path for path in paths if _is_searched(path, drifted=drifted))
+    named = tuple(_named(path, given) for path in paths if path not in below)
     if not below:
-        return tuple(Member(disk=path) for path in paths)
-    named = (path for path in paths if path not in below)
+        return named
     found = audit(below, policy=policy, given=given, flavors=flavors, watch=watch)
     chosen = (
-        one for row in found.rows if (one := _member(row, drifted=drifted, chain=chain))
+        _mapped(one, given)
+        for row in found.rows
+        if (one := _member(row, drifted=drifted, chain=chain))
     )
     empty = () if drifted else (path for path in below if _is_empty(path, found))
     return (
-        *(Member(disk=path) for path in named),
+        *named,
         *(Member(disk=path, failed=_EMPTY) for path in empty),
         *chosen,
     )
+
+
+def _named(path: Path, given: Given | DiskMap | None) -> Member:
+    if not isinstance(given, DiskMap):
+        return Member(disk=path)
+    return _mapped(Member(disk=path, stamped=_is_stamped(path)), given)
+
+
+def _mapped(member: Member, given: Given | DiskMap | None) -> Member:
+    """Return the member, with the map's entry for it if it has no stamp."""
+    if not isinstance(given, DiskMap) or member.stamped or member.skipped:
+        return member
+    real = Path(os.path.realpath(member.disk))
+    return replace(member, entry=given.entry(real))
 
 
 def _is_searched(path: Path, *, drifted: bool) -> bool:

@@ -136,6 +136,7 @@ ARGUMENTS = {
     "libvirt unset": ("test",),
     "provision": ("NEW", "--size", "1M"),
     "resize": ("DISK", "2M"),
+    "stamp all": ("DISK", "--map", "MAP"),
     "stamp remove": ("DISK",),
     "stamp set": ("DISK", "--strategy", "none"),
     "stamp show": ("DISK",),
@@ -156,7 +157,10 @@ def arguments(name: str, directory: Path) -> list[object]:
     provision(disk, "--size", "1M", "--strategy", "none")
     flavors.write_text("flavors: {a: {extra_specs: {}}}\n")
     (directory / "_base").mkdir(exist_ok=True)
+    map_of = directory / "map.yaml"
+    map_of.write_text("disks: [{path: disk, format: raw, strategy: none}]\n")
     places = {
+        "MAP": map_of,
         "DISK": disk,
         "NEW": directory / "new",
         "CACHE": directory / "_base",

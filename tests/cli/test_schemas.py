@@ -22,7 +22,7 @@ from tests.harness.images import MIB
 from tests.harness.schemas import OF_COMMANDS, SCHEMAS, validated
 
 # What is read, what is recorded on disks, and what is logged.
-OF_NO_COMMAND = {"change", "flavors"}
+OF_NO_COMMAND = {"change", "flavors", "map"}
 
 FLAVORS = """\
 flavors:
@@ -148,6 +148,11 @@ def test_stamp(host: Path) -> None:
     for name in ("stamp show", "stamp remove"):
         check(name, disk)
     check("stamp set", disk, "--strategy", "space", "--disk-format", "qcow2")
+    (host / "map").write_text(
+        "disks: [{path: disks/*.raw, format: raw, strategy: none}]"
+    )
+    for more in ((), ("--dry-run",)):
+        check("stamp all", host / "disks", "--map", host / "map", *more)
 
 
 def test_strategy(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from allocpolicy import load_policy
+from allocpolicy import Policy, load_flavors, load_policy
+from allocpolicy.resolve import disk_map
 from tests.conftest import FreshFilesystem
 from tests.harness import cli, images
 from tests.harness.shown import alike, for_a_page
@@ -138,6 +139,18 @@ def test_flavors_are_valid(block: Block, tmp_path: Path) -> None:
     assert done.status == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("block", of_kind("validated as a map"))
+def test_maps_are_valid(block: Block, tmp_path: Path) -> None:
+    """Its flavors are in a file that the page doesn't show."""
+    file, flavors = tmp_path / "map.yaml", tmp_path / "flavors.yaml"
+    text = "\n".join(block.lines)
+    file.write_text(text)
+    named = re.findall(r"flavor: ([^\s,}]+)", text)
+    flavors.write_text("flavors: {" + ", ".join(f"{one}: {{}}" for one in named) + "}")
+    given = disk_map.read(file, policy=Policy(), flavors=load_flavors(flavors))
+    assert given.entries
+
+
 @pytest.mark.parametrize("block", of_kind("resolved as extra specs"))
 def test_extra_specs_choose_a_strategy(block: Block) -> None:
     """One that is installed, with an option that it has."""
@@ -164,6 +177,8 @@ def host(fresh_filesystem: FreshFilesystem, request: pytest.FixtureRequest) -> P
     )
     found = (one for one in blocks.blocks("README.md") if one.lines[0] == "flavors:")
     (place / "flavors.yaml").write_text("\n".join(next(found).lines))
+    entry = "{path: '**', format: qcow2, strategy: none}"
+    (place / "map.yaml").write_text(f"disks: [{entry}]\n")
     return place
 
 

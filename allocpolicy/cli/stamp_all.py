@@ -1,0 +1,108 @@
+"""``allocpolicy stamp all``: a policy for each disk that has none, by a map."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from allocpolicy.cli import choice, disk_map, progress
+from allocpolicy.cli.changes import FAILED, SKIPPED
+from allocpolicy.cli.columns import Column, Data, column, path, sentence
+from allocpolicy.cli.command import Lister
+from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import ImageError
+from allocpolicy.operations import fleet, stamp
+from allocpolicy.operations.fleet import Member
+from allocpolicy.resolve.disk_map import Entry
+from allocpolicy.wording import one_line
+
+_UNCHANGED = "it has a stamp"
+_COLUMNS = (
+    column("outcome", heading="STAMP"),
+    column("policy", field="strategy"),
+    *(column("format"), column("verdict"), sentence("why", field="reason")),
+)
+
+
+class StampAll(Lister):
+    """Record the policies of a map on the disks that have none, and change no disk.
+
+    For a host whose disks were made by something else: --map says which format and
+    which policy each has, by patterns of paths. A disk that has a stamp keeps it. What
+    no entry matches is skipped. Whether a disk keeps its promise is measured and told;
+    apply brings it to its policy.
+    """
+
+    fields = ("disk", "outcome", "strategy", "format", "verdict", "reason")
+    columns = (*_COLUMNS, column("disk"))
+    state = "each disk has its stamp, or none"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "paths",
+            type=Path,
+            nargs="+",
+            metavar="PATH",
+            help="a disk, or a directory that is searched for disks recursively",
+        )
+        disk_map.add_option(parser, required=True)
+        choice.add_flavors(parser)
+        parser.add_argument(
+            "--dry-run", action="store_true", help="show the policies; record none"
+        )
+
+    def shown(self, arguments: argparse.Namespace) -> tuple[Column, ...]:
+        return (*_COLUMNS, path("disk", named=arguments.paths))
+
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
+        policy = self.policy(arguments)
+        mapped = disk_map.read(arguments, policy=policy)
+        with progress.shown(counted=True) as watch:
+            found = fleet.members(
+                arguments.paths, policy=policy, given=mapped, watch=watch
+            )
+        real = (Path(os.path.realpath(one.disk)) for one in found)
+        disk_map.tell_unused(mapped, real)
+        return [
+            self._row(one, policy=policy, dry_run=arguments.dry_run) for one in found
+        ]
+
+    def _row(self, member: Member, *, policy: Policy, dry_run: bool) -> Data:
+        if member.skipped is not None:
+            return _left(member, SKIPPED, member.skipped)
+        if member.stamped:
+            return _left(member, "unchanged", _UNCHANGED)
+        try:
+            if member.failed is not None or member.entry is None:
+                reason = member.failed or "no entry of the map matches it"
+                raise ImageError(member.disk, reason)
+            return _stamped(member, member.entry, policy=policy, dry_run=dry_run)
+        except Exception as error:  # noqa: BLE001  (the other disks' turn)
+            self.fail(error)
+            return _left(member, FAILED, str(error))
+
+
+def _stamped(member: Member, entry: Entry, *, policy: Policy, dry_run: bool) -> Data:
+    row = _left(member, "planned", f"by {entry.place}")
+    row |= {"strategy": entry.selection.strategy, "format": str(entry.format)}
+    if dry_run:
+        return row
+    found = stamp.record(
+        stamp.Stamping(
+            disk=member.disk,
+            selection=entry.selection,
+            format=entry.format,
+            force=entry.force,
+        ),
+        policy=policy,
+    )
+    assert found.verdict is not None
+    verdict, reason = str(found.verdict.judgement), one_line(found.verdict.reason)
+    return row | {"outcome": "stamped", "verdict": verdict, "reason": reason}
+
+
+def _left(member: Member, outcome: str, reason: str) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(StampAll.fields)
+    disk = os.path.abspath(member.disk)
+    return row | {"disk": disk, "outcome": outcome, "reason": reason}
