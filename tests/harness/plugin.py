@@ -10,12 +10,16 @@ from pathlib import Path
 
 # Its work begins, and fails.
 _FAILING = """
+import signal
 from allocpolicy import *
 
 class Fails:
-    promises = frozenset()
+    in_place = True
     def describe(self): return "fail"
-    def run(self, target, progress): raise RuntimeError("no luck\\nat all")
+    def run(self, target, progress):
+        if INTERRUPTED:
+            signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("no luck\\nat all")
 
 class Failing(Strategy):
     api_version = max(API_VERSIONS)
@@ -27,8 +31,15 @@ class Failing(Strategy):
             peak_bytes=1 << 20,
             promised_bytes=1 << 20,
         )
+    def amend(self, *, request, current, options, facts):
+        return Plan(
+            mode=Mode.IN_PLACE,
+            steps=(Fails(),),
+            peak_bytes=1 << 20,
+            promised_bytes=current.full_size,
+        )
     def verify(self, *, options, observation):
-        return Verdict(judgement=Judgement.MEETS, reason="")
+        return Verdict(judgement=Judgement.DRIFTED, reason="")
     def attach(self, *, options, observation):
         return Attachment()
 """
@@ -42,9 +53,12 @@ def directory() -> Iterator[Path]:
 
 
 @contextmanager
-def failing() -> Iterator[Path]:
-    """Yield the file of a strategy named failing, whose work begins and fails."""
+def failing(*, interrupted: bool = False) -> Iterator[Path]:
+    """Yield the file of a strategy named failing, whose work begins and fails.
+
+    :param interrupted: as by Ctrl-C.
+    """
     with directory() as place:
         path = place / "failing.py"
-        path.write_text(_FAILING)
+        path.write_text(f"INTERRUPTED = {interrupted}\n{_FAILING}")
         yield path

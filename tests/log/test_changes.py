@@ -124,6 +124,29 @@ def test_a_change_that_has_begun_and_fails_is_told_once(
     assert record["MESSAGE"].startswith(f"provision {tmp_path}/disk failed: ")
 
 
+def test_work_in_a_child_has_begun_as_well(
+    log: Logs, tmp_path: Path, failing: Path
+) -> None:
+    """What is done to a disk in place is done by a process that can be killed."""
+    disk = tmp_path / "disk"
+    done("provision", disk, *SIZE, "--strategy", "none")
+    log.records()
+    words = ("--strategy", "failing", "--plugin", failing)
+    assert allocpolicy("apply", disk, *words).status == 5
+    (record,) = log.records()
+    assert (record["OUTCOME"], record["OPERATION"]) == ("failed", "apply")
+    assert json.loads(record["BEFORE"])["strategy"] == "none"
+
+
+def test_what_is_interrupted_has_failed(log: Logs, tmp_path: Path) -> None:
+    with plugin.failing(interrupted=True) as failing:
+        words = ("--strategy", "failing", "--plugin", failing)
+        ended = allocpolicy("provision", tmp_path / "disk", *SIZE, *words)
+    assert ended.status == 130
+    (record,) = log.records()
+    assert record["ERROR"] == "interrupted"
+
+
 @pytest.mark.parametrize(
     "words",
     [
