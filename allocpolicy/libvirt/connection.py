@@ -42,6 +42,11 @@ class DefinedDomain:
     handle: libvirt.virDomain = field(repr=False)  #: libvirt's own
 
     @property
+    def uuid(self) -> str:
+        """Return its UUID."""
+        return str(self.handle.UUIDString())
+
+    @property
     def active(self) -> bool:
         """Return whether its VM runs."""
         return Definition.LIVE in self.xml
@@ -50,6 +55,29 @@ class DefinedDomain:
     def definition(self) -> bytes:
         """Return the definition of the next start, or of a VM that has none."""
         return self.xml.get(Definition.PERSISTENT) or self.xml[Definition.LIVE]
+
+    def metadata(self, namespace: str) -> tuple[str | None, ...]:
+        """Return the element that each of its definitions has, None without one.
+
+        :raises Error: when libvirt fails to.
+        """
+        import libvirt
+
+        affected = {
+            Definition.LIVE: libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            Definition.PERSISTENT: libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+        }
+        kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        found: list[str | None] = []
+        for definition in self.xml:
+            flags = affected[definition]
+            try:
+                found.append(str(self.handle.metadata(kind, namespace, flags)))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+                    raise _told(error, f"domain {self.name}") from error
+                found.append(None)
+        return tuple(found)
 
     def set_metadata(self, element: str | None, *, prefix: str, namespace: str) -> None:
         """Give each of its definitions the element, or take it away.

@@ -7,10 +7,11 @@ from xml.etree import ElementTree as ET
 
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole
-from allocpolicy.errors import ExtraSpecError, InvalidRequest
+from allocpolicy.errors import Error, ExtraSpecError, InvalidRequest
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt import metadata
 from allocpolicy.libvirt.connection import DefinedDomain
+from allocpolicy.libvirt.document import Malformed
 from allocpolicy.libvirt.domain import Domain
 from allocpolicy.libvirt.metadata import METADATA
 from allocpolicy.log import telling
@@ -60,21 +61,22 @@ def write(domain: DefinedDomain, specs: Mapping[str, str]) -> None:
     :raises InvalidRequest: when a value can't be in XML.
     :raises Error: when libvirt fails to.
     """
-    element = _element(specs)
-    described = domains.parse(domain.definition)
-    before = [own(domains.parse(xml)) for xml in domain.xml.values()]
-    if all(one == specs for one in before):
-        return
-    operation = "libvirt set" if _adds(specs, before) else "libvirt unset"
-    with telling.changing(
-        operation, domain=described.uuid, before=own(described)
-    ) as done:
+    element, had = _element(specs), _readable(domain.definition)
+    adds = bool(specs.items() - (had or {}).items())
+    operation = "libvirt set" if adds else "libvirt unset"
+    before = domain.metadata(metadata.NAMESPACE)
+    with telling.changing(operation, domain=domain.uuid, before=had) as done:
         domain.set_metadata(element, prefix=_PREFIX, namespace=metadata.NAMESPACE)
-        done(specs)
+        if domain.metadata(metadata.NAMESPACE) != before:
+            done(specs)
 
 
-def _adds(specs: Mapping[str, str], before: Iterable[Mapping[str, str]]) -> bool:
-    return any(specs.items() - one.items() for one in before)
+def _readable(xml: bytes) -> dict[str, str] | None:
+    """Return a domain's own specs; None: its definition can't be read."""
+    try:
+        return own(domains.parse(xml))
+    except (Error, Malformed):
+        return None
 
 
 def _element(specs: Mapping[str, str]) -> str | None:

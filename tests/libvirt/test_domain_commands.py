@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.harness import domains, images
+from tests.harness import domains, images, logs
 from tests.harness.cli import Finished, allocpolicy, provision
 from tests.harness.schemas import validated
 
@@ -72,7 +72,7 @@ class TestPolicy:
     def test_what_is_set_is_in_each_definition_and_what_the_hook_reads(
         self, host: libvirt.virConnect, tmp_path: Path
     ) -> None:
-        """Those of the running VM and of the next start."""
+        """Those of the running VM and of the next start; each change is logged."""
         disks = (
             domains.disk(tmp_path / "one"),
             domains.disk(tmp_path / "two", target="vdb", format="raw"),
@@ -110,6 +110,21 @@ class TestPolicy:
         assert own_metadata(domain, 0)
         assert run("unset alone").status == 0
         assert own_metadata(domain, 0) is None
+
+    def test_each_change_of_a_definition_is_logged(
+        self, host: libvirt.virConnect
+    ) -> None:
+        """And what leaves it as it is isn't."""
+        domain = host.defineXML(domains.defined("logged"))
+        changes = ("set logged strategy=space", "unset logged strategy")
+        with logs.listening() as log:
+            for words in changes:
+                assert run(words).status == 0
+                (record,) = log.records()
+                assert record["OPERATION"] == f"libvirt {words.split()[0]}"
+                assert record["DOMAIN"] == domain.UUIDString()
+                run(words)  # again
+                assert not log.records()
 
     def test_what_others_wrote_stays(self, host: libvirt.virConnect) -> None:
         """Only the element of our namespace is ours."""
@@ -275,7 +290,10 @@ class TestCheck:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         before = domain.XMLDesc(flags)
         domain.create()
-        done = run("check web --fix -f json")
+        with logs.listening() as log:
+            done = run("check web --fix -f json")
+            (record,) = log.records()
+        assert (record["DISK"], record["DOMAIN"]) == (str(disk), domain.UUIDString())
         assert done.status == 1
         reasons = {row["definition"]: row["reason"] for row in done.document}
         assert reasons["persistent"].startswith("fixed; but Nova ")
