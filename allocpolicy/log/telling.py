@@ -88,10 +88,13 @@ def changing(
     domain: str | None = None,
     file: Path | None = None,
     before: State | None = None,
+    refusals: tuple[type[Error], ...] = (),
 ) -> Iterator[Callable[[State | None], None]]:
     """Tell of a change of a file or a domain when it is done, or fails.
 
     The yielded function is called when it is done, with what there is now.
+
+    :param refusals: errors by which it is refused before it begins.
     """
     started, is_done = time.monotonic(), False
 
@@ -114,7 +117,7 @@ def changing(
     try:
         yield told
     except BaseException as error:
-        if not is_done:
+        if not is_done and not isinstance(error, refusals):
             told(error=said(error))
         raise
 

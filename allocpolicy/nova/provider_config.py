@@ -13,6 +13,7 @@ from pathlib import Path
 
 from allocpolicy import wording
 from allocpolicy.contract.strategy import Judgement
+from allocpolicy.errors import DestinationError
 from allocpolicy.log import telling
 from allocpolicy.log.entry import State
 from allocpolicy.report import whole_file
@@ -65,7 +66,10 @@ def write(path: Path, content: str) -> None:
     before = _sum(path)
     after = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
     with telling.changing(
-        "nova provider-config", file=path.absolute(), before=before
+        "nova provider-config",
+        file=path.absolute(),
+        before=before,
+        refusals=(DestinationError,),
     ) as done:
         whole_file.replace(path, content, what="provider configuration")
         if before != after:
@@ -73,11 +77,12 @@ def write(path: Path, content: str) -> None:
 
 
 def _sum(path: Path) -> State | None:
-    """Return what is told of the file that is there."""
+    """Return what is told of the file that is there, if it is one."""
     try:
-        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    except OSError:  # it isn't, or may not be read
+        content = path.read_bytes() if path.is_file() else None
+    except OSError:  # it may not be read
         return None
+    return None if content is None else {"sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _all(found: Probe) -> Iterator[tuple[str, str | None]]:

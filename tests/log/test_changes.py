@@ -208,6 +208,19 @@ def test_the_hook_is_changed_by_what_installs_and_removes_it(log: Logs) -> None:
             assert records == [f"libvirt {verb}-hook"] * is_changed
 
 
+def test_the_file_for_nova_is_changed_once(log: Logs, tmp_path: Path) -> None:
+    """A FIFO in its place is refused, and nobody waits for it."""
+    file = tmp_path / "nova.yaml"
+    words = ("nova", "provider-config", tmp_path, "--output")
+    for _ in range(2):
+        done(*words, file)
+    (record,) = log.records()
+    assert record["FILE"] == str(file)
+    os.mkfifo(tmp_path / "fifo")
+    assert allocpolicy(*words, tmp_path / "fifo").status == 2
+    assert not log.records()
+
+
 def test_syslog_is_told_where_there_is_no_journal(log: Logs, tmp_path: Path) -> None:
     log.journal.close()
     done("provision", tmp_path / "disk", *SIZE)
