@@ -13,7 +13,11 @@ from allocpolicy.wording import amount, bounded, one_line, printable
 
 State = Mapping[str, object]  #: what something is, by name: plain data
 
-_LONGEST_COMMAND = 200  # characters of it in a line; the record has all
+# Characters in a line, so that who it was is in every line; the record has all.
+_LONGEST_PATH = 200
+_LONGEST_SAID = 200  # of a reason, or an error
+_LONGEST_COMMAND = 150
+_POLICY = ("options", "requested", "labels")  # of a state, not in its words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +55,18 @@ class Record:
     def line(self) -> str:
         """Return it in one line, for people."""
         entry = self.entry
-        subject = " ".join(
-            printable(str(one))
-            for one in (entry.domain and f"domain {entry.domain}", _place(entry))
-            if one
-        )
-        said = f"{entry.operation} {subject}".strip()
+        domain = f"domain {entry.domain}" if entry.domain else ""
+        subject = " ".join(filter(None, (entry.operation, domain, _place(entry))))
         if entry.error is None:
-            said = f"{said}: {_became(entry.before, entry.after)}"
-            said = f"{said} ({entry.reason})" if entry.reason else said
+            said = f"{subject}: {_became(entry.before, entry.after)}"
+            said += f" ({_cut(entry.reason)})" if entry.reason else ""
         else:
-            said = f"{said} failed: {entry.error}; it was {_words(entry.before)}"
-        command = self.command[:_LONGEST_COMMAND]
-        by = f"by {self.author.name}: {command}"
-        return one_line(f"{said}; {entry.seconds:.3g} s; {by}")
+            had = _words(entry.before)
+            said = f"{subject} failed: {_cut(entry.error)}; it was {had}"
+        command = _cut(self.command, to=_LONGEST_COMMAND)
+        return one_line(
+            f"{said}; {entry.seconds:.3g} s; by {self.author.name}: {command}"
+        )
 
     def as_document(self) -> dict[str, object]:
         """Return the object that ``--log-json`` writes: schemas/change.json."""
@@ -97,8 +99,14 @@ class Record:
         return "done" if self.entry.error is None else "failed"
 
 
-def _place(entry: Entry) -> Path | None:
-    return entry.disk or entry.file
+def _place(entry: Entry) -> str:
+    """Return the path of what was changed; the end of a long one says the most."""
+    place = printable(_text(entry.disk or entry.file) or "")
+    return place if len(place) <= _LONGEST_PATH else f"…{place[-_LONGEST_PATH:]}"
+
+
+def _cut(text: str, *, to: int = _LONGEST_SAID) -> str:
+    return text if len(text) <= to else f"{text[:to]}…"
 
 
 def _text(path: Path | None) -> str | None:
@@ -107,7 +115,10 @@ def _text(path: Path | None) -> str | None:
 
 def _became(before: State | None, after: State | None) -> str:
     was, now = _words(before), _words(after)
-    return f"{was} -> {now if now != was else 'the same, another stamp'}"
+    if was == now and before is not None and after is not None:
+        is_stamped = any(before.get(name) != after.get(name) for name in _POLICY)
+        now = f"the same{', another stamp' if is_stamped else ', in round figures'}"
+    return f"{was} -> {now}"
 
 
 def _words(state: State | None) -> str:

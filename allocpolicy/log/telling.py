@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from allocpolicy.errors import Error
@@ -28,14 +29,15 @@ Receiver = Callable[[Record], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Face:
-    """What makes the changes of this process, and who is told of them."""
+    """What makes the changes of this thread, and who is told of them."""
 
     receiver: Receiver | None = None  #: told of each; None: nobody but our logger
     command: str = ""  #: what makes them; empty: the program
     domain: str | None = None  #: the UUID of the domain for which they are made
 
 
-_face = Face()
+_NOBODY = Face()
+_face: ContextVar[Face] = ContextVar("_face", default=_NOBODY)
 
 
 @contextlib.contextmanager
@@ -44,30 +46,29 @@ def told_to(receiver: Receiver, *, command: str) -> Iterator[None]:
 
     :param command: what is told as the command that makes them.
     """
-    with _as(replace(_face, receiver=receiver, command=command)):
+    with _as(replace(_face.get(), receiver=receiver, command=command)):
         yield
 
 
 @contextlib.contextmanager
 def for_domain(uuid: str) -> Iterator[None]:
     """Have it told of all changes in the body that they are made for a domain."""
-    with _as(replace(_face, domain=uuid)):
+    with _as(replace(_face.get(), domain=uuid)):
         yield
 
 
 @contextlib.contextmanager
 def _as(face: Face) -> Iterator[None]:
-    global _face  # noqa: PLW0603  (a process has one face)
-    before, _face = _face, face
+    token = _face.set(face)
     try:
         yield
     finally:
-        _face = before
+        _face.reset(token)
 
 
 def tell(entry: Entry) -> None:
     """Tell of a change, whatever becomes of what is said."""
-    face = _face
+    face = _face.get()
     record = Record(
         entry=replace(entry, domain=entry.domain or face.domain),
         author=author.current(),

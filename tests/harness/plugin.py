@@ -19,7 +19,7 @@ class Fails:
     def run(self, target, progress):
         if INTERRUPTED:
             signal.raise_signal(signal.SIGINT)
-        raise RuntimeError("no luck\\nat all")
+        raise RuntimeError(LUCK)
 
 class Failing(Strategy):
     api_version = max(API_VERSIONS)
@@ -53,12 +53,15 @@ def directory() -> Iterator[Path]:
 
 
 @contextmanager
-def failing(*, interrupted: bool = False) -> Iterator[Path]:
+def failing(
+    *, interrupted: bool = False, luck: str = "no luck\nat all"
+) -> Iterator[Path]:
     """Yield the file of a strategy named failing, whose work begins and fails.
 
     :param interrupted: as by Ctrl-C.
+    :param luck: what the failure says.
     """
     with directory() as place:
         path = place / "failing.py"
-        path.write_text(f"INTERRUPTED = {interrupted}\n{_FAILING}")
+        path.write_text(f"INTERRUPTED, LUCK = {interrupted, luck}\n{_FAILING}")
         yield path

@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,34 @@ def test_what_another_process_would_read_is_escaped(log: Logs, tmp_path: Path) -
     assert record["PRIORITY"] == "6"
     assert record["DISK"].endswith(r"a\nPRIORITY=0\n\u202e\udcff")
     assert all(text.isprintable() for text in record.values())
+
+
+def test_a_line_has_room_for_who_it_was(log: Logs, tmp_path: Path) -> None:
+    """Whatever the path, and what the error says, are as long as."""
+    place = tmp_path.joinpath(*(12 * ["d" * 200]))
+    place.mkdir(parents=True)
+    log.journal.close()
+    with plugin.failing(luck="no luck " * 500) as failing:
+        words = ("--strategy", "failing", "--plugin", failing)
+        assert allocpolicy("provision", place / "disk", *SIZE, *words).status == 5
+    (line,) = log.lines()
+    assert f"{'d' * 100}/disk failed: " in line
+    assert f"; by {author.current().name}: allocpolicy provision " in line
+
+
+def test_two_threads_make_changes_of_their_own(log: Logs, tmp_path: Path) -> None:
+    """What one has recorded ends with its own block."""
+
+    def make(name: str) -> None:
+        with record_changes(policy=Policy(), command=name):
+            inside.wait()
+            provision(Order(destination=tmp_path / name, virtual_size=1 << 20))
+
+    inside = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make, ("one", "two")))
+    made = {(one["COMMAND"], Path(one["DISK"]).name) for one in log.records()}
+    assert made == {("one", "one"), ("two", "two")}
 
 
 @pytest.mark.qemu
