@@ -114,6 +114,19 @@ def test_lintian_finds_no_error(built_box: Box) -> None:
 
 
 @on_debian
+def test_an_upgrade_leaves_the_hook_in_force(installed: Box) -> None:
+    """What is removed with the package stays when another version replaces it."""
+    hook = "/etc/libvirt/hooks/qemu.d/50-allocpolicy"
+    installed.run("mkdir", "-p", str(Path(hook).parent))
+    installed.run("allocpolicy", "libvirt", "install-hook", "--on-missing", "fail")
+    before = installed.run("cat", hook)
+    installed.run("sh", "-c", "dpkg --install /build/*.deb")
+    assert installed.run("cat", hook) == before
+    installed.run(hook, "--version")
+    installed.run("allocpolicy", "libvirt", "uninstall-hook")
+
+
+@on_debian
 @pytest.mark.parametrize("name", [name for name, _ in TESTS])
 def test_the_installed_package(installed: Box, name: str) -> None:
     """What debian/tests state, in their order: the last one removes it."""
