@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-INSTALLED = importlib.util.find_spec("ansible") is not None
+_FOUND = importlib.util.find_spec("ansible")
+# The checkout's own directory has no file that it would be imported from.
+INSTALLED = _FOUND is not None and _FOUND.origin is not None
 COLLECTION = Path(__file__).parents[2] / "ansible"
 
 
