@@ -96,7 +96,7 @@ def _stamped(member: Member, entry: Entry, *, policy: Policy, dry_run: bool) -> 
             force=entry.force,
         ),
         policy=policy,
-    )
+    ).inspection
     assert found.verdict is not None
     verdict, reason = str(found.verdict.judgement), one_line(found.verdict.reason)
     return row | {"outcome": "stamped", "verdict": verdict, "reason": reason}
