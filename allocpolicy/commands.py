@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from allocpolicy.cli.cells import lines, structured
 from allocpolicy.cli.columns import Column, Data, column, sentence, size
-from allocpolicy.cli.command import Command, Lister, Row, ShowOne
+from allocpolicy.cli.command import Lister, Row, ShowOne
 from allocpolicy.cli.disk_format import add as add_disk_format
 from allocpolicy.cli.progress import shown as progress
+from allocpolicy.cli.running import Command
 
 __all__ = [
     "Column",

@@ -15,7 +15,7 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from allocpolicy import __version__
-from allocpolicy.cli import change_log, config_options, plugin_option
+from allocpolicy.cli import change_log, characters, config_options, plugin_option
 from allocpolicy.cli.failure import interrupted, tell, usage_error
 from allocpolicy.errors import Error
 
@@ -213,6 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A path that is not UTF-8 must not break the report of a finished disk.
             stream.reconfigure(errors="backslashreplace")
+    if characters.is_ascii() and isinstance(sys.stderr, io.TextIOWrapper):
+        # It is for people alone.
+        sys.stderr.reconfigure(encoding="ascii", errors="backslashreplace")
     program = Program()
     program.given = tuple(given)
     return program.run(given or ["help"])

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allocpolicy.cli import output
-from allocpolicy.cli.command import Command
+from allocpolicy.cli.running import Command
 from allocpolicy.nova import provider_config
 from allocpolicy.operations.probe import probe
 

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from allocpolicy.cli import columns
+from allocpolicy.cli import columns, screen
 from allocpolicy.contract.facts import Allocation, DataFile, DiskFormat, Observation
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.images.stamp import Asked
@@ -161,4 +161,8 @@ def head(disk: object, *, what: str, policy: str, width: int) -> Sequence[str]:
     line = f"{disk}   {what}   {policy}"
     if len(line) <= width:
         return [line]
-    return [f"{disk}", f"  {what}   {policy}"]
+    start = f"  {what}   "
+    return [
+        f"{disk}",
+        *screen.sentence(policy, width=width, start=start, indent=len(start)),
+    ]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from allocpolicy.cli import screen
+from allocpolicy.cli import characters
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import picture
@@ -85,11 +85,11 @@ def take(disk: Disk, *, width: int) -> Picture:
 
 def _column(console: Console) -> int:
     """Return which characters the output's encoding can represent."""
-    if screen.is_ascii():
+    if characters.is_ascii():
         return _ASCII
-    characters = "".join(look[_BLOCK] for look in _LOOKS.values())
+    blocks = "".join(look[_BLOCK] for look in _LOOKS.values())
     try:
-        characters.encode(console.encoding)
+        blocks.encode(console.encoding)
     except (UnicodeEncodeError, LookupError):
         return _ASCII
     return _BLOCK

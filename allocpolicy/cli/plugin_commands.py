@@ -20,8 +20,8 @@ from cliff.complete import CompleteCommand
 
 from allocpolicy import wording
 from allocpolicy.cli import output
-from allocpolicy.cli.command import Command
 from allocpolicy.cli.failure import UNEXPECTED, tell
+from allocpolicy.cli.running import Command
 from allocpolicy.errors import Error
 from allocpolicy.record import dataclass
 

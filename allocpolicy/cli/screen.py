@@ -12,6 +12,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from allocpolicy.cli import characters
 from allocpolicy.cli.columns import Column, Data, Lines, exact, said
 from allocpolicy.wording import printable
 
@@ -43,21 +44,10 @@ def width(asked: int = 0) -> int:
     return max(found or _USUAL, _NARROWEST)
 
 
-def is_ascii() -> bool:
-    """Return whether the locale has no characters but ASCII's.
-
-    Python prints UTF-8 in the locale C (PEP 538 and 540), and says C.UTF-8 in LC_CTYPE.
-    """
-    if chosen := os.environ.get("LC_ALL"):
-        return chosen in ("C", "POSIX")
-    characters = os.environ.get("LC_CTYPE", "").replace("C.UTF-8", "")
-    return (characters or os.environ.get("LANG", "C")) in ("", "C", "POSIX")
-
-
 def safe(line: str) -> str:
     """Return a line that draws nothing, in the characters that the terminal has."""
     line = printable(line)
-    if line.isascii() or not is_ascii():
+    if line.isascii() or not characters.is_ascii():
         return line
     return line.encode("ascii", "backslashreplace").decode()
 
@@ -189,9 +179,7 @@ def _row(
 ) -> Iterator[str]:
     """Yield the lines of a row."""
     parts = [
-        sentence(cell, width=width, indent=0, breaks=True)
-        if column.wraps
-        else cell.split("\n")
+        list(_wrapped(cell, width=width)) if column.wraps else cell.split("\n")
         for cell, column, width in zip(row, columns, widths, strict=True)
     ]
     for number in range(max(map(len, parts))):
@@ -201,6 +189,11 @@ def _row(
             for text, width, column in zip(line, widths, columns, strict=True)
         ]
         yield GAP.join(padded).rstrip()
+
+
+def _wrapped(cell: str, *, width: int) -> Iterator[str]:
+    for line in cell.split("\n"):
+        yield from sentence(line, width=width, indent=0, breaks=True)
 
 
 def _printable(text: str) -> str:

@@ -49,6 +49,9 @@ class Fill(ShowOne):
         yield f"{shown['strategy']}: the pool is full"
 
 
+WHY: Column = sentence("why", field="reason")  # it goes on in the next line
+
+
 class List(Lister):
     """List the pool."""
 
@@ -56,7 +59,7 @@ class List(Lister):
     columns = (  # what people see: the path comes last
         column("state"),
         size("size", field="virtual_size"),
-        sentence("why", field="reason"),
+        WHY,
         column("disk"),
     )
 
@@ -69,7 +72,7 @@ class List(Lister):
 class Laws(Lister):
     """List what holds, with cells of several lines."""
 
-    columns: tuple[Column | str, ...] = ("law", "reasons")
+    columns = ("law", "reasons")
 
     def rows(self, arguments: argparse.Namespace) -> list[Row]:
         """Return a value for each column."""

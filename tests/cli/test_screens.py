@@ -72,10 +72,11 @@ def test_in_the_locale_c_there_is_only_ascii(
     disk = tmp_path / "größe·盘"
     provision(disk, "--size", "1M", "--strategy", "space")
     locale = {"LANG": "", "LC_ALL": "", "LC_CTYPE": "", **variables}
-    for line in (("inspect", disk), ("audit", "--all", disk), ("apply", disk)):
+    refused = ("resize", disk, "1K")
+    for line in (("inspect", disk), ("audit", "--all", disk), ("apply", disk), refused):
         shown = on_terminal(*line, width=80, **locale)
         assert shown.sent.isascii(), shown.text
-        assert shown.status == 0
+        assert shown.status == (2 if line is refused else 0)
         assert r"gr\xf6\xdfe\xb7\u76d8" in shown.text
     assert "größe·盘" in on_terminal("audit", disk, LC_ALL="C.UTF-8").text
     document = allocpolicy("audit", disk, "-f", "json", LANG="C").document
@@ -167,6 +168,16 @@ def test_an_option_of_another_format_is_refused(
 def test_the_width_can_be_said(tmp_path: Path) -> None:
     lines = allocpolicy("explain", "--strategy", "space", "--max-width", "60").stdout
     assert max(map(len, lines.splitlines())) <= 60
+
+
+def test_rows_are_sorted_by_what_is_shown(tmp_path: Path) -> None:
+    """By the exact sizes, not by their words; any column or field, shown or not."""
+    for name, megabytes in (("a", 2), ("b", 1100), ("c", 90)):
+        provision(tmp_path / name, "--size", megabytes * MIB, "--strategy", "none")
+    for column in ("SIZE", "virtual_size"):
+        order = ("--sort-column", column, "--sort-descending")
+        lines = on_terminal("audit", "--all", tmp_path, *order).lines
+        assert [line.split()[-1] for line in lines[1:4]] == ["b", "c", "a"]
 
 
 def test_a_reason_is_never_cut(tmp_path: Path) -> None:

@@ -6,15 +6,31 @@ import argparse
 from pathlib import Path
 
 from allocpolicy import DiskFormat, InvalidRequest
-from allocpolicy.commands import Lister, Row, add_disk_format, progress
-from allocpolicy_pool import filling, size
+from allocpolicy.commands import (
+    Lister,
+    Row,
+    add_disk_format,
+    column,
+    progress,
+    sentence,
+    size,
+)
+from allocpolicy_pool import filling
+from allocpolicy_pool import size as sizes
 from allocpolicy_pool.ready import Entry, Kind
 
-COLUMNS = ("Disk", "Format", "Virtual size", "Actual size", "State")
+FIELDS = ("disk", "format", "virtual_size", "actual_size", "state")
+COLUMNS = (
+    column("format"),
+    size("size", field="virtual_size"),
+    size("taken", field="actual_size"),
+    sentence("state"),
+    column("disk"),
+)
 
 
 class _PoolCommand(Lister):
-    columns = COLUMNS
+    fields, columns = FIELDS, COLUMNS
     kind_required = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -106,7 +122,7 @@ class Drain(_PoolCommand):
 
 def _kind(arguments: argparse.Namespace) -> Kind:
     return Kind(
-        virtual_size=size.parse(arguments.size),
+        virtual_size=sizes.parse(arguments.size),
         format=arguments.disk_format,
     )
 

@@ -1,0 +1,138 @@
+"""What every command is: its options, its one-line errors and its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+from cliff.command import Command as CliffCommand
+
+from allocpolicy.cli import aside, change_log, config_options, plugin_option
+from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, tell, usage_error
+from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import Error
+from allocpolicy.wording import one_line, raised
+
+
+class Command(CliffCommand):
+    """A command whose errors are one line on stderr, with the right exit status.
+
+    ``state`` is what holds when the command is interrupted or its output fails;
+    ``exit_status`` is the status when it runs to its end. ``owner``: the distribution
+    that a plugin's command is from, which is told when it fails.
+    """
+
+    conflict_handler = "resolve"  #: an option of a command's own replaces cliff's
+    state = "nothing was changed"  #: what holds when it is interrupted or fails
+    exit_status = 0  #: that of a run to its end
+    #: the distribution that a plugin's command is from
+    owner: ClassVar[str | None] = None
+    _policy: Policy | None = None
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return a parser that reports a mistake in one line."""
+        parser = super().get_parser(prog_name)
+        config_options.add(parser)
+        plugin_option.add(parser)
+        self.add_arguments(parser)
+        # argparse prints its usage first, over several lines.
+        parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
+        return parser
+
+    def get_epilog(self) -> str:
+        """Return nothing: every command is part of allocpolicy.
+
+        cliff searches the files of every installed distribution to name the one that
+        provides a command, whether its help is wanted or not.
+        """
+        return ""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own arguments."""
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """Run the command; return its exit status."""
+        try:
+            with (
+                aside.said_by(self.named, quiet=self._is_quiet),
+                plugin_option.registered(*self._before, parsed_args),
+                change_log.kept(self._given, partial(self.policy, parsed_args)),
+            ):
+                status = super().run(parsed_args) or self.exit_status
+            sys.stdout.flush()  # report a full disk here, not when Python exits
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt:
+            tell(self.named, f"interrupted; {self.state}")
+            return INTERRUPTED
+        except BaseException as error:
+            if self.owner is None and not isinstance(error, Exception):
+                raise
+            status = self._report(error)  # the last resort of the program
+            _drop_output()
+        return status
+
+    def policy(self, arguments: argparse.Namespace) -> Policy:
+        """Return the host's policy, from the files that the user names or the default.
+
+        :raises ConfigError: when it cannot be read.
+        """
+        if self._policy is None:
+            self._policy = config_options.policy(*self._before, arguments)
+        return self._policy
+
+    @property
+    def named(self) -> str:
+        """What its errors and warnings begin with: the program and the command."""
+        return " ".join(filter(None, (aside.PROGRAM, self.cmd_name)))
+
+    @property
+    def _is_quiet(self) -> bool:
+        return self.app_args is not None and not self.app_args.verbose_level
+
+    @property
+    def _given(self) -> Sequence[str]:
+        """The command line, or as much as is known of it."""
+        return getattr(self.app, "given", ()) or (self.cmd_name or "").split()[1:]
+
+    @property
+    def _before(self) -> tuple[argparse.Namespace, ...]:
+        """The options before the command's name."""
+        return (self.app_args,) if self.app_args else ()
+
+    def fail(self, error: Exception) -> None:
+        """Report an error and go on; the exit status is the first one's."""
+        status = self._report(error)
+        self.exit_status = self.exit_status or status
+
+    def _report(self, error: BaseException) -> int:
+        if self.app_args and self.app_args.debug:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                print(one_line(line), file=sys.stderr)
+        if isinstance(error, Error):
+            message, status = str(error), error.exit_status
+        else:
+            message = f"{self.failure(error)}; {self.state}"
+            status = UNEXPECTED
+        tell(self.named, message)
+        return status
+
+    def failure(self, error: BaseException) -> str:
+        """Return what failed unexpectedly, and whose it is if not allocpolicy's."""
+        if self.owner is None:
+            return f"{type(error).__name__}: {error}"
+        return f"the command of {self.owner} failed: {raised(error)}"
+
+
+def _drop_output() -> None:
+    """Discard what cannot be written, or Python tries again at its end (exit 120)."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
