@@ -36,14 +36,16 @@ class Audit(Lister):
     Uncovered: guests write to overlays on the disk, such as external snapshots, which
     have no policy.
 
-    A disk's policy is the effective one in its stamp. A policy that is given here is
-    for disks without a stamp and needs --disk-format; it never overrides a stamp. Files
-    that look like disks and have no policy have rows, too. A last line on stderr sums
-    up; -q omits it. Outdated: the disk is as its stamp says, and its flavor in
-    --flavors, or the operator's option, has changed since. Pending: it has less than
-    its stamp requests, and keeps to that. Exit status 1: a disk has drifted, is
-    uncovered, outdated or missing, or there are fewer than --expect N; 2: a file or a
-    directory can't be read; 4: not one disk could be judged.
+    People see the disks that don't meet, and one that is named alone; formats for
+    programs have all of them. A disk's policy is the effective one in its stamp. A
+    policy that is given here is for disks without a stamp and needs --disk-format;
+    it never overrides a stamp. Files that look like disks and have no policy have
+    rows, too. A last line on stderr sums up; -q omits it. Outdated: the disk is as
+    its stamp says, and its flavor in --flavors, or the operator's option, has
+    changed since. Pending: it has less than its stamp requests, and keeps to that.
+    Exit status 1: a disk has drifted, is uncovered, outdated or missing, or there
+    are fewer than --expect N; 2: a file or a directory can't be read; 4: not one
+    disk could be judged.
     """
 
     _shortage: str | None = None

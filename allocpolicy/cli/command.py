@@ -43,9 +43,29 @@ class _Shown(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser, and keep what it has when nothing is given."""
         parser = super().get_parser(prog_name)
+        self._say_columns()
         defaults = {name: parser.get_default(name) for name in formats.OPTIONS}
         self._defaults = argparse.Namespace(**defaults)
         return parser
+
+    def _say_columns(self) -> None:
+        """Have the options for columns say what they take: more than cliff's."""
+        shows = "show only this column or field, in every format"
+        sorts = "sort by this column or field, shown or not; the first one first"
+        self._take_columns("-c", "--column", dest="columns", help=shows)
+        if isinstance(self, Lister):
+            self._take_columns("--sort-column", dest="sort_columns", help=sorts)
+
+    def _take_columns(self, *flags: str, dest: str, help: str) -> None:
+        group = self._formatter_group  # type: ignore[attr-defined]
+        group.add_argument(
+            *flags,
+            action="append",
+            default=[],
+            dest=dest,
+            metavar="COLUMN",
+            help=f"{help}; in any case, may be repeated",
+        )
 
     def _chosen(self, arguments: argparse.Namespace) -> tuple[Column, ...]:
         """Return the columns that -c asks for.
