@@ -80,7 +80,11 @@ def path(name: str, *, named: Sequence[Path]) -> Column:
 
     :param named: what the user named; what is in a directory alone has its name in it.
     """
-    whole = {os.path.realpath(one): os.fspath(one) for one in named}
+    whole = {
+        place: os.fspath(one)
+        for one in named
+        for place in (os.path.realpath(one), os.path.abspath(one))
+    }
 
     def cell(row: Data) -> str:
         text = said(found(row, name))
@@ -89,7 +93,7 @@ def path(name: str, *, named: Sequence[Path]) -> Column:
         for directory, word in whole.items():
             if text.startswith(f"{directory}/"):
                 inside = os.path.relpath(text, directory)
-                return inside if len(whole) == 1 else os.path.join(word, inside)
+                return inside if len(named) == 1 else os.path.join(word, inside)
         return text
 
     return column(name, cell=cell)

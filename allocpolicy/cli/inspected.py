@@ -37,7 +37,7 @@ def of_disk(found: Inspection, *, given: Choice | None, width: int) -> Iterator[
         else "",
         "chain": [_backing(one) for one in seen.backing_chain[1:]],
         "extents": f"{extents.count} in {extents.fragments} fragments"
-        if extents
+        if extents and extents.count
         else "",
         "in use": "" if seen.in_use is Use.NONE else str(seen.in_use),
         "hindrances": list(seen.hindrances),

@@ -61,7 +61,7 @@ def table(
     """
     if not rows:
         return
-    cells = [[_printable(one.cell(row)) for one in columns] for row in rows]
+    cells = [[_safe(one.cell(row)) for one in columns] for row in rows]
     headings = [one.heading for one in columns]
     widths = _widths(columns, [headings, *cells], width=width)
     for row in (headings, *cells):
@@ -77,7 +77,7 @@ def sentence(
     :param breaks: a word that is wider than a line goes on in the next, but no path.
     """
     lines = textwrap.wrap(
-        _AMOUNT.sub(_TIE, printable(text)),
+        _AMOUNT.sub(_TIE, safe(text)),
         width=width,
         initial_indent=start,
         subsequent_indent=" " * indent,
@@ -196,8 +196,8 @@ def _wrapped(cell: str, *, width: int) -> Iterator[str]:
         yield from sentence(line, width=width, indent=0, breaks=True)
 
 
-def _printable(text: str) -> str:
-    return text if isinstance(text, Lines) else printable(text)
+def _safe(text: str) -> str:
+    return "\n".join(map(safe, text.split("\n") if isinstance(text, Lines) else [text]))
 
 
 def _padded(text: str, width: int, *, right: bool) -> str:
