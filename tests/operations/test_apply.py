@@ -860,7 +860,7 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     before = disk.read_bytes(), attributes(disk), disk.stat().st_mtime_ns
     row = applied(disk, *PERFORMANCE, "--dry-run")
     assert (row["outcome"], row["mode"]) == ("planned", "staged")
-    assert "all mapped" in row["steps"]
+    assert any("all mapped" in step for step in row["steps"])
     assert (disk.read_bytes(), attributes(disk), disk.stat().st_mtime_ns) == before
 
 

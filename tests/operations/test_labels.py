@@ -182,7 +182,7 @@ def test_a_disk_that_conforms_is_labelled_too(directory: Path) -> None:
     disk = directory / "disk"
     run("provision", disk, "--size", "1M", "--strategy", "space")
     (row,) = run("apply", disk, *labelled(tenant="acme"))
-    assert row["outcome"] == "unchanged"
+    assert row["outcome"] == "changed"
     assert recorded(disk) == {"tenant": "acme"}
 
 
