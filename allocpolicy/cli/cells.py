@@ -27,19 +27,6 @@ def lines(items: Iterable[object]) -> Lines:
     return Lines("\n".join(printable(str(item)) for item in items))
 
 
-def shown_labels(labels: Mapping[str, str]) -> Lines:
-    """Return the labels for a cell of a table."""
-    return lines(f"{name} = {value}" for name, value in labels.items()) or Lines("-")
-
-
-def blanked(
-    rows: Iterable[tuple[object, ...]], *, arguments: argparse.Namespace
-) -> list[tuple[object, ...]]:
-    """Return the rows; where people read them, a value that is None is a dash."""
-    nothing = None if structured(arguments) else "-"
-    return [tuple(nothing if one is None else one for one in row) for row in rows]
-
-
 def cell(value: object, *, formatter: str) -> object:
     """Return a value that is safe to print in the format.
 
