@@ -67,14 +67,15 @@ class StrategyShow(ShowOne):
 
     def screen(self, shown: Data, *, width: int) -> Iterator[str]:
         loaded = self._loaded
-        origin = f"{loaded.found.distribution} {loaded.found.version}"
-        yield f"{loaded.found.name}   {origin}"
+        found = loaded.found
+        origin = " ".join(filter(None, (found.distribution, found.version)))
+        yield f"{found.name}   {origin or 'unknown'}"
         accepted = ", ".join(map(str, API_VERSIONS))
         hooks = {"exclusive": "may hold a lock", "migrate": "reads older stamps"}
         named = {
             "summary": loaded.summary,
             "serves": serving.told(self._served),
-            "target": loaded.found.target,
+            "target": found.target,
             "contract": f"version {loaded.api_version} (accepted: {accepted})",
             "besides": ", ".join(
                 said for hook, said in hooks.items() if _has_own(loaded, hook)
