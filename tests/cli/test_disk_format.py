@@ -29,6 +29,7 @@ REQUIRED = {
     "libvirt unset": ["web"],
     "provision": ["DISK"],
     "resize": ["DISK", "2G"],
+    "stamp all": ["DIR", "--map", "FILE"],
     "stamp remove": ["DISK"],
     "stamp set": ["DISK"],
     "stamp show": ["DISK"],
