@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cliff.help import HelpCommand
 
 from allocpolicy import wording
-from allocpolicy.cli.failure import USAGE, tell
+from allocpolicy.cli.failure import USAGE, tell, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line
 
@@ -22,6 +22,12 @@ _WIDTH = 80
 
 class Help(HelpCommand):
     """Print the help of a command, or which commands there are."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return a parser that reports a mistake in one line."""
+        parser = super().get_parser(prog_name)
+        parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
+        return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run it, also where a command is a plugin's that can't be used."""

@@ -20,7 +20,7 @@ from cliff.complete import CompleteCommand
 
 from allocpolicy import wording
 from allocpolicy.cli import output
-from allocpolicy.cli.failure import UNEXPECTED, tell
+from allocpolicy.cli.failure import UNEXPECTED, tell, usage_error
 from allocpolicy.cli.running import Command
 from allocpolicy.errors import Error
 from allocpolicy.record import dataclass
@@ -116,6 +116,12 @@ class PluginCommands(CommandManager):
 
 class Complete(CompleteCommand):
     """Print the completions for a shell; a plugin that fails has none for its own."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return a parser that reports a mistake in one line."""
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
+        return parser
 
     def get_actions(self, command: list[str]) -> list[argparse.Action]:
         """Return the command's options."""

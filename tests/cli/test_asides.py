@@ -13,14 +13,14 @@ from tests.harness.cli import allocpolicy, provision
 GROUPS = sorted({name.split()[0] for name in COMMANDS if " " in name})
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", [*sorted(COMMANDS), "complete", "help"])
 def test_every_error_begins_with_the_command(name: str, tmp_path: Path) -> None:
     """Of its usage, and of its work; a command may be abbreviated."""
     words = name.split()
     wrong = [(*words, "--nonsense")]
     if name in REQUIRED:
         wrong.append((*words,))
-    if name not in PRINTS_ITS_OWN:
+    if name not in {*PRINTS_ITS_OWN, "complete", "help"}:
         wrong.append((*words, *REQUIRED.get(name, ()), "-c", "nonsense"))
     if name == "provision":
         wrong.append(("prov", "x", "--size", "1"))
