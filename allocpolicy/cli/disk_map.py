@@ -13,13 +13,12 @@ from allocpolicy.resolve import disk_map
 from allocpolicy.resolve.disk_map import DiskMap
 
 
-def add_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+def add_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the file."""
     parser.add_argument(
         "--map",
         type=Path,
         metavar="FILE",
-        required=required,
         help="the format and the policy of disks without a stamp, by patterns of their"
         " paths: YAML or JSON as in schemas/map.json; the first that matches counts",
     )

@@ -1,13 +1,14 @@
-"""``allocpolicy libvirt apply``: a domain that is shut off is brought to its policy."""
+"""``allocpolicy libvirt apply``: domains that are shut off get their policy."""
 
 from __future__ import annotations
 
 import argparse
 
 from allocpolicy.cli import changes, detailed_exitcode, progress
-from allocpolicy.cli.changes import Changes
+from allocpolicy.cli.changes import SKIPPED, Changes
 from allocpolicy.cli.columns import Data
 from allocpolicy.cli.libvirt_domain import add_connection
+from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.libvirt import choice, connection, selections
 from allocpolicy.libvirt import domain as domains
@@ -17,16 +18,23 @@ from allocpolicy.operations.instance import apply_all
 
 
 class LibvirtApply(Changes):
-    """Bring all disks of a domain that is shut off to the domain's policy.
+    """Bring all disks of domains that are shut off to the domains' policies.
 
     What is done to them at a start of the VM has limits (libvirt_convert and others);
-    here it has none. Nothing is changed unless there is room for all of them.
+    here it has none. Nothing of a domain is changed unless there is room for all of its
+    disks. With --all the domains that run, or have no policy, are skipped; with
+    libvirt_default every domain has one.
     """
 
     state = "every disk is whole; libvirt check and inspect say how it is"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("domain", metavar="DOMAIN", help="its name or UUID")
+        parser.add_argument(
+            "domains", nargs="*", metavar="DOMAIN", help="its name or UUID"
+        )
+        parser.add_argument(
+            "--all", action="store_true", help="all domains that are shut off"
+        )
         add_connection(parser)
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plans; change nothing"
@@ -34,42 +42,63 @@ class LibvirtApply(Changes):
         detailed_exitcode.add_option(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
+        if bool(arguments.domains) is arguments.all:
+            raise InvalidRequest("name domains, or all of them by --all")
         policy = self.policy(arguments)
         with connection.opened(arguments.connect) as host:
             host.refuse_remote()
-            found = host.domain(arguments.domain)
-        _refuse_unless_shut_off(found)
+            found = host.domains(arguments.domains)
+        rows: list[Data] = []
+        for one in found:
+            try:
+                rows += self._domain(one, arguments, policy=policy)
+            except Exception as error:
+                if len(found) == 1:
+                    raise
+                self.fail(error)  # the other domains' turn
+        changed = any(row["changed"] for row in rows)
+        status = detailed_exitcode.of(arguments, changed=changed)
+        self.exit_status = self.exit_status or status
+        return rows
+
+    def _domain(
+        self, found: DefinedDomain, arguments: argparse.Namespace, *, policy: Policy
+    ) -> list[Data]:
+        """Bring the disks of a domain to its policy; return their rows."""
         described = domains.parse(found.definition)
         decided = choice.of(described, policy=policy)
-        if decided is None:
-            raise InvalidRequest(
-                f"domain {found.name} has no policy; give it one with"
-                " allocpolicy libvirt set"
-            )
+        disks = selections.present(described)
+        why = _hindrance(found, has_policy=decided is not None)
+        if why is not None:
+            if not arguments.all:
+                raise InvalidRequest(f"domain {found.name} {why}")
+            reason = f"domain {found.name} {why}"
+            return [changes.left(one.path, SKIPPED, reason=reason) for one in disks]
+        assert decided is not None
         ordered = [
             selections.change(
                 disk, domain=described, decided=decided, dry_run=arguments.dry_run
             )
-            for disk in selections.present(described)
+            for disk in disks
         ]
         with progress.shown() as watch, telling.for_domain(described.uuid):
             reports = apply_all(ordered, policy=decided.policy, watch=watch)
-        changed = any(report.changed for report in reports)
-        self.exit_status = detailed_exitcode.of(arguments, changed=changed)
         return [changes.of(one) for one in reports]
 
 
-def _refuse_unless_shut_off(found: DefinedDomain) -> None:
-    """Refuse a domain whose VM has, or will find, its disks as they are.
+def _hindrance(found: DefinedDomain, *, has_policy: bool) -> str | None:
+    """Return why a domain's disks are not changed, if anything hinders it.
 
-    :raises InvalidRequest: when it runs, or its next start restores an image.
+    Its VM has its disks as they are, or will find them so; or nobody says what for.
     """
     if found.active:
         reason = "runs: shut it off first; a disk of a running VM is only reserved"
-        remedy = "in place, by allocpolicy apply DISK"
-        raise InvalidRequest(f"domain {found.name} {reason} {remedy}")
+        return f"{reason} in place, by allocpolicy apply DISK"
     if found.saved:
-        raise InvalidRequest(
-            f"domain {found.name} has a managed save image, whose guest has the disks"
-            " open: start it, or remove the image with virsh managedsave-remove"
+        return (
+            "has a managed save image, whose guest has the disks open: start it, or"
+            " remove the image with virsh managedsave-remove"
         )
+    if not has_policy:
+        return "has no policy; give it one with allocpolicy libvirt set"
+    return None

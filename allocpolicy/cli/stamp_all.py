@@ -1,4 +1,4 @@
-"""``allocpolicy stamp all``: a policy for each disk that has none, by a map."""
+"""``allocpolicy stamp all``: a policy for each disk that has none, by map or domain."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from allocpolicy.cli.changes import FAILED, SKIPPED
 from allocpolicy.cli.columns import Column, Data, column, path, sentence
 from allocpolicy.cli.command import Lister
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import ImageError
+from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.operations import fleet, stamp
 from allocpolicy.operations.fleet import Member
-from allocpolicy.resolve.disk_map import Entry
+from allocpolicy.resolve.disk_map import DiskMap, Entry
 from allocpolicy.wording import one_line
 
 _UNCHANGED = "it has a stamp"
@@ -26,10 +26,11 @@ _COLUMNS = (
 
 
 class StampAll(Lister):
-    """Record the policies of a map on the disks that have none, and change no disk.
+    """Record policies on the disks that have none, and change no disk.
 
     For a host whose disks were made by something else: --map says which format and
-    which policy each has, by patterns of paths. A disk that has a stamp keeps it. What
+    which policy each has, by patterns of paths, or else libvirt's definitions of its
+    domains do. A disk that has a stamp keeps it. What
     no entry matches is skipped. Whether a disk keeps its promise is measured and told;
     apply brings it to its policy.
     """
@@ -42,11 +43,17 @@ class StampAll(Lister):
         parser.add_argument(
             "paths",
             type=Path,
-            nargs="+",
+            nargs="*",
             metavar="PATH",
             help="a disk, or a directory that is searched for disks recursively",
         )
-        disk_map.add_option(parser, required=True)
+        disk_map.add_option(parser)
+        parser.add_argument(
+            "--libvirt",
+            metavar="URI",
+            help="the formats and policies are those of the definitions of all domains;"
+            " without PATH, all of their disks",
+        )
         choice.add_flavors(parser)
         parser.add_argument(
             "--dry-run", action="store_true", help="show the policies; record none"
@@ -57,16 +64,33 @@ class StampAll(Lister):
 
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
-        mapped = disk_map.read(arguments, policy=policy)
+        mapped = self._map(arguments, policy=policy)
+        paths = arguments.paths or [one.glob.head for one in mapped.entries]
         with progress.shown(counted=True) as watch:
             found = fleet.members(
-                arguments.paths, policy=policy, given=mapped, watch=watch
+                dict.fromkeys(paths), policy=policy, given=mapped, watch=watch
             )
-        real = (Path(os.path.realpath(one.disk)) for one in found)
-        disk_map.tell_unused(mapped, real)
+        if arguments.map is not None:
+            real = (Path(os.path.realpath(one.disk)) for one in found)
+            disk_map.tell_unused(mapped, real)
         return [
             self._row(one, policy=policy, dry_run=arguments.dry_run) for one in found
         ]
+
+    def _map(self, arguments: argparse.Namespace, *, policy: Policy) -> DiskMap:
+        mapped = disk_map.read(arguments, policy=policy)
+        if (mapped is None) is (arguments.libvirt is None):
+            raise InvalidRequest("say the policies: by --map FILE, or by --libvirt URI")
+        if mapped is not None:
+            if not arguments.paths:
+                raise InvalidRequest("name disks or directories, for --map")
+            return mapped
+        from allocpolicy.libvirt import connection
+        from allocpolicy.libvirt import fleet as domains
+
+        with connection.opened(arguments.libvirt) as host:
+            host.refuse_remote()
+            return domains.as_map(host, policy=policy, failed=self.fail)
 
     def _row(self, member: Member, *, policy: Policy, dry_run: bool) -> Data:
         if member.skipped is not None:

@@ -541,3 +541,52 @@ class TestAudit:
         assert done.status == 2
         assert "domain wrong" in done.stderr
         assert [row["verdict"] for row in done.document] == ["meets"]
+
+
+class TestHost:
+    """All disks of an existing host, without a loop by hand."""
+
+    def test_the_definitions_say_each_disks_format_and_policy(
+        self, host: libvirt.virConnect, tmp_path: Path
+    ) -> None:
+        """A raw disk stays one, also where its guest wrote another header."""
+        one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+        for path in (one, three):
+            images.qemu_img("create", "-q", "-f", "qcow2", path, "8M")
+        two.write_bytes(one.read_bytes()[:4096] + bytes((1 << 20) - 4096))
+        host.defineXML(
+            domains.defined(
+                "web", domains.disk(one), domains.disk(two, target="vdb", format="raw")
+            )
+        )
+        host.defineXML(domains.defined("none", domains.disk(three)))
+        assert run("set web strategy=space").status == 0
+        given = ("stamp", "all", "--libvirt", domains.TEST_DRIVER, "-f", "json")
+        done = allocpolicy(*given)
+        found = {row["disk"]: row for row in validated(done, command="stamp all")}
+        assert {path: row["outcome"] for path, row in found.items()} == {
+            str(one): "stamped",
+            str(two): "stamped",
+        }
+        assert found[str(two)]["format"] == "raw"
+        assert {row["strategy"] for row in found.values()} == {"space"}
+        planned = run("apply --all --dry-run -f json")
+        assert planned.status == 0
+        assert {row["disk"]: row["outcome"] for row in planned.document} == {
+            str(one): "planned",
+            str(two): "unchanged",
+            str(three): "skipped",
+        }
+        assert run("apply web none").status == 2
+        (skipped,) = (row for row in planned.document if row["outcome"] == "skipped")
+        assert "domain none has no policy" in skipped["reason"]
+
+    def test_nothing_is_meant_where_nothing_is_named(
+        self, host: libvirt.virConnect
+    ) -> None:
+        for words in ("apply", "apply web --all"):
+            done = run(words)
+            assert done.status == 2
+            assert "name domains, or all of them by --all" in done.stderr
+        done = allocpolicy("stamp", "all", "disk")
+        assert (done.status, "by --map FILE, or by" in done.stderr) == (2, True)
