@@ -135,7 +135,7 @@ def admit(plan: Plan, job: Job, *, directory: int) -> None:
     refuse_excess(plan, job)
     asked = demand.of([(plan, job)])
     refuse(asked, directory, budget.space_of)
-    _note(asked, [job])
+    note(asked, [job])
 
 
 def admit_all(
@@ -166,7 +166,7 @@ def admit_all(
         directory = members[0][1]
         asked = demand.of([part for part, _ in members], measured=measured)
         refuse(asked, directory, budget.space_of)
-        _note(asked, [job for (_, job), _ in members])
+        note(asked, [job for (_, job), _ in members])
         if filesystem in whole:  # what is free in each budget is free only once
             asked = whole[filesystem][0].beside(asked)
             refuse(asked, directory, budget.whole_of)
@@ -189,7 +189,7 @@ def refuse(asked: Demand, directory: int, space_of: Callable[[int], Space]) -> N
         raise refusal
 
 
-def _note(asked: Demand, jobs: Iterable[Job]) -> None:
+def note(asked: Demand, jobs: Iterable[Job]) -> None:
     """Note for the reports what the plans were admitted without knowing."""
     for job in jobs:
         if asked.doubt and asked.doubt not in job.notes:

@@ -42,6 +42,7 @@ def admit(plan: Plan, job: Job, *, directory: int) -> Room:
     if plan is not job.admitted:
         admission.refuse_excess(plan, job)
         admission.refuse(asked, directory, left)
+        admission.note(asked, [job])
     free, foreseen = left(directory).free, _foreseen(plan, job, place=place)
     _note(job)
     rehearsal.add(foreseen)
