@@ -59,8 +59,8 @@ class Apply(Changes):
         parser.add_argument(
             "--drifted",
             action="store_true",
-            help="change only disks that an audit finds drifted or outdated; with"
-            " --chain also those that are uncovered",
+            help="change only disks that an audit finds drifted, outdated or pending;"
+            " with --chain also those that are uncovered",
         )
         parser.add_argument(
             "--chain",

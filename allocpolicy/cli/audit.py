@@ -225,8 +225,17 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
+_DIGITS = 9
+
+
 def _expected(text: str) -> int | Path:
-    return int(text) if text.isdecimal() else Path(text)
+    if not text.isdecimal():
+        return Path(text)
+    if len(text) > _DIGITS:
+        raise argparse.ArgumentTypeError(
+            f"{text[:_DIGITS]}…: no host has so many disks"
+        )
+    return int(text)
 
 
 def _at_least(expects: Iterable[int | Path]) -> int:
