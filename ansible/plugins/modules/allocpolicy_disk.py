@@ -177,7 +177,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     if MISSING is not None:
-        why = "it takes the Python that has it: set ansible_python_interpreter"
+        why = "by it: set ansible_python_interpreter to a Python that has allocpolicy"
         module.fail_json(
             msg=missing_required_lib("allocpolicy", reason=why), exception=MISSING
         )
