@@ -34,6 +34,19 @@ class Aside(Step):
 
 
 @contextmanager
+def plans_of(strategy: Strategy) -> Iterator[list[Plan]]:
+    """Have a list of the plans that the strategy makes meanwhile."""
+    made: list[Plan] = []
+
+    def noted(plan: Plan) -> Plan:
+        made.append(plan)
+        return plan
+
+    with _plans(strategy, noted):
+        yield made
+
+
+@contextmanager
 def every_step(strategy: Strategy, does: Callable[[Target], None]) -> Iterator[None]:
     """Have something done before each step of the strategy's plans, and at the end."""
 
