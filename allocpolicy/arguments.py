@@ -25,7 +25,7 @@ Size = int  # bytes; callers may give text such as ``40G``
 
 Fit = Callable[[Any, str], Any]  # of a value and its name
 Member = TypeVar("Member", bound=enum.Enum)
-Given = TypeVar("Given")
+Kind = TypeVar("Kind")
 
 _PATH = "a path: a str, or a pathlib.Path"
 
@@ -129,7 +129,7 @@ def member(kind: type[Member], value: object, name: str) -> Member:
     return refuse(value, name, f"one of {', '.join(words)}")
 
 
-def instance(kind: type[Given], value: object, name: str) -> Given:
+def instance(kind: type[Kind], value: object, name: str) -> Kind:
     """Return a value that has to be of a class.
 
     :raises InvalidRequest: for anything else.
@@ -139,7 +139,7 @@ def instance(kind: type[Given], value: object, name: str) -> Given:
     return refuse(value, name, _a(kind.__name__))
 
 
-def call(value: Given, name: str) -> Given:
+def call(value: Kind, name: str) -> Kind:
     """Return what is called.
 
     :raises InvalidRequest: for what can't be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from allocpolicy import arguments
@@ -28,10 +29,8 @@ def load_policy(
         from allocpolicy.resolve import config
 
         return config.policy(config.load(config_files=files, config_dirs=directories))
-    if not config_places.any_used():
-        return Policy(
-            configured=True
-        )  # nothing is configured, and importing oslo.config is slow
+    if not config_places.any_used():  # importing oslo.config is slow
+        return Policy(configured=True)
     return remembered_policy.recalled() or _read_by_default()
 
 
@@ -56,7 +55,7 @@ def in_force(policy: Policy | None) -> Policy:
 
 
 def _ignored() -> str:
-    places = [str(one) for one in config_places.default_places() if one.exists()]
+    places = filter(os.path.lexists, map(str, config_places.default_places()))
     return (
         "the given Policy was made without it, and would ignore"
         f" {', '.join(places) or 'the environment'}: leave policy out, or give"
