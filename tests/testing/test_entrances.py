@@ -90,7 +90,8 @@ def by_pytest(
 
 def told(stdout: str) -> str:
     """Return the line that says how many laws held."""
-    lines: list[str] = re.findall(r"^own: (.*)$", stdout, re.MULTILINE)
+    begins = "(?:allocpolicy strategy check: )?own: "
+    lines: list[str] = re.findall(f"^{begins}(.*)$", stdout, re.MULTILINE)
     return lines[0]
 
 
