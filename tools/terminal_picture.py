@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = "docs/index.md"
 PICTURE = ROOT / "docs" / "terminal.svg"
 WIDTH = 80
-# Words that are good news, and bad.
-COLOURS = {
-    r"\b(meets|reserved|guaranteed|changed)\b": "green",
-    r"\b(drifted|thin|refused)\b": "red",
-    r"\b(no policy|outdated|unverifiable)\b": "yellow",
-}
 
 
 def session() -> list[str]:
@@ -39,24 +34,16 @@ def session() -> list[str]:
 
 
 def draw(lines: list[str]) -> str:
-    """Return the picture."""
+    """Return the picture: what is typed is bold, and nothing has a colour, as there."""
     width = max(WIDTH, *map(len, lines))
     console = Console(record=True, width=width, file=io.StringIO())
-    typed = False
-    for line in lines:
-        typed = line.startswith("$ ") or (typed and line.startswith(" "))
-        console.print(styled(line, typed=typed), no_wrap=True, overflow="ignore")
+    for before, line in pairwise(["", *lines]):
+        typed = line.startswith(("$ ", "> ")) or before.endswith("\\")
+        console.print(
+            Text(line, style="bold" if typed else ""), no_wrap=True, overflow="ignore"
+        )
     svg = console.export_svg(title="allocpolicy")
     return re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL)
-
-
-def styled(line: str, *, typed: bool) -> Text:
-    """Return a line as a terminal would show it: what is typed is bold."""
-    text = Text(line, style="bold" if typed else "")
-    if not typed:
-        for words, colour in COLOURS.items():
-            text.highlight_regex(words, style=colour)
-    return text
 
 
 def drawn(svg: str) -> list[str]:
