@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from allocpolicy.cli import detailed_exitcode, progress
+from allocpolicy.cli import detailed_exitcode, disk_format, progress
 from allocpolicy.cli.columns import Data
 from allocpolicy.cli.provision import Provision, order
 from allocpolicy.operations.ensure import ensure
@@ -32,8 +32,11 @@ class Ensure(Provision):
         )
 
     def show(self, arguments: argparse.Namespace) -> Data:
+        wanted = order(arguments)
         with progress.shown() as watch:
-            done = ensure(order(arguments), policy=self.policy(arguments), watch=watch)
+            done = ensure(wanted, policy=self.policy(arguments), watch=watch)
+        if done.changed:
+            disk_format.hint(wanted.destination, wanted.format)
         if not done.dry_run:
             self.state = f"the disk {done.disk} is complete"
         self.exit_status = detailed_exitcode.of(arguments, changed=done.changed)

@@ -122,3 +122,10 @@ def test_a_name_that_ends_as_another_format_gets_a_hint(
         expected = f"hint: {disk} is {format} in spite of its name; {hinted}\n"
         assert made.stderr == (f"allocpolicy provision: {expected}" if hinted else "")
     assert allocpolicy("-q", "provision", disk, *line).stderr == ""
+
+
+def test_ensure_hints_where_it_makes_the_disk(tmp_path: Path) -> None:
+    """Every night again would be noise."""
+    line = ("ensure", tmp_path / "a.raw", "--size", "1M", "--strategy", "none")
+    assert "is qcow2 in spite of its name" in allocpolicy(*line).stderr
+    assert allocpolicy(*line).stderr == ""
