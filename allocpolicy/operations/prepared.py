@@ -138,7 +138,7 @@ def disk(
         yield Prepared(
             course=course,
             hold=one.hold,
-            meets=one.meets,
+            meets=one.meets or (one.conforms and _leaves_it(course)),
             earlier=one.earlier,
             unmet=reason,
             on_unmet=on_unmet,
@@ -151,11 +151,13 @@ def disk(
 class _Opened:
     """A disk that is open and observed; ``problem``: why nothing at all changes it.
 
+    ``conforms``: to its policy, and so ``meets``, unless storage is to be given back.
     ``lack`` is the lack of space that alone keeps it from being rewritten.
     """
 
     job: Job
     hold: Hold
+    conforms: bool
     meets: bool
     earlier: Earlier | None
     problem: str | None
@@ -204,9 +206,11 @@ def _opened(
     )
     before = change.rehearsal
     earlier = before.earlier(inode(os.fstat(found.fd))) if before else None
-    meets = earlier is not None
-    if problem is None and not meets:
-        meets = _meets(request, requested, current=current)
+    conforms = earlier is not None
+    if problem is None and not conforms:
+        conforms = _conforms(request, requested, current=current)
+    # Storage is given back only by a plan.
+    meets = conforms and (earlier is not None or not request.allow_thin)
     grows = request.virtual_size != current.virtual_size
     if problem is None and not meets:
         problem = held_disk.problem(found, current, grows=grows)
@@ -236,7 +240,13 @@ def _opened(
         attached=change.attached,
     )
     return _Opened(
-        job=job, hold=hold, meets=meets, earlier=earlier, problem=problem, lack=lack
+        job=job,
+        hold=hold,
+        conforms=conforms,
+        meets=meets,
+        earlier=earlier,
+        problem=problem,
+        lack=lack,
     )
 
 
@@ -256,12 +266,9 @@ def _bounded(change: Change) -> Iterator[None]:
         raise ImageError(change.disk, error.reason) from error
 
 
-def _meets(request: Request, selection: Selection, *, current: Observation) -> bool:
-    """Return whether the disk already conforms, as its strategy judges.
-
-    Storage is given back only by a plan.
-    """
-    if request.virtual_size != current.virtual_size or request.allow_thin:
+def _conforms(request: Request, selection: Selection, *, current: Observation) -> bool:
+    """Return whether the disk already conforms, as its strategy judges."""
+    if request.virtual_size != current.virtual_size:
         return False
     verdict = call.verify(
         selection.loaded, options=selection.options, observation=current
@@ -297,10 +304,17 @@ def _with_plan(one: _Opened) -> Course:
         raise PlanError(one.problem)
     course = data_path.planned(one.job)
     assert course.plan is not None
+    if one.conforms and course.plan.mode is Mode.IN_PLACE:
+        # Nothing is given back in place, and it lacks nothing.
+        return Course(job=one.job, plan=unmet.nothing(one.job))
     refusal = untouched.refusal(course.plan, course.job, one.hold)
     if refusal is not None:
         raise PlanError(refusal)
     return course
+
+
+def _leaves_it(course: Course) -> bool:
+    return course.plan is not None and course.plan.mode is Mode.NOTHING
 
 
 @contextlib.contextmanager

@@ -241,6 +241,25 @@ def test_storage_is_given_back_only_when_asked_for(
     assert applied(disk, "--thin")["mode"] == "nothing"
 
 
+@pytest.mark.filesystems("xfs")
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+@pytest.mark.parametrize("data", [None, "falloc", "full"])
+def test_what_has_nothing_to_give_back_is_left_alone(
+    directory: Path, format: str, data: str | None
+) -> None:
+    """Also beside a running VM, and by a dry run's word."""
+    disk = directory / "disk"
+    full = ("--extra-spec", f"allocpolicy:performance.data={data}")
+    choice = (*PERFORMANCE, *full) if data else SPACE
+    provision(disk, "--size", SIZE, "--format", format, *choice)
+    before = disk.stat()
+    with disk.open("rb"):
+        for options in ((), ("--dry-run",)):
+            row = applied(disk, "--thin", *options)
+            assert (row["changed"], row["mode"], row["steps"]) == (False, "nothing", [])
+    assert disk.stat().st_ctime_ns == before.st_ctime_ns
+
+
 @ALL
 def test_a_rewrite_keeps_the_storage_that_a_disk_has(
     directory: Path, base: Path
