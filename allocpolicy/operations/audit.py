@@ -197,7 +197,7 @@ def audit(
         if row.disk in attachments.disks or not _is_left(one, above)
     ]
     there = tuple(rows)
-    rows += (*awaited.missing, *attachments.missing)
+    rows += audit_rows.missing(awaited.missing, attachments.missing)
     rows += expectation.vanished(seen, expected=awaited)
     rows += (audit_rows.unlisted(path, why) for path, why in walked.unreadable)
     return Audit(

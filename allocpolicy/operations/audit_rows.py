@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from allocpolicy.contract.facts import Allocation
@@ -50,6 +51,22 @@ def unlisted(path: str, reason: str) -> Row:
     """Return the row of a directory that can't be listed."""
     verdict = Finding(judgement=Remark.UNREADABLE, reason=reason)
     return Row(disk=Path(path), strategy=None, verdict=verdict)
+
+
+def missing(*found: Iterable[Row]) -> Iterator[Row]:
+    """Yield one row for each disk that is missing; of several, with all reasons.
+
+    A list and the definitions of VMs may both name it.
+    """
+    rows: dict[Path, Row] = {}
+    for one in itertools.chain(*found):
+        same = rows.setdefault(one.disk, one)
+        if same is not one:
+            reason = f"{same.verdict.reason}; {one.verdict.reason}"
+            verdict = replace(one.verdict, reason=reason)
+            strategy = one.strategy or same.strategy
+            rows[one.disk] = replace(one, strategy=strategy, verdict=verdict)
+    yield from rows.values()
 
 
 def counted(paths: Iterable[Path], rows: Iterable[Row]) -> dict[Path, int]:

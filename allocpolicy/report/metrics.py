@@ -9,12 +9,12 @@ collector would refuse the whole file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from allocpolicy.observe.unknown import Why
 from allocpolicy.report import whole_file
-from allocpolicy.report.audit import WORDS, Audit, Row, Storage
+from allocpolicy.report.audit import FINDINGS, WORDS, Audit, Row, Storage
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 # name, unit, help, value of a disk that was observed
@@ -59,7 +59,7 @@ def write(path: Path, audit: Audit) -> None:
 def _verdicts(audit: Audit) -> Iterator[str]:
     name = "allocpolicy_disk_verdict"
     yield _head(name, "1 for the verdict on the disk, 0 for the others.")
-    for row in audit.rows:
+    for row in _one_each(audit.rows):
         for word in WORDS:
             labels = {
                 "disk": os.fspath(row.disk),
@@ -67,6 +67,21 @@ def _verdicts(audit: Audit) -> Iterator[str]:
                 "verdict": word,
             }
             yield _sample(name, labels, int(row.word == word))
+
+
+def _one_each(rows: Iterable[Row]) -> Iterable[Row]:
+    """Return one row for each disk's label, and the finding where there are several.
+
+    A series that appears twice would make the collector refuse the whole file. What is
+    named as a disk and expected as one may have two rows, and so may two names of which
+    only one is UTF-8.
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        label = _escape(os.fspath(row.disk))
+        if label not in found or row.verdict.judgement in FINDINGS:
+            found[label] = row
+    return found.values()
 
 
 def _counts(audit: Audit) -> Iterator[str]:
@@ -100,7 +115,7 @@ def _sizes(audit: Audit) -> Iterator[str]:
     for size, about, value in _SIZES:
         name = f"allocpolicy_disk_{size}_bytes"
         yield _head(name, about, unit="bytes")
-        for row in audit.rows:
+        for row in _one_each(audit.rows):
             if row.observed:
                 yield _sample(name, {"disk": os.fspath(row.disk)}, value(row))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import schema
+from allocpolicy import Attached, audit, schema
 from allocpolicy.images import stamp as stamps
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.images import MIB
@@ -201,6 +201,16 @@ def test_an_expected_disk_that_is_gone_or_lost_its_stamp_is_a_finding(
     said = audited("--expect", relative, status=1)
     assert said["there"].startswith("meets")
     assert said["dir"] == "missing: it is expected, and is a directory"
+
+
+def test_a_disk_that_a_list_and_a_machine_miss_is_one(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    machine = Attached(vm="vm1, vda", format="raw")
+    found = audit([], expected={gone: "space"}, attached={gone: machine})
+    (row,) = found.rows
+    assert (row.word, row.strategy, row.disk) == ("missing", "space", gone)
+    assert "it is expected" in row.reason
+    assert "vm1, vda has it" in row.reason
 
 
 @on_ext4

@@ -149,6 +149,26 @@ def test_any_name_of_a_file_can_be_a_label(parse: object, name: bytes) -> None:
     assert found == (shown, 1 << 46)
 
 
+@pytest.mark.parametrize(
+    "names", [("/d/a", "/d/a"), ("/d/\udcff", r"/d/\xff")], ids=["same", "not UTF-8"]
+)
+def test_no_series_appears_twice(names: tuple[str, str]) -> None:
+    """The collector refuses a file that has one twice; the finding is told."""
+    found = audit_of(*names)
+    first, second = found.rows
+    verdict = Verdict(judgement=Judgement.MEETS, reason="as the test says")
+    for rows in (
+        (dataclasses.replace(first, verdict=verdict), second),
+        (first, dataclasses.replace(second, verdict=verdict)),
+    ):
+        text = metrics.text(dataclasses.replace(found, rows=rows))
+        samples = [one for one in text.splitlines() if not one.startswith("#")]
+        series = [one.rpartition(" ")[0] for one in samples]
+        assert len(series) == len({*series})
+        (holds,) = (one for one in samples if "verdict=" in one and one[-1] == "1")
+        assert 'verdict="drifted"' in holds
+
+
 @every_parser
 def test_an_audit_of_nothing_is_valid_too(parse: object) -> None:
     assert callable(parse)
