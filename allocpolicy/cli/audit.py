@@ -17,6 +17,7 @@ from allocpolicy.cli import (
     formats,
     progress,
 )
+from allocpolicy.cli.argument_path import path_of
 from allocpolicy.cli.columns import Column, Data, column, said, sentence, size
 from allocpolicy.cli.command import Lister
 from allocpolicy.contract.policy import Policy
@@ -230,7 +231,7 @@ _DIGITS = 9
 
 def _expected(text: str) -> int | Path:
     if not text.isdecimal():
-        return Path(text)
+        return path_of(text)
     if len(text) > _DIGITS:
         raise argparse.ArgumentTypeError(
             f"{text[:_DIGITS]}…: no host has so many disks"

@@ -33,7 +33,9 @@ class Provision(ShowOne):
     state = "no unfinished disk was left behind"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("destination", metavar="DEST", help="the disk to create")
+        parser.add_argument(
+            "destination", type=Path, metavar="DEST", help="the disk to create"
+        )
         parser.add_argument(
             "--size",
             metavar="SIZE",
@@ -89,7 +91,7 @@ def order(arguments: argparse.Namespace) -> Order:
     :raises InvalidRequest: (its subclasses) when one of them is wrong.
     """
     return Order(
-        destination=Path(arguments.destination),
+        destination=arguments.destination,
         virtual_size=None if arguments.size is None else size.parse(arguments.size),
         base=arguments.base,
         base_format=arguments.base_format,

@@ -8,11 +8,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from cliff.command import Command as CliffCommand
 
 from allocpolicy.cli import aside, change_log, config_options, plugin_option
+from allocpolicy.cli.argument_path import path_of
 from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, tell, usage_error
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
@@ -37,6 +39,7 @@ class Command(CliffCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return a parser that reports a mistake in one line."""
         parser = super().get_parser(prog_name)
+        parser.register("type", Path, path_of)  # also where a plugin says Path
         config_options.add(parser)
         plugin_option.add(parser)
         self.add_arguments(parser)

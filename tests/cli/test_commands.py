@@ -80,6 +80,20 @@ def test_a_wrong_command_line_exits_2_with_one_line(
     assert finished.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("apply --drifted", "audit", "audit --expect", "cache prune", "host capacity"),
+        *("provision --size 1M", "stamp all --map map", "stamp remove"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_directory(words: str) -> None:
+    """It is what a script's unset variable leaves."""
+    done = allocpolicy(*words.split(), "")
+    assert (done.status, done.stdout) == (2, "")
+    assert "it is empty: give a path" in done.stderr
+
+
 def test_output_that_fails_does_not_hide_that_the_disk_was_made(
     tmp_path: Path,
 ) -> None:
