@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -34,3 +35,11 @@ def interrupted() -> int:
     """Report an interrupt before or after a command's own work; return the status."""
     tell("allocpolicy", "interrupted")
     return INTERRUPTED
+
+
+def incomplete(error: ImportError) -> int:
+    """Report that a module of the program can't be imported; return the status."""
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    tell("allocpolicy", f"its installation is incomplete: {error}; install it anew")
+    return UNEXPECTED

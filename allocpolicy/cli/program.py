@@ -6,7 +6,7 @@ import gc
 import os
 
 from allocpolicy.cli import output
-from allocpolicy.cli.failure import interrupted
+from allocpolicy.cli.failure import incomplete, interrupted
 
 
 def run() -> int:
@@ -23,6 +23,10 @@ def run() -> int:
         return main()
     except KeyboardInterrupt:
         return interrupted()
+    except (
+        ImportError
+    ) as error:  # Python's own status, 1, is that of an audit's finding
+        return incomplete(error)
     finally:
         output.end()
         gc.freeze()  # or the interpreter searches everything once more when it exits

@@ -110,6 +110,21 @@ sys.exit(run())
 """
 
 
+MISSING = """
+import sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{name}":
+            raise ModuleNotFoundError(f"No module named {{name!r}}")
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = {line}
+from allocpolicy.cli.program import run
+sys.exit(run())
+"""
+
+
 @pytest.mark.parametrize("name", ["cliff", "allocpolicy.cli.explain"])
 def test_an_interrupt_while_modules_are_imported_is_one_line(
     name: str,
@@ -124,6 +139,30 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(
     )
     assert finished.returncode == 130
     assert finished.stderr == "allocpolicy: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("cliff", ()), ("allocpolicy.cli.audit", ("--debug",))]
+)
+def test_a_module_that_is_missing_is_no_finding_of_an_audit(
+    name: str, options: tuple[str, ...]
+) -> None:
+    """Python ends with 1, which the timer's service takes for a disk that drifted."""
+    script = MISSING.format(name=name, line=[*options, "audit", "."])
+    finished = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 5
+    *before, last = finished.stderr.splitlines()
+    assert last == (
+        f"allocpolicy: its installation is incomplete: No module named {name!r};"
+        " install it anew"
+    )
+    assert bool(before) == bool(options)
 
 
 def test_no_command_looks_through_every_installed_distribution() -> None:
