@@ -159,6 +159,7 @@ def _to_be_grown(rewritten: Report, size: int) -> Report:
     return replace(
         rewritten,
         operation=Operation.RESIZE,
+        virtual_size=size,
         steps=(f"grow it to {format_size(size)}",),
         effective_reason="its growth is planned once it is rewritten",
         promised_bytes=rewritten.promised_bytes + more,

@@ -105,6 +105,13 @@ def test_a_check_changes_nothing_and_says_what_would(run: Run, tmp_path: Path) -
     assert told["report"]["dry_run"]
 
 
+def test_a_check_knows_the_size_that_a_flavor_gives(run: Run, tmp_path: Path) -> None:
+    flavors = tmp_path / "flavors.yaml"
+    flavors.write_text("flavors: {small: {sizes: {root: 1M}}}\n")
+    wish = {"path": tmp_path / "disk", "flavors": flavors, "flavor": "small"}
+    assert run(check=True, **wish)["diff"]["after"]["virtual_size"] == 1 << 20
+
+
 def test_the_difference_is_between_what_was_and_what_is(
     run: Run, tmp_path: Path
 ) -> None:

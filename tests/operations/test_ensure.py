@@ -56,11 +56,8 @@ def bring(disk: Path, policy: Policy, **others: Any) -> Report:
     assert said.dry_run
     assert (state(disk) if disk.exists() else None) == before
     done = ensure(order, policy=policy)
-    assert (said.operation, said.mode, said.changed) == (
-        done.operation,
-        done.mode,
-        done.changed,
-    )
+    for name in ("operation", "mode", "changed", "format", "virtual_size"):
+        assert getattr(said, name) == getattr(done, name), name
     kept = state(disk)
     again = ensure(order, policy=policy)
     assert (again.changed, again.mode, again.steps) == (False, "nothing", ())

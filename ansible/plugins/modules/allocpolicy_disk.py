@@ -210,7 +210,7 @@ def ensured(module: AnsibleModule) -> dict[str, Any]:
         "changed": report.changed,
         "disk": str(report.disk),
         "report": report.as_document(),
-        "diff": difference(report, before=before, order=order),
+        "diff": difference(report, before=before),
     }
 
 
@@ -261,17 +261,14 @@ def recorded(order: allocpolicy.Order, policy: allocpolicy.Policy) -> Any:
         return None
 
 
-def difference(
-    report: allocpolicy.Report, *, before: Any, order: allocpolicy.Order
-) -> dict[str, Any]:
+def difference(report: allocpolicy.Report, *, before: Any) -> dict[str, Any]:
     """Return what the disk was, and what it is or would be."""
     was, now = report.before, report.observed
-    size = was.virtual_size if was else None
     after = {
         "strategy": report.effective.strategy,
         "options": dict(report.effective.options),
-        "format": str((now or was or order).format),
-        "virtual_size": now.virtual_size if now else order.virtual_size or size,
+        "format": str(report.format),
+        "virtual_size": report.virtual_size,
     }
     had: dict[str, Any] = {}
     if was is not None:
