@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from allocpolicy.testing.law import ExecutedLaw
-from tests.harness import filesystems
+from tests.harness import filesystems, logs
 from tests.harness.directory import close_directories
 
 GIB = 1 << 30
@@ -158,6 +158,12 @@ def unavailable_reported(config: pytest.Config) -> Iterator[None]:
         if config.getoption("--require-filesystems"):
             pytest.fail(f"required, but {error}", pytrace=False)
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machines_log_left_alone() -> Iterator[None]:
+    with logs.nobody_told():
+        yield
 
 
 @pytest.fixture(scope="session")

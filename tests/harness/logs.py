@@ -12,6 +12,8 @@ from unittest import mock
 
 from allocpolicy.log import datagram
 
+_NOWHERE = "/nonexistent/log"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Logs:
@@ -37,6 +39,16 @@ def _received(listener: socket.socket) -> list[str]:
             found.append(listener.recv(1 << 20).decode())
         except BlockingIOError:
             return found
+
+
+@contextmanager
+def nobody_told() -> Iterator[None]:
+    """Keep what is changed in this process out of the machine's journal and syslog."""
+    with (
+        mock.patch.object(datagram, "JOURNAL", _NOWHERE),
+        mock.patch.object(datagram, "SYSLOG", _NOWHERE),
+    ):
+        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from allocpolicy.testing import outcome, suite
 from allocpolicy.testing.law import ExecutedLaw
 from allocpolicy.testing.laws import laws
 from tests.conftest import FreshFilesystem
-from tests.harness import ordinary_user
+from tests.harness import logs, ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process
 from tests.harness.schemas import validated
 from tests.registry.test_installed import Install, install
@@ -97,7 +97,9 @@ def told(stdout: str) -> str:
 
 @pytest.mark.qemu
 def test_the_three_entrances_tell_the_same(own: Path) -> None:
-    command = allocpolicy("strategy", "check", "own", "-f", "json", *WAIVING)
+    with logs.listening() as log:
+        command = allocpolicy("strategy", "check", "own", "-f", "json", *WAIVING)
+        assert not log.records(), "the disks that are made are a trial's"
     assert command.status == 1
     found = validated(command, command="strategy check")
     rows = {row["law"]: row for row in found}
