@@ -30,8 +30,10 @@ def _lines(before: Stamp | None, after: Stamp) -> Iterator[str]:
         yield _told("format", after.format, was=before.format)
     asked, was = after.asked, before.asked if before else None
     flavor, old_flavor = (one.flavor if one else None for one in (asked, was))
-    if flavor != old_flavor:
-        yield _told("flavor", flavor or "none", was=old_flavor)
+    if flavor is not None and flavor != old_flavor:
+        yield _told("flavor", flavor, was=old_flavor)
+    elif flavor != old_flavor:
+        yield f"remove the record of flavor {old_flavor}"
     yield from _labels(_of(asked), before=_of(was))
 
 
