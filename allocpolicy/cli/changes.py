@@ -19,15 +19,14 @@ _SIZES = (
     *("headroom_bytes", "free_bytes", "free_after_bytes"),
 )
 _AS_ASKED = "as requested"
-# What becomes of a disk, as the column has it.
-_WORDS = {"planned": "would change", "unchanged": "none"}
 
 
 def _change(row: Data) -> str:
+    """Return what becomes of a disk."""
     outcome = str(row["outcome"])
     if row.get("mode") == "stamped":
         return "would stamp" if outcome == "planned" else "stamped"
-    return _WORDS.get(outcome, outcome)
+    return "would change" if outcome == "planned" else outcome
 
 
 def _why(row: Data) -> str:
