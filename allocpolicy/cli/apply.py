@@ -26,6 +26,7 @@ from allocpolicy.operations.change import apply
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.fleet import Member
 from allocpolicy.operations.instance import apply_all
+from allocpolicy.progress import Watcher
 from allocpolicy.record import replace
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.disk_map import DiskMap
@@ -86,45 +87,42 @@ class Apply(Changes):
         detailed_exitcode.add_option(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
-        policy = self.policy(arguments)
-        rows: list[Data] = []
-        change = Change(
-            disk=Path(),
-            format=arguments.disk_format,
-            force=arguments.force,
-            disk_role=arguments.disk,
-            flavor=choice.flavor(arguments, alone=True),
-            flavors=choice.recorded(arguments),
-            extra_specs=choice.extra_specs(arguments),
-            labels=labels.parse(arguments.label),
-            allow_thin=arguments.thin,
-            dry_run=arguments.dry_run,
-            rehearsal=Rehearsal(),
-        )
+        policy, change = self.policy(arguments), _asked(arguments)
         found = self._members(arguments, policy=policy, change=change)
         if arguments.together:
             rows = self._together(found, arguments, policy=policy, change=change)
             return self._ended(rows, arguments)
         with progress.shown() as watch:
-            for member in found:
-                one = _change(member, change)
-                if member.skipped is not None:
-                    rows.append(
-                        changes.left(one.disk, changes.SKIPPED, reason=member.skipped)
-                    )
-                    continue
-                try:
-                    if member.failed is not None:
-                        raise ImageError(one.disk, member.failed)
-                    if arguments.chain:
-                        one = _on_top(one, policy=policy)
-                    rows.append(changes.of(apply(one, policy=policy, watch=watch)))
-                except Exception as error:  # noqa: BLE001  (the other disks' turn)
-                    self.fail(error)
-                    rows.append(
-                        changes.left(one.disk, changes.FAILED, reason=str(error))
-                    )
+            rows = [
+                self._row(
+                    one, change, chain=arguments.chain, policy=policy, watch=watch
+                )
+                for one in found
+            ]
         return self._ended(rows, arguments)
+
+    def _row(
+        self,
+        member: Member,
+        change: Change,
+        *,
+        chain: bool,
+        policy: Policy,
+        watch: Watcher,
+    ) -> Data:
+        """Change one disk; return what became of it, a failure too."""
+        one = _change(member, change)
+        if member.skipped is not None:
+            return changes.left(one.disk, changes.SKIPPED, reason=member.skipped)
+        try:
+            if member.failed is not None:
+                raise ImageError(one.disk, member.failed)
+            if chain:
+                one = _on_top(one, policy=policy)
+            return changes.of(apply(one, policy=policy, watch=watch))
+        except Exception as error:  # noqa: BLE001  (the other disks' turn)
+            self.fail(error)
+            return changes.left(one.disk, changes.FAILED, reason=str(error))
 
     def _ended(self, rows: list[Data], arguments: argparse.Namespace) -> list[Data]:
         """Return the rows, each disk once; a failure's exit status stays."""
@@ -193,6 +191,23 @@ class Apply(Changes):
         real = (Path(os.path.realpath(one.disk)) for one in found)
         disk_map.tell_unused(mapped, real)
         return found
+
+
+def _asked(arguments: argparse.Namespace) -> Change:
+    """Return what is wanted of each disk, without the disk."""
+    return Change(
+        disk=Path(),
+        format=arguments.disk_format,
+        force=arguments.force,
+        disk_role=arguments.disk,
+        flavor=choice.flavor(arguments, alone=True),
+        flavors=choice.recorded(arguments),
+        extra_specs=choice.extra_specs(arguments),
+        labels=labels.parse(arguments.label),
+        allow_thin=arguments.thin,
+        dry_run=arguments.dry_run,
+        rehearsal=Rehearsal(),
+    )
 
 
 def _change(member: Member, change: Change) -> Change:
