@@ -182,7 +182,7 @@ def mapping(value: Any, name: str, item: Fit) -> dict[str, Any]:
 
     :raises InvalidRequest: for what is none.
     """
-    return _mapping(value, name, key=text, item=item)
+    return mapping_of(value, name, key=text, item=item)
 
 
 def mapping_from_paths(value: Any, name: str, item: Fit) -> dict[Path, Any]:
@@ -190,10 +190,14 @@ def mapping_from_paths(value: Any, name: str, item: Fit) -> dict[Path, Any]:
 
     :raises InvalidRequest: for what is none.
     """
-    return _mapping(value, name, key=path, item=item)
+    return mapping_of(value, name, key=path, item=item)
 
 
-def _mapping(value: Any, name: str, *, key: Fit, item: Fit) -> dict[Any, Any]:
+def mapping_of(value: Any, name: str, *, key: Fit, item: Fit) -> dict[Any, Any]:
+    """Return a mapping of what ``key`` and ``item`` make of its keys and values.
+
+    :raises InvalidRequest: for what is none.
+    """
     if not isinstance(value, Mapping):
         refuse(value, name, "a mapping, such as a dict")
     return {

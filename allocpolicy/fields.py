@@ -96,12 +96,7 @@ def _of_class(kind: type) -> Fit:
 
 def _mapping(key: Fit, item: Fit) -> Fit:
     def fit(value: object, name: str) -> object:
-        if not isinstance(value, Mapping):
-            arguments.refuse(value, name, "a mapping, such as a dict")
-        fitted = {
-            key(one, f"a key of {name}"): item(what, f"{name}[{one!r}]")
-            for one, what in value.items()
-        }
+        fitted = arguments.mapping_of(value, name, key=key, item=item)
         return value if fitted == value else fitted
 
     return fit

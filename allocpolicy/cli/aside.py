@@ -7,14 +7,12 @@ out, and bars of progress: then there is the result, and nothing but errors besi
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from allocpolicy.cli import failure
+from allocpolicy.cli.failure import PROGRAM
 from allocpolicy.record import dataclass
-from allocpolicy.wording import one_line
-
-PROGRAM = "allocpolicy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +49,7 @@ def say(text: str) -> None:
 
 def tell(text: str) -> None:
     """Say one line that -q doesn't leave out, as it decides the exit status."""
-    print(f"{_speaker.get().name}: {one_line(text)}", file=sys.stderr)
+    failure.tell(_speaker.get().name, text)
 
 
 def warn(text: str) -> None:

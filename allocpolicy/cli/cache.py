@@ -16,7 +16,8 @@ from allocpolicy.image_cache.location import DEFAULT_NAME
 from allocpolicy.wording import amount
 
 FIELDS = (
-    *("source", "source_format", "virtual_size", "actual_size", "used_by", "entry"),
+    *("source", "source_format", "virtual_size", "actual_size"),
+    *("used_by", "entry"),
 )
 
 

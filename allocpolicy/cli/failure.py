@@ -9,12 +9,13 @@ from typing import NoReturn
 
 from allocpolicy.wording import one_line
 
+PROGRAM = "allocpolicy"
 USAGE, UNEXPECTED = 2, 5
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 def tell(program: str, message: str) -> None:
-    """Tell in one line that something failed; every error is told so.
+    """Tell something in one line on stderr; every error is told so.
 
     :param program: allocpolicy, and the command.
     """
@@ -33,7 +34,7 @@ def usage_error(program: str) -> Callable[[str], NoReturn]:
 
 def interrupted() -> int:
     """Report an interrupt before or after a command's own work; return the status."""
-    tell("allocpolicy", "interrupted")
+    tell(PROGRAM, "interrupted")
     return INTERRUPTED
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import choice
-from allocpolicy.cli.columns import NOTHING, Column, Data, said, sentence
+from allocpolicy.cli import choice, observed
+from allocpolicy.cli.columns import NOTHING, Column, Data, sentence
 from allocpolicy.cli.command import Lister
 from allocpolicy.contract.policy import Policy
-from allocpolicy.contract.strategy import DiskRole
+from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import Error, FlavorError, InvalidRequest
-from allocpolicy.registry import installed, option_values
+from allocpolicy.registry import installed
 from allocpolicy.resolve import flavors, near_miss
 from allocpolicy.resolve.flavors import Entry, Flavor
 from allocpolicy.resolve.selection import resolve
@@ -27,20 +27,11 @@ def _of_disk(role: DiskRole) -> Column:
         chosen = row[role]
         if not isinstance(chosen, dict):
             return _WRONG if role is DiskRole.ROOT else NOTHING
-        return " ".join((chosen["strategy"], *_options(**chosen)))
+        policy = Choice(strategy=chosen["strategy"], options=chosen["options"])
+        loaded = installed.load(policy.strategy)
+        return observed.policy(policy, loaded=loaded, between=" ")
 
     return sentence(str(role), cell=cell)
-
-
-def _options(
-    strategy: str, options: Mapping[str, object], **others: object
-) -> Iterator[str]:
-    """Yield the options that differ from the strategy's defaults."""
-    schema = installed.load(strategy).options_schema
-    defaults = option_values.complete({}, options_schema=schema)
-    for name, value in options.items():
-        if value != defaults.get(name):
-            yield f"{name}={said(value)}"
 
 
 class FlavorValidate(Lister):

@@ -16,7 +16,7 @@ from cliff.commandmanager import CommandManager
 
 from allocpolicy import __version__
 from allocpolicy.cli import change_log, characters, config_options, plugin_option
-from allocpolicy.cli.failure import interrupted, tell, usage_error
+from allocpolicy.cli.failure import PROGRAM, interrupted, tell, usage_error
 from allocpolicy.errors import Error
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ COMMANDS = {
     "nova provider-config": "allocpolicy.cli.nova:NovaProviderConfig",
     "provision": "allocpolicy.cli.provision:Provision",
     "resize": "allocpolicy.cli.resize:Resize",
+    "stamp all": "allocpolicy.cli.stamp_all:StampAll",
     "stamp remove": "allocpolicy.cli.stamp:StampRemove",
     "stamp set": "allocpolicy.cli.stamp:StampSet",
-    "stamp all": "allocpolicy.cli.stamp_all:StampAll",
     "stamp show": "allocpolicy.cli.stamp:StampShow",
     "strategy check": "allocpolicy.cli.strategy_check:StrategyCheck",
     "strategy list": "allocpolicy.cli.strategy:StrategyList",
@@ -121,7 +121,7 @@ class Commands(CommandManager):
 class Program(App):
     """The cliff application."""
 
-    NAME = "allocpolicy"  # cliff's is that of the program that imports it first
+    NAME = PROGRAM  # cliff's is that of the program that imports it first
     given: Sequence[str] = ()  #: the command line
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class Program(App):
         change_log.add_options(parser)
         config_options.add(parser)
         plugin_option.add(parser)
-        parser.error = usage_error("allocpolicy")  # type: ignore[method-assign, assignment]
+        parser.error = usage_error(PROGRAM)  # type: ignore[method-assign, assignment]
         return parser
 
     def configure_logging(self) -> None:
@@ -162,7 +162,7 @@ class Program(App):
                 options.log_file = None
             super().configure_logging()
         except OSError as error:
-            usage_error("allocpolicy")(f"--log-file: {error}")
+            usage_error(PROGRAM)(f"--log-file: {error}")
         if not options.debug:
             verbose = options.verbose_level > self.DEFAULT_VERBOSE_LEVEL
             for handler in set(logging.getLogger().handlers) - before:
@@ -202,7 +202,7 @@ class Program(App):
 
 def _failed(error: Error) -> int:
     """Tell that a plugin's command can't be used; return the exit status."""
-    tell("allocpolicy", str(error))
+    tell(PROGRAM, str(error))
     return error.exit_status
 
 

@@ -32,8 +32,11 @@ _STORED = {
 _PLAIN = ("mapping is full, allocation is ", "allocation is ")
 
 
-def policy(choice: Choice, *, loaded: Loaded | None = None) -> str:
-    """Return a strategy with its options; with ``loaded`` without its defaults."""
+def policy(choice: Choice, *, loaded: Loaded | None = None, between: str = ", ") -> str:
+    """Return a strategy with its options; with ``loaded`` without its defaults.
+
+    :param between: what stands between them.
+    """
     known = loaded.options_schema.get("properties", {}) if loaded else {}
     defaults = {
         name: one.get("default")
@@ -45,7 +48,7 @@ def policy(choice: Choice, *, loaded: Loaded | None = None) -> str:
         for name, value in choice.options.items()
         if name not in defaults or defaults[name] != value
     )
-    return ", ".join((choice.strategy, *chosen))
+    return between.join((choice.strategy, *chosen))
 
 
 def what(seen: Observation) -> str:

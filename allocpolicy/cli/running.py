@@ -15,7 +15,13 @@ from cliff.command import Command as CliffCommand
 
 from allocpolicy.cli import aside, change_log, config_options, plugin_option
 from allocpolicy.cli.argument_path import path_of
-from allocpolicy.cli.failure import INTERRUPTED, UNEXPECTED, tell, usage_error
+from allocpolicy.cli.failure import (
+    INTERRUPTED,
+    PROGRAM,
+    UNEXPECTED,
+    tell,
+    usage_error,
+)
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line, raised
@@ -92,7 +98,7 @@ class Command(CliffCommand):
     @property
     def named(self) -> str:
         """What its errors and warnings begin with: the program and the command."""
-        return " ".join(filter(None, (aside.PROGRAM, self.cmd_name)))
+        return " ".join(filter(None, (PROGRAM, self.cmd_name)))
 
     @property
     def _is_quiet(self) -> bool:
