@@ -22,7 +22,7 @@ from allocpolicy import (
 from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.cli import allocpolicy, provision
-from tests.harness.filesystems import available
+from tests.harness.filesystems import at_rest, available
 from tests.harness.images import MIB
 
 NO_HEADROOM = Headroom(ratio=0, minimum=0)
@@ -77,6 +77,7 @@ def test_as_many_are_refused_as_do_not_fit(
         images.qemu_img("create", "-q", "-f", "qcow2", disk, size)
     limits = Limits(max_overcommit_ratio=6 if ratio else 0)
     policy = Policy(lock_path=tmp_path, headroom=NO_HEADROOM, limits=limits)
+    at_rest(place)
     before = [state(disk) for disk in disks]
     planned = applied(*disks, policy=policy, dry_run=True)
     assert [state(disk) for disk in disks] == before
@@ -94,6 +95,7 @@ def test_each_begins_with_the_room_that_the_one_before_leaves(
     disks = [directory / name for name in "abc"]
     for disk in disks:
         provision(disk, "--size", 16 * MIB)
+    at_rest(directory)
     before = [state(disk) for disk in disks]
     policy = Policy(lock_path=tmp_path)
     reports = applied(*disks, policy=policy, dry_run=True)
@@ -221,6 +223,7 @@ def test_disks_that_are_changed_together_are_told_one_after_the_other(
 ) -> None:
     for name in "ab":
         provision(directory / name, "--size", 16 * MIB)
+    at_rest(directory)
     finished = allocpolicy(
         *("apply", "--together", directory, "--strategy", "space"),
         *("--format", "qcow2", "--dry-run", "-f", "json"),
