@@ -16,9 +16,14 @@ from collections.abc import Iterator
 from allocpolicy import arguments
 from allocpolicy.contract.plan import Mode
 from allocpolicy.contract.policy import Policy
-from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import DestinationExists, ImageError
-from allocpolicy.operations import change, held_disk, present_disk, size_alignment
+from allocpolicy.operations import (
+    change,
+    growth_to_come,
+    held_disk,
+    present_disk,
+    size_alignment,
+)
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.data_path import check_size
 from allocpolicy.operations.provision import Order, provision
@@ -27,7 +32,6 @@ from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import in_force
 from allocpolicy.storage import named_lock
-from allocpolicy.wording import format_size
 
 _LOOKS = 8  # at a name that other programs make and remove meanwhile
 _MODES = (Mode.NOTHING, Mode.STAMPED, Mode.IN_PLACE, Mode.STAGED)
@@ -127,7 +131,7 @@ def _grown(wanted: Change, size: int, *, policy: Policy, watch: Watcher) -> Repo
     rewritten = first.mode is Mode.STAGED
     if rewritten:  # what it is then isn't known yet
         _check_size(first, size, policy=policy)
-        second = _to_be_grown(first, size)
+        second = growth_to_come.foreseen(first, wanted, size, policy=policy)
     else:
         second = change.resize(replace(larger, dry_run=True), policy=policy)
     if not wanted.dry_run:
@@ -151,32 +155,35 @@ def _check_size(present: Report, size: int, *, policy: Policy) -> None:
     alignment.check(size)
 
 
-def _to_be_grown(rewritten: Report, size: int) -> Report:
-    """Return the report of a growth that can be planned only after a rewrite."""
-    seen = rewritten.before
-    assert seen is not None
-    more = size - seen.virtual_size
-    return replace(
-        rewritten,
-        operation=Operation.RESIZE,
-        virtual_size=size,
-        steps=(f"grow it to {format_size(size)}",),
-        effective_reason="its growth is planned once it is rewritten",
-        promised_bytes=rewritten.promised_bytes + more,
-    )
-
-
 def _both(first: Report, second: Report) -> Report:
     """Return the report of a change and of the growth after it."""
     if not first.changed:
         return second
     reasons = dict.fromkeys((first.effective_reason, second.effective_reason))
+    done = replace(first, peak_bytes=0, reserved_bytes=0) if _at_once(first) else first
+    taken = done.peak_bytes
     return replace(
         second,
         before=first.before,
+        requested=first.requested,
         mode=max(first.mode, second.mode, key=_MODES.index),
         effective_reason="; ".join(reasons),
         steps=tuple(dict.fromkeys((*first.steps, *second.steps))),
-        peak_bytes=max(first.peak_bytes, second.peak_bytes),
-        reserved_bytes=max(first.reserved_bytes, second.reserved_bytes),
+        peak_bytes=max(taken, taken - _given_back(first) + second.peak_bytes),
+        reserved_bytes=done.reserved_bytes + second.reserved_bytes,
+        headroom_bytes=second.headroom_bytes,
+        free_bytes=first.free_bytes,
     )
+
+
+def _at_once(first: Report) -> bool:
+    """Return whether the growth was planned for the disk as it was before both."""
+    return first.dry_run and first.mode is not Mode.STAGED
+
+
+def _given_back(first: Report) -> int:
+    """Return the bytes that a rewrite gives back, as far as is known."""
+    seen = first.before
+    if first.mode is not Mode.STAGED or seen is None or seen.extents is None:
+        return 0
+    return max(0, seen.actual_size - seen.extents.shared)

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from allocpolicy import DiskFormat, Order, Policy, Report, ensure, provision
+from allocpolicy import (
+    DiskFormat,
+    Error,
+    Limits,
+    Order,
+    Policy,
+    Report,
+    ensure,
+    provision,
+)
+from allocpolicy.record import replace
 from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
@@ -25,6 +35,7 @@ ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 ON_XFS = pytest.mark.filesystems("xfs")
 SPACE = {"allocpolicy:strategy": "space"}
 PERFORMANCE = {"allocpolicy:strategy": "performance"}
+FALLOC = {"allocpolicy:performance.data": "falloc"}
 CHANGES = 10  # the exit status of --detailed-exitcode
 
 
@@ -126,6 +137,51 @@ def test_what_is_too_small_and_has_drifted_is_mended_and_grows(
     assert done.before and done.before.virtual_size == SIZE
     assert images.fully_mapped(disk)
     assert any(step.startswith("record policy performance") for step in done.steps)
+
+
+@ALL
+@pytest.mark.parametrize("specs", [SPACE, PERFORMANCE | FALLOC])
+def test_a_check_tells_what_a_change_and_the_growth_after_it_take(
+    directory: Path, policy: Policy, specs: dict[str, str]
+) -> None:
+    """In place one after the other, or a rewrite that takes another's place."""
+    disk = directory / "disk"
+    make(disk, policy)
+    order = wanted(disk, extra_specs=specs, virtual_size=3 * SIZE)
+    said = ensure(order, policy=policy, check=True)
+    done = ensure(order, policy=policy)
+    assert said.virtual_size == done.virtual_size == 3 * SIZE
+    near = pytest.approx(3 * SIZE, rel=0.02)
+    for one in (said, done):
+        assert one.peak_bytes == near
+        assert one.promised_bytes == near
+        assert one.reserved_bytes == near
+    assert said.free_bytes is not None
+    assert said.free_after_bytes == pytest.approx(
+        said.free_bytes - 3 * SIZE, abs=3 * SIZE * 0.02
+    )
+
+
+@ALL
+@pytest.mark.parametrize("limit", ["space", "promise"])
+def test_nothing_is_begun_if_there_is_room_for_the_rewrite_and_not_for_the_growth(
+    directory: Path, policy: Policy, limit: str
+) -> None:
+    disk, size = directory / "disk", 2 * SIZE
+    make(disk, policy)
+    if limit == "space":
+        size = available(directory) // MIB * MIB
+    else:
+        policy = replace(policy, limits=Limits(max_promised_bytes=SIZE * 3 // 2))
+    order = wanted(disk, extra_specs=PERFORMANCE | FALLOC, virtual_size=size)
+    before, told = state(disk), set()
+    for check in (True, False):
+        with pytest.raises(Error) as raised:
+            ensure(order, policy=policy, check=check)
+        told.add(str(raised.value))
+        assert raised.value.exit_status == (3 if limit == "space" else 2)
+        assert state(disk) == before
+    assert all("once it is rewritten" in one for one in told)
 
 
 @ON_XFS
