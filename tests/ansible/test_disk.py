@@ -126,6 +126,37 @@ def test_the_difference_is_between_what_was_and_what_is(
     assert moved["after"]["allocation"] == "reserved"
 
 
+def test_whatever_changes_is_in_the_difference(run: Run, tmp_path: Path) -> None:
+    """Also what a check can't measure, and a size that is the flavor's."""
+    path, flavors = tmp_path / "disk", tmp_path / "flavors.yaml"
+    specs = {"allocpolicy:strategy": "none"}
+    flavors.write_text(json.dumps([{"Name": "m1", "Disk": 1, "Properties": specs}]))
+    new = run(path=path, flavors=flavors, flavor="m1", check=True)["diff"]
+    assert new["after"]["virtual_size"] == 1 << 30
+    run(path=path, size="1M", strategy="space")
+    os.truncate(path, path.stat().st_size - 4096)
+    changes: tuple[dict[str, object], ...] = ({}, {"labels": {"rack": "12"}})
+    for change in changes:
+        for check in (True, False):
+            told = run(path=path, size="1M", check=check, **change)
+            assert told["changed"]
+            assert told["diff"]["after"]["steps"] == told["report"]["steps"]
+            assert "steps" not in told["diff"]["before"]
+
+
+def test_a_symbolic_link_leads_to_the_disk(run: Run, tmp_path: Path) -> None:
+    """Whose mode and owner are meant."""
+    path, link = tmp_path / "disk", tmp_path / "link"
+    run(path=path, size="1M")
+    link.symlink_to(path)
+    before = link.lstat().st_ctime_ns
+    assert run(path=link, mode="0640", owner=str(os.geteuid()))["changed"]
+    assert path.stat().st_mode & 0o777 == 0o640
+    for check in (True, False):
+        assert not run(path=link, mode="0640", check=check)["changed"]
+    assert link.lstat().st_ctime_ns == before
+
+
 def test_mode_and_owner_are_as_for_any_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "disk"
     owner = os.geteuid()
@@ -177,8 +208,8 @@ def test_a_flavor_that_is_not_in_the_file_is_told(run: Run, tmp_path: Path) -> N
 
 def test_values_of_yaml_are_text(run: Run, tmp_path: Path) -> None:
     """Whatever type YAML took them for."""
-    labels = {"rack": 12, "spare": True}
-    specs = {"allocpolicy:strategy": "space"}
+    labels = {"rack": 12, "spare": True, "owner": None}
+    specs = {"allocpolicy:strategy": "space", "allocpolicy:space.reserve": None}
     told = run(path=tmp_path / "disk", size="1M", extra_specs=specs, labels=labels)
     assert told["report"]["effective"]["strategy"] == "space"
     assert told["report"]["labels"] == {"rack": "12", "spare": "true"}

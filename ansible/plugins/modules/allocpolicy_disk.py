@@ -81,7 +81,7 @@ attributes:
     description: The plan is made and checked against the space that is free.
   diff_mode:
     support: full
-    description: Shows policy, options, size and allocation before and after.
+    description: Shows policy, options, size, allocation and steps, before and after.
 extends_documentation_fragment:
   - ansible.builtin.files
 notes:
@@ -189,7 +189,8 @@ def main() -> None:
             error=type(error).__name__,
             exit_status=error.exit_status,
         )
-    arguments = module.load_file_common_arguments(module.params)
+    # A symbolic link leads to the disk; its own owner and mode are nobody's concern.
+    arguments = module.load_file_common_arguments(module.params, path=result["disk"])
     result["changed"] = module.set_fs_attributes_if_different(
         arguments, result["changed"], result["diff"]
     )
@@ -219,7 +220,7 @@ def ordered(given: dict[str, Any]) -> allocpolicy.Order:
 
     :raises Error: when that is nothing possible.
     """
-    specs = {name: text(value) for name, value in given["extra_specs"].items()}
+    specs = texts(given["extra_specs"])
     if given["strategy"] is not None:
         specs[STRATEGY] = given["strategy"]
     flavor = None
@@ -240,8 +241,13 @@ def ordered(given: dict[str, Any]) -> allocpolicy.Order:
         disk_role=given["role"],
         flavor=flavor,
         extra_specs=specs,
-        labels={name: text(value) for name, value in given["labels"].items()},
+        labels=texts(given["labels"]),
     )
+
+
+def texts(given: dict[str, Any]) -> dict[str, str]:
+    """Return values as extra specs and labels have them; null is one not given."""
+    return {name: text(one) for name, one in given.items() if one is not None}
 
 
 def text(value: object) -> str:
@@ -262,9 +268,9 @@ def recorded(order: allocpolicy.Order, policy: allocpolicy.Policy) -> Any:
 
 
 def difference(report: allocpolicy.Report, *, before: Any) -> dict[str, Any]:
-    """Return what the disk was, and what it is or would be."""
+    """Return what the disk was, and what it is or would be, and by which steps."""
     was, now = report.before, report.observed
-    after = {
+    after: dict[str, Any] = {
         "strategy": report.effective.strategy,
         "options": dict(report.effective.options),
         "format": str(report.format),
@@ -283,6 +289,8 @@ def difference(report: allocpolicy.Report, *, before: Any) -> dict[str, Any]:
             had |= {"allocation": str(was.allocation), "mapping": str(was.mapping)}
     if now:
         after |= {"allocation": str(now.allocation), "mapping": str(now.mapping)}
+    if report.steps:  # they tell of what a plan changes, and of what isn't above
+        after["steps"] = list(report.steps)
     path = str(report.disk)
     return {
         "before_header": path,
