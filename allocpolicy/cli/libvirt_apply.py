@@ -10,6 +10,7 @@ from allocpolicy.cli.columns import Data
 from allocpolicy.cli.libvirt_domain import add_connection
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
+from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.libvirt import choice, connection, selections
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.connection import DefinedDomain
@@ -49,9 +50,10 @@ class LibvirtApply(Changes):
             host.refuse_remote()
             found = host.domains(arguments.domains)
         rows: list[Data] = []
+        before = Rehearsal()
         for one in found:
             try:
-                rows += self._domain(one, arguments, policy=policy)
+                rows += self._domain(one, arguments, policy=policy, before=before)
             except Exception as error:
                 if len(found) == 1:
                     raise
@@ -62,9 +64,17 @@ class LibvirtApply(Changes):
         return rows
 
     def _domain(
-        self, found: DefinedDomain, arguments: argparse.Namespace, *, policy: Policy
+        self,
+        found: DefinedDomain,
+        arguments: argparse.Namespace,
+        *,
+        policy: Policy,
+        before: Rehearsal,
     ) -> list[Data]:
-        """Bring the disks of a domain to its policy; return their rows."""
+        """Bring the disks of a domain to its policy; return their rows.
+
+        :param before: what was planned of the domains before it.
+        """
         described = domains.parse(found.definition)
         decided = choice.of(described, policy=policy)
         disks = selections.present(described)
@@ -77,7 +87,11 @@ class LibvirtApply(Changes):
         assert decided is not None
         ordered = [
             selections.change(
-                disk, domain=described, decided=decided, dry_run=arguments.dry_run
+                disk,
+                domain=described,
+                decided=decided,
+                dry_run=arguments.dry_run,
+                rehearsal=before,
             )
             for disk in disks
         ]

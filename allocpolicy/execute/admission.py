@@ -17,9 +17,11 @@ The account is taken only where a rule needs it: a thin disk without a ratio nee
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,7 @@ from allocpolicy.wording import apart
 
 if TYPE_CHECKING:
     from allocpolicy.execute.demand import Demand, Part
+    from allocpolicy.execute.foreseen import Place
     from allocpolicy.observe.account import Account
 
 
@@ -143,34 +146,53 @@ def admit_all(
 ) -> None:
     """Refuse plans that don't fit together; take their `turns` first.
 
+    In dry runs they find done what their rehearsal has, as in `execute.rehearsal`.
+
     :param directories: each plan's, open.
     :param held: disks that no plan is for, under our leases.
     :raises InvalidRequest: when one disk may not be promised so much.
     :raises NotEnoughSpace: with the numbers, by filesystem and by budget.
     """
     from allocpolicy.execute import demand
+    from allocpolicy.execute.foreseen import Place, Rehearsal
     from allocpolicy.observe import holding
 
     for part in parts:
         refuse_excess(*part)
+    before = next((job.rehearsal for _, job in parts if job.rehearsal), Rehearsal())
     measured = {
         inode(os.fstat(one.fd)): holding.measure(one.fd, path=one.path) for one in held
     }
-    budgets: dict[tuple[str, str], list[tuple[Part, int]]] = {}
+    budgets: dict[Place, list[tuple[Part, int]]] = {}
     for part, directory in zip(parts, directories, strict=True):
         found = budget.of(directory)
-        key = part[1].host.filesystem.key, found.name if found else ""
-        budgets.setdefault(key, []).append((part, directory))
-    whole: dict[str, tuple[Demand, int]] = {}
-    for (filesystem, _), members in budgets.items():
-        directory = members[0][1]
-        asked = demand.of([part for part, _ in members], measured=measured)
-        refuse(asked, directory, budget.space_of)
-        note(asked, [job for (_, job), _ in members])
-        if filesystem in whole:  # what is free in each budget is free only once
-            asked = whole[filesystem][0].beside(asked)
-            refuse(asked, directory, budget.whole_of)
-        whole[filesystem] = asked, directory
+        name = found.name if found else ""
+        place = Place(filesystem=part[1].host.filesystem.key, budget=name)
+        budgets.setdefault(place, []).append((part, directory))
+    whole: dict[str, Demand] = {}
+    for place, members in budgets.items():
+        jobs, directory = [job for (_, job), _ in members], members[0][1]
+        asked = demand.of(
+            [part for part, _ in members],
+            measured=measured,
+            ahead=before.ahead(place, counted=_counted(jobs)),
+        )
+        refuse(asked, directory, partial(_left, before.left, place))
+        note(asked, jobs)
+        if place.filesystem in whole:  # what is free in each budget is free only once
+            asked = whole[place.filesystem].beside(asked)
+            refuse(asked, directory, partial(_left, before.whole_left, place))
+        whole[place.filesystem] = asked
+
+
+def _counted(jobs: Sequence[Job]) -> tuple[Path, ...]:
+    """Return the directories whose disks count in the account of the jobs."""
+    named = (job.policy.disk_directories for job in jobs)
+    return (*(job.host.directory for job in jobs), *itertools.chain(*named))
+
+
+def _left(of: Callable[..., Space], place: Place, directory: int) -> Space:
+    return of(place, directory=directory)
 
 
 def refuse(asked: Demand, directory: int, space_of: Callable[[int], Space]) -> None:

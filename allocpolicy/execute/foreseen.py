@@ -112,6 +112,12 @@ class Rehearsal:
             free = min(free, budget.whole_of(directory).free - others)
         return replace(there, used=there.used + taken, free=max(0, free))
 
+    def whole_left(self, place: Place, *, directory: int) -> Space:
+        """Return the space that is left of the filesystem that a place is on."""
+        there = budget.whole_of(directory)
+        taken = sum(one.taken for one in self._beside(replace(place, budget="")))
+        return replace(there, used=there.used + taken, free=max(0, there.free - taken))
+
     def _beside(self, place: Place) -> Iterator[Foreseen]:
         """Yield what is in the place; in a filesystem, whatever its budget is."""
         for one in self._foreseen:

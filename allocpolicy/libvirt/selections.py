@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from allocpolicy.contract.policy import Policy
+from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.libvirt import choice, limits
 from allocpolicy.libvirt.choice import Choice
 from allocpolicy.libvirt.disk_elements import DomainDisk
@@ -58,9 +59,17 @@ def _is_device(path: Path) -> bool:
 
 
 def change(
-    disk: DomainDisk, *, domain: Domain, decided: Choice, dry_run: bool = False
+    disk: DomainDisk,
+    *,
+    domain: Domain,
+    decided: Choice,
+    dry_run: bool = False,
+    rehearsal: Rehearsal | None = None,
 ) -> Change:
-    """Return what is wanted of a disk of a domain that is shut off, by its operator."""
+    """Return what is wanted of a disk of a domain that is shut off, by its operator.
+
+    :param rehearsal: of the dry runs of several domains.
+    """
     return Change(
         disk=disk.path,
         format=disk.format,
@@ -71,5 +80,6 @@ def change(
         extra_specs=decided.extra_specs,
         labels=domain.labels,
         dry_run=dry_run,
+        rehearsal=rehearsal,
         limits=limits.by_definition(disk),
     )

@@ -67,7 +67,7 @@ def apply_all(
             started=started,
         )
         rehearsal = Rehearsal()
-        asked = [replace(one, rehearsal=rehearsal) for one in changes]
+        asked = [replace(one, rehearsal=one.rehearsal or rehearsal) for one in changes]
         return _applied(asked, policy=decided, prepare=prepare, watch=watch)
 
     return exclusive.with_needed(work, policy=decided, jobs=len(changes))

@@ -396,6 +396,18 @@ class TestApply:
         audited = allocpolicy("audit", tmp_path, "-f", "json")
         assert {row["verdict"] for row in audited.document} == {"meets"}
 
+    @pytest.mark.filesystems("ext4")
+    def test_a_dry_run_of_several_domains_adds_up(
+        self, define: Callable[..., libvirt.virDomain], directory: Path
+    ) -> None:
+        """Each finds the room that those before it leave."""
+        for name in ("one", "two"):
+            images.qemu_img("create", "-f", "qcow2", directory / name, "4M")
+            define(name, domains.disk(directory / name))
+            run("set", name, "strategy=space")
+        first, second = run("apply one two --dry-run -f json").document
+        assert second["free_bytes"] == first["free_after_bytes"] < first["free_bytes"]
+
     def test_a_disk_that_libvirt_may_leave_out_may_be_missing(
         self, define: Callable[..., libvirt.virDomain], tmp_path: Path
     ) -> None:

@@ -14,10 +14,12 @@ from allocpolicy import (
     Error,
     Headroom,
     Limits,
+    NotEnoughSpace,
     Policy,
     Rehearsal,
     Report,
     apply,
+    apply_all,
 )
 from tests.conftest import FreshFilesystem
 from tests.harness import images
@@ -231,3 +233,39 @@ def test_disks_that_are_changed_together_are_told_one_after_the_other(
     assert finished.status == 0, finished.stderr
     first, second = finished.document
     assert second["free_bytes"] == first["free_after_bytes"] < first["free_bytes"]
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_groups_of_disks_are_planned_beside_those_before_them(
+    fresh_filesystem: FreshFilesystem, tmp_path: Path, kind: str
+) -> None:
+    """As the domains of a host: what is refused is what is refused when it is done."""
+    place = fresh_filesystem(kind, size=512 * MIB)
+    size = available(place) // 5 // MIB * MIB  # room for almost five, in pairs
+    groups = [[place / f"{group}{one}" for one in "xy"] for group in "abc"]
+    for disk in (one for group in groups for one in group):
+        images.qemu_img("create", "-q", "-f", "qcow2", disk, size)
+    policy = Policy(lock_path=tmp_path, headroom=NO_HEADROOM)
+
+    def applied_all(*, dry_run: bool) -> list[object]:
+        rehearsal, told = Rehearsal(), list[object]()
+        for group in groups:
+            changes = [
+                Change(
+                    disk=disk,
+                    format=DiskFormat.QCOW2,
+                    extra_specs=SPACE,
+                    dry_run=dry_run,
+                    rehearsal=rehearsal,
+                )
+                for disk in group
+            ]
+            try:
+                told.append([one.mode for one in apply_all(changes, policy=policy)])
+            except Error as error:
+                told.append(type(error))
+        return told
+
+    planned = applied_all(dry_run=True)
+    assert planned == applied_all(dry_run=False)
+    assert planned[2] is NotEnoughSpace
