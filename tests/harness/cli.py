@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 from unittest import mock
 
 PROGRAM = Path(sys.executable).with_name("allocpolicy")
+# What people set for their own terminals.
+_OF_TERMINALS = {"COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR"}
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGCHLD)
 
 
@@ -44,8 +46,12 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return an environment without anybody's own configuration of allocpolicy."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("OS_ALLOCPOLICY")}
+    """Return an environment without anybody's own configuration, or width of screen."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("OS_ALLOCPOLICY") and name not in _OF_TERMINALS
+    }
     return kept | variables
 
 

@@ -51,13 +51,10 @@ class Shown:
 
 def on_terminal(*arguments: object, width: int = 80, **variables: str) -> Shown:
     """Run allocpolicy with its output and errors on a terminal of that width."""
-    given = {"TERM": "xterm-256color", **variables}
-    before = environment(**given)
-    before.pop("COLUMNS", None)
-    before.pop("NO_COLOR", None)
+    given = environment(**{"TERM": "xterm-256color", **variables})
     with (
         process_unchanged(),
-        mock.patch.dict(os.environ, before | variables, clear=True),
+        mock.patch.dict(os.environ, given, clear=True),
         terminal(width) as sent,
     ):
         status = run_main([str(argument) for argument in arguments])
