@@ -144,7 +144,7 @@ def differences(report: Report) -> Mapping[str, str]:
         "actual size": short(seen["actual_size"]),
         "mapping": seen["mapping"],
         "allocation": seen["allocation"],
-        "guaranteed": "yes" if seen["guaranteed"] else "no",
+        "guaranteed": json.dumps(seen["guaranteed"]),
         "backing file": Path(seen["backing_file"] or "-").name,
         "attachment": " ".join(f"{name}={value}" for name, value in hints.items()),
         "time": f"{report['elapsed']:.2f} s",
@@ -182,7 +182,7 @@ def print_picture(disk: Path) -> None:
     if sys.stdout.isatty() and not env.get("NO_COLOR"):
         env["FORCE_COLOR"] = "1"
     printed = run(ALLOCPOLICY, "inspect", disk, "--picture", env=env)
-    picture = [line for line in printed.splitlines() if line[:1] not in "+|"]
+    picture = printed.rstrip("\n").rpartition("\n\n")[2].splitlines()
     print(f"\n{relative(disk)}", *(line.rstrip() for line in picture), sep="\n")
 
 
