@@ -39,6 +39,11 @@ mount --bind "$1" log && shift && cd / &&
 """
 
 
+def end_of(path: Path) -> str:
+    """Return what is left of a path in a line that would be too long with all of it."""
+    return str(path)[-100:]
+
+
 def command(
     operation: Sequence[str],
     *,

@@ -77,7 +77,7 @@ def test_only_regular_files_are_opened_and_links_are_roots(
     path = instance.path / "disk"
     make(path)
     refused = hook.run(instance.xml(disk(path, format=format), metadata=SPACE))
-    assert (refused.status, str(path) in refused.stderr) == (2, True)
+    assert (refused.status, hook.end_of(path) in refused.stderr) == (2, True)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def test_a_header_leads_to_nothing_that_its_owner_may_not_read(
     os.chown(path, UID, UID)
     xml = instance.xml(disk(path), metadata=PERFORMANCE)
     refused = hook.run(xml, variables={"OS_ALLOCPOLICY__LIBVIRT_ON_UNMET": "fail"})
-    assert (refused.status, str(path) in refused.stderr) == (2, True)
+    assert (refused.status, hook.end_of(path) in refused.stderr) == (2, True)
     assert hook.run(xml).status == 0, "it is left as it is"
     assert SECRET not in path.read_bytes()
 
@@ -151,7 +151,7 @@ def test_a_disk_that_is_costly_to_look_at_is_refused(instance: Instance) -> None
     path = instance.overlay()
     given = instance.xml(disk(path), metadata=SPACE)
     refused = hook.run(given, before=BOUND)
-    assert (refused.status, str(path) in refused.stderr) == (2, True)
+    assert (refused.status, hook.end_of(path) in refused.stderr) == (2, True)
     assert "its metadata is enormous" in refused.stderr
 
 

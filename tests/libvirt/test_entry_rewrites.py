@@ -58,7 +58,9 @@ def assert_unmet(instance: Instance, path: Path, **variables: str) -> None:
 def assert_left(xml: bytes, path: Path, **variables: str) -> None:
     before = state(path)
     refused = hook.run(xml, variables=variables | FAIL)
-    assert (refused.status, str(path) in refused.stderr) == (2, True), refused.stderr
+    assert (refused.status, hook.end_of(path) in refused.stderr) == (2, True), (
+        refused.stderr
+    )
     assert XATTR not in os.listxattr(path)
     assert hook.run(xml, variables=variables).status == 0
     assert state(path) == before
