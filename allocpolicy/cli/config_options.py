@@ -16,14 +16,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="read this file instead of the default ones; may be repeated",
+        help="read this file instead of the default ones, beside the default"
+        " directories; may be repeated",
     )
     group.add_argument(
         "--config-dir",
         action="append",
         default=[],
         metavar="DIR",
-        help="read the *.conf files in this directory; may be repeated",
+        help="read the *.conf files in this directory instead of the default ones; may"
+        " be repeated",
     )
 
 

@@ -9,7 +9,7 @@ from allocpolicy.execute import admission
 from allocpolicy.observe import unknown as unknowns
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.ledger import Entry
-from allocpolicy.record import asdict, dataclass
+from allocpolicy.record import asdict, dataclass, field
 from allocpolicy.storage.mount import Identity
 from allocpolicy.storage.quota import Quota, QuotaType
 from allocpolicy.wording import format_size
@@ -24,7 +24,8 @@ class Capacity:
     quotas: dict[QuotaType, Quota]  #: those that apply to new files; empty: none does
     account: Account  #: what is there, and what is promised, in bytes
     limits: Limits  #: what may be promised
-    entries: tuple[Entry, ...] = ()  #: every file, and as what it counts
+    #: every file, and as what it counts; not in what a shell shows of the record
+    entries: tuple[Entry, ...] = field(default=(), repr=False)
 
     @property
     def outlook(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -24,7 +25,7 @@ from allocpolicy.contract.policy import (
 )
 from allocpolicy.errors import ConfigError
 from allocpolicy.qcow2.geometry import SECTOR_SIZE
-from allocpolicy.resolve import config_strays
+from allocpolicy.resolve import config_places, config_strays
 from allocpolicy.resolve.config_options import GROUP, list_opts, register
 from allocpolicy.resolve.config_places import PROJECT
 from allocpolicy.storage import named_lock
@@ -37,6 +38,7 @@ def load(
 
     :raises ConfigError: when a file is missing or cannot be read or parsed.
     """
+    _refuse_closed(config_dirs, default=not (config_files and config_dirs))
     conf = cfg.ConfigOpts()
     register(conf)
     args = [f"--config-file={path}" for path in config_files]
@@ -53,6 +55,22 @@ def load(
         named = getattr(error, "filename", None) or ", ".join(map(str, asked))
         raise ConfigError(f"cannot read {named}: {_one_line(error)}") from error
     return conf
+
+
+def _refuse_closed(config_dirs: Sequence[Path | str], *, default: bool) -> None:
+    """Refuse directories in which oslo.config would find nothing, in silence.
+
+    :param default: it looks in default places, too.
+    """
+    for path in config_dirs:
+        try:
+            os.scandir(os.path.expanduser(path)).close()
+        except FileNotFoundError:  # of which it tells
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    for place in config_places.closed() if default else ():
+        raise ConfigError(f"cannot look into {place}: {os.strerror(errno.EACCES)}")
 
 
 def files_read(conf: cfg.ConfigOpts) -> tuple[str, ...] | None:
@@ -180,6 +198,9 @@ def _get(conf: cfg.ConfigOpts, name: str, *, group: str | None = GROUP) -> Any:
         raise ConfigError(f"[{group or 'DEFAULT'}] {name} {place}: {reason}") from error
     except cfg.Error as error:
         raise ConfigError(f"[{group or 'DEFAULT'}] {name}: {error}") from error
+    except RecursionError as error:
+        reason = "it refers to itself, by $"
+        raise ConfigError(f"[{group or 'DEFAULT'}] {name}: {reason}") from error
 
 
 def _place_of_bad_value(message: str, *, name: str, group: str | None) -> str:

@@ -19,9 +19,11 @@ def load_policy(
 ) -> Policy:
     """Return the policy in these files, or in those that oslo.config finds by default.
 
-    Where nothing is configured, it is that of the options' defaults.
+    Files go instead of the default files, and directories instead of the default
+    directories, as oslo.config has it: to read nothing else, give both. Where nothing
+    is configured, it is that of the options' defaults.
 
-    :raises ConfigError: when a file cannot be read, or a value is wrong.
+    :raises ConfigError: when one of them cannot be read, or a value is wrong.
     """
     files = arguments.paths(config_files, "config_files")
     directories = arguments.paths(config_dirs, "config_dirs")

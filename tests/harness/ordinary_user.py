@@ -21,6 +21,14 @@ def command(*arguments: object) -> list[str]:
 
 
 @contextmanager
+def public_place() -> Iterator[Path]:
+    """Yield a new directory that everybody may look into, for what needs no Python."""
+    with tempfile.TemporaryDirectory(prefix="public-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
 def public_directory() -> Iterator[Path]:
     """Yield a new directory as /tmp is: sticky, and everybody's.
 

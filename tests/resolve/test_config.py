@@ -21,6 +21,7 @@ from allocpolicy.contract.policy import (
 )
 from allocpolicy.errors import ConfigError
 from allocpolicy.resolve import config, config_options, config_places
+from tests.harness import ordinary_user
 
 Write = Callable[[str], Path]
 
@@ -342,6 +343,37 @@ def test_missing_file_and_directory_are_named(tmp_path: Path) -> None:
     assert str(tmp_path) in refusal(tmp_path)
     with pytest.raises(ConfigError, match=r"gone\.d"):
         config.load(config_dirs=[tmp_path / "gone.d"])
+    (tmp_path / "file.d").touch()
+    with pytest.raises(ConfigError, match=r"file\.d: Not a directory"):
+        config.load(config_dirs=[tmp_path / "file.d"])
+
+
+@pytest.mark.parametrize("inside", [".allocpolicy", "allocpolicy.conf.d"])
+def test_a_directory_that_cannot_be_looked_into_is_told(
+    monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    """oslo.config finds nothing in it, and the operator's limits would be ignored."""
+    before = os.geteuid()
+    with ordinary_user.public_place() as home:
+        monkeypatch.setenv("HOME", str(home))
+        place = home / inside
+        place.mkdir()
+        place.chmod(0o700 if before == 0 else 0)
+        try:
+            if before == 0:
+                os.seteuid(ordinary_user.UID)
+            assert place in config_places.closed()
+            with pytest.raises(ConfigError, match="Permission denied"):
+                config.load()
+        finally:
+            os.seteuid(before)
+        place.chmod(0o755)
+        assert place not in config_places.closed()
+
+
+def test_an_option_that_refers_to_itself_is_refused(write: Write) -> None:
+    path = write("[allocpolicy]\nlock_path = $lock_path/x\n")
+    assert "[allocpolicy] lock_path: it refers to itself" in refusal(path)
 
 
 def test_programs_own_options_serve() -> None:
