@@ -36,6 +36,12 @@ from allocpolicy import (
     Policy,
     RewriteLimits,
     Stamp,
+    automatic_cluster_size,
+    delegate,
+    discarding_size_bound,
+    fully_allocated_size,
+    mapped_data_offset,
+    thin_size_bound,
 )
 from allocpolicy.arguments import Size
 
@@ -218,6 +224,16 @@ WRONG: list[tuple[Call, tuple[Any, ...], dict[str, Any], str]] = [
     (audit, ("disk",), {"watch": "x"}, "watch is 'x': give what can be called"),
     (capacity, (5,), {}, "directory is 5: give a path"),
     (load_flavors, (None,), {}, "path is None: give a path"),
+    (delegate, (5,), {}, "name is 5: give a str"),
+    (delegate, ("none", "x"), {}, "options is 'x': give a mapping"),
+    *(
+        (sized, (b"1G",), {}, "virtual_size is a bytes: give bytes: an int")
+        for sized in (
+            *(automatic_cluster_size, discarding_size_bound),
+            *(fully_allocated_size, thin_size_bound),
+        )
+    ),
+    (mapped_data_offset, ("1G",), {"cluster_size": None}, "cluster_size is None"),
     (load_policy, (), {"config_files": 5}, "config_files is 5: give a path"),
     (load_policy, (), {"config_dirs": [b"x"]}, r"config_dirs\[0\] is a bytes"),
 ]
@@ -229,3 +245,11 @@ def test_an_argument_that_is_wrong_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(InvalidRequest, match=told):
         call(*given, **named)
+
+
+def test_sizes_of_a_qcow2_are_computed_of_text_as_well() -> None:
+    for sized in (discarding_size_bound, fully_allocated_size, thin_size_bound):
+        assert sized("40G", cluster_size="128K") == sized(
+            40 << 30, cluster_size=1 << 17
+        )
+    assert automatic_cluster_size("1T") == automatic_cluster_size(1 << 40)

@@ -6,6 +6,7 @@ management", "Cluster mapping"); refcounts are 16 bits wide, QEMU's default.
 
 from __future__ import annotations
 
+from allocpolicy import arguments
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.record import dataclass
 
@@ -86,13 +87,20 @@ class Geometry:
 
 
 def geometry(
-    virtual_size: int, *, cluster_size: int, extended_l2: bool = False
+    virtual_size: int | str, *, cluster_size: int | str, extended_l2: bool = False
 ) -> Geometry:
     """Return the parts of an image that maps every guest cluster.
+
+    Both sizes are bytes, or text such as ``40G``.
 
     :raises InvalidRequest: when qcow2 doesn't allow such an image, or its virtual size
         is above `MAX_VIRTUAL_SIZE`.
     """
+    if type(virtual_size) is not int:
+        virtual_size = arguments.size(virtual_size, "virtual_size")
+    if type(cluster_size) is not int:
+        cluster_size = arguments.size(cluster_size, "cluster_size")
+    arguments.flag(extended_l2, "extended_l2")
     _check(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
     data_clusters = _divide_up(virtual_size, cluster_size)
     entries = l2_entries(cluster_size, extended_l2=extended_l2)
@@ -121,9 +129,9 @@ def geometry(
 
 
 def fully_allocated_size(
-    virtual_size: int,
+    virtual_size: int | str,
     *,
-    cluster_size: int = DEFAULT_CLUSTER_SIZE,
+    cluster_size: int | str = DEFAULT_CLUSTER_SIZE,
     extended_l2: bool = False,
 ) -> int:
     """Return the bytes of a fully allocated image, as qemu-img measure reports them.
@@ -136,9 +144,9 @@ def fully_allocated_size(
 
 
 def discarding_size_bound(
-    virtual_size: int,
+    virtual_size: int | str,
     *,
-    cluster_size: int = DEFAULT_CLUSTER_SIZE,
+    cluster_size: int | str = DEFAULT_CLUSTER_SIZE,
     extended_l2: bool = False,
 ) -> int:
     """Return the most storage that an image takes whose guest discards and rewrites.
@@ -155,6 +163,7 @@ def discarding_size_bound(
     :raises InvalidRequest: as `geometry` does.
     """
     whole = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    cluster_size = whole.cluster_size
     blocks, table = refcount_clusters(
         whole.total_clusters * LONGEST, cluster_size=cluster_size
     )
@@ -211,9 +220,9 @@ def unmapped_refcount_blocks(whole: Geometry) -> int:
 
 
 def thin_size_bound(
-    virtual_size: int,
+    virtual_size: int | str,
     *,
-    cluster_size: int = DEFAULT_CLUSTER_SIZE,
+    cluster_size: int | str = DEFAULT_CLUSTER_SIZE,
     extended_l2: bool = False,
 ) -> int:
     """Return the most bytes that an empty image without preallocation takes.
@@ -226,6 +235,7 @@ def thin_size_bound(
     :raises InvalidRequest: as `geometry` does.
     """
     whole = geometry(virtual_size, cluster_size=cluster_size, extended_l2=extended_l2)
+    cluster_size = whole.cluster_size
     blocks, table = refcount_clusters(1 + whole.l1_clusters, cluster_size=cluster_size)
     clusters = 1 + whole.l1_clusters + blocks + table
     if blocks > 1:
@@ -233,7 +243,9 @@ def thin_size_bound(
     return clusters * cluster_size
 
 
-def automatic_cluster_size(virtual_size: int, *, extended_l2: bool = False) -> int:
+def automatic_cluster_size(
+    virtual_size: int | str, *, extended_l2: bool = False
+) -> int:
     """Return the smallest cluster size whose L2 tables fit QEMU's default L2 cache.
 
     At least 64 KiB, QEMU's own default; at most 2 MiB, even if the tables don't fit.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from allocpolicy import schema
+from allocpolicy import arguments, schema
 from allocpolicy.contract.facts import Facts, Host, Observation
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.strategy import Attachment, Request, Verdict
@@ -88,9 +88,12 @@ def delegate(name: str, options: Mapping[str, object] | None = None) -> Delegate
     return its name from your own ``exclusive``.
 
     :raises PlanError: when it is not installed, or refuses the options.
+    :raises InvalidRequest: when the name is no text, or the options no mapping.
     :raises StrategyFailed: when it can't be loaded, or delegates back.
     """
-    refuse_cycle(name)
+    refuse_cycle(arguments.text(name, "name"))
+    if options is not None and not isinstance(options, Mapping):
+        arguments.refuse(options, "options", "a mapping, such as a dict")
     try:
         loaded = installed.load(name)
         complete = option_values.complete(
