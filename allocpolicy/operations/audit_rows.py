@@ -11,10 +11,12 @@ from allocpolicy.contract.facts import Allocation
 from allocpolicy.contract.strategy import Choice, Judgement, Verdict
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.observe.sighting import Sighting
+from allocpolicy.observe.unknown import Why
 from allocpolicy.record import replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Finding, Remark, Row
 
+_LENGTH_ALONE = (Why.DISBELIEVED, Why.FOREIGN, Why.MALFORMED, Why.UNREADABLE)
 _OWN = (Allocation.RESERVED, Allocation.WRITTEN)  # what needs headroom
 
 
@@ -39,12 +41,16 @@ def row(
 
 
 def sized(row: Row, seen: Sighting) -> Row:
-    """Return the row with the disk's sizes, as far as anything says them."""
+    """Return the row with the disk's sizes, as far as anything says them.
+
+    The length of an image of another format, or of a malformed one, is none of them.
+    """
     sizes = seen.observed or seen.holding
     if sizes is None:
         return row
-    virtual, actual = sizes.virtual_size, sizes.actual_size
-    return replace(row, virtual_size=virtual, actual_size=actual)
+    unknown = seen.holding.unknown if seen.holding and not seen.observed else None
+    virtual = None if unknown in _LENGTH_ALONE else sizes.virtual_size
+    return replace(row, virtual_size=virtual, actual_size=sizes.actual_size)
 
 
 def unlisted(path: str, reason: str) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from pathlib import Path
@@ -45,6 +46,21 @@ def told(fleet: Path, name: str, *arguments: object) -> str:
     """Audit; return the reason in a disk's row."""
     rows = allocpolicy("audit", fleet, *arguments, "-f", "json").document
     return str(next(one["reason"] for one in rows if Path(one["disk"]).name == name))
+
+
+def test_the_length_of_another_format_is_not_the_size_that_a_guest_sees(
+    tmp_path: Path,
+) -> None:
+    """Nor is that of a disk whose stamp or header is invalid: it isn't known."""
+    for format in ("qcow2", "qcow", "raw", "vmdk", "vdi", "vhdx"):
+        qemu_img("create", "-q", "-f", format, tmp_path / format, SIZE)
+    provision(tmp_path / "malformed", "--size", SIZE, "--strategy", "none")
+    os.setxattr(tmp_path / "malformed", stamps.XATTR, b"{}")
+    rows = allocpolicy("audit", tmp_path, *JSON).document
+    sizes = {Path(one["disk"]).name: one["virtual_size"] for one in rows}
+    known = {"qcow2": SIZE, "raw": SIZE}
+    assert sizes == dict.fromkeys(("qcow", "vmdk", "vdi", "vhdx", "malformed")) | known
+    assert all(isinstance(one["actual_size"], int) for one in rows)
 
 
 @on_all
