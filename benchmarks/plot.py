@@ -20,7 +20,7 @@ _SUMMARY = {
         "xfs",
         "1 TiB, raw base",
     ): "make a disk of 1 TiB from an image, as a process",
-    ("writes", "xfs", "4 KiB scattered, first"): "a guest's first writes, 4 KiB each",
+    ("writes", "xfs", "4 KiB scattered, first"): "QEMU's first writes, 4 KiB each",
 }
 _COLOURS = {True: "#1f6f8b", False: "#c9a66b"}
 

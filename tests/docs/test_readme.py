@@ -57,7 +57,7 @@ def test_its_figures_are_those_of_the_benchmarks() -> None:
     faster = median(*first, "none (CoW overlay)") / median(
         *first, "performance, sparse"
     )
-    assert f"first writes are {faster:.1f} times faster" in README
+    assert f"On xfs, QEMU's first writes are {faster:.1f} times faster" in README
     fleet = ("audit", "2,000 disks, warm")
     seconds = [
         2000 / median(*fleet, "allocpolicy audit"),
