@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable
 
 LONGEST = 500  # characters of what others say
@@ -24,6 +26,27 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Return the text in one line: line breaks are spaces, the rest is `printable`."""
     return printable(" ".join(text.split("\n")))
+
+
+def shell_word(path: str | os.PathLike[str], *, ascii_only: bool = False) -> str:
+    """Return what is typed in a shell to mean exactly this path.
+
+    A name with a line break, or with bytes that are not UTF-8, can't be shown as it is,
+    and escapes within usual quotes would name another file: it is in ``$'...'``, with
+    octal escapes, which bash, ksh and zsh read (and sh, since POSIX.1-2024).
+
+    :param ascii_only: what shows it has no other characters.
+    """
+    text = os.fspath(path)
+    if text.isprintable() and (text.isascii() or not ascii_only):
+        return shlex.quote(text)
+    typed = (_typed(chr(one)) for one in os.fsencode(text))
+    return f"$'{''.join(typed)}'"
+
+
+def _typed(byte: str) -> str:
+    plain = byte.isascii() and byte.isprintable() and byte not in "'\\"
+    return byte if plain else f"\\{ord(byte):03o}"
 
 
 def bounded(text: str) -> str:

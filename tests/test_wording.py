@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -50,3 +54,28 @@ def test_an_error_tells_by_how_much_a_disk_does_not_fit() -> None:
     assert "40 GiB needed, 39.99 GiB free, short by 10.5 MiB" in said
     said = str(Overcommitted(path, 40 * GIB, free, 100 * GIB, 1.0, 1.0))
     assert "up to 40 GiB, and 39.99 GiB may still be promised, 10.5 MiB less" in said
+
+
+@given(st.binary(min_size=1).filter(lambda name: b"\0" not in name), st.booleans())
+def test_what_is_typed_means_the_path(name: bytes, ascii_only: bool) -> None:
+    """A shell makes the very bytes of it, and it is printable in one line."""
+    typed = wording.shell_word(os.fsdecode(name), ascii_only=ascii_only)
+    assert typed.isprintable()
+    assert typed.isascii() or not ascii_only
+    assert meant(typed) == name
+
+
+def meant(typed: str) -> bytes:
+    """Return the bytes of a word, as POSIX.1-2024, XCU 2.2 has it."""
+    if not typed.startswith("$'"):
+        [word] = shlex.split(typed)
+        return os.fsencode(word)
+    parts = re.findall(rb"\\([0-7]{3})|([^\\'])", typed[2:-1].encode("ascii"))
+    return b"".join(bytes([int(octal, 8)]) if octal else one for octal, one in parts)
+
+
+def test_bash_reads_it_so() -> None:
+    name = b"a\n'b \\ \xff7\xe6\x97\xa5$x"
+    typed = wording.shell_word(os.fsdecode(name))
+    line = ["bash", "-c", f"printf %s {typed}"]
+    assert subprocess.run(line, check=True, capture_output=True).stdout == name

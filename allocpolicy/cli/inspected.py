@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
-from allocpolicy.cli import observed, screen
+from allocpolicy.cli import characters, observed, screen
 from allocpolicy.contract.facts import BackingFile, Use
 from allocpolicy.contract.strategy import Choice, Judgement
 from allocpolicy.errors import Error
@@ -15,7 +15,7 @@ from allocpolicy.registry.installed import Loaded
 from allocpolicy.report.base_inspection import BaseInspection
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import labels
-from allocpolicy.wording import amount
+from allocpolicy.wording import amount, shell_word
 
 
 def of_disk(found: Inspection, *, given: Choice | None, width: int) -> Iterator[str]:
@@ -57,7 +57,7 @@ def policy_of(choice: Choice) -> str:
 
 
 def _judged(found: Inspection) -> dict[str, str]:
-    verdict, disk = found.verdict, shlex.quote(str(found.disk))
+    verdict, disk = found.verdict, _typed(found.disk)
     if verdict is None:
         return {
             str(found.observed.allocation): observed.enospc(found.observed),
@@ -69,6 +69,10 @@ def _judged(found: Inspection) -> dict[str, str]:
     if verdict.judgement is Judgement.DRIFTED and found.stamp:
         lines["do"] = f"allocpolicy apply {disk}"
     return lines
+
+
+def _typed(disk: Path) -> str:
+    return shell_word(disk, ascii_only=characters.is_ascii())
 
 
 def _attached(found: Inspection) -> dict[str, str]:

@@ -24,6 +24,7 @@ _SENTENCE = 12  # the least room of a sentence in a column
 _WORDS = (30, 16, 10)  # the longest words that a column is wide enough for, if it can
 
 _TIE = "\0"  # stands for a space at which no line ends; text for people has none
+_TYPED = re.compile(r"(?<!\S)\$?'[^']*/[^']*'(?!\S)")  # a path, as a shell reads it
 _AMOUNT = re.compile(r"(?<=\d) (?=%|bytes?\b|[KMGTP]iB\b)")
 
 
@@ -76,8 +77,9 @@ def sentence(
     :param start: what the first line begins with.
     :param breaks: a word that is wider than a line goes on in the next, but no path.
     """
+    tied = _TYPED.sub(lambda found: found[0].replace(" ", _TIE), safe(text))
     lines = textwrap.wrap(
-        _AMOUNT.sub(_TIE, safe(text)),
+        _AMOUNT.sub(_TIE, tied),
         width=width,
         initial_indent=start,
         subsequent_indent=" " * indent,
@@ -154,8 +156,11 @@ def _widths(
             min(one, _least(cells, longest=longest)) if column.wraps else one
             for column, cells, one in zip(columns, texts, widths, strict=True)
         ]
-        if sum(least) > room and not columns[-1].wraps:  # the last one sticks out
-            room += widths[-1] - min(widths[-1], len(columns[-1].heading))
+        if sum(least) > room and not columns[-1].wraps:  # some of the last stick out
+            left = room - sum(least[:-1])
+            heading, *paths = map(_cells, texts[-1])
+            fitting = (one for one in paths if one <= left)
+            room += widths[-1] - max(heading, max(fitting, default=0))
         if sum(least) <= room:
             break
     while sum(widths) > room and widths != least:

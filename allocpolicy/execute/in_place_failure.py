@@ -6,7 +6,6 @@ A step of ours leaves the disk whole, and says so. Of another's nobody knows.
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator, Sequence
 
 from allocpolicy.contract.plan import Plan, Step
@@ -24,6 +23,7 @@ from allocpolicy.execute.job import Job
 from allocpolicy.progress import Progress
 from allocpolicy.record import replace
 from allocpolicy.storage.failure import named
+from allocpolicy.wording import shell_word
 
 _OURS = "allocpolicy.steps."
 # With these a step answers that it can't; whatever it did before is harmless.
@@ -65,7 +65,7 @@ def are_ours(steps: Sequence[Step]) -> bool:
 
 
 def _remark(plan: Plan, job: Job, *, begun: int) -> str:
-    disk = shlex.quote(str(job.request.destination))
+    disk = shell_word(job.request.destination)
     return (
         f"step {begun} of {len(plan.steps)} ran on the disk itself, perhaps not to its"
         f" end: look at the disk with allocpolicy inspect {disk} and qemu-img check,"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,6 +22,7 @@ from allocpolicy.storage import direct_io, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.failure import refuse_failure
 from allocpolicy.storage.inode import Inode, inode
+from allocpolicy.wording import shell_word
 
 MAX_DEPTH = 200  # QEMU itself slows down long before that
 
@@ -116,7 +116,8 @@ def _readable(named: _Named, *, reach: Reach) -> DiskFormat:
         "FORMAT",
         str(named.by),
     )
-    reason = f"its format is not recorded; record it with {shlex.join(command)}"
+    typed = " ".join(map(shell_word, command))
+    reason = f"its format is not recorded; record it with {typed}"
     raise ImageError(named.path, reason)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from allocpolicy.observe import host
 from allocpolicy.observe.surroundings import surroundings
 from allocpolicy.storage import named_lock
 from allocpolicy.storage.failure import refuse_failure
-from allocpolicy.wording import printable
+from allocpolicy.wording import printable, shell_word
 
 
 @contextlib.contextmanager
@@ -233,6 +232,6 @@ def _two_files(current: Observation, *, path: Path, grows: bool) -> str:
         return reason
     return (
         f"{reason}; reserve both with fallocate -l {data.full_size}"
-        f" {shlex.quote(str(data.path))} and fallocate -l {current.reserved_size}"
-        f" {shlex.quote(str(path))}, then run apply again"
+        f" {shell_word(str(data.path))} and fallocate -l {current.reserved_size}"
+        f" {shell_word(path)}, then run apply again"
     )

@@ -6,11 +6,13 @@ import importlib
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from allocpolicy.cli.columns import normal
+from allocpolicy.cli import columns, screen
+from allocpolicy.cli.columns import normal, sentence
 from allocpolicy.cli.main import COMMANDS
 from tests.cli.test_output import NO_TABLE, arguments
 from tests.harness.cli import Finished, allocpolicy, provision
@@ -201,3 +203,27 @@ def test_the_last_line_of_an_audit_counts_and_can_be_left_out(tmp_path: Path) ->
     assert on_terminal("-q", "audit", tmp_path).lines == lines[:2]
     whole = on_terminal("audit", "--all", tmp_path).lines
     assert [line.split()[-1] for line in whole[:3]] == ["DISK", "kept", "web1.qcow2"]
+
+
+def test_a_path_that_fits_on_no_screen_moves_no_other_out_of_it() -> None:
+    shown = (sentence("why"), columns.column("disk"))
+    names = ("web1.qcow2", "x" * 300, "mail.qcow2")
+    rows = [{"why": "512M of holes, and more than that " * 9, "disk": x} for x in names]
+    lines = [*screen.table(shown, rows, width=80)]
+    assert [one for one in lines if len(one) > 80 and "xxx" not in one] == []
+    assert sum("xxx" in one for one in lines) == 1
+
+
+@pytest.mark.parametrize("name", ["two words", "new\nline", "\udcff", "größe"])
+def test_the_remedy_names_the_disk_as_a_shell_reads_it(
+    name: str, tmp_path: Path
+) -> None:
+    disk = drifted(tmp_path).rename(tmp_path / f"{name} {'x' * 60}")
+    lines = on_terminal("inspect", disk, width=60, LANG="C", LC_ALL="C").lines
+    [typed] = [one for one in lines if f" {'x' * 60}'" in one]
+    printed = subprocess.run(
+        ["bash", "-c", f"printf %s {typed.strip()}"],
+        check=True,
+        capture_output=True,
+    )
+    assert printed.stdout == bytes(disk)
