@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.text import Text
 
+from allocpolicy.cli import brief
 from allocpolicy.wording import compact, printable
 
 _BAR = 10  # columns
@@ -38,7 +39,8 @@ class Bars:
         for task in self._drawn.tasks:
             if task.finished:
                 self._drawn.remove_task(task.id)
-        return self._drawn.add_task(printable(description), total=None)
+        text = brief.rounded(printable(description))
+        return self._drawn.add_task(text, total=None)
 
     def update(self, bar: TaskID, *, done: int, total: int) -> None:
         """Show how much is done; a total of 0 isn't known."""
@@ -85,14 +87,17 @@ def fitted(text: str, room: int) -> str:
 
 
 def facts(task: Task, *, counted: bool) -> str:
-    """Return ``1.2G of 40G  230M/s  2:52 left``, or as much as is known of it."""
+    """Return ``1.2G of 40G  230M/s  2:52 left``, or as much as is known of it.
+
+    When all is copied no time is left to tell: the disk may flush it for a while.
+    """
     number = str if counted else compact
     known = [number(int(task.completed))]
     if task.total:
         known[0] += f" of {number(int(task.total))}"
     if task.speed:
         known.append(f"{number(round(task.speed))}/s")
-    if task.total and task.time_remaining is not None:
+    if task.total and not task.finished and task.time_remaining is not None:
         known.append(f"{duration(int(task.time_remaining))} left")
     return "  ".join(known)
 

@@ -123,6 +123,7 @@ class Program(App):
 
     NAME = PROGRAM  # cliff's is that of the program that imports it first
     given: Sequence[str] = ()  #: the command line
+    _unlogged = ""  #: why there is no log; the command tells it
 
     def __init__(self) -> None:
         super().__init__(
@@ -162,7 +163,7 @@ class Program(App):
                 options.log_file = None
             super().configure_logging()
         except OSError as error:
-            usage_error(PROGRAM)(f"--log-file: {error}")
+            self._unlogged = f"--log-file {options.log_file}: {error.strerror}"
         if not options.debug:
             verbose = options.verbose_level > self.DEFAULT_VERBOSE_LEVEL
             for handler in set(logging.getLogger().handlers) - before:
@@ -177,13 +178,15 @@ class Program(App):
     def run_subcommand(self, argv: list[str]) -> int:
         """Run a command, or report in one line that it does not exist."""
         try:
-            self.command_manager.find_command(argv)
+            _, name, _ = self.command_manager.find_command(argv)
         except KeyboardInterrupt:  # cliff would say nothing about it
             return interrupted()
         except Error as error:
             return _failed(error)
         except ValueError:
             return self._answer(argv)
+        if self._unlogged:
+            usage_error(f"{PROGRAM} {name}")(self._unlogged)
         try:
             return super().run_subcommand(argv)
         except Error as error:

@@ -67,7 +67,7 @@ def test_every_command_has_help() -> None:
     [
         (("provison", "x"), "did you mean 'provision'"),
         (("--nonsense",), "--nonsense"),
-        (("--log-file", "/no/such/directory/x", "explain"), "--log-file"),
+        (("--log-file", "/no/such/directory/x", "explain"), "explain: --log-file"),
     ],
 )
 def test_a_wrong_command_line_exits_2_with_one_line(

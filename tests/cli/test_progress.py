@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allocpolicy import wording
 from allocpolicy.cli import aside, bar, progress
 from allocpolicy.progress import unwatched
 from tests.harness.terminal import terminal
@@ -60,6 +61,19 @@ def test_a_bar_fits_and_has_the_rate_and_the_time_left(width: int) -> None:
     assert (".raw" in line) or width == 200
     assert re.search(r" 3G of 40G  [0-9.]+[KMGTP]?/s  [0-9]+:[0-9]{2}.* left$", line)
     assert after(bytes(sent)) == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_when_all_is_copied_no_time_is_said_to_be_left() -> None:
+    """The disk may flush it for a while; and a bar has no room for exact bytes."""
+    with terminal(80) as sent, progress.shown() as watch:
+        copied = watch(f"copy of {wording.format_size(GIB)}")
+        for done in (1, 2, 3):
+            copied(done=done * GIB, total=3 * GIB)
+    [line] = drawn(bytes(sent))
+    assert line.startswith("copy of 1.0 GiB ")
+    assert "3G of 3G" in line
+    assert "left" not in line
 
 
 @pytest.mark.usefixtures("at_once")
