@@ -35,13 +35,20 @@ def stamped(plan: Plan, job: Job, hold: Hold) -> Outcome:
 
 
 def refusal(plan: Plan, job: Job, hold: Hold) -> str | None:
-    """Return why the plan can't be carried out on the disk, as far as is known."""
+    """Return why the plan can't be carried out on the disk, as far as is known.
+
+    :raises ImageError: when there is no permission to write to it.
+    """
     if plan.mode is Mode.STAGED and job.facts.obstacle is not None:
         return f"it can't be rewritten: {job.facts.obstacle}"
     if plan.mode is Mode.STAGED and (reason := _unreadable(plan)):
         return f"it can't be rewritten: {reason}"
     alone = plan.mode is Mode.IN_PLACE and not plan.online
-    return hold.problem if alone else None
+    if alone and hold.problem is not None:
+        return hold.problem
+    if plan.mode is not Mode.NOTHING:
+        existing.check_writable(hold.disk)
+    return None
 
 
 def _unreadable(plan: Plan) -> str | None:

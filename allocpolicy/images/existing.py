@@ -63,7 +63,8 @@ def opened(
     """Open a disk without a lock; a running QEMU doesn't notice.
 
     :param declared: its format, if it has no stamp.
-    :param changing: for writing, too, if a lease can tell whether it is in use.
+    :param changing: for writing, too, if that is allowed, and a lease can tell whether
+        it is in use. It need not be where nothing is to be done.
     :param trusted: the operator's trusted_base_directories, if a disk without a stamp
         has the policy of the disks below it; an overlay that has one is a qcow2.
     :param force: believe the declared format, whatever the content looks like.
@@ -75,7 +76,7 @@ def opened(
     """
     with at_rest(path, attached=attached) as found:
         # Elsewhere, opening it for writing may copy it (from overlayfs's lower layer).
-        writing = changing and lease.are_whole(found.fd)
+        writing = changing and lease.are_whole(found.fd) and _may_write(found.fd)
         flags = os.O_RDWR if writing else os.O_RDONLY
         with image_file.reopened(found, flags=flags) as image:
             stamp = _stamp(image, attached_as=declared if attached else None)
@@ -155,8 +156,12 @@ def check_writable(disk: Disk) -> None:
     """
     if mount.type_by_magic(disk.fd) == "overlay":
         raise Unsupported(disk.path, _OVERLAY)
-    if not os.access(f"/proc/self/fd/{disk.fd}", os.W_OK, effective_ids=True):
+    if not _may_write(disk.fd):
         raise ImageError(disk.path, "cannot write to it: no permission, or read-only")
+
+
+def _may_write(fd: int) -> bool:
+    return os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)
 
 
 def _inherited(

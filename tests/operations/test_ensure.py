@@ -309,6 +309,23 @@ def test_what_is_no_disk_is_refused(directory: Path, policy: Policy, what: str) 
     assert os.listdir(directory) == ["disk"]
 
 
+@ON_XFS
+def test_a_disk_that_may_not_be_written_to_is_left_alone_if_it_meets(
+    directory: Path, policy: Policy
+) -> None:
+    """As on a read-only filesystem; a check refuses what is to be changed as well."""
+    disk = directory / "disk"
+    make(disk, policy)
+    subprocess.run(["chattr", "+i", disk], check=True)
+    try:
+        assert not bring(disk, policy).changed
+        for specs, size in ((SPACE, SIZE), (PERFORMANCE, SIZE), ({}, 2 * SIZE)):
+            order = wanted(disk, extra_specs=specs, virtual_size=size)
+            assert "cannot write to it" in refused(disk, policy, order)
+    finally:
+        subprocess.run(["chattr", "-i", disk], check=True)
+
+
 @pytest.mark.qemu
 @ON_XFS
 def test_beside_a_running_vm_what_is_safe_is_done_and_nothing_else(
