@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ansible.conftest import program
+from tests.ansible.conftest import COLLECTION, program
 from tests.harness.cli import PROGRAM
 from tests.packaging.box import Box, box
 
@@ -130,6 +132,50 @@ def is_in_force(host: Box) -> None:
     host.run("test", "-x", "/etc/libvirt/hooks/qemu.d/50-allocpolicy")
     disk = "/var/lib/libvirt/images/web1.qcow2"
     assert host.run("stat", "-c", "%a", disk) == "640\n"
+
+
+def rendered(template: str, place: Path, **variables: object) -> str:
+    """Return what a template of the role becomes."""
+    source = COLLECTION / "roles" / "allocpolicy" / "templates" / template
+    arguments = json.dumps({"src": str(source), "dest": str(place)})
+    given = ("-e", json.dumps(variables), "-e", "ansible_connection=local")
+    module = ("-m", "ansible.builtin.template", "-a", arguments)
+    subprocess.run(
+        [program("ansible"), "localhost", *given, *module],
+        check=True,
+        capture_output=True,
+    )
+    return place.read_text()
+
+
+def test_a_path_with_a_space_is_one(tmp_path: Path) -> None:
+    """The unit's command line is split at spaces, but not within quotes."""
+    paths = ["/srv/vm", "/srv/our disks"]
+    place = tmp_path / "default"
+    rendered(
+        "default.j2",
+        place,
+        allocpolicy_audit_paths=paths,
+        allocpolicy_textfile="/srv/our metrics/a.prom",
+        allocpolicy_audit_options=["--expect 5"],
+    )
+    said = subprocess.run(
+        ["sh", "-c", f'. {place}; echo "$OPTIONS"; echo "$PATHS"'],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    options, found = map(shlex.split, said.stdout.splitlines())
+    assert options == ["--textfile", "/srv/our metrics/a.prom", "--expect", "5"]
+    assert found == paths
+
+
+def test_an_option_without_a_value_is_left_out(tmp_path: Path) -> None:
+    config = {"lock_path": None, "preallocate_images": "space"}
+    place = tmp_path / "allocpolicy.conf"
+    said = rendered("allocpolicy.conf.j2", place, allocpolicy_config=config)
+    assert "lock_path" not in said
+    assert "preallocate_images = space" in said
 
 
 def test_a_configuration_that_is_wrong_does_not_get_there(
