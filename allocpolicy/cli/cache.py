@@ -13,6 +13,7 @@ from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import entries as cache
 from allocpolicy.image_cache.entries import Entry
 from allocpolicy.image_cache.location import DEFAULT_NAME
+from allocpolicy.image_cache.users import is_gone
 from allocpolicy.wording import amount
 
 FIELDS = (
@@ -22,10 +23,11 @@ FIELDS = (
 
 
 def _users(row: Data) -> str:
-    """Return how many need an entry: --long says who."""
+    """Return how many need an entry, and how many are gone: --long says who."""
     users = row["used_by"]
     assert isinstance(users, list)
-    return str(len(users) or "-")
+    gone = sum(map(is_gone, users))
+    return f"{len(users)}, {gone} gone" if gone else str(len(users) or "-")
 
 
 def _source(row: Data) -> str:
@@ -102,6 +104,14 @@ class CachePrune(_CacheCommand):
         )
         gone = "would be removed" if arguments.dry_run else "removed"
         self.summary = f"{gone}: {_counted(removed)}; kept: {_counted(kept)}"
+        forgotten = [
+            one for one in kept if one.used_by and all(map(is_gone, one.used_by))
+        ]
+        if forgotten:
+            self.summary += (
+                f"; {len(forgotten)} of these only for disks that are gone: see"
+                " --forget-moved"
+            )
         return [
             *({**_row(entry), "outcome": gone} for entry in removed),
             *({**_row(entry), "outcome": "kept"} for entry in kept),

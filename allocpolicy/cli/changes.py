@@ -39,6 +39,7 @@ def _why(row: Data) -> str:
         done.append(reason)
     text, disk = "; ".join(done), str(row["disk"])
     text = text.replace(f"image {disk}: ", "").replace(f" {disk}", " the disk")
+    text = text.removeprefix(f"{disk}: ")  # it is in a column of its own
     return brief.reason(text)
 
 

@@ -57,11 +57,12 @@ def policy_of(choice: Choice) -> str:
 
 
 def _judged(found: Inspection) -> dict[str, str]:
-    verdict, disk = found.verdict, _typed(found.disk)
+    verdict, disk = found.verdict, typed(found.disk)
     if verdict is None:
         return {
             str(found.observed.allocation): observed.enospc(found.observed),
-            "do": f"allocpolicy stamp set {disk} --strategy NAME: it has no policy",
+            "do": f"allocpolicy stamp set {disk} --disk-format {found.observed.format}"
+            " --strategy NAME: it has no policy",
         }
     lines = {str(verdict.judgement): observed.promise(verdict, found.observed)}
     if found.uncovered:
@@ -71,7 +72,8 @@ def _judged(found: Inspection) -> dict[str, str]:
     return lines
 
 
-def _typed(disk: Path) -> str:
+def typed(disk: Path) -> str:
+    """Return how a disk is named on a command line, in the characters there are."""
     return shell_word(disk, ascii_only=characters.is_ascii())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from allocpolicy.cli import choice, disk_format, inspected, observed, screen
 from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
-from allocpolicy.contract.strategy import Verdict
+from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import image_file
 from allocpolicy.images import stamp as stamps
@@ -131,4 +131,6 @@ def _lines(
         Path(path), what=str(found.format), policy=policy, width=width
     )
     named = {str(verdict.judgement): verdict.reason} if verdict else {}
+    if verdict and verdict.judgement is Judgement.DRIFTED:
+        named["do"] = f"allocpolicy apply {inspected.typed(Path(path))}"
     yield from screen.pairs({**named, **inspected.asked(found)}, width=width)

@@ -23,6 +23,7 @@ from allocpolicy.storage.directories import Directory
 
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MAX_SIZE = 64 << 20  # a quarter of a million disks with long paths
+_GONE = "{} (gone: deleted, or moved)"
 _PERHAPS = "{} (perhaps: it is not readable)"
 
 
@@ -43,10 +44,15 @@ def users(cache: Cache, name: str, seen: Overlays, *, forget_moved: bool) -> set
                 found.add("a disk whose record is damaged")
         elif not os.path.lexists(disk):
             if not seen.covers(disk) and not forget_moved:
-                found.add(f"{disk} (gone: deleted, or moved)")
+                found.add(_GONE.format(disk))
         else:
             found.update(_recorded_user(disk, entry))
     return found
+
+
+def is_gone(user: str) -> bool:
+    """Return whether these words of `users` tell of a disk that isn't there."""
+    return user.endswith(_GONE.format(""))
 
 
 @contextlib.contextmanager

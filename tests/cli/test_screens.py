@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -227,3 +228,38 @@ def test_the_remedy_names_the_disk_as_a_shell_reads_it(
         capture_output=True,
     )
     assert printed.stdout == bytes(disk)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_the_remedies_of_a_disk_without_a_policy_work(
+    kind: str, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    provision(disk, "--size", MIB, "--strategy", "none", "--disk-format", kind)
+    allocpolicy("stamp", "remove", disk)
+    text = on_terminal("inspect", disk, "--disk-format", kind, width=200).text
+    assert advised(text)[:2] == ["stamp", "set"]
+    words = ["space" if one == "NAME" else one for one in advised(text)]
+    stamped = on_terminal(*words, width=200)
+    assert stamped.status == 0, stamped.text
+    assert advised(stamped.text)[0] == "apply"
+    assert allocpolicy(*advised(stamped.text)).status == 0
+    assert allocpolicy("audit", disk).status == 0
+
+
+def advised(text: str) -> list[str]:
+    """Return the words of the command that a screen advises, without the program's."""
+    (line,) = re.findall(
+        r"^ +do +allocpolicy (.*?)(?:: it has.*)?$", text, re.MULTILINE
+    )
+    return shlex.split(line)
+
+
+def test_why_a_disk_failed_is_told_without_its_path(tmp_path: Path) -> None:
+    """It is in the row already."""
+    disk = tmp_path / "disk"
+    provision(disk, "--size", 1 << 42, "--strategy", "none")
+    done = allocpolicy("apply", disk, "--strategy", "space", "--dry-run")
+    assert done.status == 3
+    assert " not enough space: " in done.stdout
+    assert done.stdout.count(str(disk)) == 1

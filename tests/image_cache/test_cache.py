@@ -399,6 +399,9 @@ class TestPrune:
         assert prune(cache, **configured) == [KEPT]
         listed = allocpolicy("cache", "list", cache, "-f", "json").document
         assert "gone: deleted, or moved" in listed[0]["used_by"][0]
+        told = allocpolicy("cache", "prune", cache, "--dry-run", **configured)
+        assert " 1, 1 gone " in told.stdout
+        assert "only for disks that are gone: see --forget-moved" in told.stderr
         assert prune(cache, "--forget-moved", **configured) == ["removed"]
 
     def test_a_dry_run_removes_nothing(self, directory: Path, vmdk: Path) -> None:
