@@ -23,7 +23,7 @@ import pyte
 
 from tests.harness.cli import environment, process_unchanged, run_main
 
-_LINES, _COLUMNS = 400, 1000
+_LINES = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,10 @@ class Shown:
     @property
     def lines(self) -> list[str]:
         """The lines that people see, each whole, without spaces at its end."""
-        screen = pyte.Screen(_COLUMNS, _LINES)
+        parts = self.sent.split(b"\n")
+        widest = max(len(part.expandtabs()) for part in parts)
+        # No larger than it needs to be: each place takes pyte its time.
+        screen = pyte.Screen(max(widest, 1), len(parts))
         pyte.ByteStream(screen).feed(self.sent)
         lines = [line.rstrip() for line in screen.display]
         while lines and not lines[-1]:
