@@ -10,7 +10,7 @@ import pytest
 from tests.harness.cli import allocpolicy
 from tests.harness.images import MIB
 
-PAGE = Path(__file__).parents[2] / "docs" / "promises.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "promises.md"
 
 
 def table() -> Iterator[list[str]]:
