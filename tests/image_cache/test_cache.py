@@ -254,8 +254,8 @@ class TestDecidedBeforeTheConversion:
         mount_point = fresh_filesystem("ext4", size=128 * MIB)
         finished = allocpolicy("provision", mount_point / "disk", "--base", source)
         assert finished.status == 3
-        assert "200 MiB needed" in finished.stderr
-        assert "converted copy" in finished.stderr
+        assert "200.2 MiB needed" in finished.stderr
+        assert "256 KiB for the disk and 200 MiB for " in finished.stderr
         assert os.listdir(mount_point) == ["lost+found"]
 
     def test_a_sparse_foreign_image_needs_no_more_than_its_data(
