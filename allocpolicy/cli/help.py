@@ -40,12 +40,23 @@ class Help(HelpCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Print it; return the exit status."""
         words = parsed_args.cmd
+        if not words:
+            overview(self.app)
+            return 0
         try:
             if words:
                 self.app.command_manager.find_command(words)
         except ValueError:
             return answer(words, app=self.app)
         return int(super().take_action(parsed_args) or 0)
+
+
+def overview(app: App) -> None:
+    """Print the options before the command, and all commands; 80 columns suffice."""
+    app.parser.print_help(app.stdout)
+    app.stdout.write("\nCommands:\n")
+    names = sorted(name for name, _ in app.command_manager)
+    app.stdout.writelines(f"{line}\n" for line in _described(names, app=app))
 
 
 def answer(arguments: Sequence[str], *, app: App) -> int:
@@ -81,10 +92,15 @@ def _words(arguments: Sequence[str]) -> list[str]:
 def _listing(
     words: Sequence[str], members: Sequence[str], *, app: App
 ) -> Iterator[str]:
-    """Yield how to use them, and a line for each with what it is for."""
+    """Yield how to use them, and which there are."""
     program = f"{app.NAME} {' '.join(words)}"
     yield f"usage: {program} COMMAND ...; {app.NAME} help COMMAND tells more"
     yield ""
+    yield from _described(members, app=app)
+
+
+def _described(members: Sequence[str], *, app: App) -> Iterator[str]:
+    """Yield a line for each command, or several, with what it is for."""
     margin = max(map(len, members)) + 4
     for name in members:
         yield from textwrap.wrap(
@@ -98,7 +114,9 @@ def _listing(
 def _summary(name: str, *, app: App) -> str:
     """Return the first line of what a command says it is for."""
     try:
-        command, _, _ = app.command_manager.find_command(name.split())
+        command = dict(app.command_manager)[name].load()
     except Error as error:  # of a plugin
         return one_line(str(error))
-    return one_line((command.__doc__ or "").strip().partition("\n")[0])
+    text = one_line((command.__doc__ or "").strip().partition("\n")[0])
+    owner = getattr(command, "owner", None)
+    return f"{text} ({owner.split()[0]})" if owner else text

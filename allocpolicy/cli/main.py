@@ -192,6 +192,14 @@ class Program(App):
         except Error as error:
             return _failed(error)
 
+    def print_help_if_requested(self) -> None:
+        """Show the help of the whole program for --help alone."""
+        if self.options.deferred_help:
+            from allocpolicy.cli.help import overview
+
+            overview(self)
+            raise SystemExit(0)
+
     def interact(self) -> None:
         """Show the help: options alone are no command, and there is no shell."""
         raise SystemExit(self.run_subcommand(["help"]))

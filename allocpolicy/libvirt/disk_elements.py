@@ -152,6 +152,7 @@ def _file_reason(
         ("fdgroup" in source.attributes, "libvirt gets its descriptor from elsewhere"),
         (name.endswith(".rescue"), "it is the disk of a rescue system"),
         (name.startswith("disk.config"), "it is a configuration drive"),
+        (format is None, "its definition names no format: no type of its driver"),
         (
             format not in tuple(DiskFormat),
             f"its format is {format!r}, not qcow2 or raw",

@@ -174,7 +174,7 @@ def test_no_plugin_replaces_or_extends_a_command_of_ours(
 @pytest.mark.parametrize("name", ["Pond fill", "pond -x", "pönd", "pond."])
 def test_a_name_is_words(install: Install, name: str) -> None:
     install("acme", f"{name} = acme:Fill")
-    listed = allocpolicy("help").stdout
+    listed = " ".join(allocpolicy("help").stdout.split())
     assert f"{name!r} of acme 1.5 (acme:Fill): its name is not words" in listed
 
 

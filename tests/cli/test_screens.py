@@ -263,3 +263,13 @@ def test_why_a_disk_failed_is_told_without_its_path(tmp_path: Path) -> None:
     assert done.status == 3
     assert " not enough space: " in done.stdout
     assert done.stdout.count(str(disk)) == 1
+
+
+@pytest.mark.parametrize("words", [(), ("help",), ("--help",)])
+def test_the_list_of_all_commands_fits(words: tuple[str, ...]) -> None:
+    shown = on_terminal(*words, NO_COLOR="1")
+    assert shown.status == 0
+    assert b"\x1b" not in shown.sent
+    assert max(map(len, shown.lines)) <= 80
+    for name in COMMANDS:
+        assert re.search(rf"^  {name}  +[A-Z]", shown.text, re.MULTILINE)
