@@ -38,7 +38,8 @@ def _why(row: Data) -> str:
     if not done or not reason.startswith(_AS_ASKED):
         done.append(reason)
     text, disk = "; ".join(done), str(row["disk"])
-    text = text.replace(f"image {disk}: ", "").replace(f" {disk}", " the disk")
+    text = text.replace(f"image {disk}: ", "").replace(f" the file {disk}", " the disk")
+    text = text.replace(f" {disk}", " the disk")
     text = text.removeprefix(f"{disk}: ")  # it is in a column of its own
     return brief.reason(text)
 

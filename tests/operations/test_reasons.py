@@ -105,6 +105,8 @@ def test_a_rewrite_says_what_happens(directory: Path, format: str) -> None:
             f"copy the file {disk} block by block" if by_block else "what the guest"
         )
         assert expected in said
+    shown = " ".join(allocpolicy("apply", disk, "--dry-run").stdout.split())
+    assert "the file the disk" not in shown
     assert len(os.listdir(directory)) == 2
 
 
