@@ -11,6 +11,7 @@ from allocpolicy.cli import brief
 from allocpolicy.cli.columns import Column, Data, column, path, said, sentence, size
 from allocpolicy.cli.command import Lister
 from allocpolicy.contract.plan import Mode
+from allocpolicy.operations.data_path import AS_REQUESTED, NOTHING_TO_DO
 from allocpolicy.report.report import Report
 
 SKIPPED, FAILED = "skipped", "failed"
@@ -18,7 +19,7 @@ _SIZES = (
     *("peak_bytes", "promised_bytes", "reserved_bytes"),
     *("headroom_bytes", "free_bytes", "free_after_bytes"),
 )
-_AS_ASKED = "as requested"
+_REMARKS = "remarks"  # no field of data: they are in the reason
 
 
 def _change(row: Data) -> str:
@@ -35,7 +36,10 @@ def _why(row: Data) -> str:
     done = [str(one) for one in steps] if isinstance(steps, list) else []
     if (row["outcome"], row["mode"]) == ("changed", Mode.STAGED):
         done = ["rewritten", *(one for one in done if one.startswith("record "))]
-    if not done or not reason.startswith(_AS_ASKED):
+    if done and reason.startswith(AS_REQUESTED):
+        remarks = row.get(_REMARKS)
+        done += remarks if isinstance(remarks, list) else []
+    else:
         done.append(reason)
     text, disk = "; ".join(done), str(row["disk"])
     text = text.replace(f"image {disk}: ", "").replace(f" the file {disk}", " the disk")
@@ -73,7 +77,7 @@ class Changes(Lister):
         self, rows: Sequence[Data], arguments: argparse.Namespace
     ) -> Iterable[Data]:
         if not rows:
-            self.summary = "nothing to do"
+            self.summary = NOTHING_TO_DO
         return rows
 
 
@@ -95,6 +99,7 @@ def of(report: Report) -> Data:
         "verdict": str(verdict.judgement) if verdict else None,
         "reason": report.effective_reason,
         "steps": list(report.steps),
+        _REMARKS: list(report.remarks),
         **{name: getattr(report, name) for name in _SIZES},
     }
 

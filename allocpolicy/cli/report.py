@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from allocpolicy.cli import brief, observed, screen
 from allocpolicy.contract.plan import Mode
+from allocpolicy.operations.data_path import AS_REQUESTED, NOTHING_TO_DO
 from allocpolicy.report.report import Report
 from allocpolicy.wording import amount, apart
 
@@ -17,7 +18,6 @@ FIELDS = (
     *("headroom_bytes", "free_bytes", "free_after_bytes", "elapsed"),
 )
 COLUMNS = tuple(one for one in observed.COLUMNS if one.name not in FIELDS)
-_AS_ASKED, _NOTHING = "as requested", "nothing to do"
 
 
 def lines(report: Report, *, width: int) -> Iterator[str]:
@@ -53,14 +53,13 @@ def _policy(report: Report) -> str:
 def _refused(report: Report) -> dict[str, str | list[str]]:
     """Return why it isn't all that was asked for, or why nothing was done."""
     reason = report.effective_reason
-    known = reason.startswith(_AS_ASKED) or reason == _NOTHING
+    known = reason.startswith(AS_REQUESTED) or reason == NOTHING_TO_DO
     why = "" if known or report.unmet else reason
-    if report.changed or report.dry_run:
-        return {"unmet": report.unmet or "", "because": why}
-    return {
-        "unmet": report.unmet or "",
-        "done": f"nothing: {why}" if why else "nothing",
-    }
+    told = {"because": why}
+    if not report.changed and not report.dry_run:
+        told = {"done": f"nothing: {why}" if why else "nothing"}
+    notes = [] if why else list(report.remarks)
+    return {"unmet": report.unmet or "", **told, "note": notes}
 
 
 def _done(report: Report) -> dict[str, str | list[str]]:
@@ -94,7 +93,7 @@ def _plan(report: Report) -> dict[str, str | list[str]]:
         needs.append(f"{amount(report.headroom_bytes)} of headroom must stay free")
     nothing = report.mode is Mode.NOTHING
     return {
-        "dry run": _NOTHING if nothing else "nothing was done; it would",
+        "dry run": NOTHING_TO_DO if nothing else "nothing was done; it would",
         **_refused(report),
         "steps": [brief.rounded(one) for one in report.steps],
         "needs": [] if nothing else needs,

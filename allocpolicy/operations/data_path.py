@@ -39,7 +39,7 @@ from allocpolicy.wording import format_size, named
 if TYPE_CHECKING:
     from allocpolicy.execute.foreseen import Room
 
-AS_REQUESTED = "as requested"
+AS_REQUESTED, NOTHING_TO_DO = "as requested", "nothing to do"
 UNSEEN_XATTRS = (
     "trusted.* attributes, which take CAP_SYS_ADMIN to see, are not carried over: run"
     " it as root with that capability if the disk may have some"
@@ -54,6 +54,7 @@ class Attempt:
     """A finished job: its outcome, or after a dry run the room that it would have.
 
     ``unmet``: why the disk was left as it is, short of its policy; None: it wasn't.
+    ``remarks``: what of the reason is no choice of the plan's, and worth knowing.
     ``stamp_before``: the stamp that the disk will have by then, if it isn't its own.
     """
 
@@ -63,6 +64,7 @@ class Attempt:
     steps: tuple[str, ...]
     done: Outcome | Room
     unmet: str | None = None
+    remarks: tuple[str, ...] = ()
     stamp_before: Stamp | None = None
 
     @property
@@ -168,7 +170,12 @@ def _attempt(course: Course) -> Attempt:
     unseen = UNSEEN_XATTRS if rewritten and not attributes.sees_all() else ""
     reasons = filter(None, (course.reason, job.remark, plan.reason, unseen, *job.notes))
     return Attempt(
-        job=job, reason="; ".join(reasons), plan=plan, steps=steps, done=done
+        job=job,
+        reason="; ".join(reasons),
+        plan=plan,
+        steps=steps,
+        done=done,
+        remarks=tuple(filter(None, (job.remark, unseen, *job.notes))),
     )
 
 
@@ -283,6 +290,7 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         effective=job.selection,
         effective_reason=attempt.reason,
         unmet=attempt.unmet,
+        remarks=attempt.remarks,
         labels=job.request.labels,
         observed=outcome.observation if outcome else None,
         verdict=outcome.verdict if outcome else None,

@@ -168,6 +168,7 @@ def _both(first: Report, second: Report) -> Report:
         requested=first.requested,
         mode=max(first.mode, second.mode, key=_MODES.index),
         effective_reason="; ".join(reasons),
+        remarks=tuple(dict.fromkeys((*first.remarks, *second.remarks))),
         steps=tuple(dict.fromkeys((*first.steps, *second.steps))),
         peak_bytes=max(taken, taken - _given_back(first) + second.peak_bytes),
         reserved_bytes=done.reserved_bytes + second.reserved_bytes,

@@ -36,7 +36,12 @@ from allocpolicy.operations import (
     unmet,
 )
 from allocpolicy.operations.change_order import Change
-from allocpolicy.operations.data_path import Attempt, Course, told_afterwards
+from allocpolicy.operations.data_path import (
+    NOTHING_TO_DO,
+    Attempt,
+    Course,
+    told_afterwards,
+)
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.progress import Watcher
 from allocpolicy.record import dataclass, replace
@@ -48,7 +53,6 @@ from allocpolicy.storage import effort
 from allocpolicy.storage.effort import Bound
 from allocpolicy.storage.inode import inode
 
-NOTHING_TO_DO = "nothing to do"
 RECORDED = "the disk meets it as it is"
 _BOUND = Bound(seconds=20, memory=1 << 30)  # as for one disk of an audit
 
@@ -384,4 +388,8 @@ def _with_uncovered(attempt: Attempt, one: Prepared) -> Attempt:
     uncovered = snapshots.uncovered(one.hold.disk, current, policy=attempt.job.policy)
     if not uncovered:
         return attempt
-    return replace(attempt, reason=f"{attempt.reason}; but {uncovered}")
+    return replace(
+        attempt,
+        reason=f"{attempt.reason}; but {uncovered}",
+        remarks=(*attempt.remarks, uncovered),
+    )

@@ -32,6 +32,9 @@ class Report:
     effective_reason: str  #: why it is a fallback, or what the plan decided
     #: why the disk was left as it is, short of what was requested; None: it wasn't
     unmet: str | None
+    #: what of the reason is no choice of the plan's: that the size was rounded up, or
+    #: that the guest writes elsewhere
+    remarks: tuple[str, ...]
     labels: Mapping[str, str]  #: the words about the disk that the strategy was told
     observed: Observation | None  #: what the disk is, measured; None in a dry run
     verdict: Verdict | None  #: whether it keeps its promise; None in a dry run

@@ -16,6 +16,7 @@ from allocpolicy.cli import columns, screen
 from allocpolicy.cli.columns import normal, sentence
 from allocpolicy.cli.main import COMMANDS
 from tests.cli.test_output import NO_TABLE, arguments
+from tests.harness import images
 from tests.harness.cli import Finished, allocpolicy, provision
 from tests.harness.images import MIB
 from tests.harness.terminal import Shown, on_terminal
@@ -273,3 +274,15 @@ def test_the_list_of_all_commands_fits(words: tuple[str, ...]) -> None:
     assert max(map(len, shown.lines)) <= 80
     for name in COMMANDS:
         assert re.search(rf"^  {name}  +[A-Z]", shown.text, re.MULTILINE)
+
+
+@pytest.mark.qemu
+def test_what_is_worth_knowing_of_a_success_is_on_the_screen(tmp_path: Path) -> None:
+    """A disk that is grown below the overlay that its guest has does not help it."""
+    disk, above = tmp_path / "disk.qcow2", tmp_path / "above.qcow2"
+    provision(disk, "--size", "1M")
+    images.qemu_img("create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", above)
+    finished = allocpolicy("resize", disk, "2M")
+    assert finished.status == 0, finished.stderr
+    (note,) = (one for one in finished.stdout.splitlines() if "  note " in one)
+    assert note.split()[:5] == ["note", "the", "guest", "writes", "to"]
