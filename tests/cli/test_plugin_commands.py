@@ -193,6 +193,7 @@ def test_a_command_of_ours_looks_for_none(monkeypatch: pytest.MonkeyPatch) -> No
     def searched(**given: object) -> NoReturn:
         raise AssertionError(given)
 
+    allocpolicy("stamp", "show", "/no/such/disk")  # cliff's own are in its cache now
     monkeypatch.setattr(importlib.metadata, "entry_points", searched)
     monkeypatch.setattr(plugin_commands, "_entry_points", searched)
     assert allocpolicy("--version").status == 0
