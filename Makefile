@@ -18,7 +18,7 @@ PLUGIN_PATHS := $(subst $(space),:,$(addprefix plugins/, \
 .PHONY: help
 help:
 	@echo 'make demo   provision one base image under three flavors; show how they differ'
-	@echo 'make check  format, lint, types, imports and fast tests, in under a minute'
+	@echo 'make check  format, lint, types, imports and fast tests, in a few minutes'
 	@echo 'make test   run the test matrix (tox): what CI runs'
 	@echo 'make docs   run what the pages show, and build their site in build/docs'
 	@echo 'make venv   install the project, editable, into $(VENV)'
