@@ -120,7 +120,7 @@ def test_the_three_entrances_tell_the_same(own: Path) -> None:
         assert finished.returncode == 1, finished.stdout
         assert "FAILED" in finished.stdout
         assert BROKEN in finished.stdout
-        assert told(finished.stdout) == told(command.stderr)
+        assert told(finished.stdout) == told(command.stderr), finished.stdout
     assert told(command.stderr).startswith("1 broken, ")
 
 

@@ -34,6 +34,7 @@ from allocpolicy.testing import (
     run_plan,
 )
 from allocpolicy.testing.import_cost import LIMIT, import_cost
+from allocpolicy.testing.law import Broken
 from allocpolicy.testing.mounts import filesystem_of
 from tests.harness import images
 
@@ -137,6 +138,31 @@ def test_the_cost_of_an_import_is_that_of_the_module(
         for name in ("quick", "busy")
     }
     assert costs["quick"] < LIMIT < costs["busy"]
+
+
+REPLACED = """
+import pathlib
+tries = pathlib.Path(__file__).with_name("tries")
+tries.open("a").write("x")
+if len(tries.read_text()) < {succeeds_at}:
+    from allocpolicy import of_another_version
+"""
+
+
+def test_an_import_that_fails_is_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages may be installed meanwhile; the longer that takes the busier it is."""
+    monkeypatch.setattr("allocpolicy.testing.import_cost.TRIES", 2)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "again.py").write_text(REPLACED.format(succeeds_at=2))
+    found = Found(name="again", target="again:X", distribution="x", version="1")
+    assert import_cost(found) < LIMIT
+    assert (tmp_path / "tries").read_text() == "xx"
+    (tmp_path / "again.py").write_text(REPLACED.format(succeeds_at=99))
+    told = "it can't be imported in a process of its own: ImportError: .*of_another_ver"
+    with pytest.raises(Broken, match=told):
+        import_cost(found)
 
 
 def test_a_file_that_is_no_module_is_timed_as_well(

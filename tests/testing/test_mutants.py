@@ -142,6 +142,17 @@ from tests.testing.mutants.healthy import Healthy
 class Inherits(Healthy):
     pass
 """
+HERE_ONLY = """
+import os, pathlib
+if "PYTHONHASHSEED" in os.environ:
+    tries = pathlib.Path(__file__).with_name("tries")
+    tries.open("a").write("x")
+    if len(tries.read_text()) != 3:
+        raise RuntimeError("it is another process")
+from tests.testing.mutants.healthy import Healthy
+class Hereonly(Healthy):
+    api_version = 1
+"""
 
 
 def installed(site: Path, name: str, text: str) -> None:
@@ -163,6 +174,22 @@ def test_a_module_that_sleeps_is_told(
     one = subject("sleeps", option_sets=DEFAULTS)
     result = result_of(LAWS["import-is-quick"], one, grounds=())
     assert result.outcome is Outcome.BROKEN, result
+
+
+def test_a_process_that_does_not_answer_is_followed_by_another(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    installed(site, "hereonly", HERE_ONLY)
+    one = subject("hereonly", option_sets=DEFAULTS)
+    result = result_of(LAWS["plans-are-steady"], one, grounds=())
+    assert result.outcome is Outcome.BROKEN
+    assert "it can't be asked in another process: " in result.reasons[0]
+    assert "RuntimeError: it is another process" in result.reasons[0]
+    (site / "tries").write_text("x")  # the second is answered
+    again = result_of(LAWS["plans-are-steady"], one, grounds=())
+    assert again.outcome is Outcome.HELD, again
 
 
 def test_a_version_that_is_inherited_is_refused(site: Path) -> None:
