@@ -19,11 +19,16 @@ sys.path[:] = path
 import allocpolicy
 for name in allocpolicy.__all__:
     getattr(allocpolicy, name)
-def spent():
+def waited():
     # proc(5): ns on the processor, ns of waiting for it; a sleep is neither
     with open("/proc/self/schedstat") as file:
-        waited = int(file.read().split()[1])
-    return time.perf_counter_ns() - waited
+        return int(file.read().split()[1])
+def spent():
+    # whoever waits between the two figures has them of different moments
+    while True:
+        before, now = waited(), time.perf_counter_ns()
+        if waited() == before:
+            return now - before
 before = spent()
 runpy.run_path(file) if file else importlib.import_module(module)
 sys.stdout = sys.__stdout__
