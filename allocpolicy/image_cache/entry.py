@@ -24,7 +24,7 @@ from allocpolicy.image_cache.home import Cache, failure, naming, refusal
 from allocpolicy.images import image_file
 from allocpolicy.record import dataclass
 from allocpolicy.storage import found, lease, trust
-from allocpolicy.storage.failure import UNSUPPORTED
+from allocpolicy.storage.failure import EXHAUSTED, FAULTS, UNSUPPORTED
 
 XATTR = "user.allocpolicy.entry"
 SOURCE = "user.allocpolicy.source"  # a path, in the bytes of the filesystem
@@ -149,17 +149,24 @@ def _refuse_foreign(file: int, *, cache: Cache, name: str) -> None:
 
 
 def _is_marked(file: int, name: str) -> bool:
-    try:
-        return os.getxattr(f"/proc/self/fd/{file}", XATTR) == name.encode()
-    except OSError:
-        return False
+    return _recorded(file, XATTR) == name.encode()
 
 
 def _source(file: int) -> str | None:
     """Return the path of the image that an entry was made from, by its own word."""
+    return os.fsdecode(_recorded(file, SOURCE) or b"") or None
+
+
+def _recorded(file: int, attribute: str) -> bytes | None:
+    """Return what the file records; None: nothing, or nothing that we may read.
+
+    :raises OSError: when that can't be known.
+    """
     try:
-        return os.fsdecode(os.getxattr(f"/proc/self/fd/{file}", SOURCE)) or None
-    except OSError:
+        return os.getxattr(f"/proc/self/fd/{file}", attribute)
+    except OSError as error:
+        if error.errno in FAULTS | EXHAUSTED:
+            raise
         return None
 
 

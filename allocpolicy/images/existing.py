@@ -23,7 +23,7 @@ from allocpolicy.images.stamp import Stamp
 from allocpolicy.record import dataclass
 from allocpolicy.storage import lease, mount
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.failure import named, refuse_failure, said
+from allocpolicy.storage.failure import named, refuse_failure
 from allocpolicy.storage.found import reopen
 
 _OVERLAY = (
@@ -141,7 +141,7 @@ def writable(disk: Disk) -> Iterator[int]:
         fd = reopen(disk.fd, flags=os.O_RDWR)
     except OSError as error:
         refuse_failure(error, path=disk.path, action="open it for writing")
-        raise ImageError(disk.path, f"cannot write to it: {said(error)}") from error
+        raise _unwritable(disk, error) from error
     try:
         yield fd
     finally:
@@ -157,7 +157,14 @@ def check_writable(disk: Disk) -> None:
     if mount.type_by_magic(disk.fd) == "overlay":
         raise Unsupported(disk.path, _OVERLAY)
     if not _may_write(disk.fd):
-        raise ImageError(disk.path, "cannot write to it: no permission, or read-only")
+        try:
+            os.close(reopen(disk.fd, flags=os.O_RDWR))  # access(2) doesn't say why not
+        except OSError as error:
+            raise _unwritable(disk, error) from error
+
+
+def _unwritable(disk: Disk, error: OSError) -> ImageError:
+    return ImageError(disk.path, f"cannot write to it: {image_file.why(error)}")
 
 
 def _may_write(fd: int) -> bool:

@@ -146,6 +146,10 @@ def kind(mode: int) -> str:
     return "a block device" if stat.S_ISBLK(mode) else "a special file"
 
 
+def why(error: OSError) -> str:
+    """Return why a file can't be opened, and what its owner can do."""
+    return _REASONS.get(error.errno or 0, said(error))
+
+
 def _refusal(error: OSError, path: Path) -> ImageError:
-    reason = _REASONS.get(error.errno or 0, said(error))
-    return ImageError(path, f"cannot open it: {reason}")
+    return ImageError(path, f"cannot open it: {why(error)}")
