@@ -13,6 +13,7 @@ from allocpolicy.cli import (
     detailed_exitcode,
     disk_format,
     disk_map,
+    disk_paths,
     progress,
 )
 from allocpolicy.cli.changes import Changes
@@ -46,13 +47,7 @@ class Apply(Changes):
     state = "every disk is whole; inspect says whether the last one was changed"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "disks",
-            type=Path,
-            nargs="+",
-            metavar="DISK",
-            help="a disk, or a directory that is searched for disks recursively",
-        )
+        disk_paths.add_argument(parser, "disks", metavar="DISK", nargs="+")
         disk_format.add_option(parser)
         disk_map.add_option(parser)
         choice.add_options(parser)

@@ -14,6 +14,7 @@ from allocpolicy.cli import (
     columns,
     disk_format,
     disk_map,
+    disk_paths,
     formats,
     progress,
 )
@@ -67,13 +68,7 @@ class Audit(Lister):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "paths",
-            type=Path,
-            nargs="*",
-            metavar="PATH",
-            help="a disk, or a directory that is searched for disks recursively",
-        )
+        disk_paths.add_argument(parser, "paths", metavar="PATH", nargs="*")
         disk_format.add_option(parser)
         disk_map.add_option(parser)
         parser.add_argument(

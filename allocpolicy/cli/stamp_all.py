@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from allocpolicy.cli import choice, disk_map, progress
+from allocpolicy.cli import choice, disk_map, disk_paths, progress
 from allocpolicy.cli.changes import FAILED, SKIPPED
 from allocpolicy.cli.columns import Column, Data, column, path, sentence
 from allocpolicy.cli.command import Lister
@@ -30,9 +30,9 @@ class StampAll(Lister):
 
     For a host whose disks were made by something else: --map says which format and
     which policy each has, by patterns of paths, or else libvirt's definitions of its
-    domains do. A disk that has a stamp keeps it. What
-    no entry matches is skipped. Whether a disk keeps its promise is measured and told;
-    apply brings it to its policy.
+    domains do. A disk that has a stamp keeps it. What no entry matches is skipped.
+    Whether a disk keeps its promise is measured and told; apply brings it to its
+    policy.
     """
 
     fields = ("disk", "outcome", "strategy", "format", "verdict", "reason")
@@ -40,13 +40,7 @@ class StampAll(Lister):
     state = "each disk has its stamp, or none"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "paths",
-            type=Path,
-            nargs="*",
-            metavar="PATH",
-            help="a disk, or a directory that is searched for disks recursively",
-        )
+        disk_paths.add_argument(parser, "paths", metavar="PATH", nargs="*")
         disk_map.add_option(parser)
         parser.add_argument(
             "--libvirt",
