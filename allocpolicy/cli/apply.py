@@ -120,10 +120,8 @@ class Apply(Changes):
             return changes.left(one.disk, changes.FAILED, reason=str(error))
 
     def _ended(self, rows: list[Data], arguments: argparse.Namespace) -> list[Data]:
-        """Return the rows, each disk once; a failure's exit status stays."""
-        changed = any(row["changed"] for row in rows)
-        status = detailed_exitcode.of(arguments, changed=changed)
-        self.exit_status = self.exit_status or status
+        """Return the rows, each disk once."""
+        self.note_changes(rows, arguments)
         return changes.told_once(rows)
 
     def _together(

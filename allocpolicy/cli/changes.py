@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from allocpolicy.cli import brief
+from allocpolicy.cli import brief, detailed_exitcode
 from allocpolicy.cli.columns import Column, Data, column, path, said, sentence, size
 from allocpolicy.cli.command import Lister
 from allocpolicy.contract.plan import Mode
@@ -79,6 +79,12 @@ class Changes(Lister):
         if not rows:
             self.summary = NOTHING_TO_DO
         return rows
+
+    def note_changes(self, rows: Iterable[Data], arguments: argparse.Namespace) -> None:
+        """Have the exit status tell of changes; a failure's stays."""
+        changed = any(row["changed"] for row in rows)
+        status = detailed_exitcode.of(arguments, changed=changed)
+        self.exit_status = self.exit_status or status
 
 
 def of(report: Report) -> Data:

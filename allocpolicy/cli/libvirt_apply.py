@@ -58,9 +58,7 @@ class LibvirtApply(Changes):
                 if len(found) == 1:
                     raise
                 self.fail(error)  # the other domains' turn
-        changed = any(row["changed"] for row in rows)
-        status = detailed_exitcode.of(arguments, changed=changed)
-        self.exit_status = self.exit_status or status
+        self.note_changes(rows, arguments)
         return rows
 
     def _domain(
