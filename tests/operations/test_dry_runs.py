@@ -105,7 +105,7 @@ def test_each_begins_with_the_room_that_the_one_before_leaves(
     for one in reports:
         assert isinstance(one, Report)
         assert one.free_bytes is not None
-        assert free in (None, one.free_bytes)
+        assert free is None or abs(free - one.free_bytes) < MIB  # xfs frees later on
         free = one.free_after_bytes
         assert free is not None
         assert 0 <= free - (one.free_bytes - one.peak_bytes) < MIB  # a rewritten one's
@@ -232,7 +232,8 @@ def test_disks_that_are_changed_together_are_told_one_after_the_other(
     )
     assert finished.status == 0, finished.stderr
     first, second = finished.document
-    assert second["free_bytes"] == first["free_after_bytes"] < first["free_bytes"]
+    assert abs(second["free_bytes"] - first["free_after_bytes"]) < MIB
+    assert first["free_after_bytes"] < first["free_bytes"] - 16 * MIB
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])

@@ -82,13 +82,15 @@ class TestCapacity:
             document("capacity", directory),
             account.take(directory, policy=Policy()),
         )
-        for name in account.Account.__slots__:
+        moving = {"used", "free"}  # the filesystem's own, at any time
+        assert all(abs(said[name] - getattr(taken, name)) < MIB for name in moving)
+        for name in set(account.Account.__slots__) - moving:
             expected = getattr(taken, name)
             assert said[name] == ([] if name == "unknown" else expected), name
         assert said["disks"] == 2
         assert said["fits"] is taken.fits
         assert said["virtual_size"] == 2 * GIB
-        assert said["overcommit_ratio"] == taken.overcommit_ratio
+        assert said["overcommit_ratio"] == pytest.approx(taken.overcommit_ratio, 0.01)
         assert said["max_overcommit_ratio"] is said["left"] is said["quota"] is None
 
     @ALL
