@@ -13,12 +13,12 @@ that create disks need not do.
 
 from __future__ import annotations
 
-from allocpolicy.cli.cells import lines, structured
-from allocpolicy.cli.columns import Column, Data, column, sentence, size
 from allocpolicy.cli.command import Lister, Row, ShowOne
-from allocpolicy.cli.disk_format import add as add_disk_format
-from allocpolicy.cli.progress import shown as progress
+from allocpolicy.cli.options.disk_format import add as add_disk_format
 from allocpolicy.cli.running import Command
+from allocpolicy.cli.screens.cells import lines, structured
+from allocpolicy.cli.screens.columns import Column, Data, column, sentence, size
+from allocpolicy.cli.streams.progress import shown as progress
 
 __all__ = [
     "Column",

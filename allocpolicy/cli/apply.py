@@ -7,17 +7,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from allocpolicy.cli import (
-    changes,
+from allocpolicy.cli import changes
+from allocpolicy.cli.changes import Changes
+from allocpolicy.cli.options import (
     choice,
     detailed_exitcode,
     disk_format,
     disk_map,
     disk_paths,
-    progress,
 )
-from allocpolicy.cli.changes import Changes
-from allocpolicy.cli.columns import Data
+from allocpolicy.cli.screens.columns import Data
+from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.foreseen import Rehearsal

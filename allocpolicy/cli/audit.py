@@ -7,20 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from allocpolicy.cli import (
-    aside,
-    brief,
-    choice,
-    columns,
-    disk_format,
-    disk_map,
-    disk_paths,
-    formats,
-    progress,
-)
-from allocpolicy.cli.argument_path import path_of
-from allocpolicy.cli.columns import Column, Data, column, said, sentence, size
 from allocpolicy.cli.command import Lister
+from allocpolicy.cli.options import choice, disk_format, disk_map, disk_paths
+from allocpolicy.cli.options.argument_path import path_of
+from allocpolicy.cli.screens import brief, columns, formats
+from allocpolicy.cli.screens.columns import Column, Data, column, said, sentence, size
+from allocpolicy.cli.streams import aside, progress
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement
 from allocpolicy.errors import DestinationError, ImageError, InvalidRequest

@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from allocpolicy.cli.columns import Data, column, size
 from allocpolicy.cli.command import Lister
+from allocpolicy.cli.screens.columns import Data, column, size
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import entries as cache

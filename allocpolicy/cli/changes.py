@@ -7,9 +7,18 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from allocpolicy.cli import brief, detailed_exitcode
-from allocpolicy.cli.columns import Column, Data, column, path, said, sentence, size
 from allocpolicy.cli.command import Lister
+from allocpolicy.cli.options import detailed_exitcode
+from allocpolicy.cli.screens import brief
+from allocpolicy.cli.screens.columns import (
+    Column,
+    Data,
+    column,
+    path,
+    said,
+    sentence,
+    size,
+)
 from allocpolicy.contract.plan import Mode
 from allocpolicy.operations.data_path import AS_REQUESTED, NOTHING_TO_DO
 from allocpolicy.report.report import Report

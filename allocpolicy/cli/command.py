@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from cliff.lister import Lister as CliffLister
 from cliff.show import ShowOne as CliffShowOne
 
-from allocpolicy.cli import aside, columns, formats, output, screen
-from allocpolicy.cli.cells import cell
-from allocpolicy.cli.columns import Column, Data, Lines, normal
 from allocpolicy.cli.running import Command
+from allocpolicy.cli.screens import columns, formats, screen
+from allocpolicy.cli.screens.cells import cell
+from allocpolicy.cli.screens.columns import Column, Data, Lines, normal
+from allocpolicy.cli.streams import aside, standard_output
 
 Row = tuple[object, ...]  #: the cells of a row, one for each column
 
@@ -114,7 +115,7 @@ class ShowOne(_Shown, CliffShowOne):
     ) -> tuple[tuple[str, ...], Row]:
         """Return the names and the values that cliff prints."""
         chosen = self._chosen(parsed_args)
-        with output.reserved():
+        with standard_output.reserved():
             found = self.show(parsed_args)
         data = self._data = {normal(name): one for name, one in found.items()}
         chosen = chosen or tuple(self._all(data, parsed_args.formatter))
@@ -165,8 +166,8 @@ class ShowOne(_Shown, CliffShowOne):
     def screen(self, shown: Data, *, width: int) -> Iterable[str]:
         """Return the lines that people read, each of at most ``width`` characters.
 
-        By default, all that was found. `allocpolicy.cli.screen` has what they are made
-        of: text of others needs no escaping here.
+        By default, all that was found. `allocpolicy.cli.screens.screen` has what they
+        are made of: text of others needs no escaping here.
         """
         return screen.whole(shown, width=width)
 
@@ -187,7 +188,7 @@ class Lister(_Shown, CliffLister):
     ) -> tuple[tuple[str, ...], list[Row]]:
         """Return the columns and the rows that cliff prints."""
         chosen = self._chosen(parsed_args)
-        with output.reserved():
+        with standard_output.reserved():
             data = [self._by_name(row) for row in self.rows(parsed_args)]
         data = columns.in_order(
             data, parsed_args, fields=self._fields, columns=self._columns

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from allocpolicy.cli import detailed_exitcode, disk_format, progress
-from allocpolicy.cli.columns import Data
+from allocpolicy.cli.options import detailed_exitcode, disk_format
 from allocpolicy.cli.provision import Provision, order
+from allocpolicy.cli.screens.columns import Data
+from allocpolicy.cli.streams import progress
 from allocpolicy.operations.ensure import ensure
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from allocpolicy.cli import choice
-from allocpolicy.cli.columns import Data, column, said, sentence
 from allocpolicy.cli.command import Lister
+from allocpolicy.cli.options import choice
+from allocpolicy.cli.screens.columns import Data, column, said, sentence
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.candidates import WON, Candidate

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import choice, observed
-from allocpolicy.cli.columns import NOTHING, Column, Data, sentence
 from allocpolicy.cli.command import Lister
+from allocpolicy.cli.options import choice
+from allocpolicy.cli.screens import observed
+from allocpolicy.cli.screens.columns import NOTHING, Column, Data, sentence
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import Error, FlavorError, InvalidRequest

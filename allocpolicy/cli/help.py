@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cliff.help import HelpCommand
 
 from allocpolicy import wording
-from allocpolicy.cli.failure import USAGE, tell, usage_error
+from allocpolicy.cli.streams.failure import USAGE, tell, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line
 

@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import brief, observed, screen
-from allocpolicy.cli.columns import Data, column, size
 from allocpolicy.cli.command import ShowOne
+from allocpolicy.cli.screens import brief, observed, screen
+from allocpolicy.cli.screens.columns import Data, column, size
 from allocpolicy.observe.account import Account
 from allocpolicy.operations.capacity import capacity
 from allocpolicy.report.capacity import Capacity

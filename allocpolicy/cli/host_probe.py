@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import brief, observed, screen
-from allocpolicy.cli.columns import Data, column, sentence
 from allocpolicy.cli.command import ShowOne
+from allocpolicy.cli.screens import brief, observed, screen
+from allocpolicy.cli.screens.columns import Data, column, sentence
 from allocpolicy.operations.probe import probe
 from allocpolicy.report.probe import Probe, capabilities
 from allocpolicy.storage.below import Layer

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocpolicy.cli import choice, disk_format, inspected, observed, progress, screen
-from allocpolicy.cli.cells import structured
-from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
-from allocpolicy.cli.enumeration import one_of
+from allocpolicy.cli.options import choice, disk_format
+from allocpolicy.cli.options.enumeration import one_of
+from allocpolicy.cli.screens import inspected, observed, screen
+from allocpolicy.cli.screens.cells import structured
+from allocpolicy.cli.screens.columns import Data
+from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy, Version
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import FormatUnknown, ImageError, InvalidRequest
@@ -26,7 +28,7 @@ from allocpolicy.report.inspection import Inspection
 from allocpolicy.storage.failure import named
 
 if TYPE_CHECKING:
-    from allocpolicy.cli.picture import Picture
+    from allocpolicy.cli.screens.picture import Picture
 
 
 class Inspect(ShowOne):
@@ -109,7 +111,7 @@ class Inspect(ShowOne):
                 libvirt = policy.machines.libvirt
                 self._elements = _elements(found, libvirt=libvirt)
             elif arguments.picture or (read and self.app.stdout.isatty()):
-                from allocpolicy.cli import picture
+                from allocpolicy.cli.screens import picture
 
                 width = screen.width(arguments.max_width)
                 self._picture = picture.take(disk, width=width)

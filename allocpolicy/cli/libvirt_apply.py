@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from allocpolicy.cli import changes, detailed_exitcode, progress
+from allocpolicy.cli import changes
 from allocpolicy.cli.changes import SKIPPED, Changes
-from allocpolicy.cli.columns import Data
 from allocpolicy.cli.libvirt_domain import add_connection
+from allocpolicy.cli.options import detailed_exitcode
+from allocpolicy.cli.screens.columns import Data
+from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.execute.foreseen import Rehearsal

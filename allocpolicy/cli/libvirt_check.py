@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from allocpolicy.cli.columns import column, sentence
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.cli.libvirt_domain import add_connection
+from allocpolicy.cli.screens.columns import column, sentence
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
 from allocpolicy.libvirt import connection, driver_check, driver_fix

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
-from allocpolicy.cli import aside, inspected, screen
-from allocpolicy.cli.columns import Data, column, sentence
 from allocpolicy.cli.command import ShowOne
+from allocpolicy.cli.screens import inspected, screen
+from allocpolicy.cli.screens.columns import Data, column, sentence
+from allocpolicy.cli.streams import aside
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import InvalidRequest

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allocpolicy.cli.command import Lister, Row, ShowOne
-from allocpolicy.cli.enumeration import one_of
+from allocpolicy.cli.options.enumeration import one_of
 from allocpolicy.errors import Error
 from allocpolicy.libvirt import daemon, health, installation, launch
 from allocpolicy.libvirt.daemon import Daemon

@@ -15,8 +15,10 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from allocpolicy import __version__
-from allocpolicy.cli import change_log, characters, config_options, plugin_option
-from allocpolicy.cli.failure import PROGRAM, interrupted, tell, usage_error
+from allocpolicy.cli.options import config_options, plugin_option
+from allocpolicy.cli.screens import characters
+from allocpolicy.cli.streams import change_log
+from allocpolicy.cli.streams.failure import PROGRAM, interrupted, tell, usage_error
 from allocpolicy.errors import Error
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allocpolicy.cli import output
 from allocpolicy.cli.running import Command
+from allocpolicy.cli.streams import standard_output
 from allocpolicy.nova import provider_config
 from allocpolicy.operations.probe import probe
 
@@ -35,7 +35,7 @@ class NovaProviderConfig(Command):
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         """Print the file, or replace it."""
-        with output.reserved():
+        with standard_output.reserved():
             found = probe(parsed_args.directory, policy=self.policy(parsed_args))
             text = provider_config.text(found)
         if parsed_args.output is None:

@@ -19,9 +19,9 @@ from cliff.commandmanager import CommandManager
 from cliff.complete import CompleteCommand
 
 from allocpolicy import wording
-from allocpolicy.cli import output
-from allocpolicy.cli.failure import UNEXPECTED, tell, usage_error
 from allocpolicy.cli.running import Command
+from allocpolicy.cli.streams import standard_output
+from allocpolicy.cli.streams.failure import UNEXPECTED, tell, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.record import dataclass
 
@@ -49,7 +49,7 @@ class Claim:
         """
         if self.refusal:
             raise Error(f"command {self.name!r} of {self.owner}: {self.refusal}")
-        with output.reserved():
+        with standard_output.reserved():
             try:
                 command: object = self.entry_point.load()
             except KeyboardInterrupt:

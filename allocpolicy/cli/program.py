@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 
-from allocpolicy.cli import output
-from allocpolicy.cli.failure import incomplete, interrupted
+from allocpolicy.cli.streams import standard_output
+from allocpolicy.cli.streams.failure import incomplete, interrupted
 
 
 def run() -> int:
     """Run the command of the command line; return its exit status."""
-    output.begin()
+    standard_output.begin()
     # Imports create tens of thousands of lasting objects; searching them repeatedly
     # for cyclic garbage took a tenth of a command's time.
     gc.set_threshold(50_000)
@@ -28,5 +28,5 @@ def run() -> int:
     ) as error:  # Python's own status, 1, is that of an audit's finding
         return incomplete(error)
     finally:
-        output.end()
+        standard_output.end()
         gc.freeze()  # or the interpreter searches everything once more when it exits

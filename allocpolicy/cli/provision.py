@@ -7,17 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy import size
-from allocpolicy.cli import (
-    access,
-    choice,
-    detailed_exitcode,
-    disk_format,
-    progress,
-    report,
-)
-from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
-from allocpolicy.cli.enumeration import one_of
+from allocpolicy.cli.options import access, choice, detailed_exitcode, disk_format
+from allocpolicy.cli.options.enumeration import one_of
+from allocpolicy.cli.screens import report
+from allocpolicy.cli.screens.columns import Data
+from allocpolicy.cli.streams import progress
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.provision import Order, provision

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy import size
-from allocpolicy.cli import choice, detailed_exitcode, disk_format, progress, report
-from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
+from allocpolicy.cli.options import choice, detailed_exitcode, disk_format
+from allocpolicy.cli.screens import report
+from allocpolicy.cli.screens.columns import Data
+from allocpolicy.cli.streams import progress
 from allocpolicy.operations.change import resize
 from allocpolicy.operations.change_order import Change
 from allocpolicy.report.report import Report

@@ -13,9 +13,10 @@ from typing import ClassVar
 
 from cliff.command import Command as CliffCommand
 
-from allocpolicy.cli import aside, change_log, config_options, plugin_option
-from allocpolicy.cli.argument_path import path_of
-from allocpolicy.cli.failure import (
+from allocpolicy.cli.options import config_options, plugin_option
+from allocpolicy.cli.options.argument_path import path_of
+from allocpolicy.cli.streams import aside, change_log
+from allocpolicy.cli.streams.failure import (
     INTERRUPTED,
     PROGRAM,
     UNEXPECTED,

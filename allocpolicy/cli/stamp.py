@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import choice, disk_format, inspected, observed, screen
-from allocpolicy.cli.columns import Data
 from allocpolicy.cli.command import ShowOne
+from allocpolicy.cli.options import choice, disk_format
+from allocpolicy.cli.screens import inspected, observed, screen
+from allocpolicy.cli.screens.columns import Data
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import image_file

@@ -6,10 +6,11 @@ import argparse
 import os
 from pathlib import Path
 
-from allocpolicy.cli import choice, disk_map, disk_paths, progress
 from allocpolicy.cli.changes import FAILED, SKIPPED
-from allocpolicy.cli.columns import Column, Data, column, path, sentence
 from allocpolicy.cli.command import Lister
+from allocpolicy.cli.options import choice, disk_map, disk_paths
+from allocpolicy.cli.screens.columns import Column, Data, column, path, sentence
+from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.operations import fleet, stamp

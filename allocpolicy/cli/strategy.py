@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 
-from allocpolicy.cli import screen, serving
-from allocpolicy.cli.columns import Data, column, sentence
+from allocpolicy.cli import serving
 from allocpolicy.cli.command import Lister, ShowOne
+from allocpolicy.cli.screens import screen
+from allocpolicy.cli.screens.columns import Data, column, sentence
 from allocpolicy.contract.strategy import API_VERSIONS, Strategy
 from allocpolicy.errors import Error
 from allocpolicy.record import asdict

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from allocpolicy.cli import aside
-from allocpolicy.cli.columns import Data, sentence
 from allocpolicy.cli.command import Lister, Row
+from allocpolicy.cli.screens.columns import Data, sentence
+from allocpolicy.cli.streams import aside
 from allocpolicy.testing import entrance, suite
 from allocpolicy.testing.laws import laws
 from allocpolicy.testing.outcome import Outcome, unneeded

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocpolicy import errors, size
-from allocpolicy.cli import access
+from allocpolicy.cli.options import access
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.resolve.policy import load_policy
 from allocpolicy.wording import format_size, one_line

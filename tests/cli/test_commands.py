@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.cli import progress
+from allocpolicy.cli.streams import progress
 from tests.harness import filesystems, images, ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
 from tests.harness.images import MIB

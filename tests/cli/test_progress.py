@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocpolicy import wording
-from allocpolicy.cli import aside, bar, progress
+from allocpolicy.cli.streams import aside, bar, progress
 from allocpolicy.progress import unwatched
 from tests.harness.terminal import terminal
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.cli import columns, screen
-from allocpolicy.cli.columns import normal, sentence
 from allocpolicy.cli.main import COMMANDS
+from allocpolicy.cli.screens import columns, screen
+from allocpolicy.cli.screens.columns import normal, sentence
 from tests.cli.test_output import NO_TABLE, arguments
 from tests.harness import images
 from tests.harness.cli import Finished, allocpolicy, provision

@@ -26,8 +26,8 @@ def test_every_module_has_its_line_and_no_line_is_of_another() -> None:
 def test_the_walk_and_the_places_name_what_is_there() -> None:
     """A module that moved takes its step of the walk along."""
     text = PAGE.partition("## The modules")[0]
-    dotted = re.findall(r"`([a-z_]+)[.](?!toml|cfg)([a-z_]+)`", text)
-    slashed = re.findall(r"`([a-z_]+/[a-z_]+[.]py)`", text)
-    named = {f"{room}/{module}.py" for room, module in dotted} | set(slashed)
+    dotted = re.findall(r"`([a-z_]+(?:[.](?!toml|cfg)[a-z_]+)+)`", text)
+    slashed = re.findall(r"`([a-z_]+(?:/[a-z_]+)+[.]py)`", text)
+    named = {f"{name.replace('.', '/')}.py" for name in dotted} | set(slashed)
     assert named
     assert named <= modules()

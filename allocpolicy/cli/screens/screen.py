@@ -12,8 +12,8 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from allocpolicy.cli import characters
-from allocpolicy.cli.columns import Column, Data, Lines, exact, said
+from allocpolicy.cli.screens import characters
+from allocpolicy.cli.screens.columns import Column, Data, Lines, exact, said
 from allocpolicy.wording import printable
 
 GAP = "  "

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import output
+from allocpolicy.cli.streams import standard_output
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,6 @@ def registered(*arguments: argparse.Namespace) -> Iterator[None]:
     from allocpolicy.registry import plugin_file
 
     with contextlib.ExitStack() as stack:
-        with output.reserved():
+        with standard_output.reserved():
             stack.enter_context(plugin_file.registered(paths))
         yield

@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from allocpolicy.cli import aside
-from allocpolicy.cli.enumeration import one_of
+from allocpolicy.cli.options.enumeration import one_of
+from allocpolicy.cli.streams import aside
 from allocpolicy.contract.facts import DiskFormat
 
 _DEST = "disk_format"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from allocpolicy.cli import characters
+from allocpolicy.cli.screens import characters
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.images.existing import Disk
 from allocpolicy.observe import picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from allocpolicy.cli import characters, observed, screen
+from allocpolicy.cli.screens import characters, observed, screen
 from allocpolicy.contract.facts import BackingFile, Use
 from allocpolicy.contract.strategy import Choice, Judgement
 from allocpolicy.errors import Error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from allocpolicy.cli import brief, observed, screen
+from allocpolicy.cli.screens import brief, observed, screen
 from allocpolicy.contract.plan import Mode
 from allocpolicy.operations.data_path import AS_REQUESTED, NOTHING_TO_DO
 from allocpolicy.report.report import Report

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.text import Text
 
-from allocpolicy.cli import brief
+from allocpolicy.cli.screens import brief
 from allocpolicy.wording import compact, printable
 
 _BAR = 10  # columns

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from allocpolicy.cli import aside
+from allocpolicy.cli.streams import aside
 from allocpolicy.progress import Progress, Watcher, unwatched
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from allocpolicy.cli.bar import Bars
+    from allocpolicy.cli.streams.bar import Bars
 
 PATIENCE = 0.5  # seconds: shorter work shows no bar
 
@@ -66,7 +66,7 @@ class _Terminal:
 
     def _started(self) -> Bars:
         if self._bars is None:
-            from allocpolicy.cli.bar import Bars  # rich: 33 ms
+            from allocpolicy.cli.streams.bar import Bars  # rich: 33 ms
 
             self._bars = Bars(counted=self._counted)
         return self._bars

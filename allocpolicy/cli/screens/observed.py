@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from allocpolicy.cli import columns, screen
+from allocpolicy.cli.screens import columns, screen
 from allocpolicy.contract.facts import Allocation, DataFile, DiskFormat, Observation
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
 from allocpolicy.images.stamp import Asked

@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
-from allocpolicy.cli.columns import Lines, said
-from allocpolicy.cli.formats import FOR_PEOPLE
+from allocpolicy.cli.screens.columns import Lines, said
+from allocpolicy.cli.screens.formats import FOR_PEOPLE
 from allocpolicy.wording import printable
 
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy.cli import aside
-from allocpolicy.cli.enumeration import one_of
+from allocpolicy.cli.options.enumeration import one_of
+from allocpolicy.cli.streams import aside
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Choice, DiskRole
 from allocpolicy.errors import ExtraSpecError, InvalidRequest

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from allocpolicy.cli import aside, choice
+from allocpolicy.cli.options import choice
+from allocpolicy.cli.streams import aside
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.resolve import disk_map

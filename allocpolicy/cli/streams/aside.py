@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-from allocpolicy.cli import failure
-from allocpolicy.cli.failure import PROGRAM
+from allocpolicy.cli.streams import failure
+from allocpolicy.cli.streams.failure import PROGRAM
 from allocpolicy.record import dataclass
 
 
