@@ -6,8 +6,12 @@ by `Unavailable`.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -29,6 +33,11 @@ LARGEST_STORED = 4 << 30  # a larger filesystem is on a sparse file
 # unless it is told not to.
 NODISCARD = {"btrfs": ("nodiscard",)}
 KINDS = (*MKFS_OPTIONS, "tmpfs")
+
+# Of fs/xfs/libxfs/xfs_fs.h: version 1, XFS_EOF_FLAGS_SYNC. Since Linux 5.15 it also
+# waits until removed files have given back their storage; no other call does.
+XFS_IOC_FREE_EOFBLOCKS = 0x8080583A
+XFS_EOFBLOCKS = struct.pack("=II120x", 1, 1)
 
 # mount(8) says these when the host has no such filesystem, no loop device or no right
 # to mount (root in a container); anything else that it says is a mistake of the test.
@@ -201,20 +210,33 @@ def remove_tree(directory: Path) -> None:
 
 
 def available(mount_point: Path) -> int:
-    """Return the bytes that f_bavail says are free, once all is on the disk.
+    """Return the bytes that f_bavail says are free, once the filesystem is at rest."""
+    at_rest(mount_point)
+    state = os.statvfs(mount_point)
+    return state.f_bavail * state.f_frsize
 
-    That is when it stays: xfs frees inodes in the background.
+
+def at_rest(directory: Path) -> None:
+    """Wait until a filesystem does nothing more by itself to its files and its space.
+
+    All is on the disk then, what was removed is free, and no file has storage beyond
+    its end that was taken for writes to come: sooner or later it would lose it.
     """
-    deadline = time.monotonic() + 30  # others may write there, as in /dev/shm
-    before = None
-    while True:
-        os.sync()
-        state = os.statvfs(mount_point)
-        now = state.f_bavail * state.f_frsize
-        if now == before or time.monotonic() > deadline:
-            return now
-        before = now
-        time.sleep(0.05)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + 30  # others may write there, as in /dev/shm
+        before = None
+        while True:
+            ctypes.CDLL(None).syncfs(fd)
+            with contextlib.suppress(OSError):  # it isn't xfs, or not root's turn
+                fcntl.ioctl(fd, XFS_IOC_FREE_EOFBLOCKS, XFS_EOFBLOCKS)
+            now = os.fstatvfs(fd).f_bfree
+            if now == before or time.monotonic() > deadline:
+                return
+            before = now
+            time.sleep(0.05)
+    finally:
+        os.close(fd)
 
 
 def leave_free(mount_point: Path, free: int) -> None:
