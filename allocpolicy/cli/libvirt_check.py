@@ -38,7 +38,8 @@ class LibvirtCheck(Lister):
     )
     columns = (
         *(column("domain"), column("target"), column("definition", heading="IN")),
-        *(column("setting"), column("found"), column("needed"), sentence("reason")),
+        *(column("setting"), column("found"), column("needed")),
+        sentence("why", field="reason"),
     )
     state = "each domain's definition is as it was, or fixed"
 

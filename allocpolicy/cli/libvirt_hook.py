@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from allocpolicy.cli.command import Lister, Row, ShowOne
+from allocpolicy.cli.command import Lister, ShowOne
 from allocpolicy.cli.options.enumeration import one_of
+from allocpolicy.cli.screens import observed, screen
+from allocpolicy.cli.screens.columns import Data, column, said, sentence
 from allocpolicy.errors import Error
 from allocpolicy.libvirt import daemon, health, installation, launch
 from allocpolicy.libvirt.daemon import Daemon
-from allocpolicy.libvirt.installation import DIRECTORY, NAME
+from allocpolicy.libvirt.health import State
+from allocpolicy.libvirt.installation import DIRECTORY, NAME, Outcome
 from allocpolicy.libvirt.stub import OnMissing
+from allocpolicy.record import asdict
 
 NOT_IN_FORCE = 1
+_SITE = {"needed": "with its module site", "not needed": "without its module site"}
 _STATE = "the hook is whole or not there: see allocpolicy libvirt status"
 
 
@@ -42,7 +47,7 @@ class InstallHook(ShowOne):
         )
         _add_reload(parser)
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         directory = _directory(arguments)
         settings = launch.settings(on_missing=arguments.on_missing)
         installation.refuse_distrusted(*settings.files)
@@ -55,6 +60,14 @@ class InstallHook(ShowOne):
             "daemon": _daemons(directory, reload=arguments.reload),
         }
 
+    def screen(self, shown: Data, *, width: int) -> Iterator[str]:
+        yield from observed.head(
+            shown["hook"], what=said(shown["outcome"]), width=width
+        )
+        runs = f"{shown['interpreter']}, {_SITE[said(shown['site'])]}"
+        named = {"runs": runs, "daemon": said(shown["daemon"])}
+        yield from screen.pairs(named, width=width)
+
 
 class UninstallHook(ShowOne):
     """Take allocpolicy's hook out of libvirt's directory; leave all others alone."""
@@ -65,10 +78,15 @@ class UninstallHook(ShowOne):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_directory(parser)
 
-    def show(self, arguments: argparse.Namespace) -> Mapping[str, object]:
+    def show(self, arguments: argparse.Namespace) -> Data:
         directory = _directory(arguments)
         outcome = installation.uninstall(directory)
         return {"hook": str(directory / NAME), "outcome": str(outcome)}
+
+    def screen(self, shown: Data, *, width: int) -> Iterable[str]:
+        unchanged = shown["outcome"] == Outcome.UNCHANGED
+        what = "unchanged: there was none" if unchanged else said(shown["outcome"])
+        return observed.head(shown["hook"], what=what, width=width)
 
 
 class Status(Lister):
@@ -77,16 +95,30 @@ class Status(Lister):
     Exit status 1: something is wrong, or the daemon may not know of the hook.
     """
 
-    columns = ("subject", "state", "reason")
+    fields = ("subject", "state", "reason")
+    columns = (column("state"), column("subject"), sentence("why", field="reason"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_directory(parser)
 
-    def rows(self, arguments: argparse.Namespace) -> list[Row]:
+    def rows(self, arguments: argparse.Namespace) -> list[Data]:
         found = tuple(health.findings(_directory(arguments)))
         if not health.is_in_force(found):
             self.exit_status = NOT_IN_FORCE
-        return [(one.subject, str(one.state), one.reason) for one in found]
+        return [asdict(one) for one in found]
+
+    def listed(
+        self, rows: Sequence[Data], arguments: argparse.Namespace
+    ) -> Iterable[Data]:
+        """Return all rows; tell what they come to."""
+        hook = _directory(arguments) / NAME
+        wrong = [said(row["subject"]) for row in rows if row["state"] == State.WRONG]
+        self.summary = f"{hook}: in force."
+        if wrong:
+            self.summary = f"{hook}: not in force: {', '.join(dict.fromkeys(wrong))}."
+        elif self.exit_status:
+            self.summary = f"{hook}: nothing is wrong; the daemon may not know of it."
+        return rows
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:

@@ -18,12 +18,12 @@ from allocpolicy.libvirt.confinement import (
     SELinux,
 )
 from allocpolicy.libvirt.daemon import Daemon
-from allocpolicy.libvirt.installation import NAME, Installed
-from allocpolicy.libvirt.stub import Settings
+from allocpolicy.libvirt.installation import DIRECTORY, NAME, Installed
+from allocpolicy.libvirt.stub import OnMissing, Settings
 from allocpolicy.record import dataclass
+from allocpolicy.wording import shell_word
 
 _NO_DAEMON = "it is known while the daemon runs"
-_AGAIN = "run 'allocpolicy libvirt install-hook'"
 
 
 class State(StrEnum):
@@ -60,7 +60,7 @@ def findings(directory: Path) -> Iterator[Finding]:
         yield _wrong("hook", str(error))
         return
     if found is None:
-        yield _wrong("hook", f"there is no {directory / NAME}: {_AGAIN}")
+        yield _wrong("hook", f"there is no {directory / NAME}: {_again(directory)}")
         return
     yield _file(found, path=directory / NAME)
     yield _python(found, path=directory / NAME)
@@ -70,24 +70,36 @@ def findings(directory: Path) -> Iterator[Finding]:
     except PermissionError:
         yield _unknown("daemon", "only root can tell whether it knows of the hook")
         return
-    yield from _daemons(running, hook=directory / NAME)
+    again = _again(directory, found.settings, more=" --reload")
+    yield from _daemons(running, hook=directory / NAME, again=again)
     processes: list[int | None] = [one.pid for one in running]
     for process in processes or [None]:
         yield from confined(confinement.look(process, hook=directory / NAME))
 
 
+def _again(directory: Path, settings: Settings | None = None, *, more: str = "") -> str:
+    """Return how the hook is installed anew, as it was said to be."""
+    said = ""
+    if directory != DIRECTORY:
+        said += f" --hooks-directory {shell_word(directory)}"
+    if settings is not None and settings.on_missing is not OnMissing.PASS:
+        said += f" --on-missing {settings.on_missing}"
+    return f"run 'allocpolicy libvirt install-hook{said}{more}'"
+
+
 def _file(found: Installed, *, path: Path) -> Finding:
     settings = found.settings
+    again = _again(path.parent, settings)
     if not found.executable:
-        return _wrong("hook", f"{path} is not executable: {_AGAIN}")
+        return _wrong("hook", f"{path} is not executable: {again}")
     if settings is None or stub.content(settings) != found.content:
-        return _wrong("hook", f"{path} was changed, or is of another version: {_AGAIN}")
+        return _wrong("hook", f"{path} was changed, or is of another version: {again}")
     try:
         today = launch.settings(on_missing=settings.on_missing)
     except Error as error:
         return _wrong("hook", str(error))
     if today != settings:
-        return _wrong("hook", f"{_difference(settings, today)}: {_AGAIN}")
+        return _wrong("hook", f"{_difference(settings, today)}: {again}")
     missing = f"where Python or allocpolicy is missing: {settings.on_missing}"
     return _ok("hook", f"{path}, allocpolicy {settings.version}, {missing}")
 
@@ -122,23 +134,22 @@ def _trust(found: Installed, *, directory: Path) -> Finding:
     return _ok("trust", "only root can change what libvirt runs")
 
 
-def _daemons(found: Sequence[Daemon], *, hook: Path) -> Iterator[Finding]:
+def _daemons(found: Sequence[Daemon], *, hook: Path, again: str) -> Iterator[Finding]:
     if not found:
         reason = "none runs that sees this directory; it looks when it starts"
         yield _ok("daemon", reason)
     for one in found:
-        yield _daemon(one, hook=hook)
+        yield _daemon(one, hook=hook, again=again)
 
 
-def _daemon(found: Daemon, *, hook: Path) -> Finding:
+def _daemon(found: Daemon, *, hook: Path, again: str) -> Finding:
     subject = f"{found.name}, process {found.pid}"
     if (why := daemon.knows(found, hook)) is not None:
         return _ok("daemon", f"{subject}: {why}")
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started))
     reason = (
         f"{subject}: it runs since {started}, longer than the hook is there, and looked"
-        " for hooks since only if it was told to: run"
-        " 'allocpolicy libvirt install-hook --reload'"
+        f" for hooks since only if it was told to: {again}"
     )
     return _unknown("daemon", reason)
 

@@ -21,7 +21,7 @@ from tests.harness.cli import Finished, allocpolicy, provision
 from tests.harness.images import MIB
 from tests.harness.terminal import Shown, on_terminal
 
-LIBVIRT = {one for one in COMMANDS if one.startswith("libvirt ")}
+LIBVIRT = {one for one in COMMANDS if re.match("libvirt (?!.*hook)", one)}
 SCREENS = sorted(set(COMMANDS) - NO_TABLE - LIBVIRT - {"strategy check"})
 WIDTHS: tuple[tuple[int, list[str]], ...] = (
     *((60, []), (200, []), (80, ["--long"])),

@@ -44,14 +44,18 @@ def project(directory: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["empty", "missing"])
-def test_writes_what_it_says(tmp_path: Path, there: bool) -> None:
+def test_writes_what_it_says(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The distribution, the module and the class have the strategy's name."""
     place = tmp_path / "new"
     if there:
         place.mkdir()
-    finished = new("my-quota", place)
+    monkeypatch.chdir(tmp_path)
+    finished = new("my-quota", "new")
     assert finished.status == 0, finished.stderr
     said = finished.document
+    assert said["directory"] == str(place)
     assert {str(place / name) for name in tree(place)} == set(said["files"])
     assert os.listdir(tmp_path) == ["new"]
     declared = project(place)["project"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,40 @@ def test_what_is_installed_is_in_force_and_starts_this_allocpolicy(hooks: Path) 
     assert run("uninstall-hook", hooks).document["outcome"] == "removed"
     assert run("uninstall-hook", hooks).document["outcome"] == "unchanged"
     assert states(hooks) == (1, {"hook": "wrong"})
+
+
+def test_people_see_whether_it_is_in_force(hooks: Path) -> None:
+    """What the rows come to is the last line; programs have the rows alone."""
+    place, hook = ("--hooks-directory", hooks), hooks / NAME
+    for command, said in (
+        ("status", f"{hook}: not in force: hook.\n"),
+        ("install-hook", ""),
+        ("status", f"{hook}: in force.\n"),
+        ("uninstall-hook", ""),
+    ):
+        shown = allocpolicy("libvirt", command, *place)
+        first = shown.stdout.splitlines()[0]
+        assert shown.stderr == said
+        assert first.split()[0] == ("STATE" if said else str(hook))
+    assert run("status", hooks).stderr == ""
+
+
+def test_the_remedy_for_a_hook_works(hooks: Path) -> None:
+    """It is typed as it is told: for that directory, and with what was chosen."""
+    chosen = ("--on-missing", "fail")
+    installed(hooks, *chosen)
+    (hooks / NAME).chmod(0o644)
+    [why] = (
+        one["reason"]
+        for one in run("status", hooks).document
+        if one["subject"] == "hook"
+    )
+    remedy = shlex.split(why.split("run 'allocpolicy ")[1].rstrip("'"))
+    assert allocpolicy(*remedy).status == 0
+    assert states(hooks)[0] == 0
+    settings = stub.settings_of((hooks / NAME).read_bytes())
+    assert settings is not None
+    assert settings.on_missing == "fail"
 
 
 @pytest.mark.parametrize("on_missing", ["pass", "fail"])

@@ -159,9 +159,9 @@ def attached(hints: Attachment | None) -> str:
     return f"{options(hints)}   (inspect --libvirt-xml)" if hints else ""
 
 
-def head(disk: object, *, what: str, policy: str, width: int) -> Sequence[str]:
+def head(disk: object, *, what: str, policy: str = "", width: int) -> Sequence[str]:
     """Return the first lines: the disk, what it is, and the policy that it has."""
-    line = f"{disk}   {what}   {policy}"
+    line = "   ".join(filter(None, (f"{disk}", what, policy)))
     if len(line) <= width:
         return [line]
     start = f"  {what}   "
