@@ -12,6 +12,7 @@ from pathlib import Path
 
 from allocpolicy.image_cache import location
 from allocpolicy.images.image_file import resolve
+from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.record import dataclass
 from allocpolicy.storage import temporary
 from allocpolicy.storage.tree import Listing
@@ -43,10 +44,13 @@ def walk(
     *,
     listed: Callable[[str], Listing],
     image_cache_dir: Path | None,
+    watch: Watcher = unwatched,
 ) -> Walk:
     """Return the regular files at and below the paths, each once, sorted by path.
 
     :param listed: lists a directory; it is called once for each.
+    :param watch: is told how many files were found, after each directory; how many
+        there are is known in the end.
     :raises ImageError: when a path does not exist.
     """
     files: dict[str, Found] = {}
@@ -59,6 +63,7 @@ def walk(
             waiting.append(resolved)
         else:
             files[resolved] = Found(path=resolved, named=True)
+    progress = watch("look for disks")
     while waiting:
         directory = waiting.pop()
         if directory in visited:
@@ -69,6 +74,8 @@ def walk(
         unreadable.update(_unreadable(listing))
         for one in _found(listing, image_cache_dir=image_cache_dir):
             files.setdefault(one.path, one)
+        progress(done=len(files), total=0)
+    progress(done=len(files), total=len(files))
     return Walk(
         files=tuple(files[path] for path in sorted(files)),
         unreadable=tuple(unreadable.items()),

@@ -162,6 +162,7 @@ def audit(
         (*named, *awaited.disks, *attachments.disks),
         listed=listed,
         image_cache_dir=cache,
+        watch=watch,
     )
     shared: dict[int, set[Place]] = defaultdict(set)
     seen = [

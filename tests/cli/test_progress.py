@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocpolicy import wording
+from allocpolicy import Policy, wording
 from allocpolicy.cli.streams import aside, bar, progress
-from allocpolicy.progress import unwatched
+from allocpolicy.operations.audit import audit
+from allocpolicy.progress import Progress, unwatched
 from tests.harness.terminal import terminal
 
 GIB = 1 << 30
@@ -84,6 +86,31 @@ def test_things_are_counted_as_they_are() -> None:
         audited(done=1500, total=2000)
     [line] = drawn(bytes(sent))
     assert re.match(r"audit .* 1500 of 2000  [0-9]+/s  [0-9]+:[0-9]{2}.* left$", line)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_audit_has_a_bar_while_it_looks_for_disks(tmp_path: Path) -> None:
+    """How many there are is known in the end; then its bar makes room for the next."""
+    for name in ("a/b", "c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").touch()
+    told: list[tuple[str, int, int]] = []
+
+    def watch(description: str, /) -> Progress:
+        def progress(*, done: int, total: int) -> None:
+            told.append((description, done, total))
+
+        return progress
+
+    audit((tmp_path, tmp_path), policy=Policy(), watch=watch)
+    looked = [one for one in told if one[0] == "look for disks"]
+    assert [total for _, _, total in looked] == [0, 0, 0, 0, 2]
+    assert looked[-1] == ("look for disks", 2, 2)
+    assert told[len(looked) :] == [("audit", 1, 2), ("audit", 2, 2)]
+    with terminal(80) as sent, progress.shown(counted=True) as shown:
+        audit(tmp_path, policy=Policy(), watch=shown)
+    [line] = drawn(bytes(sent))
+    assert line.startswith("audit ")
 
 
 @pytest.mark.usefixtures("at_once")
