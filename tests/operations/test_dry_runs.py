@@ -130,7 +130,8 @@ def test_a_rewrite_gives_back_what_the_old_file_had(
     assert isinstance(report, Report)
     assert report.mode == "staged"
     taken = (report.free_bytes or 0) - (report.free_after_bytes or 0)
-    assert taken == report.peak_bytes - disk.stat().st_blocks * 512
+    had = report.peak_bytes - taken
+    assert abs(had - disk.stat().st_blocks * 512) < MIB < had
     assert not copy.exists()
 
 
