@@ -74,7 +74,7 @@ def start() -> Iterator[Start]:
 def holds(process: Popen) -> bool:
     """Wait until the process holds the lock, or has failed to, but not for ever."""
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], 30)
+    ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
     return bool(ready) and process.stdout.readline() == "held\n"
 
 

@@ -406,9 +406,16 @@ def test_a_disk_that_somebody_has_open_is_passed_over(
 
 
 def test_48_racers_on_40_disks(
-    disks: Path, fill: Fill, hand_out: HandOut, policy: Policy, forked: Forked
+    disks: Path,
+    fill: Fill,
+    hand_out: HandOut,
+    policy: Policy,
+    forked: Forked,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each disk goes to one of them, and those that get none fall back by name."""
+    # Who found a disk locked may not get a processor to close it for a while.
+    monkeypatch.setattr("allocpolicy.storage.ready_made._PATIENCE", 900.0)
     made = {inode(path) for path in fill(40, RAW)}
     lenient = replace(
         policy, on_unsupported="fallback", fallback_strategies=("performance",)
