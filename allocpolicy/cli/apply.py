@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from allocpolicy.cli import changes
@@ -26,7 +26,6 @@ from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import apply
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.fleet import Member
-from allocpolicy.operations.instance import apply_all
 from allocpolicy.progress import Watcher
 from allocpolicy.record import replace
 from allocpolicy.resolve import labels
@@ -106,18 +105,16 @@ class Apply(Changes):
         watch: Watcher,
     ) -> Data:
         """Change one disk; return what became of it, a failure too."""
-        one = _change(member, change)
         if member.skipped is not None:
-            return changes.left(one.disk, changes.SKIPPED, reason=member.skipped)
+            return changes.left(member.disk, changes.SKIPPED, reason=member.skipped)
+        disk = member.disk
         try:
-            if member.failed is not None:
-                raise ImageError(one.disk, member.failed)
-            if chain:
-                one = _on_top(one, policy=policy)
+            one = self._wanted(member, change, chain=chain, policy=policy)
+            disk = one.disk
             return changes.of(apply(one, policy=policy, watch=watch))
         except Exception as error:  # noqa: BLE001  (the other disks' turn)
             self.fail(error)
-            return changes.left(one.disk, changes.FAILED, reason=str(error))
+            return changes.left(disk, changes.FAILED, reason=str(error))
 
     def _ended(self, rows: list[Data], arguments: argparse.Namespace) -> list[Data]:
         """Return the rows, each disk once."""
@@ -126,31 +123,41 @@ class Apply(Changes):
 
     def _together(
         self,
-        found: Iterable[Member],
+        found: Sequence[Member],
         arguments: argparse.Namespace,
         *,
         policy: Policy,
         change: Change,
     ) -> list[Data]:
-        """Change all disks, or none of them.
-
-        :raises Error: for the first that can't be changed.
-        """
-        rows: list[Data] = []
-        ordered = []
-        for member in found:
-            if member.failed is not None:
-                raise ImageError(member.disk, member.failed)
-            if member.skipped is not None:
-                rows.append(
-                    changes.left(member.disk, changes.SKIPPED, reason=member.skipped)
-                )
-                continue
-            one = _change(member, change)
-            ordered.append(_on_top(one, policy=policy) if arguments.chain else one)
+        """Change all disks, or none of them; return their rows."""
+        skipped = [one for one in found if one.skipped is not None]
+        members = [one for one in found if one.skipped is None]
+        rows = [
+            changes.left(one.disk, changes.SKIPPED, reason=str(one.skipped))
+            for one in skipped
+        ]
+        try:
+            wanted = [
+                self._wanted(one, change, chain=arguments.chain, policy=policy)
+                for one in members
+            ]
+        except Exception as error:  # noqa: BLE001  (each has its row)
+            self.fail(error)
+            return [*rows, *changes.failed((one.disk for one in members), error)]
         with progress.shown() as watch:
-            reports = apply_all(ordered, policy=policy, watch=watch)
-        return [*rows, *map(changes.of, reports)]
+            return [*rows, *self.together(wanted, policy=policy, watch=watch)]
+
+    def _wanted(
+        self, member: Member, change: Change, *, chain: bool, policy: Policy
+    ) -> Change:
+        """Return what is wanted of one disk.
+
+        :raises ImageError: when it can't be looked at.
+        """
+        if member.failed is not None:
+            raise ImageError(member.disk, member.failed)
+        one = _change(member, change)
+        return _on_top(one, policy=policy) if chain else one
 
     def _members(
         self, arguments: argparse.Namespace, *, policy: Policy, change: Change

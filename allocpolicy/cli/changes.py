@@ -20,7 +20,11 @@ from allocpolicy.cli.screens.columns import (
     size,
 )
 from allocpolicy.contract.plan import Mode
+from allocpolicy.contract.policy import Policy
+from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.data_path import AS_REQUESTED, NOTHING_TO_DO
+from allocpolicy.operations.instance import apply_all
+from allocpolicy.progress import Watcher
 from allocpolicy.report.report import Report
 
 SKIPPED, FAILED = "skipped", "failed"
@@ -89,6 +93,26 @@ class Changes(Lister):
             self.summary = NOTHING_TO_DO
         return rows
 
+    def together(
+        self, wanted: Sequence[Change], *, policy: Policy, watch: Watcher
+    ) -> list[Data]:
+        """Change all disks of a VM, or none; return their rows.
+
+        Where that fails, those that weren't done have failed, and say why.
+        """
+        done: dict[str, Data] = {}
+
+        def note(report: Report) -> None:
+            done[os.path.realpath(report.disk)] = of(report)
+
+        try:
+            reports = apply_all(wanted, policy=policy, watch=watch, done=note)
+        except Exception as error:  # noqa: BLE001  (what is done has its row)
+            self.fail(error)
+            others = failed([one.disk for one in wanted], error)
+            return [done.get(os.path.realpath(str(x["disk"])), x) for x in others]
+        return [of(one) for one in reports]
+
     def note_changes(self, rows: Iterable[Data], arguments: argparse.Namespace) -> None:
         """Have the exit status tell of changes; a failure's stays."""
         changed = any(row["changed"] for row in rows)
@@ -124,6 +148,11 @@ def left(disk: Path, outcome: str, *, reason: str) -> Data:
     row: dict[str, object] = dict.fromkeys(Changes.fields)
     row |= {"disk": os.path.abspath(disk), "outcome": outcome, "changed": False}
     return row | {"reason": reason, "steps": []}
+
+
+def failed(disks: Iterable[Path], error: Exception) -> list[Data]:
+    """Return the rows of disks that are not as was wanted, for one reason."""
+    return [left(one, FAILED, reason=str(error)) for one in disks]
 
 
 def told_once(rows: list[Data]) -> list[Data]:

@@ -11,13 +11,13 @@ from allocpolicy.cli.options import detailed_exitcode
 from allocpolicy.cli.screens.columns import Data
 from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import InvalidRequest
+from allocpolicy.errors import Error, InvalidRequest
 from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.libvirt import choice, connection, selections
 from allocpolicy.libvirt import domain as domains
 from allocpolicy.libvirt.connection import DefinedDomain
+from allocpolicy.libvirt.domain import Domain
 from allocpolicy.log import telling
-from allocpolicy.operations.instance import apply_all
 
 
 class LibvirtApply(Changes):
@@ -55,17 +55,21 @@ class LibvirtApply(Changes):
         before = Rehearsal()
         for one in found:
             try:
-                rows += self._domain(one, arguments, policy=policy, before=before)
-            except Exception as error:
-                if len(found) == 1:
-                    raise
-                self.fail(error)  # the other domains' turn
+                described = domains.parse(one.definition)
+            except Error as error:  # the other domains' turn; whose disks, nobody knows
+                error.remark = f"domain {one.name}"
+                self.fail(error)
+                continue
+            rows += self._domain(
+                one, described, arguments, policy=policy, before=before
+            )
         self.note_changes(rows, arguments)
         return rows
 
     def _domain(
         self,
         found: DefinedDomain,
+        described: Domain,
         arguments: argparse.Namespace,
         *,
         policy: Policy,
@@ -75,29 +79,32 @@ class LibvirtApply(Changes):
 
         :param before: what was planned of the domains before it.
         """
-        described = domains.parse(found.definition)
-        decided = choice.of(described, policy=policy)
         disks = selections.present(described)
-        why = _hindrance(found, has_policy=decided is not None)
-        if why is not None:
-            if not arguments.all:
-                raise InvalidRequest(f"domain {found.name} {why}")
-            reason = f"domain {found.name} {why}"
-            return [changes.left(one.path, SKIPPED, reason=reason) for one in disks]
-        assert decided is not None
-        ordered = [
-            selections.change(
-                disk,
-                domain=described,
-                decided=decided,
-                dry_run=arguments.dry_run,
-                rehearsal=before,
-            )
-            for disk in disks
-        ]
+        paths = [one.path for one in disks]
+        try:
+            decided = choice.of(described, policy=policy)
+            why = _hindrance(found, has_policy=decided is not None)
+            if why is not None:
+                reason = f"domain {found.name} {why}"
+                if not arguments.all:
+                    raise InvalidRequest(reason)
+                return [changes.left(one, SKIPPED, reason=reason) for one in paths]
+            assert decided is not None
+            wanted = [
+                selections.change(
+                    one,
+                    domain=described,
+                    decided=decided,
+                    dry_run=arguments.dry_run,
+                    rehearsal=before,
+                )
+                for one in disks
+            ]
+        except Exception as error:  # noqa: BLE001  (the other domains' turn)
+            self.fail(error)
+            return changes.failed(paths, error)
         with progress.shown() as watch, telling.for_domain(described.uuid):
-            reports = apply_all(ordered, policy=decided.policy, watch=watch)
-        return [changes.of(one) for one in reports]
+            return self.together(wanted, policy=decided.policy, watch=watch)
 
 
 def _hindrance(found: DefinedDomain, *, has_policy: bool) -> str | None:

@@ -33,12 +33,17 @@ from allocpolicy.storage.failure import named
 from allocpolicy.storage.inode import Inode, inode
 
 
+def _ignored(report: Report, /) -> None:
+    """Tell nobody; all reports are returned in the end."""
+
+
 def apply_all(
     changes: Sequence[Change],
     *,
     policy: Policy | None = None,
     on_unmet: OnUnmet | str = OnUnmet.FAIL,
     watch: Watcher = unwatched,
+    done: Callable[[Report], object] = _ignored,
 ) -> tuple[Report, ...]:
     """Bring several disks to their policies; nothing is changed unless all fit.
 
@@ -48,12 +53,15 @@ def apply_all(
     :param policy: the operator's; None: the host's configuration, as `load_policy`
         reads it.
     :param on_unmet: what becomes of a disk that must be rewritten and may not be.
+    :param done: gets the report of each disk when it is done, so also where another
+        one fails after it.
     :raises InvalidRequest: also when a disk is named twice.
     :raises Error: as `apply` does; its ``remark`` says what was done before.
     """
     started, changes = time.monotonic(), _given(changes)
     unmet = arguments.member(OnUnmet, on_unmet, "on_unmet")
     watch = heard(arguments.call(watch, "watch"))
+    done = arguments.call(done, "done")
     decided = in_force(policy)
     _refuse_twice(changes)
 
@@ -68,7 +76,7 @@ def apply_all(
         )
         rehearsal = Rehearsal()
         asked = [replace(one, rehearsal=one.rehearsal or rehearsal) for one in changes]
-        return _applied(asked, policy=decided, prepare=prepare, watch=watch)
+        return _applied(asked, policy=decided, prepare=prepare, watch=watch, done=done)
 
     return exclusive.with_needed(work, policy=decided, jobs=len(changes))
 
@@ -103,6 +111,7 @@ def _applied(
     policy: Policy,
     prepare: Callable[..., contextlib.AbstractContextManager[Prepared]],
     watch: Watcher,
+    done: Callable[[Report], object],
 ) -> tuple[Report, ...]:
     disks = [change.disk for change in changes if not change.dry_run]
     with contextlib.ExitStack() as stack:
@@ -118,7 +127,7 @@ def _applied(
                 ready.append(stack.enter_context(one))
         reports: dict[Path, Report] = {}
         in_turn = stack.enter_context(_admitted(ready))
-        failure = _executed(in_turn, ready, reports)
+        failure = _executed(in_turn, ready, reports, done=done)
     if failure is not None:
         raise failure
     return tuple(reports[one.hold.disk.path] for one in ready)
@@ -201,6 +210,8 @@ def _executed(
     in_turn: Iterable[Prepared],
     ready: Sequence[Prepared],
     reports: dict[Path, Report],
+    *,
+    done: Callable[[Report], object],
 ) -> Error | None:
     """Execute one after the other; return what ended that, and tell where."""
     for one in in_turn:
@@ -208,6 +219,7 @@ def _executed(
         try:
             with _naming(path):
                 reports[path] = prepared.executed(one)
+            done(reports[path])
         except Error as error:
             for said in _told(path, ready, reports):
                 _add(said, error)

@@ -397,6 +397,42 @@ class TestApply:
         audited = allocpolicy("audit", tmp_path, "-f", "json")
         assert {row["verdict"] for row in audited.document} == {"meets"}
 
+    @pytest.mark.parametrize("more", [(), ("--dry-run",)])
+    def test_the_disks_of_a_domain_that_fails_have_rows_beside_the_others(
+        self,
+        define: Callable[..., libvirt.virDomain],
+        tmp_path: Path,
+        more: tuple[str, ...],
+    ) -> None:
+        """One that can't be changed, beside its domain's other, and a wrong spec."""
+        good, bad, other, wrong = (tmp_path / one for one in ("a", "b", "c", "d"))
+        for path in (good, other, wrong):
+            images.qemu_img("create", "-q", "-f", "qcow2", path, "4M")
+        bad.write_bytes(bytes(MIB))
+        define("first", domains.disk(good), domains.disk(bad, target="vdb"))
+        define("second", domains.disk(other))
+        define("third", domains.disk(wrong)).setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+            "<policy><spec name='strategy'>spaec</spec></policy>",
+            "allocpolicy",
+            NAMESPACE,
+            libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+        )
+        for name in ("first", "second"):
+            run("set", name, "strategy=space")
+        done = run("apply --all -f json", *more)
+        assert done.status == 2
+        assert done.stderr.count("\n") == 2
+        assert {row["disk"]: row["outcome"] for row in done.document} == {
+            str(good): "failed",
+            str(bad): "failed",
+            str(other): "planned" if more else "changed",
+            str(wrong): "failed",
+        }
+        reasons = {row["disk"]: row["reason"] for row in done.document}
+        assert str(bad) in reasons[str(good)] == reasons[str(bad)]
+        assert "spaec" in reasons[str(wrong)]
+
     @pytest.mark.filesystems("ext4")
     def test_a_dry_run_of_several_domains_adds_up(
         self, define: Callable[..., libvirt.virDomain], directory: Path

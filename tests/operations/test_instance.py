@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -32,6 +33,7 @@ from allocpolicy import (
     apply,
     apply_all,
 )
+from allocpolicy.cli.streams import progress
 from allocpolicy.progress import unwatched
 from allocpolicy.storage import directories, mount, named_lock
 from tests.conftest import FreshFilesystem
@@ -40,6 +42,7 @@ from tests.harness.cli import allocpolicy, provision
 from tests.harness.filesystems import available, require_program
 from tests.harness.images import GIB, MIB
 from tests.harness.opener import Opener
+from tests.harness.schemas import validated
 
 ALL = pytest.mark.filesystems("ext4", "xfs", "btrfs")
 SPACE = {"allocpolicy:strategy": "space"}
@@ -159,8 +162,11 @@ def test_if_the_second_fails_the_first_is_done_and_the_third_as_it_was(
             raise StorageFailed(directory, "the device is gone")
         return unwatched(description)
 
+    done: list[Report] = []
+    policy = Policy(lock_path=tmp_path)
     with pytest.raises(StorageFailed) as raised:
-        apply_all(changes(*disks), policy=Policy(lock_path=tmp_path), watch=watch)
+        apply_all(changes(*disks), policy=policy, watch=watch, done=done.append)
+    assert [one.disk for one in done] == [disks[0]]
     said = str(raised.value)
     assert str(disks[1]) in said
     assert f"done before: {disks[0]}" in said
@@ -404,8 +410,39 @@ def test_the_command_takes_all_or_none(directory: Path) -> None:
     second.with_name("link").symlink_to(first)
     refused = allocpolicy("apply", first, second.with_name("link"), *options)
     assert refused.status == 2
+    assert [row["outcome"] for row in refused.document] == ["failed", "failed"]
     shown = allocpolicy("apply", first, second, *options, "--dry-run")
     assert [row["outcome"] for row in shown.document] == ["planned", "planned"]
     assert used(first) < MIB
     done = allocpolicy("apply", first, second, *options)
     assert [row["outcome"] for row in done.document] == ["changed", "changed"]
+
+
+@pytest.mark.filesystems("xfs")
+def test_the_command_tells_of_each_disk_where_one_fails(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done is done, and has its row beside the others; so in what it says."""
+    disks = [directory / name for name in "abc"]
+    thin(*disks)
+    begun = 0
+
+    def watch(description: str, /) -> Progress:
+        nonlocal begun
+        begun += bool(description.startswith("reserve"))
+        if begun == 2:
+            raise StorageFailed(disks[1], "the device is gone")
+        return unwatched(description)
+
+    monkeypatch.setattr(progress, "shown", lambda **_: contextlib.nullcontext(watch))
+    line = ("apply", *disks, "--strategy", "space", "--together")
+    failed = allocpolicy(*line, "-f", "json")
+    assert failed.status == StorageFailed.exit_status
+    assert failed.stderr.count("\n") == 1
+    rows = validated(failed, command="apply")
+    assert [(row["disk"], row["outcome"], row["changed"]) for row in rows] == [
+        (str(disks[0]), "changed", True),
+        (str(disks[1]), "failed", False),
+        (str(disks[2]), "failed", False),
+    ]
+    assert all(f"done before: {disks[0]}" in row["reason"] for row in rows[1:])
