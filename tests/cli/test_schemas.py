@@ -128,7 +128,13 @@ def test_host(host: Path) -> None:
 
 
 def test_inspect(host: Path) -> None:
-    check("inspect", host / "disk")
+    """What has no stamp is told apart by its role, and can be looked at as a disk."""
+    assert "role" not in check("inspect", host / "disk")
+    unstamped = host / "disks" / "unstamped.raw"
+    finished = allocpolicy("inspect", unstamped, "-f", "json")
+    assert validated(finished, command="inspect --base-format")["role"]
+    for more in ((), ("--strategy", "none")):
+        check("inspect", unstamped, "--disk-format", "raw", *more)
 
 
 def test_provision_resize_and_ensure(tmp_path: Path) -> None:
