@@ -45,6 +45,7 @@ def _there(space: Space | Account, limits: Limits) -> int:
 class Demand:
     """What plans need together, in bytes; ``peaks`` has the most of each, by path.
 
+    ``copies`` has the most of each base image that is yet to be converted, by its path.
     ``promised`` is what the filesystem's other disks may take. Of the disks that the
     plans are for, ``own`` is what they hold, ``less`` what they may take until then,
     and ``more`` afterwards. ``exact``: the filesystem's figures must settle before they
@@ -54,6 +55,7 @@ class Demand:
 
     limits: Limits
     peaks: Mapping[Path, int]
+    copies: Mapping[Path, int] = MappingProxyType({})
     headroom: int = 0
     promised: int = 0
     own: int = 0
@@ -78,6 +80,7 @@ class Demand:
         return Demand(
             limits=replace(self.limits, max_overcommit_ratio=0.0),
             peaks={**self.peaks, **other.peaks},
+            copies={**self.copies, **other.copies},
             headroom=self.headroom + other.headroom,
             exact=self.exact or other.exact,
         )
@@ -88,12 +91,17 @@ class Demand:
 
     def _lack_of_space(self, space: Space) -> NotEnoughSpace | None:
         kept = self.limits.reserved_host_disk
-        needed = sum(self.peaks.values()) + self.headroom + kept
+        most = (*self.peaks.values(), *self.copies.values())
+        needed = sum(most) + self.headroom + kept
         if needed <= space.free:
             return None
         path, *others = reversed(list(self.peaks))
         parts = [f"{amount(self.peaks[path])} for the disk"]
         parts += (f"{amount(self.peaks[one])} for {one}" for one in others)
+        parts += (
+            f"up to {amount(size)} for the converted copy of {one}"
+            for one, size in self.copies.items()
+        )
         if self.headroom:
             parts.append(f"{amount(self.headroom)} headroom")
         if kept:

@@ -32,9 +32,8 @@ def admit(plan: Plan, job: Job, *, directory: int) -> Room:
     rehearsal, place = _of(job), _place(job, directory=directory)
     counted = (job.host.directory, *job.policy.disk_directories)
     ahead = rehearsal.ahead(place, counted=counted)
-    asked = demand.of([(plan, job)], ahead=ahead)
     converted = _converted(job, directory=directory)
-    asked = replace(asked, peaks={**converted, **asked.peaks})
+    asked = replace(demand.of([(plan, job)], ahead=ahead), copies=converted)
 
     def left(fd: int) -> Space:
         return rehearsal.left(place, directory=fd)
@@ -51,7 +50,10 @@ def admit(plan: Plan, job: Job, *, directory: int) -> Room:
 
 
 def _converted(job: Job, *, directory: int) -> Mapping[Path, int]:
-    """Return what a base image takes here that is still to be converted."""
+    """Return what a base image takes here that is still to be converted, by its path.
+
+    That of its copy says nothing to anybody.
+    """
     base = job.request.base
     if base is None or base.pending is None:
         return {}
@@ -59,7 +61,7 @@ def _converted(job: Job, *, directory: int) -> Mapping[Path, int]:
     while not cache.exists():  # it is still to be made
         cache = cache.parent
     here = cache.stat().st_dev == os.fstat(directory).st_dev
-    return {base.path: base.data_bytes} if here else {}
+    return {base.source: base.data_bytes} if here else {}
 
 
 def leave(job: Job) -> Room:

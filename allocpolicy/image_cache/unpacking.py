@@ -22,6 +22,7 @@ from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.space import free_bytes
 from allocpolicy.storage.staging import Staged
+from allocpolicy.wording import amount
 
 _GIB = 1 << 30
 _AT_LEAST = 64 * _GIB
@@ -127,7 +128,7 @@ def _write(fd: int, chunk: bytes, *, at: int, beside: int, path: Path) -> None:
     os.ftruncate(fd, at + len(chunk))
     for start, length in sparse.nonzero(content):
         if (free := free_bytes(fd)) < length + beside:
-            reason = f"{at} bytes of a packed image are unpacked, and there is more"
+            reason = f"{amount(at)} of a packed image are unpacked, and there is more"
             raise NotEnoughSpace(path, length + beside, free, reason)
         copy.write(fd, content[start : start + length], offset=at + start)
 

@@ -255,7 +255,8 @@ class TestDecidedBeforeTheConversion:
         finished = allocpolicy("provision", mount_point / "disk", "--base", source)
         assert finished.status == 3
         assert "200.2 MiB needed" in finished.stderr
-        assert "256 KiB for the disk and 200 MiB for " in finished.stderr
+        parts = f"up to 200 MiB for the converted copy of {source})"
+        assert f"(256 KiB for the disk and {parts}; " in finished.stderr
         assert os.listdir(mount_point) == ["lost+found"]
 
     def test_a_sparse_foreign_image_needs_no_more_than_its_data(
