@@ -25,6 +25,8 @@ from allocpolicy.cli.streams.failure import (
 )
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
+from allocpolicy.log import telling
+from allocpolicy.storage.signals import Ended, endings_raised
 from allocpolicy.wording import one_line, raised
 
 
@@ -69,6 +71,7 @@ class Command(CliffCommand):
         """Run the command; return its exit status."""
         try:
             with (
+                endings_raised(),
                 aside.said_by(self.named, quiet=self._is_quiet),
                 plugin_option.registered(*self._before, parsed_args),
                 change_log.kept(self._given, partial(self.policy, parsed_args)),
@@ -77,9 +80,9 @@ class Command(CliffCommand):
             sys.stdout.flush()  # report a full disk here, not when Python exits
         except BrokenPipeError:
             raise
-        except KeyboardInterrupt:
-            tell(self.named, f"interrupted; {self.state}")
-            return INTERRUPTED
+        except KeyboardInterrupt as error:
+            tell(self.named, f"{telling.said(error)}; {self.state}")
+            return error.exit_status if isinstance(error, Ended) else INTERRUPTED
         except BaseException as error:
             if self.owner is None and not isinstance(error, Exception):
                 raise

@@ -13,6 +13,7 @@ from types import FrameType
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.cli.screens.columns import Data, sentence
 from allocpolicy.cli.streams import aside
+from allocpolicy.storage import signals
 from allocpolicy.testing import entrance, suite
 from allocpolicy.testing.laws import laws
 from allocpolicy.testing.outcome import Outcome, unneeded
@@ -21,7 +22,6 @@ from allocpolicy.testing.suite import Result
 BROKEN = 1
 
 _CLEARED = "\r\x1b[K"
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _reasons(row: Data) -> str:
@@ -101,9 +101,10 @@ def _ended_once() -> Iterator[Sequence[int]]:
     def end(number: int, frame: FrameType | None) -> None:
         if not came:
             came.append(number)
-            raise KeyboardInterrupt
+            raise signals.ending(number)
 
-    heeded = [one for one in _ENDING if signal.getsignal(one) is not signal.SIG_IGN]
+    ignored = signal.SIG_IGN
+    heeded = [one for one in signals.ENDING if signal.getsignal(one) is not ignored]
     before = {one: signal.signal(one, end) for one in heeded}
     try:
         yield came
@@ -122,7 +123,7 @@ def _told(results: Iterator[Result], *, ended: Sequence[int]) -> Iterator[Result
     total, terminal = len(laws()), sys.stderr.isatty() and not aside.is_quiet()
     for number, result in enumerate(results, start=1):
         if ended:
-            raise KeyboardInterrupt
+            raise signals.ending(ended[0])
         if terminal:
             told = f"{_CLEARED}{number} of {total} laws"
             print(told, end="", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from allocpolicy import wording
 from allocpolicy.errors import Error
 from allocpolicy.progress import Progress, Watcher, unwatched
 from allocpolicy.storage import libc
-from allocpolicy.storage.signals import interrupts_postponed
+from allocpolicy.storage.signals import interrupts_postponed, left_to_parent
 
 Taken = Callable[[int], None]
 Work = Callable[[Watcher, Taken], object]
@@ -175,7 +175,7 @@ def _serve(
     work: Work, sender: int, *, begins: Callable[[], bool], apart: bool, parent: int
 ) -> None:
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+        left_to_parent()
         libc.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
         if apart:
             _be_apart()

@@ -27,12 +27,14 @@ def _told(error: BaseException, *, domain: str, started: float) -> tuple[int, st
     from allocpolicy.errors import DomainError, Error
     from allocpolicy.libvirt import log
     from allocpolicy.libvirt.document import Malformed
+    from allocpolicy.storage.signals import Ended
     from allocpolicy.wording import bounded
 
     if isinstance(error, Malformed):
         error = DomainError(bounded(str(error)))
     spent = 1000 * (time.monotonic() - started)
-    said, status = _said(error), error.exit_status if isinstance(error, Error) else 5
+    said = _said(error)
+    status = error.exit_status if isinstance(error, (Error, Ended)) else _UNEXPECTED
     passes = _is_ours(error) and _passes()
     outcome = "it starts without its policy" if passes else "it is not started"
     disks = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
@@ -64,8 +66,11 @@ def _shorter(error: BaseException) -> Iterator[str]:
 
 def _said(error: BaseException) -> str:
     from allocpolicy.errors import BeyondLimits, Error
+    from allocpolicy.storage.signals import Ended
     from allocpolicy.wording import raised
 
+    if isinstance(error, Ended):
+        return f"the hook was {error}"
     if isinstance(error, BeyondLimits):
         return f"{error}; {LATER}"
     if isinstance(error, Error):
@@ -75,9 +80,15 @@ def _said(error: BaseException) -> str:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Return whether it is a fault of allocpolicy's or a plugin's, not of the disk."""
-    from allocpolicy.errors import Error, StorageFailed
+    """Return whether it is a fault of allocpolicy's or a plugin's, not of the disk.
 
+    Who ends the hook doesn't want its VM to start.
+    """
+    from allocpolicy.errors import Error, StorageFailed
+    from allocpolicy.storage.signals import Ended
+
+    if isinstance(error, Ended):
+        return False
     if not isinstance(error, Error):
         return True
     return error.exit_status == _UNEXPECTED and not isinstance(error, StorageFailed)

@@ -18,7 +18,7 @@ from allocpolicy.record import replace
 from allocpolicy.registry import loading
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import load_policy
-from allocpolicy.storage import named_lock
+from allocpolicy.storage import named_lock, signals
 from allocpolicy.wording import bounded
 
 # Seconds for locks that others hold, where the operator sets no deadline: many VMs may
@@ -41,6 +41,7 @@ def begin(root: Element, *, said: Said) -> None:
     disks = selections.present(domain)
     try:
         with (
+            signals.endings_raised(),
             loading.directly(),
             named_lock.patience(policy.libvirt.deadline or _PATIENCE),
             record_changes(policy=policy, command=_COMMAND),

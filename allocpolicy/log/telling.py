@@ -136,7 +136,7 @@ def changing(
 def said(error: BaseException) -> str:
     """Return why a change failed, in one line."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return one_line(str(error)) or "interrupted"
     return one_line(str(error)) if isinstance(error, Error) else raised(error)
 
 

@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 
 from allocpolicy.errors import WorkerLost
 from allocpolicy.record import dataclass
-from allocpolicy.storage.signals import interrupts_postponed
+from allocpolicy.storage.signals import interrupts_postponed, left_to_parent
 
 Thing = TypeVar("Thing")
 Answer = TypeVar("Answer")
@@ -162,8 +162,7 @@ def _worker(
                 # Nothing of the parent's may run at the end: no atexit, no flush.
                 try:
                     os.close(answers)
-                    # The parent handles it.
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+                    left_to_parent()
                     _serve(chunks, work, source, sink, note)
                 finally:
                     os._exit(0)

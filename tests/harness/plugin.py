@@ -17,8 +17,8 @@ class Fails:
     in_place = True
     def describe(self): return "fail"
     def run(self, target, progress):
-        if INTERRUPTED:
-            signal.raise_signal(signal.SIGINT)
+        if ENDING:
+            signal.raise_signal(ENDING)
         raise RuntimeError(LUCK)
 
 class Failing(Strategy):
@@ -53,15 +53,13 @@ def directory() -> Iterator[Path]:
 
 
 @contextmanager
-def failing(
-    *, interrupted: bool = False, luck: str = "no luck\nat all"
-) -> Iterator[Path]:
+def failing(*, ending: int = 0, luck: str = "no luck\nat all") -> Iterator[Path]:
     """Yield the file of a strategy named failing, whose work begins and fails.
 
-    :param interrupted: as by Ctrl-C.
+    :param ending: a signal that comes instead, as by Ctrl-C or kill(1).
     :param luck: what the failure says.
     """
     with directory() as place:
         path = place / "failing.py"
-        path.write_text(f"INTERRUPTED, LUCK = {interrupted, luck}\n{_FAILING}")
+        path.write_text(f"ENDING, LUCK = {int(ending), luck}\n{_FAILING}")
         yield path

@@ -163,6 +163,17 @@ def test_what_nobody_foresaw_is_the_operators_choice(
     assert hook.run(given, before=before, variables=ON_ERROR).status == 0
 
 
+def test_who_ends_the_hook_wants_no_vm_to_start(given: bytes) -> None:
+    """It is no failure of the hook's: whatever the operator says of those."""
+    before = (
+        "import signal, allocpolicy.libvirt.start as s;"
+        " s.apply_all = lambda *a, **k: signal.raise_signal(signal.SIGTERM)"
+    )
+    refused = hook.run(given, before=before, variables=ON_ERROR)
+    assert refused.status == 128 + signal.SIGTERM
+    assert refused.stderr == "allocpolicy: the hook was ended by SIGTERM\n"
+
+
 def test_a_broken_installation_is_told(given: bytes) -> None:
     broken = "sys.modules['allocpolicy.errors'] = None"
     refused = hook.run(given, before=broken, variables=ON_ERROR)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ from allocpolicy import (
 )
 from allocpolicy.log import author, datagram, telling
 from allocpolicy.record import replace
+from allocpolicy.storage import signals
 from tests.harness import images, logs, plugin
 from tests.harness.cli import allocpolicy, environment
 from tests.harness.logs import Logs
@@ -140,13 +143,33 @@ def test_work_in_a_child_has_begun_as_well(
     assert json.loads(record["BEFORE"])["strategy"] == "none"
 
 
-def test_what_is_interrupted_has_failed(log: Logs, tmp_path: Path) -> None:
-    with plugin.failing(interrupted=True) as failing:
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "ended by SIGTERM"),
+        (signal.SIGHUP, "ended by SIGHUP"),
+    ],
+)
+def test_what_a_signal_ends_has_failed(
+    log: Logs,
+    tmp_path: Path,
+    ending: signal.Signals,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by Ctrl-C: nothing is left, and one line tells of it."""
+    # one after another in this process
+    monkeypatch.setattr(signals._came, "last", -math.inf)
+    with plugin.failing(ending=ending) as failing:
         words = ("--strategy", "failing", "--plugin", failing)
         ended = allocpolicy("provision", tmp_path / "disk", *SIZE, *words)
-    assert ended.status == 130
+    left = "no unfinished disk was left behind"
+    told = f"allocpolicy provision: {said}; {left}\n"
+    assert (ended.status, ended.stderr) == (128 + ending, told)
+    assert not list(tmp_path.iterdir())
     (record,) = log.records()
-    assert record["ERROR"] == "interrupted"
+    assert record["ERROR"] == said
 
 
 @pytest.mark.parametrize(

@@ -588,12 +588,19 @@ def many(directory: Path) -> Path:
 
 
 @on_ext4
-def test_interrupted_it_ends_at_once_and_leaves_no_process(many: Path) -> None:
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")],
+)
+def test_interrupted_it_ends_at_once_and_leaves_no_process(
+    many: Path, ending: signal.Signals, why: str
+) -> None:
+    """Its processes get the signal as well, and leave it to the first."""
     with at_work(many, "--textfile", many / "x.prom") as process:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, ending)
         _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert said.splitlines() == ["allocpolicy audit: interrupted; nothing was changed"]
+    assert process.returncode == 128 + ending
+    assert said.splitlines() == [f"allocpolicy audit: {why}; nothing was changed"]
     assert not (many / "x.prom").exists()
     assert_gone(process.pid)
 
