@@ -28,7 +28,9 @@ STATUSES = (
     ("3", "There is not enough space."),
     ("4", "The storage can't do it."),
     ("5", "Anything else, such as a plugin that failed."),
-    ("130", "It was interrupted."),
+    ("6", "The disk is there and complete, but what came after it failed."),
+    ("10", "With --detailed-exitcode alone: something was changed, or would be."),
+    ("129, 130, 143", "SIGHUP, Ctrl-C or SIGTERM ended it."),
 )
 FILES = (
     ("/etc/allocpolicy/allocpolicy.conf", "The operator's options."),

@@ -105,3 +105,17 @@ def test_exit_statuses_are_told() -> None:
         if name.is_error and hasattr(name.value, "exit_status"):
             section = PAGE.split(f"### `{name.title}`\n")[1].split("\n### ")[0]
             assert f"exit status {name.value.exit_status}" in section
+
+
+def test_a_man_page_tells_the_same_statuses() -> None:
+    """docutils, which writes it, is in few environments."""
+    tree = ast.parse((reference.ROOT / "tools" / "man_pages.py").read_text())
+    (value,) = (
+        ast.literal_eval(one.value)
+        for one in tree.body
+        if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "STATUSES"
+    )
+    page = (reference.ROOT / "docs" / "reference" / "errors.md").read_text()
+    assert [status for status, _ in value] == re.findall(
+        r"(?m)^\| (\d[\d, ]*) \|", page
+    )
