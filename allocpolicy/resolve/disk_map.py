@@ -67,9 +67,8 @@ class DiskMap:
         for one in self.entries:
             if one.place not in used:
                 head, exact = one.glob.head, not one.glob.segments
-                hint = (
-                    f"; {head}/** is what is in it" if exact and head.is_dir() else ""
-                )
+                below = f"; {one.glob.below} is what is in it"
+                hint = below if exact and head.is_dir() else ""
                 yield f"{self.source}: {one.place}: no disk has it first{hint}"
 
 

@@ -43,6 +43,11 @@ class Glob:
             )
         return len(self.segments) in reached
 
+    @property
+    def below(self) -> str:
+        """Return the pattern of all that is below the head."""
+        return os.path.join(_MAGIC.sub(r"[\g<0>]", os.fspath(self.head)), _ANY)
+
     def _beyond(self, places: Iterable[int]) -> set[int]:
         """Return the places, and those behind each that may stand for nothing."""
         found = set()
@@ -55,18 +60,19 @@ class Glob:
 
 
 def parse(pattern: str, *, start: Path) -> Glob:
-    """Return the pattern; a relative one begins at a directory.
+    """Return the pattern; a relative one begins at a directory, whatever its name is.
 
     :raises Invalid: when it is none.
     """
     if not pattern or "\0" in pattern:
         raise Invalid("it is empty, or has a NUL")
-    parts = [one for one in (start / pattern).parts if one != os.sep]
+    begin = os.sep if os.path.isabs(pattern) else start
+    parts = [one for one in pattern.split(os.sep) if one not in ("", os.curdir)]
     wild = next((at for at, one in enumerate(parts) if _MAGIC.search(one)), len(parts))
-    if ".." in parts[wild:]:
+    if os.pardir in parts[wild:]:
         raise Invalid("no .. can follow a wildcard")
     return Glob(
-        head=Path(os.path.realpath(os.path.join(os.sep, *parts[:wild]))),
+        head=Path(os.path.realpath(os.path.join(begin, *parts[:wild]))),
         segments=tuple(
             None if one == _ANY else re.compile(fnmatch.translate(one))
             for one in parts[wild:]

@@ -57,6 +57,18 @@ def test_a_directory_is_no_disk_and_that_is_told(tmp_path: Path) -> None:
     assert one.endswith(f"no disk has it first; {tmp_path}/** is what is in it")
 
 
+def test_wildcards_are_those_of_the_pattern_and_not_of_the_maps_directory(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "vm [1]*"
+    place.mkdir()
+    found = read(place, {**GOOD, "path": "*.raw"}, {**GOOD, "path": "."})
+    assert found.entry(place / "a.raw") is found.entries[0]
+    (one,) = found.unused([place / "a.raw"])
+    hint = one.partition("no disk has it first; ")[2].removesuffix(" is what is in it")
+    assert read(place, {**GOOD, "path": hint}).entry(place / "b" / "c") is not None
+
+
 WRONG = [
     ({**GOOD, "format": "qcow"}, "format: 'qcow'; allowed: qcow2, raw; did you mean"),
     ({**GOOD, "fromat": "raw"}, "fromat: no such key; "),
