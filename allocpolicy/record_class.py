@@ -77,6 +77,16 @@ def of(cls: type) -> Fields | None:
     return mark.fields if isinstance(mark, _Mark) else None
 
 
+def names(cls: type) -> tuple[str, ...]:
+    """Return the names of all fields, also those that a plugin's own dataclass adds."""
+    fields = of(cls)
+    if fields is not None:
+        return tuple(fields)
+    import dataclasses
+
+    return tuple(one.name for one in dataclasses.fields(cls))
+
+
 def declaring(cls: type) -> type:
     """Return the class that is the record: of one that adds nothing, the one above."""
     return next((one for one in cls.__mro__ if _MARK in one.__dict__), cls)
@@ -273,26 +283,18 @@ def _refuse(record: object, name: str, what: str) -> None:
 
 
 def _get_state(self: object) -> list[object]:
-    return [getattr(self, name) for name in _names(self)]
+    return [getattr(self, name) for name in names(type(self))]
 
 
 def _set_state(self: object, state: list[object]) -> None:
-    for name, value in zip(_names(self), state, strict=True):
+    for name, value in zip(names(type(self)), state, strict=True):
         _put(self, name, value)
 
 
-def _names(record: Any) -> list[str]:
-    """Return the names of all fields, also those that a plugin's own dataclass adds."""
-    fields = of(type(record))
-    if fields is not None:
-        return [*fields]
-    import dataclasses
-
-    return [one.name for one in dataclasses.fields(record)]
-
-
 def _replaced(self: Any, /, **changes: object) -> Any:
-    kept = {name: getattr(self, name) for name in _names(self) if name not in changes}
+    kept = {
+        name: getattr(self, name) for name in names(type(self)) if name not in changes
+    }
     return type(self)(**kept, **changes)
 
 

@@ -272,7 +272,8 @@ import sys
 from allocpolicy.contract.facts import Limits
 limits = Limits()
 from allocpolicy.record import asdict, replace
-asdict(replace(limits, max_promised_bytes=1))
+from allocpolicy.record_class import names
+assert [*asdict(replace(limits, max_promised_bytes=1))] == [*names(Limits)]
 assert not {"dataclasses", "inspect"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from allocpolicy import record_class
 from allocpolicy.cli.command import ShowOne
 from allocpolicy.cli.screens import brief, observed, screen
 from allocpolicy.cli.screens.columns import Data, column, size
@@ -27,7 +27,7 @@ class HostCapacity(ShowOne):
 
     columns = fields = (
         *("directory", "filesystem", "key", "quota"),
-        *(field.name for field in dataclasses.fields(Account)),
+        *record_class.names(Account),
         *("shortfall", "fits", "overcommit_ratio", "max_overcommit_ratio"),
         *("reserved_host_disk", "left", "outlook", "listed"),
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
+from allocpolicy import record_class
 from allocpolicy.cli.screens import columns, screen
 from allocpolicy.contract.facts import Allocation, DataFile, DiskFormat, Observation
 from allocpolicy.contract.strategy import Attachment, Choice, Judgement, Verdict
@@ -16,7 +16,7 @@ from allocpolicy.wording import amount
 #: -c takes what is in these records by its own name
 COLUMNS = tuple(
     itertools.chain.from_iterable(
-        columns.of_record(name, (one.name for one in dataclasses.fields(record)))
+        columns.of_record(name, record_class.names(record))
         for name, record in (
             ("observed", Observation),
             ("verdict", Verdict),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from dataclasses import fields
 
 from allocpolicy import (
     CopyBase,
@@ -20,6 +19,7 @@ from allocpolicy import (
     Step,
     StrategyFailed,
     Unsupported,
+    record_class,
 )
 from allocpolicy.registry import call, hooks, installed
 from allocpolicy.testing import answers, elsewhere, watch
@@ -197,10 +197,9 @@ def _unlike(one: Plan | Error, other: Plan | Error) -> str:
     if not (isinstance(one, Plan) and isinstance(other, Plan)):
         return f"{one}, then {other}"
     return ", ".join(
-        f"{field.name} is {getattr(one, field.name)!r}, then"
-        f" {getattr(other, field.name)!r}"
-        for field in fields(Plan)
-        if getattr(one, field.name) != getattr(other, field.name)
+        f"{name} is {getattr(one, name)!r}, then {getattr(other, name)!r}"
+        for name in record_class.names(Plan)
+        if getattr(one, name) != getattr(other, name)
     )
 
 
