@@ -122,7 +122,7 @@ def check_recordable(job: Job, hold: Hold) -> None:
 
 def will_be_recorded(job: Job, disk: Disk) -> bool:
     """Return whether the disk's stamp differs, and its filesystem has user xattrs."""
-    return disk.stamp != job.stamp and stamps.can_be_read(disk.fd)
+    return disk.stamp != job.stamp and stamps.is_supported(disk.fd)
 
 
 def finishing(job: Job, fd: int) -> contextlib.AbstractContextManager[None]:

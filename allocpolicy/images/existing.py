@@ -135,36 +135,44 @@ def writable(disk: Disk) -> Iterator[int]:
     if fcntl.fcntl(disk.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
         yield disk.fd
         return
-    if mount.type_by_magic(disk.fd) == "overlay":
-        raise Unsupported(disk.path, _OVERLAY)
-    try:
-        fd = reopen(disk.fd, flags=os.O_RDWR)
-    except OSError as error:
-        refuse_failure(error, path=disk.path, action="open it for writing")
-        raise _unwritable(disk, error) from error
-    try:
+    _refuse_overlayfs(disk)
+    with _opened_for_writing(disk) as fd:
         yield fd
-    finally:
-        os.close(fd)
 
 
 def check_writable(disk: Disk) -> None:
-    """Check that `writable` would succeed.
+    """Check that `writable` would succeed; where it would, nothing is opened.
 
     :raises ImageError: when there is no permission to write.
     :raises Unsupported: as `writable` does.
     """
+    _refuse_overlayfs(disk)
+    if not _may_write(disk.fd):
+        with _opened_for_writing(disk):  # access(2) doesn't say why not
+            pass
+
+
+def _refuse_overlayfs(disk: Disk) -> None:
     if mount.type_by_magic(disk.fd) == "overlay":
         raise Unsupported(disk.path, _OVERLAY)
-    if not _may_write(disk.fd):
-        try:
-            os.close(reopen(disk.fd, flags=os.O_RDWR))  # access(2) doesn't say why not
-        except OSError as error:
-            raise _unwritable(disk, error) from error
 
 
-def _unwritable(disk: Disk, error: OSError) -> ImageError:
-    return ImageError(disk.path, f"cannot write to it: {image_file.why(error)}")
+@contextlib.contextmanager
+def _opened_for_writing(disk: Disk) -> Iterator[int]:
+    """Open the disk's file once more.
+
+    :raises ImageError: when there is no permission to write.
+    """
+    try:
+        fd = reopen(disk.fd, flags=os.O_RDWR)
+    except OSError as error:
+        refuse_failure(error, path=disk.path, action="open it for writing")
+        reason = f"cannot write to it: {image_file.why(error)}"
+        raise ImageError(disk.path, reason) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _may_write(fd: int) -> bool:

@@ -132,7 +132,7 @@ def read(fd: int, *, path: Path) -> Stamp | None:
 
     :raises ImageError: when it isn't a valid stamp.
     """
-    content = _recorded(fd)
+    content = _look(fd).content
     if content is None:
         return None
     try:
@@ -162,18 +162,12 @@ def promises_nothing_yet(stamp: Stamp) -> bool:
     return effective == _THIN != stamp.requested.strategy
 
 
-def can_be_read(fd: int) -> bool:
+def is_supported(fd: int) -> bool:
     """Return whether the filesystem of an open file has user xattrs.
 
     :raises OSError: as getxattr(2), other than for lack of support or of a stamp.
     """
-    try:
-        os.getxattr(fd, XATTR)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED | {errno.ENODATA}:
-            raise
-        return error.errno == errno.ENODATA
-    return True
+    return _look(fd).is_supported
 
 
 def is_visible(file: str | int) -> bool:
@@ -181,20 +175,29 @@ def is_visible(file: str | int) -> bool:
 
     :raises OSError: when the file is gone, or may not be read.
     """
-    return _recorded(file) is not None
+    return _look(file).content is not None
 
 
-def _recorded(file: int | str) -> bytes | None:
-    """Return what is recorded on an open file, or at a path but not behind a link.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What is recorded on a file, if anything, and whether anything can be."""
+
+    content: bytes | None = None
+    is_supported: bool = True
+
+
+def _look(file: int | str) -> _Look:
+    """Look at an open file, or at a path but not behind a link.
 
     :raises OSError: as getxattr(2), other than for lack of support or of a stamp.
     """
+    follows = isinstance(file, int)
     try:
-        return os.getxattr(file, XATTR, follow_symlinks=isinstance(file, int))
+        return _Look(content=os.getxattr(file, XATTR, follow_symlinks=follows))
     except OSError as error:
         if error.errno not in UNSUPPORTED | {errno.ENODATA}:
             raise
-        return None
+        return _Look(is_supported=error.errno == errno.ENODATA)
 
 
 @functools.lru_cache(maxsize=256)  # thousands of disks have few different stamps
