@@ -44,7 +44,6 @@ LOST = (
     "the process that looked at it was killed, perhaps for lack of memory; try again"
     " with fewer --jobs"
 )
-Declared = tuple[DiskFormat | None, bool]
 _NO_HEADROOM = Headroom(ratio=0, minimum=0)  # the audit checks it for all disks
 
 
@@ -85,14 +84,20 @@ class Sighting:
         return self.observed is None and self.fault is None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What is said of a file without a stamp; with ``force`` whatever it looks like."""
+
+    format: DiskFormat
+    force: bool = False
+
+
 class Observer:
     """Looks at files, each opened once; knows each filesystem after its first file."""
 
     def __init__(
         self,
         *,
-        unstamped: DiskFormat | None,
-        force: bool = False,
         declared: Mapping[str, Declared] = MappingProxyType({}),
         trusted: tuple[Path, ...] = (),
         inherit: bool = False,
@@ -101,13 +106,11 @@ class Observer:
     ) -> None:
         """Know how to look.
 
-        :param unstamped: the format of files without a stamp; None: not known.
-        :param declared: that of some of them, by path, and whether it is believed.
+        :param declared: what is said of files without a stamp, by path.
         :param known: formats of disks by path, as VMs have them: that goes before a
             stamp's format, and such a disk has the policy of the nearest below it.
         """
-        self._unstamped, self._trusted = (unstamped, force), trusted
-        self._declared = declared
+        self._declared, self._trusted = declared, trusted
         self._inherit, self._known = inherit, known
         self._bound = bound
         self._identities: dict[int, tuple[Identity, str | None]] = {}
@@ -189,17 +192,17 @@ class Observer:
         :param stamp: the disk's own, or the inherited one.
         """
         path = Path(found.path)
-        unstamped, force = self._declared.get(found.path, self._unstamped)
-        format = stamp.format if stamp else unstamped
-        if (known := self._known.get(found.path)) is not None:
+        known = self._known.get(found.path, stamp.format if stamp else None)
+        if known is not None:
             return self._seen(fd, path=path, format=known, stamped=True)
-        if format is None or not (stamp or _may_be(fd, format, found)):
+        declared = self._declared.get(found.path)
+        if declared is None or not _may_be(fd, declared.format, found):
             return None, None
-        if stamp is None and found.named and not force:  # others: see `_may_be`
-            said = existing.contradiction(fd, format)
+        if found.named and not declared.force:  # others: see `_may_be`
+            said = existing.contradiction(fd, declared.format)
             if said is not None:
                 return None, _unverifiable(said)
-        return self._seen(fd, path=path, format=format, stamped=stamp is not None)
+        return self._seen(fd, path=path, format=declared.format, stamped=False)
 
     def _seen(
         self, fd: int, *, path: Path, format: DiskFormat, stamped: bool

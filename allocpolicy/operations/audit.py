@@ -102,9 +102,13 @@ class Declared:
         return Given(choice=found.choice, format=found.format, force=found.force)
 
     def formats(self, files: Iterable[Found]) -> dict[str, sighting.Declared]:
-        """Return the formats that are given, by path, and whether they are believed."""
+        """Return the formats that are given, by path."""
         given = ((one.path, self.of(Path(one.path))) for one in files)
-        return {path: (one.format, one.force) for path, one in given if one}
+        return {
+            path: sighting.Declared(format=one.format, force=one.force)
+            for path, one in given
+            if one
+        }
 
 
 def audit(
@@ -241,7 +245,6 @@ def _look(
     if jobs > 1:
         import numpy as np  # noqa: F401  (once, and not once in every worker)
     observer = Observer(
-        unstamped=None,
         declared=given.formats(files),
         trusted=policy.trusted_base_directories,
         inherit=policy.inherits,

@@ -9,7 +9,7 @@ import pytest
 
 from allocpolicy import DiskFormat, Judgement
 from allocpolicy.errors import TooMuchWork
-from allocpolicy.observe.sighting import Observer, Sighting
+from allocpolicy.observe.sighting import Declared, Observer, Sighting
 from allocpolicy.observe.walk import Found
 from allocpolicy.storage import effort
 from allocpolicy.storage.effort import Bound
@@ -23,8 +23,10 @@ pytestmark = pytest.mark.qemu
 
 
 def seen(disk: Path, *, bound: Bound) -> Sighting:
-    observer = Observer(unstamped=DiskFormat.QCOW2, bound=bound)
-    sighting = observer(Found(path=os.fspath(disk), named=True))
+    path = os.fspath(disk)
+    declared = {path: Declared(format=DiskFormat.QCOW2)}
+    observer = Observer(declared=declared, bound=bound)
+    sighting = observer(Found(path=path, named=True))
     assert sighting is not None
     return sighting
 
