@@ -44,8 +44,7 @@ class Help(HelpCommand):
             overview(self.app)
             return 0
         try:
-            if words:
-                self.app.command_manager.find_command(words)
+            self.app.command_manager.find_command(words)
         except ValueError:
             return answer(words, app=self.app)
         return int(super().take_action(parsed_args) or 0)
