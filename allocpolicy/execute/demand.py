@@ -22,7 +22,7 @@ from allocpolicy.observe import unknown as unknowns
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Holding
 from allocpolicy.observe.unknown import Unknown
-from allocpolicy.record import dataclass, replace
+from allocpolicy.record import dataclass, field, replace
 from allocpolicy.storage import ready_made
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.space import Space
@@ -55,7 +55,7 @@ class Demand:
 
     limits: Limits
     peaks: Mapping[Path, int]
-    copies: Mapping[Path, int] = MappingProxyType({})
+    copies: Mapping[Path, int] = field(default_factory=dict)
     headroom: int = 0
     promised: int = 0
     own: int = 0
