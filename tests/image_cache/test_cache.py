@@ -249,13 +249,13 @@ class TestDecidedBeforeTheConversion:
         self, fresh_filesystem: Callable[..., Path], tmp_path: Path
     ) -> None:
         big = tmp_path / "big.raw"
-        big.write_bytes(os.urandom(MIB) * 200)
+        big.write_bytes(os.urandom(MIB) * 48)
         source = images.convert(big, format="vmdk", options="subformat=streamOptimized")
-        mount_point = fresh_filesystem("ext4", size=128 * MIB)
+        mount_point = fresh_filesystem("ext4", size=32 * MIB)
         finished = allocpolicy("provision", mount_point / "disk", "--base", source)
         assert finished.status == 3
-        assert "200.2 MiB needed" in finished.stderr
-        parts = f"up to 200 MiB for the converted copy of {source})"
+        assert "48.2 MiB needed" in finished.stderr
+        parts = f"up to 48 MiB for the converted copy of {source})"
         assert f"(256 KiB for the disk and {parts}; " in finished.stderr
         assert os.listdir(mount_point) == ["lost+found"]
 

@@ -180,10 +180,10 @@ class TestBounds:
         format: str,
     ) -> None:
         big = tmp_path / "big.raw"
-        big.write_bytes(os.urandom(MIB) * 200)
+        big.write_bytes(os.urandom(MIB) * 48)
         image = images.convert(big, format=format) if format != "raw" else big
         base = compressed(image, program="zstd")
-        mount_point = fresh_filesystem("ext4", size=128 * MIB)
+        mount_point = fresh_filesystem("ext4", size=32 * MIB)
         finished = allocpolicy("provision", mount_point / "disk", "--base", base)
         assert finished.status == 3, finished.stderr
         assert len(finished.stderr.splitlines()) == 1

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from allocpolicy import Change, ImageError, Policy, Progress, apply
+from allocpolicy.execute import hold
 from allocpolicy.progress import Advance
 from allocpolicy.storage import fsxattr, inode_flags, lease, zeroes
 from allocpolicy.storage.inode_flags import InodeFlag
@@ -245,7 +246,7 @@ def test_storage_is_given_back_only_when_asked_for(
 @pytest.mark.parametrize("format", ["qcow2", "raw"])
 @pytest.mark.parametrize("data", [None, "falloc", "full"])
 def test_what_has_nothing_to_give_back_is_left_alone(
-    directory: Path, format: str, data: str | None
+    directory: Path, format: str, data: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also beside a running VM, and by a dry run's word."""
     disk = directory / "disk"
@@ -253,6 +254,7 @@ def test_what_has_nothing_to_give_back_is_left_alone(
     choice = (*PERFORMANCE, *full) if data else SPACE
     provision(disk, "--size", SIZE, "--format", format, *choice)
     before = disk.stat()
+    monkeypatch.setattr(hold, "_PATIENCE", 0.0)  # it stays open
     with disk.open("rb"):
         for options in ((), ("--dry-run",)):
             row = applied(disk, "--thin", *options)
@@ -589,12 +591,13 @@ def test_a_disk_in_use_is_reserved_but_not_rewritten(
 
 @ALL
 def test_a_disk_that_anybody_has_open_is_not_rewritten(
-    directory: Path, base: Path
+    directory: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """QEMU's lock bytes are not everything: a backup tool has none."""
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE)
-    with disk.open("rb"):
+    with disk.open("rb"), monkeypatch.context() as patched:
+        patched.setattr(hold, "_PATIENCE", 0.0)  # it stays open
         finished = allocpolicy("apply", disk, *PERFORMANCE)
     assert finished.status == 2
     assert "in use" in finished.stderr
@@ -901,10 +904,10 @@ def test_a_lack_of_room_leaves_the_disk_as_it_was(
 ) -> None:
     mount_point = fresh_filesystem(kind)
     disk = mount_point / "disk"
-    provision(disk, "--base", base, "--size", "512M")
+    provision(disk, "--base", base, "--size", "160M")
     write_as_guest(disk, format="qcow2")
     before = content(disk, format="qcow2")
-    leave_free(mount_point, 256 * MIB)
+    leave_free(mount_point, 80 * MIB)
     free = available(mount_point)
     for policy in (("--strategy", "space"), FALLOC):
         finished = allocpolicy("apply", disk, *policy)
