@@ -24,6 +24,7 @@ _STOPPED = (
     " process got in: {whole}what was done so far stays; stop that process, and try"
     " again"
 )
+STOPPED_WHOLE = _STOPPED.format(whole="it is whole, and ")
 _UNKNOWN = (
     "another process opened it meanwhile, and it is unknown whether that process got in"
     " before the work on it was stopped: check the disk before you rely on it"
@@ -85,5 +86,5 @@ def _lost(fd: int, *, path: Path, whole: bool) -> Error:
     if lease.is_whole(fd):
         reason = f"{path}: the process that worked on it was killed"
         return WorkerLost(f"{reason}; it is whole: try again" if whole else reason)
-    stopped = _STOPPED.format(whole="it is whole, and " if whole else "")
+    stopped = STOPPED_WHOLE if whole else _STOPPED.format(whole="")
     return ImageError(path, stopped if lease.is_breaking(fd) else _UNKNOWN)

@@ -6,10 +6,14 @@ the stamp's unless another is given, and most disks need no change.
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 from allocpolicy import arguments
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
-from allocpolicy.operations import exclusive, prepared
+from allocpolicy.operations import again, exclusive, prepared
+from allocpolicy.operations.again import Repeats
 from allocpolicy.operations.change_order import Change
 from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.report.report import Report
@@ -54,12 +58,21 @@ def _change(
     change: Change, *, operation: Operation, policy: Policy | None, watch: Watcher
 ) -> Report:
     watch = heard(arguments.call(watch, "watch"))
-    decided = in_force(policy)
+    decided, started = in_force(policy), time.monotonic()
 
-    def changed(locks: frozenset[str]) -> Report:
+    def changed(locks: frozenset[str], *, repeats: Repeats) -> Report:
         with prepared.disk(
-            change, operation=operation, policy=decided, watch=watch, locks=locks
+            change,
+            operation=operation,
+            policy=decided,
+            watch=watch,
+            locks=locks,
+            started=started,
         ) as one:
-            return prepared.executed(one)
+            return prepared.executed(one, repeats=repeats)
 
-    return exclusive.with_needed(changed, policy=decided)
+    def tried(repeats: Repeats) -> Report:
+        work = partial(changed, repeats=repeats)
+        return exclusive.with_needed(work, policy=decided)
+
+    return again.after_looks(tried)

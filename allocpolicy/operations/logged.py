@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from allocpolicy.contract.facts import Observation
@@ -92,19 +92,30 @@ class Change:
         )
 
 
+def never(error: BaseException) -> bool:
+    """Return that what failed isn't done again."""
+    return False
+
+
 @contextlib.contextmanager
 def change(
-    operation: str, disk: Path, *, started: float | None = None
+    operation: str,
+    disk: Path,
+    *,
+    started: float | None = None,
+    repeats: Callable[[BaseException], bool] = never,
 ) -> Iterator[Change]:
     """Yield the change that the body makes; tell if that fails.
 
     :param started: when the work began, by the monotonic clock; None: now.
+    :param repeats: says of a failure that the body is done again, which isn't told.
     """
     one = Change(operation, disk, started=started or time.monotonic())
     try:
         yield one
     except BaseException as error:
-        one.failed(error)
+        if not repeats(error):
+            one.failed(error)
         raise
 
 

@@ -35,6 +35,7 @@ from allocpolicy.operations import (
     logged,
     unmet,
 )
+from allocpolicy.operations.again import Repeats
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.data_path import (
     NOTHING_TO_DO,
@@ -329,14 +330,17 @@ def _naming_the_disk(hold: Hold) -> Iterator[None]:
         raise hold.refusal(error.reason) from error
 
 
-def executed(one: Prepared) -> Report:
+def executed(one: Prepared, *, repeats: Repeats = logged.never) -> Report:
     """Do to the disk what is planned, and return the report.
 
+    :param repeats: says of an error that this is done again, and it isn't told.
     :raises Error: as `change.apply` and `change.resize` do.
     """
     job = one.course.job
     operation, path = job.request.operation, one.hold.disk.path
-    with logged.change(str(operation), path, started=one.started) as change:
+    with logged.change(
+        str(operation), path, started=one.started, repeats=repeats
+    ) as change:
         course = replace(one.course, job=change.of(job))
         attempt = _attempt(replace(one, course=course))
         if operation is Operation.RESIZE:

@@ -20,12 +20,20 @@ from typing import Any
 
 import pytest
 
-from allocpolicy import Change, ImageError, Policy, Progress, apply
+from allocpolicy import (
+    Change,
+    ImageError,
+    Policy,
+    Progress,
+    apply,
+    record_changes,
+)
 from allocpolicy.execute import hold
 from allocpolicy.progress import Advance
 from allocpolicy.storage import fsxattr, inode_flags, lease, zeroes
 from allocpolicy.storage.inode_flags import InodeFlag
-from tests.harness import images, ordinary_user
+from tests.harness import images, logs, ordinary_user
+from tests.harness import opener as opening
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.filesystems import available, leave_free
 from tests.harness.images import MIB
@@ -647,16 +655,41 @@ def wait_for_breaker(disk: Path) -> None:
 def test_a_rewrite_gives_way_to_whoever_opens_the_disk(
     directory: Path, base: Path
 ) -> None:
+    """Once he has looked at it, the rewrite begins again; one change is recorded."""
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE)
-    before, inode = disk.read_bytes(), disk.stat().st_ino
+    before, guest = disk.read_bytes(), content(disk, format="qcow2")
     opener = Opener(disk)
     change = Change(disk=disk, extra_specs={"allocpolicy:strategy": "performance"})
-    with pytest.raises(ImageError, match="another process opened it"):
-        apply(change, policy=Policy(), watch=opener)
+    with logs.listening() as log, record_changes(policy=Policy(), command="test"):
+        done = apply(change, policy=Policy(), watch=opener)
+        outcomes = [one["OUTCOME"] for one in log.records()]
     assert opener.process is not None
     out, _ = opener.process.communicate()
     assert int(out) == len(before)
+    assert done.mode == "staged"
+    assert content(disk, format="qcow2") == guest
+    assert_only(directory, "disk")
+    assert outcomes == ["done"]
+
+
+@ALL
+def test_a_rewrite_gives_way_to_whoever_keeps_the_disk_open(
+    directory: Path, base: Path
+) -> None:
+    disk = directory / "disk"
+    provision(disk, "--base", base, "--size", SIZE)
+    before, inode = disk.read_bytes(), disk.stat().st_ino
+    change = Change(disk=disk, extra_specs={"allocpolicy:strategy": "performance"})
+    with opening.Opener(disk) as opener:
+
+        def watch(description: str, /) -> Progress:
+            opener.open()
+            return lambda *, done, total: None
+
+        with pytest.raises(ImageError, match="in use"):
+            apply(change, policy=Policy(), watch=watch)
+        opener.write("")
     assert disk.read_bytes() == before
     assert disk.stat().st_ino == inode
     assert_only(directory, "disk")
@@ -689,12 +722,12 @@ def test_a_hard_link_that_is_made_meanwhile_is_seen(
 def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
     directory: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was filled by then stays; what the guest reads is what it was."""
+    """The rest is filled once he is done; what the guest reads is what it was."""
     write = zeroes._write
 
     def write_and_wait(fd: int, *, offset: int, end: int, advance: Advance) -> None:
         write(fd, offset=offset, end=end, advance=advance)
-        if offset < end:
+        if offset < end and opener.process is None:
             signal.pause()
 
     disk = directory / "disk"
@@ -706,17 +739,13 @@ def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
         "allocpolicy:performance.data": "full",
     }
     monkeypatch.setattr(zeroes, "_write", write_and_wait)
-    with pytest.raises(ImageError, match="another process opened it"):
-        apply(Change(disk=disk, extra_specs=specs), policy=Policy(), watch=opener)
+    done = apply(Change(disk=disk, extra_specs=specs), policy=Policy(), watch=opener)
     monkeypatch.undo()
     assert opener.process is not None
     opener.process.communicate()
-    assert content(disk, format="qcow2") == before
     assert disk.stat().st_ino == inode
-    row = applied(
-        disk, *PERFORMANCE, "--extra-spec", "allocpolicy:performance.data=full"
-    )
-    assert (row["mode"], row["allocation"]) == ("in_place", "written")
+    assert done.observed
+    assert (done.mode, done.observed.allocation) == ("in_place", "written")
     assert content(disk, format="qcow2") == before
 
 
