@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import parser
@@ -28,8 +29,9 @@ from allocpolicy.errors import DestinationError
 from allocpolicy.observe.account import Account
 from allocpolicy.observe.unknown import Unknown, Why
 from allocpolicy.report import metrics
-from allocpolicy.report.audit import Audit, Row, Storage
+from allocpolicy.report.audit import WORDS, Audit, Row, Storage
 
+ALERTS = Path(__file__).parents[2] / "contrib/prometheus/alerts.yml"
 OBSERVED = Observation(
     format=DiskFormat.RAW,
     virtual_size=1 << 46,
@@ -221,6 +223,18 @@ def test_each_path_that_was_looked_at_has_its_disks(parse: object) -> None:
     values = {sample.name: sample.value for sample in samples}
     assert values["allocpolicy_audit_timestamp_seconds"] == 1e9
     assert values["allocpolicy_found_disks"] == 2
+
+
+def test_every_verdict_but_meets_leads_to_an_alert() -> None:
+    """By its own alert, or by one on the number of such files."""
+    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    asked = [str(rule["expr"]) for rule in rules]
+    counted = {"no policy": "unstamped_files", "unreadable": "unreadable_paths"}
+    for word in set(WORDS) - {Judgement.MEETS.value}:
+        wanted = f'allocpolicy_disk_verdict{{verdict="{word}"}} == 1'
+        if word in counted:
+            wanted = f"allocpolicy_{counted[word]} > 0"
+        assert wanted in asked
 
 
 def test_a_disk_that_could_not_be_observed_has_a_verdict_and_no_sizes() -> None:
