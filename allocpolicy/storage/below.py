@@ -222,6 +222,6 @@ def _is_nocow(fd: int) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return os.fsdecode(path.read_bytes()).strip()  # a file's name is bytes
     except OSError:
         return ""

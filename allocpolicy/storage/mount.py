@@ -80,7 +80,10 @@ def of(fd: int) -> Mount:
     stat(2) and statfs(2).
     """
     wanted = _mount_id(fd)
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    # Names in it are bytes, of any user's mounts; only space, tab, line feed and
+    # backslash are escaped.
+    listed = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+    for line in listed.split("\n"):
         if line.split(" ", 1)[0] == wanted:
             return _parse(line)
     return Mount(type=type_by_magic(fd), source="device", device=device_number(fd))
@@ -102,7 +105,7 @@ def _mount_id(fd: int) -> str:
 
 def _parse(line: str) -> Mount:
     left, _, right = line.partition(" - ")
-    device, _, point = left.split()[2:5]
+    device, _, point = left.split(" ")[2:5]
     kind, source, options = right.split(" ", 2)
     return Mount(
         type=kind,
