@@ -39,7 +39,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from allocpolicy.wording import amount, apart, short
+from allocpolicy.wording import amount, apart, one_line, printable, short
 
 
 class Error(Exception):
@@ -56,8 +56,14 @@ class Error(Exception):
         self.remark = ""  #: what else is to be known, if anything
 
     def __str__(self) -> str:
-        said = self.template.format_map(vars(self))
-        return f"{said}; {self.remark}" if self.remark else said
+        shown = {name: _shown(value) for name, value in vars(self).items()}
+        said = self.template.format_map(shown)
+        return one_line(f"{said}; {self.remark}" if self.remark else said)
+
+
+def _shown(value: object) -> object:
+    """Return a path with escapes: a line break that is a space names another file."""
+    return printable(str(value)) if isinstance(value, Path) else value
 
 
 class InvalidRequest(Error):

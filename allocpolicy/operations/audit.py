@@ -144,8 +144,10 @@ def audit(
     :raises InvalidRequest: when jobs is less than 1.
     :raises WorkerLost: when a process was killed that looked at no disk.
     """
-    if jobs is not None and arguments.number(jobs, "jobs") < 1:
-        raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
+    if jobs is not None:
+        jobs = arguments.number(jobs, "jobs")
+        if jobs < 1:
+            raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
     if given is not None and not isinstance(given, DiskMap):
         arguments.instance(Given, given, "given")
     declared = Declared(given)

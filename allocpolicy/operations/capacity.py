@@ -13,6 +13,7 @@ from allocpolicy.report.capacity import Capacity
 from allocpolicy.resolve.policy import in_force
 from allocpolicy.storage import directories, mount, quota
 from allocpolicy.storage.failure import named, refuse_failure
+from allocpolicy.wording import printable
 
 
 def capacity(directory: StrPath, *, policy: Policy | None = None) -> Capacity:
@@ -31,7 +32,8 @@ def capacity(directory: StrPath, *, policy: Policy | None = None) -> Capacity:
             fd = stack.enter_context(directories.readable(found))
         except OSError as error:
             refuse_failure(error, path=directory, action="open the directory")
-            raise InvalidRequest(f"directory {directory}: {error.strerror}") from error
+            named_so = printable(str(directory))
+            raise InvalidRequest(f"directory {named_so}: {error.strerror}") from error
         taken, entries = account.listing(found.path, policy=policy)
         return Capacity(
             directory=found.path,

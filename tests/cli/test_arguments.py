@@ -138,6 +138,22 @@ def test_errors_pickle_and_speak_in_one_line(error: errors.Error) -> None:
     assert len(str(error).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [one for one in EXAMPLES if isinstance(one.args[0], Path)],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_shows_any_path_in_one_line(error: errors.Error) -> None:
+    """Escaped, since a space instead of the line break would name another file."""
+    odd = type(error)(Path("/new\nline\udcff"), *error.args[1:])
+    assert r"/new\nline\udcff" in str(odd)
+    assert str(odd).isprintable()
+
+
+def test_what_others_said_is_one_line_of_an_error() -> None:
+    assert str(errors.InvalidRequest("said\nmore\x1b")) == r"said more\x1b"
+
+
 def test_every_error_has_an_example_and_a_place_in_the_tree() -> None:
     def below(error: type[errors.Error]) -> set[type[errors.Error]]:
         return {error}.union(*map(below, error.__subclasses__()))
