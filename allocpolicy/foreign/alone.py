@@ -18,6 +18,11 @@ _CHECKS = {
 }
 
 
+def is_read(fd: int, *, format: str) -> bool:
+    """Return whether such images are read; of those called vmdk not those of ESX."""
+    return format in _CHECKS and not (format == "vmdk" and vmdk.is_of_esx(fd))
+
+
 def checked_size(fd: int, *, format: str, path: Path) -> int:
     """Check that the whole image is in this one file; return its virtual size.
 

@@ -17,6 +17,8 @@ from allocpolicy.foreign.reading import MERGE, SECTOR
 from allocpolicy.storage import reading
 
 MAGIC = b"KDMV"
+_OF_ESX = (b"COWD", b"\xbe\xba\xfe\xca")  # and seSparse: QEMU, block/vmdk.c
+_PART = "it is one of several files of a vmdk; give the descriptor that names them"
 # SparseExtentHeader up to overHead, then compressAlgorithm at 77
 HEADER = struct.Struct("<4sIIQQQQIQQQ5xH")
 GD_AT_END = (1 << 64) - 1
@@ -66,6 +68,25 @@ def is_compressed(fd: int) -> bool:
     return bool(read_header(fd, 0).compression)
 
 
+def is_of_esx(fd: int) -> bool:
+    """Return whether the open image is of a kind that is not read."""
+    return read_header(fd, 0).magic in _OF_ESX
+
+
+def is_part(fd: int) -> bool:
+    """Return whether the open image is an extent without a descriptor of its own.
+
+    VMware leaves no room for one, and qemu-img a room of zeroes.
+    """
+    header = read_header(fd, 0)
+    if header.magic != MAGIC or not header.capacity:
+        return False
+    if not header.descriptor_size or not header.descriptor_offset:
+        return True
+    start = reading.read(fd, SECTOR, offset=header.descriptor_offset * SECTOR)
+    return not start.strip(b"\0")
+
+
 def extent_size(fd: int, *, path: Path) -> int:
     """Return the size of one sparse extent of several, in bytes, as its header says.
 
@@ -91,6 +112,8 @@ def checked_size(fd: int, *, path: Path) -> int:
     # With a capacity of 0 QEMU believes the descriptor about where the data is.
     if not header.capacity or not header.grain_size:
         raise ImageError(path, "it is malformed: its capacity or grain size is 0")
+    if is_part(fd):
+        raise ImageError(path, _PART)
     if header.directory == GD_AT_END:
         _check_footer(fd, header, path=path)
     if header.descriptor_offset != 1:  # QEMU ignores the header and reads it there

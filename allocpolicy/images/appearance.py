@@ -11,6 +11,7 @@ import os
 import struct
 
 from allocpolicy.foreign import recognition
+from allocpolicy.foreign.recognition import Content
 from allocpolicy.foreign.signatures import Kind
 from allocpolicy.record import dataclass
 
@@ -20,6 +21,7 @@ _VHD_FOOTERS = (512, 511)
 # ISO 9660 (ECMA-119, 8.4): the volume's size in blocks, in the primary descriptor.
 _ISO_SIZE, _ISO_SIZE_OFFSET = struct.Struct("<I"), 16 * 2048 + 80
 _ISO_BLOCK = 2048
+_MADE = "make one of it with provision --base"
 _LUKS = "luks"  # a guest may encrypt the whole of a raw disk
 
 
@@ -33,11 +35,15 @@ class Family(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appearance:
-    """What it looks like; ``length`` is what an ISO image says of itself, in bytes."""
+    """What it looks like; ``length`` is what an ISO image says of itself, in bytes.
+
+    ``remedy``: how a disk is made of an image.
+    """
 
     family: Family
     name: str
     length: int = 0
+    remedy: str = ""
 
 
 def of(fd: int, *, file_size: int) -> Appearance | None:
@@ -48,16 +54,29 @@ def of(fd: int, *, file_size: int) -> Appearance | None:
     seen = recognition.recognized(fd)
     if seen is None or seen.format == _LUKS:
         if _is_fixed_vhd(fd, file_size=file_size):
-            return Appearance(family=Family.IMAGE, name="a vpc (VHD) image")
+            name = "a vpc (VHD) image"
+            return Appearance(family=Family.IMAGE, name=name, remedy=_MADE)
         return None
     match seen.kind:
         case Kind.IMAGE:
-            return Appearance(family=Family.IMAGE, name=seen.name)
+            return _image(fd, seen)
         case Kind.OPTICAL:
             length = _iso_length(fd)
             return Appearance(family=Family.ISO, name=seen.name, length=length)
         case _:
             return Appearance(family=Family.OTHER, name=seen.name)
+
+
+def _image(fd: int, seen: Content) -> Appearance:
+    from allocpolicy.foreign import alone, vmdk  # for few files
+
+    name, remedy = seen.name, seen.remedy
+    if vmdk.is_part(fd):
+        name = "one of several files of a vmdk"
+        remedy = "make one of them all with provision --base and their descriptor"
+    elif alone.is_read(fd, format=seen.format):
+        remedy = _MADE
+    return Appearance(family=Family.IMAGE, name=name, remedy=remedy)
 
 
 def _is_fixed_vhd(fd: int, *, file_size: int) -> bool:

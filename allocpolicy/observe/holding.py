@@ -45,7 +45,7 @@ class Holding:
     compressed and can be overwritten. ``shared`` is storage that other files have,
     too, and ``shared_places`` where it is. ``malformed``: it has a stamp, but the stamp
     or its header is invalid. ``likeness`` is that of a file without a stamp; its
-    content is ``foreign`` if it is an image of a format that no disk has, in words.
+    content is ``foreign`` if it is an image of a format that no disk has.
     ``overlay``: it has a backing file, and ``backing`` is which, if it is there;
     ``data`` is its external data file.
     ``project`` is the file's, for quotas; None if unknown. ``unknown``: it isn't known
@@ -63,7 +63,7 @@ class Holding:
     stamped: bool = False
     malformed: bool = False
     likeness: Likeness = Likeness.DISK
-    foreign: str | None = None
+    foreign: Appearance | None = None
     overlay: bool = False
     backing: Inode | None = None
     data: Inode | None = None
@@ -143,11 +143,11 @@ def measure(fd: int, *, path: Path, extents: bool = True) -> Holding:
     )
 
 
-def _foreign(fd: int, seen: Appearance | None) -> str | None:
-    """Return in words what the content is if it is an image that no disk can be."""
+def _foreign(fd: int, seen: Appearance | None) -> Appearance | None:
+    """Return what the content looks like if it is an image that no disk can be."""
     if seen is None or seen.family is not Family.IMAGE:
         return None
-    return None if os.pread(fd, len(MAGIC), 0) == MAGIC else seen.name
+    return None if os.pread(fd, len(MAGIC), 0) == MAGIC else seen
 
 
 def of_observed(fd: int, disk: Observation, *, strategy: str) -> Holding:

@@ -17,6 +17,7 @@ from allocpolicy.errors import ImageError, InvalidRequest, StorageFailed, TooMuc
 from allocpolicy.images import existing, heritage, image_file, overlay
 from allocpolicy.images import reach as reaches
 from allocpolicy.images import stamp as stamps
+from allocpolicy.images.appearance import Appearance
 from allocpolicy.images.heritage import Inherited
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.overlay import Overlay
@@ -71,7 +72,7 @@ class Sighting:
 
     likeness: Likeness = Likeness.DISK
     named: bool = False
-    foreign: str | None = None
+    foreign: Appearance | None = None
 
     @property
     def policy(self) -> Stamp | None:

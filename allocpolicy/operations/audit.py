@@ -288,8 +288,8 @@ def _no_policy(seen: Sighting, *, given: Given | None, unmapped: str | None) -> 
     """Return why no policy is known of a file, and how it gets one."""
     if seen.foreign is not None:
         return (
-            f"it has no stamp: its content is {seen.foreign}, and only qcow2 and raw"
-            " disks have policies; make one of it with provision --base"
+            f"it has no stamp: its content is {seen.foreign.name}, and only qcow2 and"
+            f" raw disks have policies; {seen.foreign.remedy}"
         )
     if given is not None:
         return (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import schema
+from allocpolicy import ImageError, Order, Policy, audit, schema
+from allocpolicy import provision as made_of
 from allocpolicy.images import stamp as stamps
 from tests.harness.cli import allocpolicy, provision
 from tests.harness.images import MIB, qemu_img
@@ -91,6 +92,46 @@ def test_a_fleet_that_was_never_stamped_is_all_told(directory: Path) -> None:
     disk = f'disk="{fleet / "raw"}",strategy="",verdict="no policy"'
     assert shown[f"allocpolicy_disk_verdict{{{disk}}}"] == "1"
     assert any(name.startswith("allocpolicy_filesystem_promised") for name in shown)
+
+
+FOREIGN = {
+    "mono.vmdk": ("vmdk", "subformat=monolithicSparse"),
+    "split.vmdk": ("vmdk", "subformat=twoGbMaxExtentSparse"),
+    "vdi": ("vdi", ""),
+    "vhdx": ("vhdx", ""),
+    "fixed.vhd": ("vpc", "subformat=fixed"),
+    "vhd": ("vpc", ""),
+    "qed": ("qed", ""),
+    "parallels": ("parallels", ""),
+}
+BY_PROVISION = "make one of it with provision --base"
+CONVERTED = "convert it to qcow2 with qemu-img convert -f parallels first"
+OF_A_PART = "make one of them all with provision --base and their descriptor"
+
+
+def test_the_way_to_make_a_disk_of_another_format_is_one(tmp_path: Path) -> None:
+    """It is done as each row says; not every format is a base image."""
+    for name, (format, options) in FOREIGN.items():
+        with_options = ("-o", options) if options else ()
+        create = ("create", "-q", "-f", format, *with_options)
+        qemu_img(*create, tmp_path / name, SIZE)
+    rows = audit(tmp_path, policy=Policy(configured=False)).rows
+    ways = {row.disk.name: row.reason.rpartition("; ")[2] for row in rows}
+    parts = {"parallels": CONVERTED, "split-s001.vmdk": OF_A_PART}
+    assert ways == dict.fromkeys(FOREIGN, BY_PROVISION) | parts
+    for name in sorted(ways.keys() - parts.keys()):
+        declared = "vpc" if name == "fixed.vhd" else None
+        order = Order(
+            destination=tmp_path / f"of-{name}",
+            base=tmp_path / name,
+            base_format=declared,
+        )
+        made = made_of(order, policy=Policy(configured=False))
+        assert made.observed is not None
+        assert made.observed.virtual_size >= SIZE
+    part = Order(destination=tmp_path / "part", base=tmp_path / "split-s001.vmdk")
+    with pytest.raises(ImageError, match="one of several files of a vmdk"):
+        made_of(part, policy=Policy(configured=False))
 
 
 @on_all
