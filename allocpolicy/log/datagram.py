@@ -11,7 +11,14 @@ import errno
 import os
 
 # `socket` alone would be a tenth of what libvirt's hook imports.
-from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM
+from _socket import (
+    AF_UNIX,
+    MSG_NOSIGNAL,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+)
 from _socket import socket as Socket  # noqa: N812  (a class, as socket.socket)
 from collections.abc import Mapping
 
@@ -42,7 +49,7 @@ def send(
     fields: Mapping[str, str] | None = None,
     to: str = "auto",
 ) -> bool:
-    """Tell the first place that is there; return whether it took it.
+    """Tell the first place that is there, for us; return whether it took it.
 
     :param line: for people; without line breaks, as are the fields.
     :param fields: what the journal gets beside it, by name.
@@ -56,7 +63,7 @@ def send(
         try:
             _sent(message, address)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS):
                 return False  # it is there, and takes nothing more
         else:
             return True
@@ -64,9 +71,20 @@ def send(
 
 
 def _sent(message: bytes, address: str) -> None:
-    channel = Socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
     try:
-        channel.sendto(message, MSG_DONTWAIT | MSG_NOSIGNAL, address)
+        _given(message, address, kind=SOCK_DGRAM)
+    except OSError as error:
+        if error.errno != errno.EPROTOTYPE:
+            raise
+        # A syslog daemon that takes streams has each line end so, as of syslog(3).
+        _given(message + b"\0", address, kind=SOCK_STREAM)
+
+
+def _given(message: bytes, address: str, *, kind: int) -> None:
+    channel = Socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK)
+    try:
+        channel.connect(address)
+        channel.send(message, MSG_NOSIGNAL)
     finally:
         channel.close()
 

@@ -63,10 +63,9 @@ class Record:
         else:
             had = _words(entry.before)
             said = f"{subject} failed: {_cut(entry.error)}; it was {had}"
-        command = _cut(self.command, to=_LONGEST_COMMAND)
-        return one_line(
-            f"{said}; {entry.seconds:.3g} s; by {self.author.name}: {command}"
-        )
+        command = _cut(printable(self.command), to=_LONGEST_COMMAND)
+        who = printable(self.author.name)
+        return one_line(f"{said}; {entry.seconds:.3g} s; by {who}: {command}")
 
     def as_document(self) -> dict[str, object]:
         """Return the object that ``--log-json`` writes: schemas/change.json."""

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -195,6 +196,7 @@ def test_what_another_process_would_read_is_escaped(log: Logs, tmp_path: Path) -
     (record,) = log.records()
     assert record["PRIORITY"] == "6"
     assert record["DISK"].endswith(r"a\nPRIORITY=0\n\u202e\udcff")
+    assert r"a\nPRIORITY=0\n\u202e\udcff' --size 1M" in record["MESSAGE"]
     assert all(text.isprintable() for text in record.values())
 
 
@@ -280,6 +282,32 @@ def test_syslog_is_told_where_there_is_no_journal(log: Logs, tmp_path: Path) -> 
     (line,) = log.lines()
     head = f"<30>allocpolicy[{os.getpid()}]: provision {tmp_path}/disk: nothing -> none"
     assert line.startswith(head)
+
+
+def test_syslog_is_told_where_the_journal_can_not_be(
+    log: Logs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a confined process may use only the other's socket."""
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setattr(datagram, "JOURNAL", str(tmp_path / "loop"))
+    done("provision", tmp_path / "disk", *SIZE)
+    assert len(log.lines()) == 1
+
+
+def test_a_syslog_that_takes_streams_gets_each_line(
+    log: Logs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As syslog-ng's unix-stream; glibc's syslog(3) does the same."""
+    log.journal.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
+        daemon.bind(str(tmp_path / "stream"))
+        daemon.listen()
+        monkeypatch.setattr(datagram, "SYSLOG", str(tmp_path / "stream"))
+        done("provision", tmp_path / "disk", *SIZE)
+        with daemon.accept()[0] as told:
+            line = told.recv(4096).decode()
+    assert line.startswith("<30>allocpolicy[")
+    assert line.endswith(f"provision {tmp_path}/disk {' '.join(SIZE)}\0")
 
 
 @pytest.mark.parametrize(
