@@ -66,13 +66,13 @@ from allocpolicy.execute.job import Access as Access
 from allocpolicy.execute.rewrite_limits import RewriteLimits as RewriteLimits
 from allocpolicy.images.stamp import Stamp as Stamp
 from allocpolicy.operations.attached import Attached as Attached
-from allocpolicy.operations.audit import Given as Given
 from allocpolicy.operations.audit import audit as audit
 from allocpolicy.operations.capacity import capacity as capacity
 from allocpolicy.operations.change import apply as apply
 from allocpolicy.operations.change import resize as resize
 from allocpolicy.operations.change_order import Change as Change
 from allocpolicy.operations.ensure import ensure as ensure
+from allocpolicy.operations.given import Given as Given
 from allocpolicy.operations.inspect import inspect as inspect
 from allocpolicy.operations.instance import apply_all as apply_all
 from allocpolicy.operations.provision import Order as Order

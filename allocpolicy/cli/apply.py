@@ -22,10 +22,10 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute.foreseen import Rehearsal
 from allocpolicy.operations import fleet, snapshots
-from allocpolicy.operations.audit import Given
 from allocpolicy.operations.change import apply
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.fleet import Member
+from allocpolicy.operations.given import Given
 from allocpolicy.progress import Watcher
 from allocpolicy.record import replace
 from allocpolicy.resolve import labels

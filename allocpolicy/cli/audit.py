@@ -18,7 +18,8 @@ from allocpolicy.contract.strategy import Judgement
 from allocpolicy.errors import DestinationError, ImageError, InvalidRequest
 from allocpolicy.images import image_file
 from allocpolicy.operations.attached import Attached
-from allocpolicy.operations.audit import Given, audit
+from allocpolicy.operations.audit import audit
+from allocpolicy.operations.given import Given
 from allocpolicy.record import replace
 from allocpolicy.report.audit import Audit as Report
 from allocpolicy.resolve import expected

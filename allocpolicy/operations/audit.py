@@ -22,9 +22,8 @@ from allocpolicy import arguments
 from allocpolicy.arguments import StrPath
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
-from allocpolicy.contract.strategy import Choice, Judgement, Verdict
+from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.fields import fit_fields
 from allocpolicy.observe import covering, sighting
 from allocpolicy.observe.covering import Covering
 from allocpolicy.observe.holding import Place
@@ -33,10 +32,11 @@ from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.walk import Found, walk
 from allocpolicy.observe.workers import spread
 from allocpolicy.operations import attached as attachment
-from allocpolicy.operations import audit_books, audit_rows, expectation
+from allocpolicy.operations import audit_books, audit_rows, expectation, passed_over
 from allocpolicy.operations.attached import Attached, Attachments
+from allocpolicy.operations.given import Given, Givens
 from allocpolicy.progress import Watcher, heard, unwatched
-from allocpolicy.record import dataclass, replace
+from allocpolicy.record import replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Audit, Finding, Remark, Row
 from allocpolicy.resolve import checks
@@ -44,71 +44,13 @@ from allocpolicy.resolve.disk_map import DiskMap
 from allocpolicy.resolve.policy import in_force
 from allocpolicy.resolve.renewal import Renewal
 from allocpolicy.storage import tree
-from allocpolicy.storage.inode import Inode
 
-NO_STAMP = (
-    "it has no stamp: no policy is known; choose one with --strategy, and give its"
-    " format with --disk-format"
-)
-_DATA = "the external data file of another disk"
-_BASE = "a base image: another image has it as its backing file"
-_READ_ONLY = "a base image: nobody may write to it, or it is in an image cache"
-_ISO = "an ISO image"
 if TYPE_CHECKING:
     from allocpolicy.resolve.flavors import Flavor
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _OPEN = (*Judgement, Remark.PENDING)
 FEW = 100  # disks that one process observes in the time that workers take to start
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """The policy of disks that have no stamp, and their format."""
-
-    choice: Choice  #: the strategy that judges them
-    format: DiskFormat  #: the format that they have
-    force: bool = False  #: believe that, whatever their content looks like
-    if TYPE_CHECKING:  # what is taken, and made what the fields say
-
-        def __init__(
-            self, *, choice: Choice, format: DiskFormat | str, force: bool = ...
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        fit_fields(self)
-
-
-class Declared:
-    """What is given of each disk without a stamp: the same of all, or by a map."""
-
-    def __init__(self, given: Given | DiskMap | None) -> None:
-        self._given = given
-
-    @property
-    def unmapped(self) -> str | None:
-        """Return why nothing is given of a disk, if there is a map."""
-        if not isinstance(self._given, DiskMap):
-            return None
-        return f"it has no stamp, and no entry of {self._given.source} matches it"
-
-    def of(self, path: Path) -> Given | None:
-        """Return what is given of a disk, if anything."""
-        if not isinstance(self._given, DiskMap):
-            return self._given
-        found = self._given.entry(path)
-        if found is None:
-            return None
-        return Given(choice=found.choice, format=found.format, force=found.force)
-
-    def formats(self, files: Iterable[Found]) -> dict[str, sighting.Declared]:
-        """Return the formats that are given, by path."""
-        given = ((one.path, self.of(Path(one.path))) for one in files)
-        return {
-            path: sighting.Declared(format=one.format, force=one.force)
-            for path, one in given
-            if one
-        }
 
 
 def audit(
@@ -150,7 +92,7 @@ def audit(
             raise InvalidRequest(f"jobs = {jobs}: at least one process must look")
     if given is not None and not isinstance(given, DiskMap):
         arguments.instance(Given, given, "given")
-    declared = Declared(given)
+    givens = Givens(given)
     if flavors is not None:
         flavors = arguments.mapping(flavors, "flavors", _flavor)
     watch = heard(arguments.call(watch, "watch"))
@@ -176,17 +118,16 @@ def audit(
         for one in _look(
             walked.files,
             policy=policy,
-            given=declared,
+            givens=givens,
             formats=attachments.formats,
             jobs=jobs,
             watch=watch,
         )
     ]
     books = audit_books.Books(seen, shared=shared, policy=policy, listed=listed)
-    bases = _bases(seen)
-    passed_over = tuple(_passed_over(seen, bases=bases))
-    no_disks = {row.disk for row in passed_over}
-    disks = [one for one in seen if one.path not in no_disks]
+    no_disks = passed_over.look(seen)
+    apart = {row.disk for row in no_disks}
+    disks = [one for one in seen if one.path not in apart]
     above = covering.look(
         walked.files,
         seen=seen,
@@ -194,7 +135,7 @@ def audit(
         trusted=policy.trusted_base_directories,
     )
     judged = _judged(
-        disks, policy=policy, given=declared, attachments=attachments, lack=books.lack
+        disks, policy=policy, givens=givens, attachments=attachments, lack=books.lack
     )
     renewal = Renewal(policy=policy, flavors=flavors)
     renewed = _renewed(judged, renewal=renewal, attachments=attachments)
@@ -210,9 +151,9 @@ def audit(
     return Audit(
         rows=tuple(sorted(rows, key=lambda row: os.fspath(row.disk))),
         filesystems=tuple(books.closed()),
-        passed_over=passed_over,
-        bases=sum(row.verdict.reason not in (_ISO, _DATA) for row in passed_over),
-        data_files=sum(row.verdict.reason == _DATA for row in passed_over),
+        passed_over=no_disks,
+        bases=passed_over.base_images(no_disks),
+        data_files=passed_over.data_files(no_disks),
         unlisted=len(walked.unreadable),
         found=audit_rows.counted(named, there),
         ended=time.time(),
@@ -237,7 +178,7 @@ def _look(
     files: Sequence[Found],
     *,
     policy: Policy,
-    given: Declared,
+    givens: Givens,
     formats: Mapping[str, DiskFormat],
     jobs: int | None,
     watch: Watcher,
@@ -247,7 +188,7 @@ def _look(
     if jobs > 1:
         import numpy as np  # noqa: F401  (once, and not once in every worker)
     observer = Observer(
-        declared=given.formats(files),
+        declared=givens.formats(files),
         trusted=policy.trusted_base_directories,
         inherit=policy.inherits,
         known=formats,
@@ -264,7 +205,7 @@ def _judged(
     seen: Sequence[Sighting],
     *,
     policy: Policy,
-    given: Declared,
+    givens: Givens,
     attachments: Attachments,
     lack: Callable[[Sighting], str | None],
 ) -> Iterator[tuple[Sighting, Row]]:
@@ -274,29 +215,13 @@ def _judged(
         if one.policy and one.observed:
             judge.prepare(one.policy.effective)
     for one in seen:
-        chosen = given.of(one.path)
-        choice = attachments.choice(one.path) or _choice(one, given=chosen)
+        choice = attachments.choice(one.path) or givens.choice(one)
         if one.fault is not None or (choice is not None and one.observed is not None):
             yield one, audit_rows.row(one, choice=choice, judge=judge, lack=lack(one))
         elif one.named or one.likeness is not Likeness.OTHER:
-            reason = _no_policy(one, given=chosen, unmapped=given.unmapped)
+            reason = givens.no_policy(one)
             verdict = Finding(judgement=Remark.NO_POLICY, reason=reason)
             yield one, Row(disk=one.path, strategy=None, verdict=verdict)
-
-
-def _no_policy(seen: Sighting, *, given: Given | None, unmapped: str | None) -> str:
-    """Return why no policy is known of a file, and how it gets one."""
-    if seen.foreign is not None:
-        return (
-            f"it has no stamp: its content is {seen.foreign.name}, and only qcow2 and"
-            f" raw disks have policies; {seen.foreign.remedy}"
-        )
-    if given is not None:
-        return (
-            f"it has no stamp, and does not look like a {given.format} disk, which the"
-            " given policy is for"
-        )
-    return unmapped or NO_STAMP
 
 
 def _renewed(
@@ -327,32 +252,6 @@ def _renewed(
         yield one, replace(row, verdict=verdict)
 
 
-def _bases(seen: Sequence[Sighting]) -> set[Inode]:
-    """Return the base images: backing files of others that have none themselves."""
-    held = [(one.inode, one.holding) for one in seen if one.holding is not None]
-    overlays = {found for found, holding in held if holding.overlay}
-    return {one.backing for _, one in held if one.backing is not None} - overlays
-
-
-def _passed_over(seen: Sequence[Sighting], *, bases: set[Inode]) -> Iterator[Row]:
-    """Yield the rows of images without a stamp that are no disks, nor named as such."""
-    data = {one.holding.data for one in seen if one.holding}
-    for one in seen:
-        has_stamp = one.stamp or (one.holding and one.holding.stamped)  # if malformed
-        if has_stamp or one.named or one.inode is None:
-            continue
-        said = _READ_ONLY if one.likeness is Likeness.BASE else None
-        if one.likeness is Likeness.ISO:
-            said = _ISO
-        if one.likeness is Likeness.DISK and one.inode in bases:
-            said = _BASE
-        elif one.likeness is Likeness.DISK and one.inode in data:
-            said = _DATA
-        if said is not None:
-            verdict = Finding(judgement=Remark.PASSED_OVER, reason=said)
-            yield Row(disk=one.path, strategy=None, verdict=verdict)
-
-
 def _is_left(seen: Sighting, above: Covering) -> bool:
     """Return whether a snapshot with an inherited policy has a newer one on it.
 
@@ -374,10 +273,3 @@ def _uncovered(seen: Sighting, above: Covering) -> str | None:
         return None
     in_use = seen.observed.in_use if seen.observed else None
     return above.uncovered(seen.inode, in_use=in_use)
-
-
-def _choice(seen: Sighting, *, given: Given | None) -> Choice | None:
-    """Return what a disk is judged by: its stamp, or else what is given."""
-    if seen.policy:
-        return seen.policy.effective
-    return given.choice if given else None

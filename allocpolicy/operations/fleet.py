@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement
 from allocpolicy.images import stamp as stamps
-from allocpolicy.operations.audit import Given, audit
+from allocpolicy.operations.audit import audit
+from allocpolicy.operations.given import Given
 from allocpolicy.progress import Watcher, unwatched
 from allocpolicy.record import dataclass, replace
 from allocpolicy.report.audit import Audit, Remark, Row

@@ -24,7 +24,8 @@ from allocpolicy.errors import Error
 from allocpolicy.images import base_image, existing
 from allocpolicy.images.base_image import SourceImage
 from allocpolicy.observe import picture as pictures
-from allocpolicy.operations.audit import Given, audit
+from allocpolicy.operations.audit import audit
+from allocpolicy.operations.given import Given
 from allocpolicy.operations.inspect import inspect_open
 from allocpolicy.qcow2 import content
 from allocpolicy.qcow2.content import Kind

@@ -17,7 +17,8 @@ from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import ImageError
 from allocpolicy.images import existing
 from allocpolicy.observe import picture as pictures
-from allocpolicy.operations.audit import Given, audit
+from allocpolicy.operations.audit import audit
+from allocpolicy.operations.given import Given
 from allocpolicy.operations.inspect import inspect_open
 from allocpolicy.qcow2.header import read_header
 from tests.harness.cli import allocpolicy

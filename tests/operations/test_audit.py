@@ -515,7 +515,7 @@ import json, os, sys
 from pathlib import Path
 from allocpolicy import DiskFormat, Policy
 from allocpolicy.contract.strategy import Choice
-from allocpolicy.operations.audit import Given, audit
+from allocpolicy import Given, audit
 
 seen = []
 
