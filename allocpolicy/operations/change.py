@@ -12,7 +12,7 @@ from functools import partial
 from allocpolicy import arguments
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
-from allocpolicy.operations import again, exclusive, prepared
+from allocpolicy.operations import again, changing, exclusive, prepared
 from allocpolicy.operations.again import Repeats
 from allocpolicy.operations.change_order import Change
 from allocpolicy.progress import Watcher, heard, unwatched
@@ -69,7 +69,7 @@ def _change(
             locks=locks,
             started=started,
         ) as one:
-            return prepared.executed(one, repeats=repeats)
+            return changing.executed(one, repeats=repeats)
 
     def tried(repeats: Repeats) -> Report:
         work = partial(changed, repeats=repeats)

@@ -20,7 +20,7 @@ from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import Error, ImageError, InvalidRequest
 from allocpolicy.execute import admission
 from allocpolicy.execute.foreseen import Rehearsal
-from allocpolicy.operations import exclusive, held_disk, prepared
+from allocpolicy.operations import changing, exclusive, held_disk, prepared
 from allocpolicy.operations.change_order import Change
 from allocpolicy.operations.prepared import Prepared
 from allocpolicy.operations.unmet import OnUnmet
@@ -218,7 +218,7 @@ def _executed(
         path = one.hold.disk.path
         try:
             with _naming(path):
-                reports[path] = prepared.executed(one)
+                reports[path] = changing.executed(one)
             done(reports[path])
         except Error as error:
             for said in _told(path, ready, reports):

@@ -1,7 +1,7 @@
 """An existing disk that is about to be changed: locked, held, observed, and planned.
 
-Nothing of it is changed before `executed`: the disks of a VM are all prepared before
-the first of them is changed.
+Nothing of it is changed here, but in `changing`: the disks of a VM are all prepared
+before the first of them is changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from allocpolicy.errors import (
     TooMuchWork,
 )
 from allocpolicy.execute import untouched
-from allocpolicy.execute.execution import execute
 from allocpolicy.execute.foreseen import Earlier
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Access, Job
@@ -32,29 +31,20 @@ from allocpolicy.operations import (
     change_order,
     data_path,
     held_disk,
-    logged,
     unmet,
 )
-from allocpolicy.operations.again import Repeats
 from allocpolicy.operations.change_order import Change
-from allocpolicy.operations.data_path import (
-    NOTHING_TO_DO,
-    Attempt,
-    Course,
-    told_afterwards,
-)
+from allocpolicy.operations.data_path import Course, told_afterwards
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.progress import Watcher
 from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call
-from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.selection import Selection
 from allocpolicy.storage import effort
 from allocpolicy.storage.effort import Bound
 from allocpolicy.storage.inode import inode
 
-RECORDED = "the disk meets it as it is"
 _BOUND = Bound(seconds=20, memory=1 << 30)  # as for one disk of an audit
 
 
@@ -114,7 +104,7 @@ def disk(
     has_turn: bool | None = None,
     started: float | None = None,
 ) -> Iterator[Prepared]:
-    """Yield the disk, planned and held for the body, which may let it be `executed`.
+    """Yield the disk, planned and held for the body, which may let it be changed.
 
     :param locks: those that are held of the ones that strategies name.
     :param has_turn: whether the turn on the disk's filesystem is held, and then so is
@@ -290,7 +280,7 @@ def _planned(one: _Opened, *, on_unmet: OnUnmet) -> tuple[Course, str | None]:
     """
     if one.meets:
         return Course(job=one.job, plan=unmet.nothing(one.job)), None
-    with _naming_the_disk(one.hold):
+    with naming_the_disk(one.hold):
         try:
             return _with_plan(one), None
         except Error as error:
@@ -323,77 +313,12 @@ def _leaves_it(course: Course) -> bool:
 
 
 @contextlib.contextmanager
-def _naming_the_disk(hold: Hold) -> Iterator[None]:
+def naming_the_disk(hold: Hold) -> Iterator[None]:
+    """Make refusals of a plan, which know no path, errors of the disk.
+
+    :raises ImageError: for a `PlanError` of the body.
+    """
     try:
         yield
-    except PlanError as error:  # which knows no path
+    except PlanError as error:
         raise hold.refusal(error.reason) from error
-
-
-def executed(one: Prepared, *, repeats: Repeats = logged.never) -> Report:
-    """Do to the disk what is planned, and return the report.
-
-    :param repeats: says of an error that this is done again, and it isn't told.
-    :raises Error: as `change.apply` and `change.resize` do.
-    """
-    job = one.course.job
-    operation, path = job.request.operation, one.hold.disk.path
-    with logged.change(
-        str(operation), path, started=one.started, repeats=repeats
-    ) as change:
-        course = replace(one.course, job=change.of(job))
-        attempt = _attempt(replace(one, course=course))
-        if operation is Operation.RESIZE:
-            attempt = _with_uncovered(attempt, one)
-        if not job.dry_run:
-            one.is_there()
-        done = data_path.report(attempt, elapsed=time.monotonic() - one.started)
-        change.done(done)
-        return done
-
-
-def _attempt(one: Prepared) -> Attempt:
-    job = one.course.job
-    if one.unmet is not None:
-        return unmet.left(job, one.hold, reason=one.unmet)
-    if one.meets:
-        return _nothing_to_do(one)
-    with _naming_the_disk(one.hold):
-        try:
-            return data_path.follow(one.course)
-        except Error as error:
-            reason = unmet.reason(error, hold=one.hold, on_unmet=one.on_unmet)
-            if reason is None:
-                raise
-            return unmet.left(job, one.hold, reason=reason)
-
-
-def _nothing_to_do(one: Prepared) -> Attempt:
-    (plan, job), earlier = one.part, one.earlier
-    attempt = Attempt(
-        job=job,
-        reason=NOTHING_TO_DO,
-        plan=plan,
-        steps=(),
-        done=execute(plan, job),
-        stamp_before=earlier.stamp if earlier else None,
-    )
-    if earlier is not None:
-        return replace(attempt, reason=f"{NOTHING_TO_DO}: {earlier.path} is the same")
-    return replace(attempt, reason=RECORDED) if attempt.records else attempt
-
-
-def _with_uncovered(attempt: Attempt, one: Prepared) -> Attempt:
-    """Return the attempt; its reason says which overlay the guest writes to instead."""
-    from allocpolicy.operations import snapshots
-
-    current = one.course.job.current
-    assert current is not None
-    uncovered = snapshots.uncovered(one.hold.disk, current, policy=attempt.job.policy)
-    if not uncovered:
-        return attempt
-    return replace(
-        attempt,
-        reason=f"{attempt.reason}; but {uncovered}",
-        remarks=(*attempt.remarks, uncovered),
-    )
