@@ -9,7 +9,7 @@ from pathlib import Path
 
 from allocpolicy.log.author import Author
 from allocpolicy.record import asdict, dataclass
-from allocpolicy.wording import amount, bounded, one_line, printable
+from allocpolicy.wording import amount, one_line, printable
 
 State = Mapping[str, object]  #: what something is, by name: plain data
 
@@ -17,6 +17,7 @@ State = Mapping[str, object]  #: what something is, by name: plain data
 _LONGEST_PATH = 200
 _LONGEST_SAID = 200  # of a reason, or an error
 _LONGEST_COMMAND = 150
+_LONGEST_STATE = 150  # of one that is told by its names; a disk's is short
 _POLICY = ("options", "requested", "labels")  # of a state, not in its words
 
 
@@ -128,8 +129,8 @@ def _words(state: State | None) -> str:
         return ", ".join((str(state["strategy"] or "no policy"), *_sizes(state)))
     if "virtual_size" in state:
         return ", ".join(_sizes(state))
-    named = (f"{name}={bounded(str(value))}" for name, value in state.items())
-    return ", ".join(named) or "nothing"
+    named = ", ".join(f"{name}={value}" for name, value in state.items())
+    return _cut(named, to=_LONGEST_STATE) or "nothing"
 
 
 def _sizes(state: State) -> Iterator[str]:

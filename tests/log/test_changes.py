@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from allocpolicy import (
     record_changes,
     schema,
 )
-from allocpolicy.log import author, datagram, telling
+from allocpolicy.log import author, datagram, entry, telling
 from allocpolicy.record import replace
 from allocpolicy.storage import signals
 from tests.harness import images, logs, plugin
@@ -211,6 +212,28 @@ def test_a_line_has_room_for_who_it_was(log: Logs, tmp_path: Path) -> None:
     (line,) = log.lines()
     assert f"{'d' * 100}/disk failed: " in line
     assert f"; by {author.current().name}: allocpolicy provision " in line
+
+
+@pytest.mark.parametrize(
+    "place", [{"file": Path("/", "f" * 4000)}, {"domain": "u" * 36}]
+)
+@pytest.mark.parametrize("error", [None, "e" * 4000])
+def test_whatever_it_was_before_and_is_now_a_line_says_who(
+    place: dict[str, Any], error: str | None
+) -> None:
+    """Specs of a domain may be many, and their values are anybody's."""
+    specs = {f"allocpolicy:a.option{number}": "v" * 400 for number in range(9)}
+    done = entry.Entry(
+        operation="libvirt set",
+        **place,
+        before=specs,
+        after={**specs, "more": "w"},
+        error=error,
+        seconds=1,
+    )
+    who = replace(author.current(), loginuid=None, uid=0, sudo_user="a" * 64)
+    told = entry.Record(entry=done, author=who, command="c" * 999, pid=1, at=0)
+    assert f"; by {who.name}: c" in told.line[: datagram.LONGEST]
 
 
 def test_two_threads_make_changes_of_their_own(log: Logs, tmp_path: Path) -> None:
