@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -31,3 +33,18 @@ def test_the_walk_and_the_places_name_what_is_there() -> None:
     named = {f"{name.replace('.', '/')}.py" for name in dotted} | set(slashed)
     assert named
     assert named <= modules()
+
+
+def test_the_layers_are_those_that_imports_are_checked_by() -> None:
+    """From top to bottom; those beside each other in any order."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    checked = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    picture = PAGE.partition("<!-- not run: the layers")[2].partition("The strategies")[
+        0
+    ]
+    drawn = [re.split(r" {2,}", line.strip())[0] for line in picture.splitlines()[1:]]
+    assert rooms(drawn) == rooms(checked)
+
+
+def rooms(layers: Iterable[str]) -> list[str]:
+    return [room for layer in layers for room in re.findall(r"[a-z_0-9]+", layer)]
