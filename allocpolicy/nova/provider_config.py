@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -59,12 +60,18 @@ def text(found: Probe) -> str:
 
 
 def write(path: Path, content: str) -> None:
-    """Replace the file, whole.
+    """Replace the file, whole; one that says the same to Nova stays as it is.
+
+    Its comments have figures that were measured: they are others each time.
 
     :raises Error: as `whole_file.replace` does.
     """
-    before = _sum(path)
-    after = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
+    there, mode = _there(path)
+    is_the_same = there is not None and _said(there) == _said(content.encode())
+    if is_the_same and mode == whole_file.MODE:
+        return
+    before = None if there is None else _sum(there)
+    after = _sum(content.encode())
     with telling.changing(
         "nova provider-config",
         file=path.absolute(),
@@ -72,17 +79,26 @@ def write(path: Path, content: str) -> None:
         refusals=(DestinationError,),
     ) as done:
         whole_file.replace(path, content, what="provider configuration")
-        if before != after:
-            done(after)
+        done(after)
 
 
-def _sum(path: Path) -> State | None:
-    """Return what is told of the file that is there, if it is one."""
+def _there(path: Path) -> tuple[bytes | None, int]:
+    """Return the content and the mode bits of the file that is there, if it is one."""
     try:
-        content = path.read_bytes() if path.is_file() else None
+        mode = path.lstat().st_mode
+        content = path.read_bytes() if stat.S_ISREG(mode) else None
     except OSError:  # it may not be read
-        return None
-    return None if content is None else {"sha256": hashlib.sha256(content).hexdigest()}
+        return None, 0
+    return content, stat.S_IMODE(mode)
+
+
+def _said(content: bytes) -> list[bytes]:
+    """Return the lines that Nova reads."""
+    return [line for line in content.splitlines() if not line.startswith(b"#")]
+
+
+def _sum(content: bytes) -> State:
+    return {"sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _all(found: Probe) -> Iterator[tuple[str, str | None]]:

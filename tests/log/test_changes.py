@@ -287,13 +287,23 @@ def test_the_hook_is_changed_by_what_installs_and_removes_it(log: Logs) -> None:
 
 
 def test_the_file_for_nova_is_changed_once(log: Logs, tmp_path: Path) -> None:
-    """A FIFO in its place is refused, and nobody waits for it."""
+    """Nova reads the same whatever is measured each time, which is in comments.
+
+    A FIFO in its place is refused, and nobody waits for it.
+    """
     file = tmp_path / "nova.yaml"
     words = ("nova", "provider-config", tmp_path, "--output")
-    for _ in range(2):
-        done(*words, file)
+    done(*words, file)
     (record,) = log.records()
     assert record["FILE"] == str(file)
+    file.write_text(f"{file.read_text()}#   of that time: 4 MiB of holes\n")
+    content, inode = file.read_bytes(), file.stat().st_ino
+    done(*words, file)
+    assert (file.read_bytes(), file.stat().st_ino) == (content, inode)
+    assert not log.records()
+    file.chmod(0o600)
+    done(*words, file)
+    assert [one["FILE"] for one in log.records()] == [str(file)]
     os.mkfifo(tmp_path / "fifo")
     assert allocpolicy(*words, tmp_path / "fifo").status == 2
     assert not log.records()
