@@ -156,6 +156,7 @@ def audit(
         data_files=passed_over.data_files(no_disks),
         unlisted=len(walked.unreadable),
         found=audit_rows.counted(named, there),
+        closed=frozenset(audit_rows.closed(named, walked.unreadable)),
         ended=time.time(),
     )
 

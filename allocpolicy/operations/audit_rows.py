@@ -77,10 +77,21 @@ def missing(*found: Iterable[Row]) -> Iterator[Row]:
 
 def counted(paths: Iterable[Path], rows: Iterable[Row]) -> dict[Path, int]:
     """Return how many of the rows are of disks at and below each path."""
+    return _at_and_below(paths, (one.disk for one in rows))
+
+
+def closed(paths: Iterable[Path], unlisted: Iterable[tuple[str, str]]) -> set[Path]:
+    """Return the paths at and below which something can't be listed."""
+    counts = _at_and_below(paths, (Path(path) for path, _ in unlisted))
+    return {path for path, count in counts.items() if count}
+
+
+def _at_and_below(paths: Iterable[Path], found: Iterable[Path]) -> dict[Path, int]:
+    """Return how many of what was found, by real paths, is at and below each path."""
     places = {Path(os.path.abspath(one)): Path(os.path.realpath(one)) for one in paths}
     counts = dict.fromkeys(places.values(), 0)
-    for one in rows:
-        for place in (one.disk, *one.disk.parents):
+    for one in found:
+        for place in (one, *one.parents):
             if place in counts:
                 counts[place] += 1
     return {path: counts[place] for path, place in places.items()}

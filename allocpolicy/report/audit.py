@@ -119,6 +119,8 @@ class Audit:
     unlisted: int = 0  #: how many rows are of paths that could not be read
     #: how many disks are at and below each path that was to be looked at
     found: Mapping[Path, int] = field(default_factory=dict)
+    #: which of these paths there may be more disks below: something can't be listed
+    closed: frozenset[Path] = frozenset()
     expected: int = 0  #: how many disks there must be, at least
     ended: float = 0.0  #: when it ended, in seconds since 1970
 
@@ -152,15 +154,21 @@ class Audit:
         if self.disks >= self.expected:
             return None
         empty = ", ".join(printable(str(path)) for path in self.empty)
-        there = _counted(self.disks, "disk")
-        said = f"{there} found, and at least {self.expected} expected"
+        there = f"{_counted(self.disks, 'disk')} found"
+        if self.unlisted:
+            there += f" ({_counted(self.unlisted, 'path')} not read)"
+        said = f"{there}, and at least {self.expected} expected"
         where = f": none in {empty}; is a filesystem not mounted?" if empty else ""
         return f"{said}{where}"
 
     @property
     def empty(self) -> tuple[Path, ...]:
-        """Return the paths at and below which no disk was found."""
-        return tuple(path for path, count in self.found.items() if not count)
+        """Return the paths at and below which there is no disk, as far as is known."""
+        return tuple(
+            path
+            for path, count in self.found.items()
+            if not count and path not in self.closed
+        )
 
     def exit_status(self, *, require_stamp: bool = False) -> int:
         """Return that of the command.

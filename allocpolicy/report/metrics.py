@@ -102,7 +102,8 @@ def _paths(audit: Audit) -> Iterator[str]:
     name = "allocpolicy_path_disks"
     yield _head(name, "Disks at and below a path that was looked at.")
     for path, count in audit.found.items():
-        yield _sample(name, {"path": os.fspath(path)}, count)
+        if count or path not in audit.closed:  # 0 is no guess
+            yield _sample(name, {"path": os.fspath(path)}, count)
 
 
 def _ended(audit: Audit) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,17 @@ _SETPRIV = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
 def command(*arguments: object) -> list[str]:
     """Return the command line that runs a program as an ordinary user."""
     return [*_SETPRIV, *map(str, arguments)]
+
+
+@contextmanager
+def assumed() -> Iterator[None]:
+    """Have this thread alone look at files as an ordinary user: setfsuid(2)."""
+    libc = ctypes.CDLL(None)
+    before = libc.setfsuid(UID)
+    try:
+        yield
+    finally:
+        libc.setfsuid(before)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -391,6 +392,27 @@ def test_a_strategy_that_cannot_be_asked_stops_nothing(
     assert "'gone' is not installed" in said[1]
     assert "'prayer'" in said[2]
     assert "malformed" in said[4]
+
+
+@pytest.mark.system
+def test_what_cannot_be_listed_is_not_called_empty() -> None:
+    """What is in it isn't known: it may have disks."""
+    with ordinary_user.public_place() as place:
+        for name in ("empty", "closed", "half/closed"):
+            (place / name).mkdir(parents=True, mode=0o755)
+        for name in ("closed", "half/closed"):
+            (place / name).chmod(0o700)
+        named = [place / name for name in ("empty", "closed", "half")]
+        with ordinary_user.assumed():
+            seen = audit(named, policy=Policy(configured=False))
+    seen = dataclasses.replace(seen, expected=1)
+    assert seen.empty == (place / "empty",)
+    assert seen.summary.count("no disk in") == 1
+    assert seen.shortage == (
+        "0 disks found (2 paths not read), and at least 1 expected:"
+        f" none in {place / 'empty'}; is a filesystem not mounted?"
+    )
+    assert (seen.exit_status(), seen.unlisted) == (1, 2)
 
 
 @on_ext4

@@ -208,10 +208,15 @@ def test_what_is_unknown_of_a_filesystem_has_a_sample_for_each_reason(
 
 @every_parser
 def test_each_path_that_was_looked_at_has_its_disks(parse: object) -> None:
-    """An empty one has 0, and one that was not looked at has no sample."""
+    """An empty one has 0; one that was not looked at, or can't be, has no sample."""
     assert callable(parse)
-    counts = {Path("/d"): 2, Path("/e"): 0}
-    audit = dataclasses.replace(audit_of("/d/a", "/d/b"), found=counts, ended=1e9)
+    counts = {Path("/d"): 2, Path("/e"): 0, Path("/f"): 0}
+    audit = dataclasses.replace(
+        audit_of("/d/a", "/d/b"),
+        found=counts,
+        closed=frozenset({Path("/d"), Path("/f")}),
+        ended=1e9,
+    )
     families = list(parse(metrics.text(audit)))
     samples = [sample for one in families for sample in one.samples]
     found = {
