@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from allocpolicy.contract.facts import BaseImage, DiskFormat, Facts
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.execute import new
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.fields import fit_fields
 from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
@@ -139,7 +140,7 @@ def _provision(
         check_size(order.virtual_size)
     with (
         told_afterwards(order.destination) as is_there,
-        destination.opened(order.destination) as place,
+        _opened_place(order) as place,
         _opened_base(order, disk=place, policy=policy, watch=watch) as opened,
     ):
         base = opened.base if opened else None
@@ -170,6 +171,14 @@ def _provision(
         if not order.dry_run:
             is_there()
         return report(attempt, elapsed=time.monotonic() - started)
+
+
+@contextmanager
+def _opened_place(order: Order) -> Iterator[Destination]:
+    """Open where the disk goes, if it can have its owner and mode there."""
+    with destination.opened(order.destination) as place:
+        new.check_access(order.access, place.directory)
+        yield place
 
 
 def _opened_base(

@@ -25,7 +25,7 @@ from allocpolicy import (
 )
 from allocpolicy.record import replace
 from tests.conftest import FreshFilesystem
-from tests.harness import images
+from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
 from tests.harness.filesystems import available
 from tests.harness.images import MIB
@@ -406,6 +406,25 @@ def test_a_name_that_is_taken_meanwhile_is_looked_at_again(
     done = ensure(wanted(disk), policy=policy, watch=watch)
     assert (done.operation, done.changed) == ("apply", False)
     assert os.listdir(directory) == ["disk"]
+
+
+@pytest.mark.parametrize("option", [(), ("--check",)])
+def test_an_owner_that_cannot_be_had_is_refused_before_anything_is_made(
+    option: tuple[str, ...],
+) -> None:
+    """Also by a check, and before a base image is looked at, or converted."""
+    with ordinary_user.public_directory() as place:
+        given = ("ensure", place / "disk", "--base", place / "gone", *option)
+        finished = subprocess.run(
+            ordinary_user.command(*command(*given, "--owner", "root:root")),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(XDG_RUNTIME_DIR=str(place)),
+        )
+        assert not (place / "disk").exists()
+    assert finished.returncode == 2
+    assert "owner 0:0: only root may give files to others" in finished.stderr
 
 
 @pytest.mark.filesystems("ext4", "xfs")
