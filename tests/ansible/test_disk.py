@@ -16,9 +16,10 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 
-from allocpolicy import Policy, inspect
+from allocpolicy import Access, Order, Policy, inspect, provision
 from tests.ansible.conftest import COLLECTION, program
-from tests.harness import logs
+from tests.harness import logs, ordinary_user
+from tests.harness.images import MIB
 from tests.harness.logs import Logs
 
 FILE = COLLECTION / "plugins" / "modules" / "allocpolicy_disk.py"
@@ -173,6 +174,95 @@ def test_mode_and_owner_are_as_for_any_file(run: Run, tmp_path: Path) -> None:
     assert not run(**wish, mode="u=rw,g=r,o=")["changed"]
 
 
+def test_a_new_disk_has_its_mode_and_owner_from_the_start(
+    run: Run, tmp_path: Path
+) -> None:
+    """A mode is octal or symbolic, and a group without an owner is enough."""
+    for number, mode in enumerate(("0640", 0o640, "u=rw,g=r,o=", "g+r")):
+        path = tmp_path / str(number)
+        assert run(path=path, size="1M", mode=mode, group="12")["changed"]
+        status = path.stat()
+        assert (status.st_mode & 0o777, status.st_gid) == (0o640, 12)
+        for check in (True, False):
+            told = run(path=path, size="1M", mode=mode, group="12", check=check)
+            assert not told["changed"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"owner": "nobody-at-all"}, "owner: there is no"),
+        ({"group": "nobody-at-all"}, "group: there is no"),
+        ({"owner": "-1"}, "no valid number"),
+        ({"mode": "rw-r--r--"}, "octal or symbolic"),
+        ({"mode": "preserve"}, "octal or symbolic"),
+        ({"mode": "77777"}, "no such bits"),
+        ({"mode": "89"}, "octal or symbolic"),
+    ],
+)
+def test_an_owner_or_a_mode_that_is_none_is_refused_before_anything_is_done(
+    run: Run, tmp_path: Path, wish: dict[str, object], said: str, is_there: bool
+) -> None:
+    path = tmp_path / "disk"
+    if is_there:
+        run(path=path, size="1M")
+    before = path.stat() if is_there else None
+    for check in (True, False):
+        told = run(path=path, size="2M", check=check, **wish)
+        assert told["failed"]
+        assert said in told["msg"]
+        assert (path.stat() if path.exists() else None) == before
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_an_ordinary_user_may_not_give_is_refused_before_anything_is_done(
+    tmp_path: Path, is_there: bool
+) -> None:
+    """In check mode, too."""
+    with ordinary_user.public_directory() as place:
+        path, me = place / "disk", ordinary_user.UID
+        if is_there:
+            access = Access(owner=(me, me))
+            provision(Order(destination=path, virtual_size=MIB, access=access))
+        for wish, check in (("owner", True), ("owner", False), ("group", False)):
+            given: dict[str, object] = {"path": str(path), "size": "2M", wish: "root"}
+            given["_ansible_check_mode"] = check
+            ended = as_ordinary_user(given, place=place)
+            assert ended["failed"], ended
+            assert ended["exit_status"] == 2
+            assert path.exists() == is_there
+            assert not is_there or inspect(path).observed.virtual_size == MIB
+        plain = as_ordinary_user({"path": str(path), "size": "2M"}, place=place)
+        assert plain["changed"]
+
+
+def as_ordinary_user(given: dict[str, object], *, place: Path) -> dict[str, Any]:
+    """Return what the module tells an ordinary user."""
+    file = place / "module.py"
+    file.write_text(FILE.read_text())
+    file.chmod(0o644)
+    script = (
+        "import json, runpy, sys\n"
+        "from ansible.module_utils.testing import patch_module_args\n"
+        "with patch_module_args(json.loads(sys.argv[1])):\n"
+        "    runpy.run_path(sys.argv[2], run_name='__main__')\n"
+    )
+    ended = subprocess.run(
+        ordinary_user.command(
+            *(sys.executable, "-P", "-c", script, json.dumps(given), file)
+        ),
+        env={**os.environ, "XDG_RUNTIME_DIR": str(place)},
+        cwd=place,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout, ended.stderr
+    told: dict[str, Any] = json.loads(ended.stdout)
+    return told
+
+
 @pytest.mark.parametrize(
     ("wish", "error", "status"),
     [
@@ -260,3 +350,13 @@ def test_a_python_without_allocpolicy_is_told_of(
     assert ended.returncode
     assert "(allocpolicy) on" in ended.stdout
     assert "set ansible_python_interpreter" in ended.stdout
+    checked = subprocess.run(
+        [*ended.args, "--check"],
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert not checked.returncode, "another task may install it first"
+    assert "SKIPPED" in checked.stdout
+    assert "is not in this Python yet" in checked.stdout + checked.stderr

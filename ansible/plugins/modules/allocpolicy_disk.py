@@ -78,15 +78,20 @@ options:
 attributes:
   check_mode:
     support: full
-    description: The plan is made and checked against the space that is free.
+    description:
+      - The plan is made and checked against the space that is free.
+      - Where allocpolicy is still to be installed, by a task before this one, the task
+        is skipped, with a warning.
   diff_mode:
     support: full
     description: Shows policy, options, size, allocation and steps, before and after.
 extends_documentation_fragment:
   - ansible.builtin.files
 notes:
-  - A new disk has mode V(0600) until O(mode) and O(owner) are given to it. libvirt
-    gives a disk to QEMU's user while a VM runs; an O(owner) here would take it back.
+  - A new disk has its O(mode), V(0600) by default, and its O(owner) from the moment
+    that it is there; those that can't be had are refused before anything is done.
+  - libvirt gives a disk to QEMU's user while a VM runs; an O(owner) here would take it
+    back.
   - What is changed is recorded in the host's journal or syslog, as every command does.
 """
 
@@ -133,18 +138,26 @@ exit_status:
   sample: 3
 """
 
+import grp
 import os
+import pwd
+import stat
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
     import allocpolicy
-except ImportError:
+except ImportError as failed:
     MISSING: str | None = traceback.format_exc()
+    # A package that is there and broken is none that is still to come.
+    IS_TO_COME = (
+        isinstance(failed, ModuleNotFoundError) and failed.name == "allocpolicy"
+    )
 else:
-    MISSING = None
+    MISSING, IS_TO_COME = None, False
 
 ARGUMENTS = {
     "path": {"type": "path", "required": True, "aliases": ["dest"]},
@@ -165,6 +178,8 @@ ARGUMENTS = {
     "config_files": {"type": "list", "elements": "path", "default": []},
 }
 STRATEGY = "allocpolicy:strategy"
+PRIVATE = 0o600  # the mode of a new disk
+NO_ID = (1 << 32) - 1  # chown(2): leave the ID as it is
 
 
 def main() -> None:
@@ -176,6 +191,10 @@ def main() -> None:
         required_by={"base_format": "base"},
         supports_check_mode=True,
     )
+    if IS_TO_COME and module.check_mode:  # another task may install it first
+        why = "allocpolicy is not in this Python yet: what would be done is unknown"
+        module.warn(f"{module.params['path']}: {why}")
+        module.exit_json(skipped=True, msg=why)
     if MISSING is not None:
         why = "by it: set ansible_python_interpreter to a Python that has allocpolicy"
         module.fail_json(
@@ -203,7 +222,7 @@ def ensured(module: AnsibleModule) -> dict[str, Any]:
     :raises Error: as `allocpolicy.ensure` does.
     """
     policy = allocpolicy.load_policy(config_files=module.params["config_files"])
-    order = ordered(module.params)
+    order = ordered(module.params, access=accessible(module))
     before = recorded(order, policy)
     with allocpolicy.record_changes(policy=policy, command="ansible: allocpolicy_disk"):
         report = allocpolicy.ensure(order, policy=policy, check=module.check_mode)
@@ -215,7 +234,83 @@ def ensured(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def ordered(given: dict[str, Any]) -> allocpolicy.Order:
+def accessible(module: AnsibleModule) -> allocpolicy.Access:
+    """Return who may use a new disk; check that what is there can be given to them.
+
+    :raises Error: when it can't, or there is no such user, group or mode.
+    """
+    given = module.params
+    there = os.stat(given["path"]) if os.path.exists(given["path"]) else None
+    user = number(given["owner"], "owner", lambda name: pwd.getpwnam(name).pw_uid)
+    group = number(given["group"], "group", lambda name: grp.getgrnam(name).gr_gid)
+    mode = bits(module, given["mode"], now=there.st_mode if there else PRIVATE)
+    if there is not None:
+        refuse(there, user=user, group=group, mode=mode)
+        return allocpolicy.Access()
+    mode = PRIVATE if mode is None else mode
+    if user is None and group is None:
+        return allocpolicy.Access(mode=mode)
+    user = os.geteuid() if user is None else user
+    group = group_of_new(given["path"]) if group is None else group
+    return allocpolicy.Access(mode=mode, owner=(user, group))
+
+
+def number(given: Any, kind: str, look_up: Callable[[str], int]) -> int | None:
+    """Return the number of a user or a group, by name or number."""
+    if given is None:
+        return None
+    try:
+        found = int(given) if str(given).lstrip("-").isdigit() else look_up(given)
+    except KeyError as error:
+        reason = f"{kind}: there is no {given!r}"
+        raise allocpolicy.InvalidRequest(reason) from error
+    if not 0 <= found < NO_ID:
+        raise allocpolicy.InvalidRequest(f"{kind}: {given} is no valid number")
+    return found
+
+
+def bits(module: AnsibleModule, given: Any, *, now: int) -> int | None:
+    """Return a mode, octal or symbolic, as Ansible reads it."""
+    if given is None or (isinstance(given, int) and given == stat.S_IMODE(given)):
+        return given
+    status = os.stat_result((stat.S_IFREG | now, *[0] * 9))
+    try:
+        symbolic = module._symbolic_mode_to_octal  # noqa: SLF001
+        found = int(given, 8) if str(given).isdigit() else symbolic(status, given)
+    except Exception as error:  # of Ansible's own reading
+        reason = f"mode {given!r}: write it in octal or symbolic form"
+        raise allocpolicy.InvalidRequest(reason) from error
+    if found != stat.S_IMODE(found):
+        raise allocpolicy.InvalidRequest(f"mode {given!r}: there are no such bits")
+    return found
+
+
+def group_of_new(path: str) -> int:
+    """Return the group that a new file gets: its directory's, if that is setgid."""
+    try:
+        directory = os.stat(os.path.dirname(os.path.realpath(path)))
+    except OSError:  # which making sure of the disk tells
+        return os.getegid()
+    return directory.st_gid if directory.st_mode & stat.S_ISGID else os.getegid()
+
+
+def refuse(
+    there: os.stat_result, *, user: int | None, group: int | None, mode: int | None
+) -> None:
+    """Check that we may give the disk what it is to have, before anything is done."""
+    mine, ours = there.st_uid == os.geteuid(), {os.getegid(), *os.getgroups()}
+    reason = ""
+    if user not in (None, there.st_uid):
+        reason = "owner: only root may give files to others"
+    elif group not in (None, there.st_gid) and not (mine and group in ours):
+        reason = "group: only a file's owner may change it, to a group of his own"
+    elif mode not in (None, stat.S_IMODE(there.st_mode)) and not mine:
+        reason = "mode: only a file's owner may change it"
+    if reason and os.geteuid() != 0:
+        raise allocpolicy.InvalidRequest(reason)
+
+
+def ordered(given: dict[str, Any], *, access: allocpolicy.Access) -> allocpolicy.Order:
     """Return what is wanted of the disk.
 
     :raises Error: when that is nothing possible.
@@ -242,6 +337,7 @@ def ordered(given: dict[str, Any]) -> allocpolicy.Order:
         flavor=flavor,
         extra_specs=specs,
         labels=texts(given["labels"]),
+        access=access,
     )
 
 
