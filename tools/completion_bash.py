@@ -12,7 +12,7 @@ from tools.completion import HEAD, after, takers
 def write(known: Sequence[Command]) -> str:
     """Return the completion for bash: a function, and no other of the session's names.
 
-    ``=`` and ``:`` are words of their own for bash, as COMP_WORDBREAKS has them.
+    ``=`` and ``:`` are words of their own for bash where COMP_WORDBREAKS has them.
     """
     return HEAD + _BASH.format(
         program=PROGRAM,
@@ -26,12 +26,25 @@ def write(known: Sequence[Command]) -> str:
 
 _BASH = """\
 _{program}() {{
-    local cur="${{COMP_WORDS[COMP_CWORD]}}" command='' taker='' place=0
-    local next takers word index
+    local command='' taker='' place=0 next takers word index
+    local -a typed=()
+    local IFS=$' \\t\\n'
+    local cur rest="$COMP_LINE" last="${{COMP_WORDS[COMP_CWORD]}}"
     COMPREPLY=()
-    [ "$cur" != = ] || cur=''
-    for ((index = 1; index < COMP_CWORD; index++)); do
+    # What is between spaces is one word, whatever COMP_WORDBREAKS has.
+    for ((index = 0; index <= COMP_CWORD; index++)); do
         word="${{COMP_WORDS[index]}}"
+        if ((index > 0)) && [[ -n "$word" && "$rest" == "$word"* ]]; then
+            typed[${{#typed[@]}}-1]+="$word"
+        else
+            rest="${{rest#"${{rest%%[![:space:]]*}}"}}"
+            typed+=("$word")
+        fi
+        rest="${{rest#"$word"}}"
+    done
+    cur="${{typed[${{#typed[@]}}-1]}}"
+    for ((index = 1; index < ${{#typed[@]}} - 1; index++)); do
+        word="${{typed[index]}}"
         case "$command" in
 {after}
         *) next='' ;;
@@ -39,9 +52,7 @@ _{program}() {{
         case "$command" in
 {takers}
         esac
-        if [ "$word" = = ]; then
-            continue
-        elif [ -n "$taker" ]; then
+        if [ -n "$taker" ]; then
             taker=''
         elif [[ "$word" == -* ]]; then
             [[ "$takers" != *" $word "* ]] || taker="$word"
@@ -51,7 +62,12 @@ _{program}() {{
             ((++place))
         fi
     done
-    local words='' action=''
+    local words='' action='' before='' there
+    if [[ -z "$taker" && "$cur" == --*=* ]]; then
+        taker="${{cur%%=*}}"
+        before="$taker="
+        cur="${{cur#*=}}"
+    fi
     if [ -n "$taker" ]; then
         case "$command $taker" in
 {values}
@@ -72,13 +88,18 @@ _{program}() {{
     fi
     if [ -n "$action" ]; then
         compopt -o filenames 2>/dev/null
-        local IFS=$'\\n'
-        # shellcheck disable=SC2207  # a name in a line
-        COMPREPLY=($(compgen -A "$action" -- "$cur"))
+        mapfile -t COMPREPLY < <(compgen -A "$action" -- "$cur")
     else
-        # shellcheck disable=SC2207  # words have neither spaces nor patterns
-        COMPREPLY=($(compgen -W "$words" -- "$cur"))
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
     fi
+    # bash replaces what follows the last of COMP_WORDBREAKS, and nothing before it.
+    case "$last" in [=:]*) last="${{last##*[=:]}}" ;; esac
+    there="$before$cur"
+    there="${{there%"$last"}}"
+    for index in "${{!COMPREPLY[@]}}"; do
+        word="$before${{COMPREPLY[index]}}"
+        COMPREPLY[index]="${{word#"$there"}}"
+    done
 }}
 complete -F _{program} {program}
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tools.command_line import PROGRAM, Argument, Command, Kind
-from tools.completion import HEAD, after, short, takers
+from tools.completion import HEAD, after, names, short, takers
 
 
 def write(known: Sequence[Command]) -> str:
@@ -13,7 +13,7 @@ def write(known: Sequence[Command]) -> str:
     return HEAD + _FISH.format(
         program=PROGRAM,
         takers=" ".join(takers(known[0])),
-        names=" ".join(_fish_quote(one.name) for one in known if one.name),
+        names=" ".join(map(_fish_quote, names(known))),
         lines="\n".join(_fish_lines(known)),
     )
 

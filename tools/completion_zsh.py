@@ -82,12 +82,15 @@ def _zsh_specs(known: Sequence[Command]) -> Iterator[str]:
 
 def _zsh_option(option: Argument) -> str:
     about = f"[{_zsh_text(short(option.help))}]"
+    names = option.options
     if option.kind is not Kind.NOTHING:
         about += f":{_zsh_text(option.metavar)}:{_zsh_action(option)}"
+        # what it takes may be in the same word: --size=40G, -fjson
+        names = tuple(f"{one}{'=' if one[:2] == '--' else '+'}" for one in names)
     if option.repeats:
-        return " ".join(_zsh_quote(f"*{name}{about}") for name in option.options)
-    others = f"({' '.join(option.options)})" if len(option.options) > 1 else ""
-    return " ".join(_zsh_quote(f"{others}{name}{about}") for name in option.options)
+        return " ".join(_zsh_quote(f"*{name}{about}") for name in names)
+    others = f"({' '.join(option.options)})" if len(names) > 1 else ""
+    return " ".join(_zsh_quote(f"{others}{name}{about}") for name in names)
 
 
 def _zsh_place(index: int, argument: Argument) -> str:
