@@ -13,6 +13,7 @@ from allocpolicy.cli.screens.columns import Column, Data, column, path, sentence
 from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
+from allocpolicy.images import image_file
 from allocpolicy.operations import fleet, stamp
 from allocpolicy.operations.fleet import Member
 from allocpolicy.resolve.disk_map import DiskMap, Entry
@@ -94,6 +95,7 @@ class StampAll(Lister):
             return _left(member, "unchanged", _UNCHANGED)
         try:
             if member.failed is not None or member.entry is None:
+                image_file.resolve(member.disk)  # if it isn't there, that is it
                 reason = member.failed or "no entry of the map matches it"
                 raise ImageError(member.disk, reason)
             return _stamped(member, member.entry, policy=policy, dry_run=dry_run)
@@ -103,22 +105,27 @@ class StampAll(Lister):
 
 
 def _stamped(member: Member, entry: Entry, *, policy: Policy, dry_run: bool) -> Data:
-    row = _left(member, "planned", f"by {entry.place}")
-    row |= {"strategy": entry.selection.strategy, "format": str(entry.format)}
-    if dry_run:
-        return row
-    found = stamp.record(
+    done = stamp.record(
         stamp.Stamping(
             disk=member.disk,
             selection=entry.selection,
             format=entry.format,
             force=entry.force,
+            kept=True,  # one that it has got since, or by another name
+            dry_run=dry_run,
         ),
         policy=policy,
-    ).inspection
-    assert found.verdict is not None
-    verdict, reason = str(found.verdict.judgement), one_line(found.verdict.reason)
-    return row | {"outcome": "stamped", "verdict": verdict, "reason": reason}
+    )
+    if not done.steps:
+        return _left(member, "unchanged", _UNCHANGED)
+    verdict = done.inspection.verdict
+    assert verdict is not None
+    row = _left(member, "planned", f"by {entry.place}")
+    row |= {"strategy": entry.selection.strategy, "format": str(entry.format)}
+    row["verdict"] = str(verdict.judgement)
+    if dry_run:
+        return row
+    return row | {"outcome": "stamped", "reason": one_line(verdict.reason)}
 
 
 def _left(member: Member, outcome: str, reason: str) -> dict[str, object]:

@@ -37,7 +37,8 @@ class Stamping:
 
     Without a ``selection`` it keeps the one in its stamp. ``labels`` add to or override
     those of the stamp; an empty one removes the stamp's. ``force``: it is raw, whatever
-    its content looks like.
+    its content looks like. ``kept``: a stamp that is there stays as it is.
+    ``dry_run``: find out what would be recorded, and record nothing.
     """
 
     disk: Path
@@ -45,11 +46,16 @@ class Stamping:
     labels: Mapping[str, str] = field(default_factory=dict)
     format: DiskFormat | None = None
     force: bool = False
+    kept: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What a disk is with its stamp, and what was written; nothing if it was there."""
+    """What a disk is with its stamp, and what was written; nothing if it was there.
+
+    After a dry run the verdict is by the stamp that would be written.
+    """
 
     inspection: Inspection
     steps: tuple[str, ...]
@@ -71,21 +77,37 @@ def record(stamping: Stamping, *, policy: Policy) -> Recorded:
     with (
         logged.change("stamp set", path.absolute()) as change,
         named(path, action="record its stamp"),
-        held_disk.locked(path, policy=policy, dry_run=False),
+        held_disk.locked(path, policy=policy, dry_run=stamping.dry_run),
     ):
         with existing.opened(
             path, declared=stamping.format, force=stamping.force
         ) as disk:
-            # it is one of its format
-            seen = inspect_open(disk, policy=policy, given=None).observed
             stamp = _stamp(stamping, disk)
             strategy = stamp.effective.strategy
+            # it is one of its format
+            found = inspect_open(disk, policy=policy, given=stamp.effective)
+            steps = recording.lines(disk.stamp, stamp)
+            if stamping.dry_run:
+                if stamp != disk.stamp:
+                    _check(stamp, disk)
+                return Recorded(inspection=found, steps=steps)
+            seen = found.observed
             change.is_of(logged.state(seen, disk.stamp), strategy=strategy)
             if stamp != disk.stamp:
                 _write(stamp, disk, change)
                 change.is_done(logged.state(seen, stamp), strategy=strategy)
-            steps = recording.lines(disk.stamp, stamp)
         return Recorded(inspection=inspect(path, policy=policy), steps=steps)
+
+
+def _check(stamp: Stamp, disk: Disk) -> None:
+    """Check that `_write` would succeed.
+
+    :raises Error: as it does.
+    """
+    existing.check_writable(disk)
+    stamps.encoded(stamp)
+    if not stamps.can_be_on(disk.fd):
+        raise Unsupported(disk.path, _NO_XATTRS)
 
 
 def _write(stamp: Stamp, disk: Disk, change: logged.Change) -> None:
@@ -102,6 +124,8 @@ def _stamp(stamping: Stamping, disk: Disk) -> Stamp:
     :raises ImageError: when there is no policy to keep.
     :raises InvalidRequest: when the labels can't be.
     """
+    if stamping.kept and disk.stamp is not None:
+        return disk.stamp
     given = labels.changed(disk.stamp, stamping.labels)
     if stamping.selection is not None:
         choice = stamping.selection.choice

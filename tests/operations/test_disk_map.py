@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,53 @@ def test_stamp_all_records_and_changes_no_disk(vm: Path) -> None:
     verdicts = rows("audit", vm, *given[3:], status=1, key="verdict")
     assert verdicts["old.raw"] == ("none", "meets")
     assert verdicts["new.raw"] == ("space", "drifted")
+
+
+def test_a_dry_run_of_stamp_all_finds_what_would_fail(vm: Path) -> None:
+    """Each outcome but the last word, each verdict and the exit status are the same."""
+    (vm / "deep" / "cut.qcow2").write_bytes(b"QFI\xfb")
+    (vm / "fixed.raw").write_bytes(bytes(MIB))
+    with fixed(vm / "fixed.raw"):
+        named = (vm, vm / "gone.raw", vm / "lost.img")
+        given = ("stamp", "all", *named, "--map", vm.parent / "map.yaml", *JSON)
+        planned, done = allocpolicy(*given, "--dry-run"), allocpolicy(*given)
+    assert (planned.status, done.status) == (2, 2)
+    foreseen, true = (
+        {
+            Path(one["disk"]).name: (one["strategy"], one["verdict"], one["outcome"])
+            for one in finished.document
+        }
+        for finished in (planned, done)
+    )
+    for name in ("cut.qcow2", "fixed.raw", "gone.raw", "lost.img"):
+        assert true[name][-1] == "failed", name
+    said = {one["disk"]: one["reason"] for one in done.document}
+    assert "No such file" in said[str(vm / "lost.img")]
+    assert true == {
+        name: (*row, "stamped" if outcome == "planned" else outcome)
+        for name, (*row, outcome) in foreseen.items()
+    }
+    assert ("space", "drifted", "stamped") in true.values()
+
+
+def test_stamp_all_records_one_policy_by_several_names(vm: Path) -> None:
+    """A disk that has a stamp keeps it, also if it got that by another name."""
+    (vm / "old.raw").rename(vm / "z.raw")
+    os.link(vm / "new.raw", vm / "old.raw")
+    given = ("stamp", "all", vm, "--map", vm.parent / "map.yaml")
+    done = rows(*given, status=0, key="outcome")
+    assert done["new.raw"] == ("space", "stamped")
+    assert done["old.raw"] == (None, "unchanged")
+
+
+@contextmanager
+def fixed(path: Path) -> Iterator[None]:
+    """Have a file that nobody may change."""
+    subprocess.run(["chattr", "+i", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
 
 
 @pytest.mark.parametrize(
