@@ -99,6 +99,7 @@ def test_a_disk_counts_as_observation_has_it(
 ) -> None:
     """What is promised is the full size less what the disk holds of its own."""
     disk = make(directory / "disk", strategy=strategy, format=format)
+    filesystems.at_rest(directory)
     policy = Policy(headroom=Headroom(ratio=0, minimum=0))
     with opened(disk) as one:
         found = observe.disk(
@@ -151,6 +152,7 @@ def test_a_qcow2_without_a_stamp_may_take_what_its_header_says(
     arguments = ["-o", options] if options else []
     images.qemu_img("create", "-q", "-f", "qcow2", *arguments, disk, "1T")
     images.qemu_io(disk, "write 100G 1M", "write 5M 64k", format="qcow2")
+    filesystems.at_rest(directory)
     held = disk.stat().st_blocks * 512
     taken = account.take(directory, policy=Policy())
     assert (taken.disks, taken.unstamped, taken.malformed) == (1, 1, 0)
@@ -171,6 +173,7 @@ def test_an_external_snapshot_may_take_as_much_as_its_disk(directory: Path) -> N
     images.qemu_img(*overlay, below, top)
     images.qemu_io(top, "write 0 8M", format="qcow2")
     images.qemu_io(top, "discard 0 8M", format="qcow2", discard="unmap")
+    filesystems.at_rest(directory)
     taken = account.take(directory, policy=Policy())
     each = whole(top, size=SIZE)
     held = below.stat().st_blocks * 512 + top.stat().st_blocks * 512
@@ -193,6 +196,7 @@ def test_a_snapshot_counts_whatever_its_guest_gave_back(
     images.qemu_io(top, "write 0 8M", format="qcow2")
     if discarded:
         images.qemu_io(top, f"discard 0 {discarded}", format="qcow2", discard="unmap")
+    filesystems.at_rest(directory)
     held = top.stat().st_blocks * 512
     promised = account.take(directory, policy=Policy()).promised
     assert promised == whole(top, size="40G") - held
@@ -325,6 +329,7 @@ def test_a_malformed_disk_counts_by_its_file(directory: Path, fault: str) -> Non
         with disk.open("r+b") as file:
             file.write(b"none")
     os.truncate(disk, SIZE)
+    filesystems.at_rest(directory)
     taken = account.take(directory, policy=Policy())
     assert (taken.disks, taken.malformed, taken.unstamped) == (1, 1, 0)
     assert taken.promised == SIZE - disk.stat().st_blocks * 512

@@ -43,7 +43,7 @@ def test_a_disk_that_costs_too_much_is_unverifiable(
 ) -> None:
     """Its storage still counts; the next disk has a bound of its own."""
     disk = hostile.in_disorder(tmp_path / "disk", virtual_size=8 * GiB, step=104729)
-    assert seen(disk, bound=BOUNDLESS).observed is not None
+    assert seen(disk, bound=BOUNDLESS).observed is not None  # which syncs it
     sighting = seen(disk, bound=bound)
     assert sighting.fault is not None
     assert sighting.fault.judgement is Judgement.UNVERIFIABLE

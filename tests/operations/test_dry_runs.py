@@ -36,7 +36,7 @@ SPACE = {"allocpolicy:strategy": "space"}
 def state(disk: Path) -> object:
     """Return what any change would change, of the disk and its record."""
     status = disk.stat()
-    return status.st_ino, status.st_blocks, status.st_mtime_ns, status.st_ctime_ns
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def applied(

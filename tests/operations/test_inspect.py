@@ -17,7 +17,7 @@ import pytest
 from allocpolicy import schema
 from tests.harness import images
 from tests.harness.cli import allocpolicy, command, environment, provision
-from tests.harness.filesystems import Unavailable, require_program
+from tests.harness.filesystems import Unavailable, at_rest, require_program
 from tests.harness.images import GIB, MIB
 from tests.harness.patience import PATIENCE
 from tests.harness.qcow2_disks import create
@@ -112,6 +112,7 @@ def test_a_disk_in_use_is_observed_and_nobody_notices(
     assert idle["verdict"]["judgement"] == "meets"
     with qemu(disk, format=format) as machine:
         machine.io("write -P 7 0 4M")
+        at_rest(directory)
         before = state(disk)
         busy = inspected(disk)
         assert busy["observed"]["in_use"] == "writing"

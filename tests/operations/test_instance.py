@@ -63,8 +63,8 @@ def states(*disks: Path) -> list[object]:
     return [
         (
             one.stat().st_ino,
-            one.stat().st_blocks,
             one.stat().st_mtime_ns,
+            one.stat().st_ctime_ns,
             one.read_bytes(),
         )
         for one in disks

@@ -74,7 +74,7 @@ def checksum(disk: Path) -> int:
 
 def state(disk: Path) -> tuple[int, ...]:
     found = disk.stat()
-    return found.st_ino, found.st_ctime_ns, found.st_blocks, checksum(disk)
+    return found.st_ino, found.st_ctime_ns, checksum(disk)
 
 
 def change(disk: Path, **limits: Any) -> Change:

@@ -15,6 +15,7 @@ from allocpolicy import schema
 from allocpolicy.images import stamp as stamps
 from tests.harness import ordinary_user
 from tests.harness.cli import allocpolicy, command, environment, provision
+from tests.harness.filesystems import at_rest
 from tests.harness.images import MIB, qemu_img
 
 JSON = ("-f", "json")
@@ -49,7 +50,7 @@ def state(disk: Path) -> tuple[object, ...]:
 def test_nothing_but_the_stamp_is_changed(directory: Path, format: str) -> None:
     disk = directory / "disk"
     qemu_img("create", "-q", "-f", format, disk, "8M")
-    os.sync()
+    at_rest(directory)
     before = state(disk)
     done = allocpolicy("stamp", "set", disk, "--format", format, *SPACE, *JSON)
     assert done.status == 0, done.stderr
