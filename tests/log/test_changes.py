@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,18 @@ def test_work_in_a_child_has_begun_as_well(
     assert json.loads(record["BEFORE"])["strategy"] == "none"
 
 
+@contextmanager
+def heeded(ending: signal.Signals) -> Iterator[None]:
+    """Have a signal not ignored, as SIGHUP is under nohup(1)."""
+    before = signal.getsignal(ending)
+    if before is signal.SIG_IGN:
+        signal.signal(ending, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(ending, before)
+
+
 @pytest.mark.parametrize(
     ("ending", "said"),
     [
@@ -163,7 +176,7 @@ def test_what_a_signal_ends_has_failed(
     """As by Ctrl-C: nothing is left, and one line tells of it."""
     # one after another in this process
     monkeypatch.setattr(signals._came, "last", -math.inf)
-    with plugin.failing(ending=ending) as failing:
+    with plugin.failing(ending=ending) as failing, heeded(ending):
         words = ("--strategy", "failing", "--plugin", failing)
         ended = allocpolicy("provision", tmp_path / "disk", *SIZE, *words)
     left = "no unfinished disk was left behind"
