@@ -17,7 +17,7 @@ from allocpolicy.cli.running import Command
 from allocpolicy.cli.screens import columns, formats, screen
 from allocpolicy.cli.screens.cells import cell
 from allocpolicy.cli.screens.columns import Column, Data, Lines, normal
-from allocpolicy.cli.streams import aside, standard_output
+from allocpolicy.cli.streams import aside, failure, standard_output
 
 Row = tuple[object, ...]  #: the cells of a row, one for each column
 
@@ -117,6 +117,7 @@ class ShowOne(_Shown, CliffShowOne):
         chosen = self._chosen(parsed_args)
         with standard_output.reserved():
             found = self.show(parsed_args)
+        self.is_done = True
         data = self._data = {normal(name): one for name, one in found.items()}
         chosen = chosen or tuple(self._all(data, parsed_args.formatter))
         if parsed_args.formatter == formats.TABLE:
@@ -190,6 +191,7 @@ class Lister(_Shown, CliffLister):
         chosen = self._chosen(parsed_args)
         with standard_output.reserved():
             data = [self._by_name(row) for row in self.rows(parsed_args)]
+        self.is_done = True
         data = columns.in_order(
             data, parsed_args, fields=self._fields, columns=self._columns
         )
@@ -238,7 +240,7 @@ class Lister(_Shown, CliffLister):
             wide = screen.width(arguments.max_width) if sys.stderr.isatty() else 0
             wrapped = screen.sentence(self.summary, width=wide) if wide else []
             for line in wrapped or [self.summary]:
-                print(screen.safe(line), file=sys.stderr)
+                failure.put(screen.safe(line))
 
     def _screen(self, arguments: argparse.Namespace) -> Iterable[str]:
         width = screen.width(arguments.max_width)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cliff.help import HelpCommand
 
 from allocpolicy import wording
-from allocpolicy.cli.streams.failure import USAGE, tell, usage_error
+from allocpolicy.cli.streams.failure import USAGE, tell, unwritten, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line
 
@@ -36,6 +36,10 @@ class Help(HelpCommand):
         except Error as error:
             tell(f"{self.app.NAME} help", str(error))
             return error.exit_status
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            return unwritten(f"{self.app.NAME} help", error)
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Print it; return the exit status."""

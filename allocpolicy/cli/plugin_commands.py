@@ -21,7 +21,7 @@ from cliff.complete import CompleteCommand
 from allocpolicy import wording
 from allocpolicy.cli.running import Command
 from allocpolicy.cli.streams import standard_output
-from allocpolicy.cli.streams.failure import UNEXPECTED, tell, usage_error
+from allocpolicy.cli.streams.failure import UNEXPECTED, tell, unwritten, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.record import dataclass
 
@@ -122,6 +122,15 @@ class Complete(CompleteCommand):
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
         return parser
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """Print them; return the exit status."""
+        try:
+            return int(super().run(parsed_args) or 0)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            return unwritten(f"{self.app.NAME} complete", error)
 
     def get_actions(self, command: list[str]) -> list[argparse.Action]:
         """Return the command's options."""

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 from allocpolicy.cli.streams import standard_output
-from allocpolicy.cli.streams.failure import incomplete, interrupted
+from allocpolicy.cli.streams.failure import (
+    PROGRAM,
+    incomplete,
+    interrupted,
+    unwritten,
+)
 
 
 def run() -> int:
@@ -18,15 +24,36 @@ def run() -> int:
     # numpy's OpenBLAS would start a thread per core, and nothing here uses them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        return _written(_ended())
+    finally:
+        standard_output.end()
+        gc.freeze()  # or the interpreter searches everything once more when it exits
+
+
+def _ended() -> int:
+    """Run the command, or print its help; return the exit status."""
+    try:
         from allocpolicy.cli.main import main
 
         return main()
+    except SystemExit as ended:  # of argparse
+        if not isinstance(ended.code, int | None):
+            raise
+        return ended.code or 0
     except KeyboardInterrupt:
         return interrupted()
     except (
         ImportError
     ) as error:  # Python's own status, 1, is that of an audit's finding
         return incomplete(error)
-    finally:
-        standard_output.end()
-        gc.freeze()  # or the interpreter searches everything once more when it exits
+
+
+def _written(status: int) -> int:
+    """Return the exit status, or that what was printed couldn't be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads it has read enough
+        standard_output.drop(sys.stdout)
+    except OSError as error:
+        return unwritten(PROGRAM, error)
+    return status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,11 +14,12 @@ from cliff.command import Command as CliffCommand
 
 from allocpolicy.cli.options import config_options, plugin_option
 from allocpolicy.cli.options.argument_path import path_of
-from allocpolicy.cli.streams import aside, change_log
+from allocpolicy.cli.streams import aside, change_log, standard_output
 from allocpolicy.cli.streams.failure import (
     INTERRUPTED,
     PROGRAM,
     UNEXPECTED,
+    put,
     tell,
     usage_error,
 )
@@ -43,6 +43,7 @@ class Command(CliffCommand):
     exit_status = 0  #: that of a run to its end
     #: the distribution that a plugin's command is from
     owner: ClassVar[str | None] = None
+    is_done = False  #: its work is, and what is left is to print it
     _policy: Policy | None = None
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -87,7 +88,7 @@ class Command(CliffCommand):
             if self.owner is None and not isinstance(error, Exception):
                 raise
             status = self._report(error)  # the last resort of the program
-            _drop_output()
+            standard_output.drop(sys.stdout)
         return status
 
     def policy(self, arguments: argparse.Namespace) -> Policy:
@@ -126,7 +127,7 @@ class Command(CliffCommand):
     def _report(self, error: BaseException) -> int:
         if self.app_args and self.app_args.debug:
             for line in "".join(traceback.format_exception(error)).splitlines():
-                print(one_line(line), file=sys.stderr)
+                put(one_line(line))
         if isinstance(error, Error):
             message, status = str(error), error.exit_status
         else:
@@ -137,15 +138,8 @@ class Command(CliffCommand):
 
     def failure(self, error: BaseException) -> str:
         """Return what failed unexpectedly, and whose it is if not allocpolicy's."""
+        if self.is_done and isinstance(error, OSError):
+            return f"the output can't be written: {error.strerror}"
         if self.owner is None:
             return f"{type(error).__name__}: {error}"
         return f"the command of {self.owner} failed: {raised(error)}"
-
-
-def _drop_output() -> None:
-    """Discard what cannot be written, or Python tries again at its end (exit 120)."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -6,14 +6,22 @@ import json
 import os
 import pty
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.harness import filesystems, images, ordinary_user
-from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
+from tests.harness.cli import (
+    allocpolicy,
+    allocpolicy_process,
+    command,
+    environment,
+    provision,
+)
 from tests.harness.images import MIB
 
 OPENSTACK = [
@@ -105,8 +113,48 @@ def test_output_that_fails_does_not_hide_that_the_disk_was_made(
             env=environment(),
         )
     assert finished.returncode == 5
+    assert "provision: the output can't be written: No space" in finished.stderr
     assert "was created" in finished.stderr
     assert images.info(disk, format="qcow2")["virtual-size"] == MIB
+
+
+def on_a_full_disk(stream: str, *arguments: object) -> tuple[int, str]:
+    """Run a command with a stream that can't be written; return what the other has."""
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    with open("/dev/full", "w") as full:
+        streams: dict[str, Any] = {stream: full, other: subprocess.PIPE}
+        finished = subprocess.run(
+            command(*arguments),
+            **streams,
+            text=True,
+            check=False,
+            # Without a buffer argparse, which prints them, drops an error of its own.
+            env=environment(PYTHONUNBUFFERED=""),
+        )
+    return finished.returncode, getattr(finished, other)
+
+
+@pytest.mark.parametrize("words", ["--version", "help", "complete", "audit --help"])
+def test_help_that_can_not_be_written_is_told_in_one_line(words: str) -> None:
+    """Status 1, Python's own and cliff's, would say that a disk has drifted."""
+    status, told = on_a_full_disk("stdout", *words.split())
+    assert status == 5
+    assert re.fullmatch(
+        "allocpolicy.*: the output can't be written: No space .*\n", told
+    )
+
+
+def test_what_can_not_be_told_changes_nothing_else(tmp_path: Path) -> None:
+    """As where a log is on a full disk: neither the exit status nor the other disks."""
+    disk = tmp_path / "disk"
+    provision(disk, "--size", "1M", "--strategy", "none")
+    assert on_a_full_disk("stderr", "audit", tmp_path) == (0, "")
+    line = ("apply", tmp_path / "gone", tmp_path / "none", disk, "--strategy", "space")
+    status, rows = on_a_full_disk("stderr", *line, "-f", "json")
+    assert status == 2
+    assert [row["outcome"] for row in json.loads(rows)] == [
+        *("failed", "failed", "changed"),
+    ]
 
 
 def test_a_path_that_is_not_utf_8_is_shown_all_the_same(tmp_path: Path) -> None:

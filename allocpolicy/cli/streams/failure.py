@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from allocpolicy.cli.streams import standard_output
 from allocpolicy.wording import one_line
 
 PROGRAM = "allocpolicy"
@@ -19,7 +20,26 @@ def tell(program: str, message: str) -> None:
 
     :param program: allocpolicy, and the command.
     """
-    print(f"{program}: {one_line(message)}", file=sys.stderr)
+    put(f"{program}: {one_line(message)}")
+
+
+def put(line: str) -> None:
+    """Write a line to stderr.
+
+    Where it can't be written, as to a log on a full disk, nobody is told, and nothing
+    else changes: neither what is done to the other disks nor the exit status.
+    """
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        standard_output.drop(sys.stderr)
+
+
+def unwritten(program: str, error: OSError) -> int:
+    """Report that the output can't be written; return the exit status."""
+    standard_output.drop(sys.stdout)
+    tell(program, f"the output can't be written: {error.strerror}")
+    return UNEXPECTED
 
 
 def usage_error(program: str) -> Callable[[str], NoReturn]:

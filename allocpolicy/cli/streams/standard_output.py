@@ -7,6 +7,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 _STDOUT, _STDERR = 1, 2
 
@@ -48,13 +49,30 @@ def reserved() -> Iterator[None]:
         os.close(kept)
 
 
+def drop(stream: TextIO) -> None:
+    """Discard what can't be written, or Python tries again at its end (exit 120)."""
+    with contextlib.suppress(OSError, ValueError):
+        fd = stream.fileno()
+        kept = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), fd)
+        try:
+            stream.flush()
+        finally:
+            os.dup2(kept, fd)
+            os.close(kept)
+
+
 def end() -> None:
     """Reserve it until the process ends, after the report: for plugins' exit handlers.
 
-    What can't be written anymore is dropped; the command has reported it.
+    What can't be written anymore is dropped; it was reported.
     """
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            drop(stream)
     _lead_to_stderr()
     sys.stdout = sys.stderr
 
