@@ -9,6 +9,7 @@ ISO image. One without holes promises nothing that it doesn't have.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 
 from allocpolicy.images import appearance
@@ -65,7 +66,12 @@ def _has_holes(fd: int, status: os.stat_result) -> bool:
     """Return whether a part of the file has no storage; compression makes no hole."""
     if status.st_blocks * 512 >= status.st_size:
         return False
-    return os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return False  # it was cut to nothing meanwhile, as when it is made anew
 
 
 def _is_no_disk(seen: Appearance, status: os.stat_result, *, holes: bool) -> bool:

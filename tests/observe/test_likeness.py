@@ -55,6 +55,19 @@ def test_so_is_every_variant(tmp_path: Path, subformat: str) -> None:
     assert format in found.name
 
 
+def test_a_file_that_is_cut_while_it_is_looked_at_can_be_read(tmp_path: Path) -> None:
+    """It is being made anew: SEEK_HOLE of an empty file is ENXIO, and no fault."""
+    path = tmp_path / "disk"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        os.ftruncate(fd, MIB)
+        before = os.fstat(fd)
+        os.ftruncate(fd, 0)
+        assert likeness.of(fd, before) is Likeness.DISK
+    finally:
+        os.close(fd)
+
+
 def blank(path: Path) -> None:
     os.truncate(path, MIB)
 
