@@ -144,7 +144,7 @@ def audit(
         for one, row in expectation.judged(renewed, expected=awaited)
         if row.disk in attachments.disks or not _is_left(one, above)
     ]
-    there = tuple(rows)
+    there, inodes = tuple(rows), {one.path: one.inode for one in seen}
     rows += audit_rows.missing(awaited.missing, attachments.missing)
     rows += expectation.vanished(seen, expected=awaited)
     rows += (audit_rows.unlisted(path, why) for path, why in walked.unreadable)
@@ -155,7 +155,8 @@ def audit(
         bases=passed_over.base_images(no_disks),
         data_files=passed_over.data_files(no_disks),
         unlisted=len(walked.unreadable),
-        found=audit_rows.counted(named, there),
+        found=audit_rows.counted(named, there, inodes=inodes),
+        aliases=audit_rows.aliases(there, inodes=inodes),
         closed=frozenset(audit_rows.closed(named, walked.unreadable)),
         ended=time.time(),
     )

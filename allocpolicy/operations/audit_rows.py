@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from allocpolicy.contract.facts import Allocation
@@ -15,6 +15,7 @@ from allocpolicy.observe.unknown import Why
 from allocpolicy.record import replace
 from allocpolicy.registry.judge import Judge
 from allocpolicy.report.audit import Finding, Remark, Row
+from allocpolicy.storage.inode import Inode
 
 _LENGTH_ALONE = (Why.DISBELIEVED, Why.FOREIGN, Why.MALFORMED, Why.UNREADABLE)
 _OWN = (Allocation.RESERVED, Allocation.WRITTEN)  # what needs headroom
@@ -75,26 +76,39 @@ def missing(*found: Iterable[Row]) -> Iterator[Row]:
     yield from rows.values()
 
 
-def counted(paths: Iterable[Path], rows: Iterable[Row]) -> dict[Path, int]:
-    """Return how many of the rows are of disks at and below each path."""
-    return _at_and_below(paths, (one.disk for one in rows))
+def counted(
+    paths: Iterable[Path], rows: Iterable[Row], *, inodes: Mapping[Path, Inode | None]
+) -> dict[Path, int]:
+    """Return how many disks the rows have at and below each path.
+
+    A disk counts once, whatever names it has: hard links, or those of a bind mount.
+    """
+    found = ((one.disk, inodes.get(one.disk) or one.disk) for one in rows)
+    return _at_and_below(paths, found)
+
+
+def aliases(rows: Sequence[Row], *, inodes: Mapping[Path, Inode | None]) -> int:
+    """Return how many of the rows are of a disk that another one has as well."""
+    return len(rows) - len({inodes.get(one.disk) or one.disk for one in rows})
 
 
 def closed(paths: Iterable[Path], unlisted: Iterable[tuple[str, str]]) -> set[Path]:
     """Return the paths at and below which something can't be listed."""
-    counts = _at_and_below(paths, (Path(path) for path, _ in unlisted))
+    counts = _at_and_below(paths, ((Path(path), path) for path, _ in unlisted))
     return {path for path, count in counts.items() if count}
 
 
-def _at_and_below(paths: Iterable[Path], found: Iterable[Path]) -> dict[Path, int]:
-    """Return how many of what was found, by real paths, is at and below each path."""
+def _at_and_below(
+    paths: Iterable[Path], found: Iterable[tuple[Path, object]]
+) -> dict[Path, int]:
+    """Return how many things are at and below each path, from real paths of them."""
     places = {Path(os.path.abspath(one)): Path(os.path.realpath(one)) for one in paths}
-    counts = dict.fromkeys(places.values(), 0)
-    for one in found:
+    things: dict[Path, set[object]] = {place: set() for place in places.values()}
+    for one, thing in found:
         for place in (one, *one.parents):
-            if place in counts:
-                counts[place] += 1
-    return {path: counts[place] for path, place in places.items()}
+            if place in things:
+                things[place].add(thing)
+    return {path: len(things[place]) for path, place in places.items()}
 
 
 def _fault(seen: Sighting) -> Row:

@@ -121,6 +121,8 @@ class Audit:
     found: Mapping[Path, int] = field(default_factory=dict)
     #: which of these paths there may be more disks below: something can't be listed
     closed: frozenset[Path] = frozenset()
+    #: how many rows are of a disk that another row has by another name
+    aliases: int = 0
     expected: int = 0  #: how many disks there must be, at least
     ended: float = 0.0  #: when it ended, in seconds since 1970
 
@@ -141,7 +143,8 @@ class Audit:
     @property
     def disks(self) -> int:
         """Return how many disks are there, with a policy or without one."""
-        return self.counts.total() - self.counts[Remark.MISSING.value]
+        missing = self.counts[Remark.MISSING.value]
+        return self.counts.total() - missing - self.aliases
 
     @property
     def unreadable(self) -> int:
@@ -216,6 +219,8 @@ class Audit:
             *([_counted(self.data_files, "data file")] if self.data_files else ()),
             *([_counted(isos, "ISO image")] if isos else ()),
         ]
+        if self.aliases:
+            parts.append(f"{self.aliases} by another name")
         if self.unlisted:
             parts.append(f"{_counted(self.unlisted, 'path')} not read")
         disks = _counted(len(self.rows) - self.unlisted, "disk")

@@ -394,6 +394,24 @@ def test_a_strategy_that_cannot_be_asked_stops_nothing(
     assert "malformed" in said[4]
 
 
+def test_a_disk_of_two_names_is_expected_once(tmp_path: Path) -> None:
+    """Both have a row; a hard link is no second disk, nor is one on a bind mount."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for name in ("a/one", "b/two"):
+        (tmp_path / name).write_bytes(bytes(MIB))
+    os.link(tmp_path / "a" / "one", tmp_path / "a" / "again")
+    os.link(tmp_path / "a" / "one", tmp_path / "b" / "one")
+    policy = Policy(configured=False)
+    seen = audit([tmp_path, tmp_path / "a", tmp_path / "b"], policy=policy)
+    assert len(seen.rows) == 4
+    assert (seen.disks, seen.unstamped) == (2, 4)
+    assert list(seen.found.values()) == [2, 1, 2]
+    assert "2 by another name" in seen.summary
+    said = dataclasses.replace(seen, expected=3).shortage
+    assert said == "2 disks found, and at least 3 expected"
+
+
 @pytest.mark.system
 def test_what_cannot_be_listed_is_not_called_empty() -> None:
     """What is in it isn't known: it may have disks."""
