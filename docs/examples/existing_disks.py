@@ -31,4 +31,6 @@ report = apply(Change(disk=disk, format=DiskFormat.RAW, dry_run=True))
 assert report.dry_run
 more = Change(disk=disk, format=DiskFormat.RAW, virtual_size=1 << 20, added=True)
 with record_changes(command="grow.py"):  # in the journal, or syslog
-    assert resize(more).observed.virtual_size == 5 << 20
+    grown = resize(more).observed
+assert grown is not None  # as it is after a dry run
+assert grown.virtual_size == 5 << 20

@@ -51,7 +51,7 @@ order = Order(
     labels={"tenant": "acme"},
     access=Access(mode=0o640),
 )
-begun = []
+begun: list[str] = []
 
 
 def watched(description: str, /) -> Progress:

@@ -60,7 +60,8 @@ assert copied.read_bytes()[: len(base.content)] == base.content
 
 mapped = CreateQcow2(virtual_size=SIZE, mapped=True)
 reserved = (SetNocow(), mapped, Reserve(length=mapped.full_size))  # as on btrfs
-assert staged(*reserved).steps[1].data_offset % (64 << 10) == 0
+assert staged(*reserved).steps[1] is mapped
+assert mapped.data_offset % (64 << 10) == 0
 
 ready = Path("ready.raw")
 ready.write_bytes(bytes(SIZE))
