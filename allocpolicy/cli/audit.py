@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,8 +116,8 @@ class Audit(Lister):
                 "name a disk or a directory, or --expect FILE, or --libvirt URI"
             )
         textfile = arguments.textfile
-        if textfile is not None and not textfile.parent.is_dir():
-            raise DestinationError(textfile, "its directory does not exist")
+        if textfile is not None:
+            _check_directory(textfile)
         attached = self._attached(arguments.libvirt, policy=policy)
         with progress.shown(counted=True) as watch:
             found = audit(
@@ -206,6 +208,22 @@ def _summary(found: Report, *, arguments: argparse.Namespace) -> str:
     hidden = found.counts[Judgement.MEETS.value] and not _shows_all(arguments)
     rest = ". --all shows those that meet." if hidden else "."
     return f"{where}{found.summary}{rest}"
+
+
+def _check_directory(textfile: Path) -> None:
+    """Check that a file can have the directory, before there is an audit to write.
+
+    :raises DestinationError: when it can't.
+    """
+    try:
+        there = stat.S_ISDIR(os.stat(textfile.parent).st_mode)
+    except FileNotFoundError:
+        there = False
+    except OSError as error:
+        reason = f"its directory: {error.strerror}"
+        raise DestinationError(textfile, reason) from error
+    if not there:
+        raise DestinationError(textfile, "its directory does not exist")
 
 
 def _jobs(text: str) -> int:

@@ -58,7 +58,7 @@ def _converted(job: Job, *, directory: int) -> Mapping[Path, int]:
     if base is None or base.pending is None:
         return {}
     cache = base.path.parent
-    while not cache.exists():  # it is still to be made
+    while not os.path.exists(cache):  # it is still to be made
         cache = cache.parent
     here = cache.stat().st_dev == os.fstat(directory).st_dev
     return {base.source: base.data_bytes} if here else {}

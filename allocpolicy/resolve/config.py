@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -178,9 +179,19 @@ def _directory(conf: cfg.ConfigOpts, name: str) -> Path | None:
 def _directories(conf: cfg.ConfigOpts, name: str) -> tuple[Path, ...]:
     paths = tuple(_absolute(conf, name, value) for value in _get(conf, name))
     for path in paths:
-        if not path.is_dir():  # disks in a misspelt one would not be counted
+        if not _may_be_directory(path):  # disks in a misspelt one would not be counted
             _refuse(_origin(conf, name), f"{str(path)!r} is not a directory")
     return paths
+
+
+def _may_be_directory(path: Path) -> bool:
+    """Return whether it is one, as far as we may look: what is in it isn't known."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _absolute(conf: cfg.ConfigOpts, name: str, value: str) -> Path:

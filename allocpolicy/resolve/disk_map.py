@@ -68,7 +68,7 @@ class DiskMap:
             if one.place not in used:
                 head, exact = one.glob.head, not one.glob.segments
                 below = f"; {one.glob.below} is what is in it"
-                hint = below if exact and head.is_dir() else ""
+                hint = below if exact and os.path.isdir(head) else ""
                 yield f"{self.source}: {one.place}: no disk has it first{hint}"
 
 

@@ -55,8 +55,8 @@ def write(names: Names, directory: Path) -> tuple[Path, ...]:
     :raises NotEnoughSpace: on ENOSPC or EDQUOT.
     """
     place = Path(os.path.realpath(directory))
-    _refuse(place, directory)
     try:
+        _refuse(place, directory)
         with tempfile.TemporaryDirectory(
             prefix=f".{names.distribution}-", dir=place.parent
         ) as temporary:

@@ -371,6 +371,23 @@ def test_a_directory_that_cannot_be_looked_into_is_told(
         assert place not in config_places.closed()
 
 
+@pytest.mark.system
+@pytest.mark.parametrize("option", ["disk_directories", "trusted_base_directories"])
+def test_directories_need_not_be_open_to_everybody(option: str) -> None:
+    """Every command of an ordinary user failed where one could not be looked into."""
+    with ordinary_user.public_place() as place:
+        inside, conf = place / "closed" / "inside", place / "a.conf"
+        inside.mkdir(parents=True)
+        inside.parent.chmod(0o700)
+        conf.write_text(f"[allocpolicy]\n{option} = {inside}\n")
+        assert getattr(policy(conf), option) == (inside,)
+        with ordinary_user.assumed():
+            assert getattr(policy(conf), option) == (inside,)
+        conf.write_text(f"[allocpolicy]\n{option} = {place / 'gone'}\n")
+        with ordinary_user.assumed():
+            assert "is not a directory" in refusal(conf)
+
+
 def test_an_option_that_refers_to_itself_is_refused(write: Write) -> None:
     path = write("[allocpolicy]\nlock_path = $lock_path/x\n")
     assert "[allocpolicy] lock_path: it refers to itself" in refusal(path)
