@@ -18,7 +18,6 @@ from allocpolicy.fields import fit_fields
 from allocpolicy.images.existing import Disk
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import size_alignment
-from allocpolicy.operations.data_path import check_size
 from allocpolicy.record import dataclass, field, replace
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor
@@ -218,7 +217,7 @@ def _grown_size(
         )
     if wanted != present:
         alignment.check(wanted)
-        check_size(wanted)
+        size_alignment.check_size(wanted)
         if current.in_use is not Use.NONE or hold.problem == IN_USE:
             raise ImageError(change.disk, ONLINE_RESIZE)
         if hold.problem is not None:

@@ -7,9 +7,11 @@ import time
 from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import Error
 from allocpolicy.execute.execution import execute
+from allocpolicy.operations import attempt as attempts
 from allocpolicy.operations import data_path, logged, unmet
 from allocpolicy.operations.again import Repeats
-from allocpolicy.operations.data_path import NOTHING_TO_DO, Attempt
+from allocpolicy.operations.attempt import Attempt
+from allocpolicy.operations.data_path import NOTHING_TO_DO
 from allocpolicy.operations.prepared import Prepared, naming_the_disk
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report
@@ -34,7 +36,7 @@ def executed(one: Prepared, *, repeats: Repeats = logged.never) -> Report:
             attempt = _with_uncovered(attempt, one)
         if not job.dry_run:
             one.is_there()
-        done = data_path.report(attempt, elapsed=time.monotonic() - one.started)
+        done = attempts.report(attempt, elapsed=time.monotonic() - one.started)
         change.done(done)
         return done
 

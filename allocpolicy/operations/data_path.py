@@ -2,7 +2,7 @@
 
 A new disk (`provision`), an existing one (`change`), a dry run and a trial (`probe`)
 all take this path. An operation resolves the selection and observes the storage and the
-images; together they are the job, which is carried to its report here.
+images; together they are the job, which is carried to its end here: an `Attempt`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,19 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import (
     Error,
     FailedAfterwards,
-    InvalidRequest,
     Replan,
     Unsupported,
 )
-from allocpolicy.execute import rewrite_limits, untouched
+from allocpolicy.execute import rewrite_limits
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
-from allocpolicy.images.stamp import Stamp
 from allocpolicy.operations import exclusive
-from allocpolicy.operations.size_alignment import SizeAlignment
-from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
+from allocpolicy.operations.attempt import Attempt
 from allocpolicy.record import dataclass, replace
 from allocpolicy.registry import call, installed
-from allocpolicy.report import recording
-from allocpolicy.report.report import Report
 from allocpolicy.resolve.selection import resolve_fallback
 from allocpolicy.storage import attributes
-from allocpolicy.wording import format_size, named
+from allocpolicy.wording import named
 
 if TYPE_CHECKING:
     from allocpolicy.execute.foreseen import Room
@@ -47,48 +42,6 @@ UNSEEN_XATTRS = (
 REWRITE = "rewrite the disk beside itself, and exchange the two"
 Result = TypeVar("Result")
 ATTEMPTS = 128  # of one job: as many may find gone what they planned to take
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """A finished job: its outcome, or after a dry run the room that it would have.
-
-    ``unmet``: why the disk was left as it is, short of its policy; None: it wasn't.
-    ``remarks``: what of the reason is no choice of the plan's, and worth knowing.
-    ``stamp_before``: the stamp that the disk will have by then, if it isn't its own.
-    """
-
-    job: Job
-    reason: str
-    plan: Plan
-    steps: tuple[str, ...]
-    done: Outcome | Room
-    unmet: str | None = None
-    remarks: tuple[str, ...] = ()
-    stamp_before: Stamp | None = None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """Return the outcome, None after a dry run."""
-        return self.done if isinstance(self.done, Outcome) else None
-
-    @property
-    def room(self) -> Room | None:
-        """Return the room that was found by a dry run, None after the work."""
-        return None if isinstance(self.done, Outcome) else self.done
-
-    @property
-    def records(self) -> tuple[str, ...]:
-        """Return what was changed, or would be, of what an existing disk records."""
-        job, outcome = self.job, self.outcome
-        if job.disk is None:
-            return ()
-        before = job.disk.disk.stamp
-        if outcome is not None:
-            return recording.lines(before, outcome.stamp or before)
-        if not untouched.will_be_recorded(job, job.disk.disk):
-            return ()
-        return recording.lines(self.stamp_before or before, job.stamp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,46 +220,6 @@ def _fallbacks(policy: Policy) -> tuple[str, ...]:
     return policy.fallback_strategies
 
 
-def report(attempt: Attempt, *, elapsed: float) -> Report:
-    """Return what was requested, what was effective, and what was observed.
-
-    :param elapsed: seconds in process.
-    """
-    job, outcome, room = attempt.job, attempt.outcome, attempt.room
-    base = job.request.base
-    pending = (base.pending,) if base and base.pending else ()
-    mode, records = attempt.plan.mode, attempt.records
-    if mode is Mode.NOTHING and records:
-        mode = Mode.STAMPED
-    return Report(
-        disk=job.request.destination,
-        operation=job.request.operation,
-        mode=mode,
-        changed=mode is not Mode.NOTHING,
-        format=job.request.format,
-        virtual_size=job.request.virtual_size,
-        before=job.current,
-        requested=job.requested,
-        effective=job.selection,
-        effective_reason=attempt.reason,
-        unmet=attempt.unmet,
-        remarks=attempt.remarks,
-        labels=job.request.labels,
-        observed=outcome.observation if outcome else None,
-        verdict=outcome.verdict if outcome else None,
-        attachment=outcome.attachment if outcome else None,
-        stamp=outcome.stamp if outcome else None,
-        steps=(*pending, *attempt.steps, *records),
-        peak_bytes=attempt.plan.peak_bytes,
-        promised_bytes=attempt.plan.promised_bytes,
-        reserved_bytes=attempt.plan.reserved_bytes,
-        headroom_bytes=room.headroom if room else None,
-        free_bytes=room.free if room else None,
-        free_after_bytes=room.free_after if room else None,
-        elapsed=elapsed,
-    )
-
-
 @contextlib.contextmanager
 def told_afterwards(disk: Path) -> Iterator[Callable[[], None]]:
     """Yield a function to call once the disk is there; what fails then says so.
@@ -326,16 +239,3 @@ def told_afterwards(disk: Path) -> Iterator[Callable[[], None]]:
             raise
         said = error.strerror if isinstance(error, OSError) else error
         raise FailedAfterwards(disk, f"cleaning up failed: {said}") from error
-
-
-def check_size(virtual_size: int) -> None:
-    """Check that a disk can have this virtual size, in bytes.
-
-    :raises InvalidRequest: when it cannot.
-    """
-    if not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
-        raise InvalidRequest(
-            f"size {virtual_size}: a disk's size is a positive multiple of"
-            f" {SECTOR_SIZE} bytes, at most {format_size(MAX_VIRTUAL_SIZE)}"
-        )
-    SizeAlignment(size=SECTOR_SIZE).check(virtual_size)

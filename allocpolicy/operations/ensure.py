@@ -25,7 +25,6 @@ from allocpolicy.operations import (
     size_alignment,
 )
 from allocpolicy.operations.change_order import Change
-from allocpolicy.operations.data_path import check_size
 from allocpolicy.operations.provision import Order, provision
 from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.record import replace
@@ -148,7 +147,7 @@ def _check_size(present: Report, size: int, *, policy: Policy) -> None:
     """
     seen = present.before
     assert seen is not None
-    check_size(size)
+    size_alignment.check_size(size)
     alignment = size_alignment.of(
         policy, format=seen.format, direct_io=seen.direct_io_alignment
     )

@@ -23,12 +23,8 @@ from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
 from allocpolicy.observe.host import Storage
 from allocpolicy.operations import logged, size_alignment
-from allocpolicy.operations.data_path import (
-    carry_out,
-    check_size,
-    report,
-    told_afterwards,
-)
+from allocpolicy.operations.attempt import report
+from allocpolicy.operations.data_path import carry_out, told_afterwards
 from allocpolicy.progress import Watcher, heard, unwatched
 from allocpolicy.record import dataclass, field, replace
 from allocpolicy.report.report import Report
@@ -137,7 +133,7 @@ def _provision(
     )
     order = replace(order, virtual_size=order.size)
     if order.virtual_size is not None:
-        check_size(order.virtual_size)
+        size_alignment.check_size(order.virtual_size)
     with (
         told_afterwards(order.destination) as is_there,
         _opened_place(order) as place,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.qcow2.geometry import SECTOR_SIZE
+from allocpolicy.qcow2.geometry import MAX_VIRTUAL_SIZE, SECTOR_SIZE
 from allocpolicy.record import dataclass
 from allocpolicy.wording import format_size
 
@@ -58,3 +58,16 @@ def of(policy: Policy, *, format: DiskFormat, direct_io: int | None) -> SizeAlig
         reason = "the alignment without which QEMU opens no raw disk with cache=none"
         return SizeAlignment(size=direct_io, reason=reason)
     return SizeAlignment(size=SECTOR_SIZE)
+
+
+def check_size(virtual_size: int) -> None:
+    """Check that a disk can have this virtual size, in bytes.
+
+    :raises InvalidRequest: when it cannot.
+    """
+    if not 0 < virtual_size <= MAX_VIRTUAL_SIZE:
+        raise InvalidRequest(
+            f"size {virtual_size}: a disk's size is a positive multiple of"
+            f" {SECTOR_SIZE} bytes, at most {format_size(MAX_VIRTUAL_SIZE)}"
+        )
+    SizeAlignment(size=SECTOR_SIZE).check(virtual_size)

@@ -15,7 +15,7 @@ from allocpolicy.execute import execution, untouched
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
-from allocpolicy.operations.data_path import Attempt
+from allocpolicy.operations.attempt import Attempt
 from allocpolicy.record import replace
 from allocpolicy.resolve.selection import (
     Selection,
