@@ -386,6 +386,34 @@ def test_without_any_log_changes_are_made_all_the_same(
     done("provision", tmp_path / "disk", *SIZE)
 
 
+def test_whoever_is_told_and_fails_fails_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program's own handler, and what gets the record of a command."""
+    logger, told = logging.getLogger(telling.LOGGER), []
+    monkeypatch.setattr(logger, "level", logging.INFO)
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append("handler")
+            raise RuntimeError("it is broken")
+
+    def broken(record: entry.Record) -> None:
+        told.append("receiver")
+        raise RuntimeError("it is broken")
+
+    broken_handler = Broken()
+    order = Order(destination=tmp_path / "disk", virtual_size=1 << 20)
+    logger.addHandler(broken_handler)
+    try:
+        with telling.told_to(broken, command="make a disk"):
+            provision(order, policy=Policy())
+    finally:
+        logger.removeHandler(broken_handler)
+    assert told == ["receiver", "handler"]
+    assert (tmp_path / "disk").exists()
+
+
 def test_json_is_one_object_a_line(log: Logs, tmp_path: Path) -> None:
     """On stderr, or at the end of the log file; in the journal all the same."""
     disk, file = tmp_path / "disk", tmp_path / "changes"
