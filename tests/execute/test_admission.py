@@ -35,7 +35,7 @@ from allocpolicy.observe.account import Account
 from allocpolicy.storage import lease
 from tests.execute.test_new import Theirs
 from tests.harness import images, jobs
-from tests.harness.cli import allocpolicy, command, environment
+from tests.harness.cli import allocpolicy, at_once, environment
 from tests.harness.directory import open_directory
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
@@ -64,21 +64,11 @@ def room(mount_point: Path, *, ratio: float) -> int:
 
 
 def race(name: str, *, requests: list[list[object]], **variables: str) -> list[int]:
-    """Start so many requests at once, and return their exit statuses."""
-    racing = [
-        subprocess.Popen(
-            command(name, *arguments, "-f", "json"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(**variables),
-        )
-        for arguments in requests
-    ]
-    errors = [process.communicate()[1] for process in racing]
-    statuses = [process.returncode for process in racing]
+    """Make so many requests at once, and return their exit statuses."""
+    told = at_once(*((name, *one, "-f", "json") for one in requests), **variables)
+    errors = [one.stderr for one in told]
     assert all(len(error.splitlines()) <= 1 for error in errors), errors
-    return statuses
+    return [one.status for one in told]
 
 
 @pytest.mark.parametrize("kind", KINDS)

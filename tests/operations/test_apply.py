@@ -34,7 +34,7 @@ from allocpolicy.storage import fsxattr, inode_flags, lease, zeroes
 from allocpolicy.storage.inode_flags import InodeFlag
 from tests.harness import images, logs, ordinary_user
 from tests.harness import opener as opening
-from tests.harness.cli import allocpolicy, command, environment, provision
+from tests.harness.cli import allocpolicy, at_once, command, environment, provision
 from tests.harness.filesystems import available, leave_free
 from tests.harness.images import MIB
 from tests.harness.patience import PATIENCE
@@ -1016,19 +1016,12 @@ def test_of_many_at_once_one_rewrites_and_the_others_find_it_done(
     disk = directory / "disk"
     provision(disk, "--base", base, "--size", SIZE)
     before = content(disk, format="qcow2")
-    racing = [
-        subprocess.Popen(
-            command("apply", disk, *PERFORMANCE, "-f", "json"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(OS_ALLOCPOLICY__LOCK_PATH=str(tmp_path / "locks")),
-        )
-        for _ in range(8)
-    ]
-    answers = [process.communicate() for process in racing]
-    assert [process.returncode for process in racing] == [0] * 8, answers
-    modes = sorted(json.loads(out)[0]["mode"] for out, _ in answers)
+    told = at_once(
+        *[("apply", disk, *PERFORMANCE, "-f", "json")] * 8,
+        OS_ALLOCPOLICY__LOCK_PATH=str(tmp_path / "locks"),
+    )
+    assert [one.status for one in told] == [0] * 8, told
+    modes = sorted(one.document[0]["mode"] for one in told)
     assert modes == ["nothing"] * 7 + ["staged"]
     # One lock for the filesystem, and none for every disk that ever was.
     assert len(os.listdir(tmp_path / "locks")) <= 1

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import images
-from tests.harness.cli import allocpolicy, command, environment, provision
+from tests.harness.cli import allocpolicy, at_once, command, environment, provision
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
 from tests.harness.patience import PATIENCE
@@ -83,22 +83,17 @@ def test_of_twenty_racing_disks_exactly_as_many_succeed_as_fit(
     mount_point = fresh_filesystem(kind, size=2 * GIB)
     # Seven and a half disks and the headroom fit.
     size = int((available(mount_point) - HEADROOM) / 7.5) // MIB * MIB
-    racing = [
-        subprocess.Popen(
-            command(
+    told = at_once(
+        *(
+            (
                 *("provision", mount_point / f"disk{number}", "--size", size),
                 *("--strategy", "space", "--format", format, "-f", "json"),
-            ),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
+            )
+            for number in range(20)
         )
-        for number in range(20)
-    ]
-    errors = [process.communicate()[1] for process in racing]
-    statuses = [process.returncode for process in racing]
-    assert sorted(statuses) == [0] * 7 + [3] * 13, errors
+    )
+    statuses = [one.status for one in told]
+    assert sorted(statuses) == [0] * 7 + [3] * 13, told
     disks = {f"disk{number}" for number, status in enumerate(statuses) if status == 0}
     assert set(os.listdir(mount_point)) - {"lost+found"} == disks
     for disk in disks:
@@ -199,20 +194,14 @@ def test_an_image_cache_is_filled_once_by_ten_at_once(directory: Path) -> None:
     work = directory / "work"
     work.mkdir()
     source = images.convert(images.make_base(work), format="vmdk")
-    racing = [
-        subprocess.Popen(
-            command("provision", directory / f"disk{number}", "--base", source),
-            stdout=subprocess.DEVNULL,
-            env=environment(),
-        )
-        for number in range(10)
-    ]
-    assert [process.wait() for process in racing] == [0] * 10
+    disks = [directory / f"disk{number}" for number in range(10)]
+    told = at_once(*(("provision", disk, "--base", source) for disk in disks))
+    assert [one.status for one in told] == [0] * 10, told
     assert len(list((directory / "_base").glob("*.raw"))) == 1
     kept = allocpolicy("cache", "prune", directory, "-f", "json").document
     assert [row["outcome"] for row in kept] == ["kept"]
-    for number in range(10):
-        (directory / f"disk{number}").unlink()
+    for disk in disks:
+        disk.unlink()
     gone = allocpolicy("cache", "prune", directory, "-f", "json").document
     assert [row["outcome"] for row in gone] == ["removed"]
     assert list((directory / "_base").glob("*.raw")) == []
