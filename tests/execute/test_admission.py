@@ -26,7 +26,7 @@ from allocpolicy import (
     Policy,
     provision,
 )
-from allocpolicy.execute import admission
+from allocpolicy.execute import admission, hold
 from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.images.existing import Disk
@@ -39,6 +39,7 @@ from tests.harness.cli import allocpolicy, at_once, environment
 from tests.harness.directory import open_directory
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
+from tests.harness.patience import PATIENCE
 
 KINDS = ("ext4", "xfs", "btrfs")
 ALL = pytest.mark.filesystems(*KINDS)
@@ -53,6 +54,12 @@ flavors:
   m1.kept: {extra_specs: {"allocpolicy:strategy": space}}
 """
 Fresh = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give who looks at others' disks his time, on a crowded machine, too."""
+    monkeypatch.setattr(hold, "_PATIENCE", PATIENCE)
 
 
 def room(mount_point: Path, *, ratio: float) -> int:

@@ -29,6 +29,7 @@ from allocpolicy import (
     record_changes,
 )
 from allocpolicy.execute import hold
+from allocpolicy.operations import again
 from allocpolicy.progress import Advance
 from allocpolicy.storage import fsxattr, inode_flags, lease, zeroes
 from allocpolicy.storage.inode_flags import InodeFlag
@@ -631,6 +632,13 @@ class Opener:
         return progress
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give who opens a disk for a moment his time, on a crowded machine, too."""
+    monkeypatch.setattr(hold, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(again, "_LONG", PATIENCE)
+
+
 def is_leased(disk: Path) -> bool:
     fd = os.open(disk, os.O_PATH)
     try:
@@ -652,6 +660,7 @@ def wait_for_breaker(disk: Path) -> None:
 
 
 @ALL
+@pytest.mark.usefixtures("patient")
 def test_a_rewrite_gives_way_to_whoever_opens_the_disk(
     directory: Path, base: Path
 ) -> None:
@@ -719,6 +728,7 @@ def test_a_hard_link_that_is_made_meanwhile_is_seen(
 
 
 @ALL
+@pytest.mark.usefixtures("patient")
 def test_filling_in_place_gives_way_to_whoever_opens_the_disk(
     directory: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1010,6 +1020,7 @@ def test_whatever_ends_it_the_disk_is_whole(
 
 
 @ALL
+@pytest.mark.usefixtures("patient")
 def test_of_many_at_once_one_rewrites_and_the_others_find_it_done(
     directory: Path, base: Path, tmp_path: Path
 ) -> None:
