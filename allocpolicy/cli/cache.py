@@ -21,6 +21,8 @@ FIELDS = (
     *("used_by", "entry"),
 )
 
+_PLANNED, _TO_GO = "planned", "would be removed"  # as data, and as people read it
+
 
 def _users(row: Data) -> str:
     """Return how many need an entry, and how many are gone: --long says who."""
@@ -33,6 +35,10 @@ def _users(row: Data) -> str:
 def _source(row: Data) -> str:
     """Return the image that people know, or else the entry."""
     return str(row["source"] or row["entry"])
+
+
+def _outcome(row: Data) -> str:
+    return _TO_GO if row["outcome"] == _PLANNED else str(row["outcome"])
 
 
 COLUMNS = (
@@ -77,7 +83,7 @@ class CachePrune(_CacheCommand):
     """Remove the converted base images that nobody uses."""
 
     fields = (*FIELDS, "outcome")
-    columns = (*COLUMNS[:-1], column("outcome"), COLUMNS[-1])
+    columns = (*COLUMNS[:-1], column("outcome", cell=_outcome), COLUMNS[-1])
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -102,8 +108,8 @@ class CachePrune(_CacheCommand):
             forget_moved=arguments.forget_moved,
             dry_run=arguments.dry_run,
         )
-        gone = "would be removed" if arguments.dry_run else "removed"
-        self.summary = f"{gone}: {_counted(removed)}; kept: {_counted(kept)}"
+        gone, said = (_PLANNED, _TO_GO) if arguments.dry_run else ("removed", "removed")
+        self.summary = f"{said}: {_counted(removed)}; kept: {_counted(kept)}"
         forgotten = [
             one for one in kept if one.used_by and all(map(is_gone, one.used_by))
         ]

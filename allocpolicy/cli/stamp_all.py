@@ -9,7 +9,8 @@ from pathlib import Path
 from allocpolicy.cli.changes import FAILED, SKIPPED
 from allocpolicy.cli.command import Lister
 from allocpolicy.cli.options import choice, disk_map, disk_paths
-from allocpolicy.cli.screens.columns import Column, Data, column, path, sentence
+from allocpolicy.cli.screens import brief
+from allocpolicy.cli.screens.columns import Column, Data, column, path, said, sentence
 from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ImageError, InvalidRequest
@@ -20,10 +21,17 @@ from allocpolicy.resolve.disk_map import DiskMap, Entry
 from allocpolicy.wording import one_line
 
 _UNCHANGED = "it has a stamp"
+
+
+def _stamp(row: Data) -> str:
+    return "would stamp" if row["outcome"] == "planned" else said(row["outcome"])
+
+
 _COLUMNS = (
-    column("outcome", heading="STAMP"),
+    column("outcome", heading="STAMP", cell=_stamp),
     column("policy", field="strategy"),
-    *(column("format"), column("verdict"), sentence("why", field="reason")),
+    *(column("format"), column("verdict")),
+    sentence("why", field="reason", cell=lambda row: brief.reason(said(row["reason"]))),
 )
 
 

@@ -118,8 +118,11 @@ class Judge:
 
 
 def _said(judgement: Judgement, *reasons: str | None) -> Verdict:
-    """Return a verdict with every reason, each once."""
-    told = dict.fromkeys(filter(None, reasons))
+    """Return a verdict with every reason, each once; a strategy may have told one."""
+    told: list[str] = []
+    for one in filter(None, reasons):
+        if not any(one in before for before in told):
+            told.append(one)
     return Verdict(judgement=judgement, reason="; ".join(told))
 
 

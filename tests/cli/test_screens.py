@@ -256,6 +256,16 @@ def advised(text: str) -> list[str]:
     return shlex.split(line)
 
 
+def test_a_dry_run_says_what_would_be(tmp_path: Path) -> None:
+    """As data the word is one, planned, whatever would be done."""
+    (tmp_path / "disk").write_bytes(bytes(MIB))
+    (tmp_path / "map").write_text("disks: [{path: disk, format: raw, strategy: none}]")
+    line = ("stamp", "all", tmp_path, "--map", tmp_path / "map", "--dry-run")
+    assert "\nwould stamp  none " in allocpolicy(*line).stdout
+    [row] = allocpolicy(*line, "-f", "json").document
+    assert row["outcome"] == "planned"
+
+
 def test_why_a_disk_failed_is_told_without_its_path(tmp_path: Path) -> None:
     """It is in the row already."""
     disk = tmp_path / "disk"

@@ -412,7 +412,7 @@ class TestPrune:
         before = sorted(cache.rglob("*"))
         assert prune(directory, "--dry-run") == [KEPT]
         (directory / "disk").unlink()
-        assert prune(directory, "--dry-run") == ["would be removed"]
+        assert prune(directory, "--dry-run") == ["planned"]
         assert sorted(cache.rglob("*")) == before
         assert prune(directory) == ["removed"]
         assert prune(directory, "--dry-run") == []

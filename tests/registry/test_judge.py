@@ -10,6 +10,7 @@ import pytest
 from allocpolicy import (
     Allocation,
     BackingFile,
+    DataFile,
     DiskFormat,
     ExtentSummary,
     Judgement,
@@ -105,6 +106,20 @@ def test_without_its_whole_chain_a_disk_cannot_meet() -> None:
     assert verdict.reason == "its backing file /d/base: not opened"
     thin = dataclasses.replace(seen, allocation=Allocation.THIN)
     assert judge.verdict(choice("space"), thin).judgement is Judgement.DRIFTED
+
+
+def test_what_a_strategy_tells_itself_is_not_told_again() -> None:
+    """As of a data file: space tells why the observation has no guarantee."""
+    problem = "it is gone"
+    data = DataFile(path=Path("/d/data"), raw=True, problem=problem)
+    seen = dataclasses.replace(
+        RESERVED,
+        allocation=Allocation.UNVERIFIABLE,
+        exception=f"its data file /d/data: {problem}",
+        data_file=data,
+    )
+    verdict = Judge(refusal=lambda _: None).verdict(choice("space"), seen)
+    assert verdict.reason.count(problem) == 1
 
 
 def test_a_strategy_that_is_not_allowed_is_neither_loaded_nor_asked() -> None:

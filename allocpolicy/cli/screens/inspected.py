@@ -15,6 +15,7 @@ from allocpolicy.registry.installed import Loaded
 from allocpolicy.report.base_inspection import BaseInspection
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import labels
+from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.wording import amount, shell_word
 
 
@@ -36,15 +37,18 @@ def of_disk(found: Inspection, *, given: Choice | None, width: int) -> Iterator[
         if found.inherited_from
         else "",
         "chain": [_backing(one) for one in seen.backing_chain[1:]],
-        "extents": f"{extents.count} in {extents.fragments} fragments"
-        if extents and extents.count
-        else "",
+        "extents": _extents(extents) if extents and extents.count else "",
         "in use": "" if seen.in_use is Use.NONE else str(seen.in_use),
         "hindrances": list(seen.hindrances),
         **_attached(found),
         **(asked(stamp) if stamp else {}),
     }
     yield from screen.pairs(shown, width=width)
+
+
+def _extents(found: ExtentSummary) -> str:
+    fragments = "1 fragment" if found.fragments == 1 else f"{found.fragments} fragments"
+    return f"{found.count} in {fragments}"
 
 
 def policy_of(choice: Choice) -> str:

@@ -111,7 +111,10 @@ def _states(seen: Observation) -> Iterator[str]:
 def _remarks(seen: Observation) -> Iterator[str]:
     """Yield what few disks have."""
     if seen.shared_bytes is None:
-        yield f"shared with other files: unknown, {seen.filesystem} does not tell"
+        why = f"{seen.filesystem} does not tell"
+        if seen.extents is not None:  # that of the file itself is known
+            why = "as its data file was not looked at"
+        yield f"shared with other files: unknown, {why}"
     if seen.chain_length > 1:
         yield f"{seen.chain_length} files are below it"
     if seen.data_file:
