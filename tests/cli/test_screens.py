@@ -266,6 +266,22 @@ def test_a_dry_run_says_what_would_be(tmp_path: Path) -> None:
     assert row["outcome"] == "planned"
 
 
+@pytest.mark.filesystems("ext2")
+def test_a_disk_that_has_less_than_is_requested_is_pending(directory: Path) -> None:
+    """For who inspects it as for who audits it; and what to do."""
+    disk = directory / "disk"
+    fallback = {
+        "OS_ALLOCPOLICY__ON_UNSUPPORTED": "fallback",
+        "OS_ALLOCPOLICY__FALLBACK_STRATEGIES": "none",
+    }
+    provision(disk, "--size", "1M", "--strategy", "space", **fallback)
+    shown = allocpolicy("inspect", disk, COLUMNS="200").stdout
+    assert re.search("^  pending +thin promises nothing", shown, re.MULTILINE)
+    assert re.search(f"^  do +allocpolicy apply {disk}$", shown, re.MULTILINE)
+    assert re.search("^  requested +space$", shown, re.MULTILINE)
+    assert allocpolicy("audit", disk).stdout.splitlines()[1].startswith("pending ")
+
+
 def test_why_a_disk_failed_is_told_without_its_path(tmp_path: Path) -> None:
     """It is in the row already."""
     disk = tmp_path / "disk"

@@ -12,6 +12,7 @@ from allocpolicy.errors import Error
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.registry import installed
 from allocpolicy.registry.installed import Loaded
+from allocpolicy.report.audit import Remark
 from allocpolicy.report.base_inspection import BaseInspection
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import labels
@@ -68,12 +69,22 @@ def _judged(found: Inspection) -> dict[str, str]:
             "do": f"allocpolicy stamp set {disk} --disk-format {found.observed.format}"
             " --strategy NAME: it has no policy",
         }
-    lines = {str(verdict.judgement): observed.promise(verdict, found.observed)}
+    word, promise = str(verdict.judgement), observed.promise(verdict, found.observed)
+    pending = found.stamp is not None and _is_pending(found.stamp)
+    if pending and verdict.judgement is Judgement.MEETS:
+        word = Remark.PENDING.value  # as an audit says
+    lines = {word: promise}
     if found.uncovered:
         lines["uncovered"] = found.uncovered
-    if verdict.judgement is Judgement.DRIFTED and found.stamp:
+    drifted = verdict.judgement is Judgement.DRIFTED
+    if found.stamp and (drifted or word == Remark.PENDING.value):
         lines["do"] = f"allocpolicy apply {disk}"
     return lines
+
+
+def _is_pending(stamp: Stamp) -> bool:
+    """Return whether more is requested than what is in force."""
+    return policy_of(stamp.requested) != policy_of(stamp.effective)
 
 
 def typed(disk: Path) -> str:
@@ -90,9 +101,8 @@ def _attached(found: Inspection) -> dict[str, str]:
 def asked(stamp: Stamp) -> dict[str, str]:
     """Return what the stamp has besides the policy in force."""
     given = labels.effective(stamp.asked)
-    requested = stamp.requested
     return {
-        "requested": "" if requested == stamp.effective else policy_of(requested),
+        "requested": policy_of(stamp.requested) if _is_pending(stamp) else "",
         "labels": observed.labels(given, asked=stamp.asked),
     }
 
