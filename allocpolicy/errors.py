@@ -150,11 +150,12 @@ class BeyondLimits(InvalidRequest):
 class DestinationError(InvalidRequest):
     """The destination has no usable directory: ``(path, reason)``."""
 
-    template = "cannot create {path}: {reason}"
+    template = "cannot create {what}{path}: {reason}"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
         self.path = path  #: the file or directory that it is about
+        self.what = ""  #: how the path is meant, where it isn't that of the file
 
 
 class DestinationExists(InvalidRequest):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from allocpolicy.cli.command import Lister, Row
 from allocpolicy.cli.libvirt_domain import add_connection
-from allocpolicy.cli.screens.columns import column, sentence
+from allocpolicy.cli.screens.columns import Data, column, sentence
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
 from allocpolicy.libvirt import connection, driver_check, driver_fix
@@ -69,6 +69,14 @@ class LibvirtCheck(Lister):
                         )
                     except Error as error:  # the other domains' turn
                         self._fail_once(found, error)
+        return rows
+
+    def listed(
+        self, rows: Sequence[Data], arguments: argparse.Namespace
+    ) -> Iterable[Data]:
+        """Return all rows; where there are none, tell what that means."""
+        if not rows and not self.exit_status:
+            self.summary = "nothing differs"
         return rows
 
     def _definition(

@@ -41,7 +41,8 @@ from allocpolicy.storage.temporary import PRIVATE, is_file
 # No O_TMPFILE: EOPNOTSUPP from the filesystem, EISDIR from kernels before 3.11.
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
 _DIRECTORY_PROBLEMS = {
-    errno.ENOENT: "the directory does not exist; create it first",
+    # It was there when it was opened: so it is in procfs, too.
+    errno.ENOENT: "the directory is gone, or nobody can make files in it",
     errno.ENOTDIR: "its parent is not a directory",
     errno.EACCES: "no permission to write in the directory",
     errno.EPERM: "no permission to write in the directory",
@@ -343,8 +344,9 @@ def create(directory: Directory) -> Iterator[Staged]:
             number = cause.errno if isinstance(cause, OSError) else None
             if number not in _DIRECTORY_PROBLEMS:
                 raise
-            reason = _DIRECTORY_PROBLEMS[number]
-            raise DestinationError(path, reason) from error
+            refused = DestinationError(path, _DIRECTORY_PROBLEMS[number])
+            refused.what = "a file in "
+            raise refused from error
         stack.callback(staged.discard)
         yield staged
 

@@ -263,7 +263,9 @@ class TestCheck:
         """A word that is missing is what QEMU has for it."""
         words = needed(disk)
         define("web", domains.disk(disk, driver=attributes(words))).create()
-        assert run("check web").status == 0
+        content = run("check web")
+        assert (content.status, content.stdout) == (0, "")
+        assert content.stderr == "nothing differs\n"
         wrong = attributes(words | {"discard": "unmap"})
         define("web", domains.disk(disk, driver=wrong))
         done = run("check web -f json")

@@ -265,9 +265,15 @@ class TestProbe:
         assert said["capabilities"]["reflink"]
 
     def test_where_no_file_can_be_made_it_exits_2(self, tmp_path: Path) -> None:
-        finished = allocpolicy("host", "probe", tmp_path / "missing")
+        """The directory is named, and no file that nobody typed."""
+        missing = tmp_path / "missing"
+        finished = allocpolicy("host", "probe", missing)
         assert finished.status == 2
-        assert len(finished.stderr.splitlines()) == 1
+        reason = f"directory {missing}: No such file or directory"
+        assert finished.stderr == f"allocpolicy host probe: {reason}\n"
+        finished = allocpolicy("host", "probe", "/proc")
+        assert finished.status == 2
+        assert "host probe: cannot create a file in /proc: " in finished.stderr
 
 
 def make(
