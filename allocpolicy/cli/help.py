@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cliff.app import App
 
 _WIDTH = 80
+_NOTHING = "-"  # is said of a command under python -OO, which drops its docstring
 
 
 class Help(HelpCommand):
@@ -107,7 +108,7 @@ def _described(members: Sequence[str], *, app: App) -> Iterator[str]:
     margin = max(map(len, members)) + 4
     for name in members:
         yield from textwrap.wrap(
-            _summary(name, app=app),
+            _summary(name, app=app) or _NOTHING,
             width=_WIDTH,
             initial_indent=f"  {name:<{margin - 2}}",
             subsequent_indent=" " * margin,

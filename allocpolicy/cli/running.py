@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from allocpolicy.cli.streams.failure import (
     INTERRUPTED,
     PROGRAM,
     UNEXPECTED,
+    USAGE,
     put,
     tell,
     usage_error,
@@ -28,6 +30,8 @@ from allocpolicy.errors import Error
 from allocpolicy.log import telling
 from allocpolicy.storage.signals import Ended, endings_raised
 from allocpolicy.wording import one_line, raised
+
+_NOWHERE = "the current directory is gone: change to one that is there"
 
 
 class Command(CliffCommand):
@@ -130,6 +134,8 @@ class Command(CliffCommand):
                 put(one_line(line))
         if isinstance(error, Error):
             message, status = str(error), error.exit_status
+        elif isinstance(error, FileNotFoundError) and _is_nowhere():
+            message, status = f"{_NOWHERE}; {self.state}", USAGE
         else:
             message = f"{self.failure(error)}; {self.state}"
             status = UNEXPECTED
@@ -143,3 +149,12 @@ class Command(CliffCommand):
         if self.owner is None:
             return f"{type(error).__name__}: {error}"
         return f"the command of {self.owner} failed: {raised(error)}"
+
+
+def _is_nowhere() -> bool:
+    """Return whether a relative path leads nowhere, whatever it is."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

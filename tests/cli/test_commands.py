@@ -99,6 +99,19 @@ def test_an_empty_path_is_not_the_current_directory(words: str) -> None:
     assert "it is empty: give a path" in done.stderr
 
 
+def test_that_the_current_directory_is_gone_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a shell that stayed in what was removed; a relative path is nowhere."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in ("apply x", "strategy new x x"):
+        done = allocpolicy_process(*words.split())
+        assert (done.status, done.stdout) == (2, "")
+        assert ": the current directory is gone: change to one" in done.stderr
+
+
 def test_output_that_fails_does_not_hide_that_the_disk_was_made(
     tmp_path: Path,
 ) -> None:
@@ -132,6 +145,11 @@ def on_a_full_disk(stream: str, *arguments: object) -> tuple[int, str]:
             env=environment(PYTHONUNBUFFERED=""),
         )
     return finished.returncode, getattr(finished, other)
+
+
+def test_commands_are_listed_without_their_docstrings() -> None:
+    shown = allocpolicy("host", PYTHONOPTIMIZE="2")
+    assert "  host capacity  -\n  host probe     -\n" in shown.stdout
 
 
 @pytest.mark.parametrize("words", ["--version", "help", "complete", "audit --help"])
