@@ -7,7 +7,7 @@ import os
 from allocpolicy.contract.facts import Allocation
 from allocpolicy.observe.surroundings import Surroundings, lack_of_headroom
 from allocpolicy.record import dataclass
-from allocpolicy.storage import extent, inode_flags
+from allocpolicy.storage import extent, inode_flags, sparse
 from allocpolicy.storage.extent import ExtentSummary
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.wording import share
@@ -20,14 +20,16 @@ class FileStorage:
     """What st_size, st_blocks, FIEMAP and the inode's flags say about a file; bytes.
 
     ``extents`` is None without FIEMAP, ``shown`` whether the filesystem shows how
-    the file is allocated at all. ``overwrites_in_place``: it does not allocate
-    anew for a block that has storage of its own.
+    the file is allocated at all, and ``written`` whether it shows without FIEMAP that
+    all of it is written. ``overwrites_in_place``: it does not allocate anew for a block
+    that has storage of its own.
     """
 
     file_size: int
     actual_size: int
     extents: ExtentSummary | None
     shown: bool
+    written: bool
     overwrites_in_place: bool
 
     @property
@@ -54,9 +56,8 @@ class FileStorage:
             return Allocation.THIN
         if not self.overwrites_in_place or (extents and extents.encoded):
             return Allocation.UNVERIFIABLE
-        if extents is None or extents.unwritten:
-            return Allocation.RESERVED
-        return Allocation.WRITTEN
+        written = self.written if extents is None else not extents.unwritten
+        return Allocation.WRITTEN if written else Allocation.RESERVED
 
 
 def file_storage(fd: int, *, surroundings: Surroundings) -> FileStorage:
@@ -64,11 +65,13 @@ def file_storage(fd: int, *, surroundings: Surroundings) -> FileStorage:
     status = os.fstat(fd)
     extents = extent.summarise(fd, file_size=status.st_size)
     nocow = inode_flags.has(fd, InodeFlag.NOCOW)
+    by_seek = extents is None and surroundings.filesystem == "tmpfs"
     return FileStorage(
         file_size=status.st_size,
         actual_size=status.st_blocks * 512,
         extents=extents,
-        shown=extents is not None or surroundings.filesystem == "tmpfs",
+        shown=extents is not None or by_seek,
+        written=by_seek and sparse.is_data(fd, end=status.st_size),
         overwrites_in_place=nocow or not surroundings.copy_on_write,
     )
 

@@ -43,6 +43,14 @@ def each_between(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield from data_by_seek(fd, start=start, end=end)
 
 
+def is_data(fd: int, *, end: int) -> bool:
+    """Return whether all of the file up to an offset is data, by SEEK_HOLE.
+
+    On tmpfs pages that were reserved and not written are holes (Linux 3.1).
+    """
+    return not end or os.lseek(fd, 0, os.SEEK_HOLE) >= end
+
+
 def data_by_seek(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield (offset, length) of the data between two offsets: SEEK_DATA, SEEK_HOLE."""
     while start < end:

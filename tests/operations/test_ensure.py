@@ -24,6 +24,7 @@ from allocpolicy import (
     provision,
 )
 from allocpolicy.record import replace
+from allocpolicy.storage import fallocate
 from tests.conftest import FreshFilesystem
 from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
@@ -202,6 +203,24 @@ def test_a_disk_without_a_stamp_gets_the_operators_default(
     images.qemu_img("create", "-q", "-f", "qcow2", disk, SIZE)
     done = bring(disk, policy)
     assert (done.mode, done.steps) == ("stamped", ("record policy none",))
+
+
+@pytest.mark.filesystems("tmpfs")
+@pytest.mark.parametrize("format", list(DiskFormat))
+def test_zeroes_are_written_once_where_there_is_no_fiemap(
+    directory: Path, policy: Policy, format: DiskFormat
+) -> None:
+    disk = directory / "disk"
+    full = PERFORMANCE | {"allocpolicy:performance.data": "full"}
+    make(disk, policy, format=format, extra_specs=SPACE)
+    done = bring(disk, policy, format=format, extra_specs=full)
+    assert done.verdict and done.verdict.judgement == "meets"
+    grown = {"format": format, "extra_specs": full, "virtual_size": 2 * SIZE}
+    assert bring(disk, policy, **grown).changed
+    with disk.open("r+b") as file:  # reserved again, and no longer written
+        fallocate.punch(file.fileno(), offset=4 * MIB, length=MIB)
+        os.posix_fallocate(file.fileno(), 4 * MIB, MIB)
+    assert bring(disk, policy, **grown).mode == "in_place"
 
 
 @pytest.mark.filesystems("tmpfs")
