@@ -30,6 +30,47 @@ TESTS = re.findall(
     re.MULTILINE,
 )
 
+HOOK = "/etc/libvirt/hooks/qemu.d/50-allocpolicy"
+OLD = (DEBIAN / "changelog").read_text().split("(")[1].split(")")[0]
+NEW = f"{OLD}.1"
+
+# The packages of the next version: the same files, and its number.
+_NEXT = f"""
+mkdir /build/next
+for package in allocpolicy python3-allocpolicy; do
+    dpkg-deb --raw-extract "/build/$package"_{OLD}_all.deb /build/raw
+    sed -i 's/{OLD}/{NEW}/' /build/raw/DEBIAN/control
+    initial=/build/raw/usr/lib/python3/dist-packages/allocpolicy/__init__.py
+    [ ! -e $initial ] || sed -i 's/^__version__ = .*/__version__ = "{NEW}"/' $initial
+    dpkg-deb --root-owner-group --build /build/raw /build/next/
+    rm -r /build/raw
+done
+"""
+_IN_USE = f"""
+mkdir -p {Path(HOOK).parent} /var/tmp/kept
+allocpolicy libvirt install-hook --on-missing fail
+echo PATHS=/srv/ours >/etc/default/allocpolicy
+touch /run/allocpolicy/allocpolicy-kept
+cd /var/tmp/kept
+qemu-img create -q -f vmdk base.vmdk 8M
+for strategy in none space; do
+    allocpolicy -q provision $strategy.qcow2 --base base.vmdk --strategy $strategy
+done
+"""
+_LOOK = f"""
+cd /var/tmp/kept
+sha256sum *.* /etc/default/allocpolicy
+getfattr -d *.qcow2
+allocpolicy cache list . -f json
+stat -c %i /run/allocpolicy/allocpolicy-kept
+grep -o '"on_missing": "[a-z]*"' {HOOK}
+"""
+_OUT_OF_USE = """
+allocpolicy libvirt uninstall-hook
+rm -r /var/tmp/kept
+cp /build/allocpolicy/debian/allocpolicy.default /etc/default/allocpolicy
+"""
+
 on_debian = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("apt-get") is None,
     reason="packages are installed by root, on Debian",
@@ -65,7 +106,7 @@ def built_box(
         # all in one go, which takes half as long
         made.run(*APT, "satisfy", f"{build_depends()}, {', '.join(needed())}")
         # a build that asks the network would fail
-        build = ("dpkg-buildpackage", "-us", "-uc", "-b")
+        build = ("dpkg-buildpackage", "-us", "-uc")
         made.run("unshare", "--net", *build, cwd=SOURCE)
         yield made
 
@@ -74,6 +115,7 @@ def built_box(
 def installed(built_box: Box) -> Box:
     """Give one with the packages."""
     built_box.run("sh", "-c", f"{' '.join(APT)} install /build/*.deb")
+    built_box.run("sh", "-euc", _NEXT)
     return built_box
 
 
@@ -114,16 +156,35 @@ def test_lintian_finds_no_error(built_box: Box) -> None:
 
 
 @on_debian
-def test_an_upgrade_leaves_the_hook_in_force(installed: Box) -> None:
-    """What is removed with the package stays when another version replaces it."""
-    hook = "/etc/libvirt/hooks/qemu.d/50-allocpolicy"
-    installed.run("mkdir", "-p", str(Path(hook).parent))
-    installed.run("allocpolicy", "libvirt", "install-hook", "--on-missing", "fail")
-    before = installed.run("cat", hook)
-    installed.run("sh", "-c", "dpkg --install /build/*.deb")
-    assert installed.run("cat", hook) == before
-    installed.run(hook, "--version")
-    installed.run("allocpolicy", "libvirt", "uninstall-hook")
+def test_an_upgrade_and_a_downgrade_leave_what_is_there(installed: Box) -> None:
+    """Disks, stamps, a cache, a lock, what the operator wrote; the hook is renewed."""
+    installed.run("sh", "-euxc", _IN_USE)
+    before = installed.run("sh", "-euc", _LOOK)
+    assert f'"{OLD}"' in installed.run("cat", HOOK)
+    for version, place in ((NEW, "/build/next"), (OLD, "/build")):
+        installed.run("sh", "-c", f"dpkg --install {place}/*.deb")
+        assert installed.run(HOOK, "--version").strip() == version
+        assert f'"{version}"' in installed.run("cat", HOOK)
+        assert installed.run("sh", "-euc", _LOOK) == before
+    installed.run("sh", "-euc", _OUT_OF_USE)
+
+
+@on_debian
+def test_the_timer_goes_on_after_an_upgrade_and_ends_with_a_removal(
+    installed: Box,
+) -> None:
+    """No script stops it before an upgrade, as none would start it again."""
+    listed = installed.run("dpkg-query", "--control-list", "allocpolicy").split()
+    scripts = {
+        name: installed.run("dpkg-query", "--control-show", "allocpolicy", name)
+        for name in listed
+        if name in {"preinst", "postinst", "prerm", "postrm"}
+    }
+    stopping = [name for name, text in scripts.items() if "invoke stop" in text]
+    assert stopping == ["prerm"]
+    assert 'if [ "$1" = remove ]; then' in scripts["prerm"]
+    assert "try-restart 'allocpolicy-audit.timer'" in scripts["postinst"]
+    assert "systemctl --system daemon-reload" in scripts["postinst"]
 
 
 @on_debian
