@@ -137,6 +137,16 @@ def resolve(path: Path) -> Path:
         raise _refusal(error, path) from error
 
 
+def is_absent(error: ImageError | OSError) -> bool:
+    """Return whether the error says that there is no such file.
+
+    Otherwise it isn't known, as behind a directory that may not be looked into.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__
+    number = cause.errno if isinstance(cause, OSError) else None
+    return number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
 def kind(mode: int) -> str:
     """Return what kind of file this is, in words."""
     if stat.S_ISDIR(mode):

@@ -46,6 +46,7 @@ class Attachments:
 
     disks: Mapping[Path, Attached]
     missing: tuple[Row, ...]
+    unread: tuple[Row, ...] = ()  #: whether they are there isn't known
 
     @property
     def formats(self) -> dict[str, DiskFormat]:
@@ -72,16 +73,20 @@ class Attachments:
 def look(attached: Mapping[Path, Attached]) -> Attachments:
     """Return which of the attached disks are there; none is opened."""
     disks: dict[Path, Attached] = {}
-    missing = []
+    missing: list[Row] = []
+    unread: list[Row] = []
     for path, one in attached.items():
         try:
             disks.setdefault(image_file.resolve(path), one)
         except ImageError as error:
             strategy = one.choice.strategy if one.choice else None
             reason = f"{one.vm} has it, and {error.reason}"
-            finding = Finding(judgement=Remark.MISSING, reason=reason)
-            missing.append(Row(disk=path, strategy=strategy, verdict=finding))
-    return Attachments(disks=disks, missing=tuple(missing))
+            gone = image_file.is_absent(error)
+            judgement = Remark.MISSING if gone else Remark.UNREADABLE
+            finding = Finding(judgement=judgement, reason=reason)
+            row = Row(disk=path.absolute(), strategy=strategy, verdict=finding)
+            (missing if gone else unread).append(row)
+    return Attachments(disks=disks, missing=tuple(missing), unread=tuple(unread))
 
 
 def _disks_below(seen: Sighting) -> Iterator[Path]:

@@ -146,6 +146,8 @@ def audit(
     ]
     there, inodes = tuple(rows), {one.path: one.inode for one in seen}
     rows += audit_rows.missing(awaited.missing, attachments.missing)
+    unread = tuple(audit_rows.missing(awaited.unread, attachments.unread))
+    rows += unread
     rows += expectation.vanished(seen, expected=awaited)
     rows += (audit_rows.unlisted(path, why) for path, why in walked.unreadable)
     return Audit(
@@ -154,7 +156,7 @@ def audit(
         passed_over=no_disks,
         bases=passed_over.base_images(no_disks),
         data_files=passed_over.data_files(no_disks),
-        unlisted=len(walked.unreadable),
+        unlisted=len(walked.unreadable) + len(unread),
         found=audit_rows.counted(named, there, inodes=inodes),
         aliases=audit_rows.aliases(there, inodes=inodes),
         closed=frozenset(audit_rows.closed(named, walked.unreadable)),

@@ -19,29 +19,34 @@ from allocpolicy.report.audit import Finding, Remark, Row
 class Expectations:
     """The expected disks that are there, by their real paths, and the others' rows.
 
-    A disk's strategy is None where any will do.
+    A disk's strategy is None where any will do. ``unread``: whether they are there
+    isn't known.
     """
 
     disks: Mapping[Path, str | None]
     missing: tuple[Row, ...]
+    unread: tuple[Row, ...]
 
 
 def look(expected: Mapping[Path, str | None]) -> Expectations:
     """Return which of the expected disks are there; none is opened."""
-    disks, missing = {}, []
+    disks, missing, unread = {}, [], []
     for path, strategy in expected.items():
         try:
             resolved = image_file.resolve(path)
             mode = os.stat(resolved).st_mode
-        except (ImageError, OSError):
-            missing.append(_missing(path, strategy, "and there is no such file"))
+        except (ImageError, OSError) as error:
+            if image_file.is_absent(error):
+                missing.append(_missing(path, strategy, "and there is no such file"))
+            else:
+                unread.append(_unread(path, strategy, error))
             continue
         if stat.S_ISREG(mode):
             disks[resolved] = strategy
         else:
             said = f"and is {image_file.kind(mode)}"
             missing.append(_missing(path, strategy, said))
-    return Expectations(disks=disks, missing=tuple(missing))
+    return Expectations(disks=disks, missing=tuple(missing), unread=tuple(unread))
 
 
 def judged(
@@ -79,4 +84,10 @@ def _lack(seen: Sighting, *, strategy: str | None) -> str | None:
 
 def _missing(path: Path, strategy: str | None, said: str) -> Row:
     finding = Finding(judgement=Remark.MISSING, reason=f"it is expected, {said}")
-    return Row(disk=path, strategy=strategy, verdict=finding)
+    return Row(disk=path.absolute(), strategy=strategy, verdict=finding)
+
+
+def _unread(path: Path, strategy: str | None, error: ImageError | OSError) -> Row:
+    why = error.reason if isinstance(error, ImageError) else image_file.why(error)
+    finding = Finding(judgement=Remark.UNREADABLE, reason=f"it is expected; {why}")
+    return Row(disk=path.absolute(), strategy=strategy, verdict=finding)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from allocpolicy import DiskFormat, Headroom, Policy, schema
+from allocpolicy import Attached, DiskFormat, Headroom, Policy, schema
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
@@ -431,6 +431,31 @@ def test_what_cannot_be_listed_is_not_called_empty() -> None:
         f" none in {place / 'empty'}; is a filesystem not mounted?"
     )
     assert (seen.exit_status(), seen.unlisted) == (1, 2)
+
+
+@pytest.mark.system
+def test_what_cannot_be_looked_at_is_not_called_missing() -> None:
+    """Whether an expected disk is behind a closed directory isn't known: status 2."""
+    with ordinary_user.public_place() as place:
+        (place / "closed").mkdir(mode=0o700)
+        one = place / "closed" / "one"
+        vm = {place / "closed" / "two": Attached(vm="web", format=DiskFormat.RAW)}
+        with ordinary_user.assumed():
+            seen = audit(
+                [place], policy=Policy(configured=False), expected={one: "space"}
+            )
+            of_vm = audit([], policy=Policy(configured=False), attached=vm)
+    words = {row.disk.name: (row.word, row.reason) for row in seen.rows}
+    said = "it is expected; cannot open it: Permission denied"
+    word, reason = words["one"]
+    assert (word, reason[: len(said)]) == ("unreadable", said)
+    assert (seen.exit_status(), seen.disks, seen.audited) == (2, 0, 0)
+    (row,) = of_vm.rows
+    assert (row.word, of_vm.exit_status(), of_vm.disks) == ("unreadable", 2, 0)
+    relative = audit([], policy=Policy(configured=False), expected={"gone": None})
+    assert [one.word for one in relative.rows] == ["missing"]
+    assert all(one.disk.is_absolute() for one in relative.rows)
+    assert relative.exit_status() == 1
 
 
 @on_ext4
