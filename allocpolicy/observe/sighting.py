@@ -57,7 +57,7 @@ class Sighting:
     Without ``observed`` and ``fault`` nothing says by what policy the file is to be
     judged, and ``likeness`` is what it looks like. ``foreign`` names its content if
     that is an image of a format that no disk has. ``unread``: the fault is that it
-    could not be read.
+    could not be read; ``misstamped``: that its stamp is none.
     """
 
     path: Path
@@ -66,6 +66,7 @@ class Sighting:
     observed: Observation | None = None
     fault: Verdict | None = None
     unread: bool = False
+    misstamped: bool = False
     holding: Holding | None = None
     overlay: Overlay | None = None
     inherited: Inherited | None = None
@@ -146,11 +147,12 @@ class Observer:
     def _look(self, fd: int, *, found: Found) -> Sighting:
         status, path = os.fstat(fd), Path(found.path)
         stamp = inherited = observed = None
-        unread = False
+        unread = misstamped = False
         try:
             stamp = stamps.read(fd, path=path)
         except ImageError as error:
             fault: Verdict | None = _unverifiable(error.reason)
+            misstamped = True
         else:
             if stamp is None and (self._inherit or found.path in self._known):
                 reach = reaches.of(fd, trusted=self._trusted)
@@ -174,6 +176,7 @@ class Observer:
             observed=observed,
             fault=fault,
             unread=unread,
+            misstamped=misstamped,
             holding=holding,
             overlay=overlay.of(fd, path=path),
             inherited=inherited,

@@ -28,7 +28,12 @@ def row(
     strategy, observed = choice.strategy if choice else None, seen.observed
     requested = seen.stamp.requested.strategy if seen.stamp else None
     if observed is None or choice is None:
-        return replace(_fault(seen), strategy=strategy, requested=requested)
+        return replace(
+            _fault(seen),
+            strategy=strategy,
+            requested=requested,
+            misstamped=seen.misstamped,
+        )
     if lack is not None and observed.allocation in _OWN:
         reasons = "; ".join(filter(None, (observed.exception, lack)))
         observed = replace(observed, guaranteed=False, exception=reasons)

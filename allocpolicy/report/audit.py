@@ -53,6 +53,7 @@ class Row:
     strategy: str | None  #: the strategy that judges it; None: no policy is known
     #: the strategy that its stamp requests; None: it has no valid stamp
     requested: str | None = None
+    misstamped: bool = False  #: whether it has a stamp that is malformed
     #: whether it keeps its promise, or what the audit itself finds
     verdict: Verdict | Finding
     #: what it is, measured; None: it could not be observed
@@ -179,19 +180,27 @@ class Audit:
         :param require_stamp: a file that looks like a disk must have a policy.
         """
         counts = self.counts
-        lacks = require_stamp and counts[Remark.NO_POLICY.value]
+        lacks = require_stamp and self.unstamped
         if self.drifted or lacks or self.shortage:
             return FOUND
         if self.unreadable:
             return UNREAD
         unjudged = counts[Judgement.UNVERIFIABLE.value]
-        return NOTHING_JUDGED if 0 < unjudged == self.audited else 0
+        judged = counts[Judgement.MEETS.value] + counts[Remark.PENDING.value]
+        return NOTHING_JUDGED if unjudged and not judged else 0
 
     @property
     def unstamped(self) -> int:
-        """Return how many files like disks have no policy, expected ones included."""
-        words = (Remark.NO_POLICY.value, Judgement.DRIFTED.value)
-        return sum(row.strategy is None and row.word in words for row in self.rows)
+        """Return how many files like disks have no policy, expected ones included.
+
+        Nor has one whose stamp is malformed.
+        """
+        words = {Remark.NO_POLICY.value, Judgement.DRIFTED.value}
+        of_stamp = words | {Judgement.UNVERIFIABLE.value}
+        return sum(
+            row.strategy is None and row.word in (of_stamp if row.misstamped else words)
+            for row in self.rows
+        )
 
     @property
     def audited(self) -> int:

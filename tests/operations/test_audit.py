@@ -433,6 +433,21 @@ def test_what_cannot_be_listed_is_not_called_empty() -> None:
     assert (seen.exit_status(), seen.unlisted) == (1, 2)
 
 
+@on_ext4
+def test_a_malformed_stamp_is_no_policy(directory: Path) -> None:
+    """Which it was isn't known: the disk lacks a stamp, and is none of the audited."""
+    for name in ("a", "b"):
+        (directory / name).write_bytes(bytes(MIB))
+    stamp(directory / "a", strategy="space", options={"reserve": "fallocate"})
+    os.setxattr(directory / "b", stamps.XATTR, b"{}")
+    seen = audit([directory], policy=Policy(configured=False))
+    assert [row.word for row in seen.rows] == ["meets", "unverifiable"]
+    assert (seen.audited, seen.unstamped, seen.disks) == (1, 1, 2)
+    assert (seen.exit_status(), seen.exit_status(require_stamp=True)) == (0, 1)
+    alone = audit(directory / "b", policy=Policy(configured=False))
+    assert (alone.exit_status(), alone.exit_status(require_stamp=True)) == (4, 1)
+
+
 @pytest.mark.system
 def test_what_cannot_be_looked_at_is_not_called_missing() -> None:
     """Whether an expected disk is behind a closed directory isn't known: status 2."""
