@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from allocpolicy.cli.streams import standard_output
+from allocpolicy.cli.streams import standard_error, standard_output
 from allocpolicy.cli.streams.failure import (
     PROGRAM,
     incomplete,
@@ -18,6 +18,7 @@ from allocpolicy.cli.streams.failure import (
 def run() -> int:
     """Run the command of the command line; return its exit status."""
     standard_output.begin()
+    standard_error.begin()
     # Imports create tens of thousands of lasting objects; searching them repeatedly
     # for cyclic garbage took a tenth of a command's time.
     gc.set_threshold(50_000)

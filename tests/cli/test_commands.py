@@ -162,6 +162,17 @@ def test_help_that_can_not_be_written_is_told_in_one_line(words: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("explain --strategy nonsense", 2), ("provision disk", 2), ("nonsense", 2)],
+)
+def test_where_errors_can_not_be_written_the_exit_status_tells(
+    words: str, status: int
+) -> None:
+    """1 would be a disk that drifted."""
+    assert on_a_full_disk("stderr", *words.split()) == (status, "")
+
+
 def test_what_can_not_be_told_changes_nothing_else(tmp_path: Path) -> None:
     """As where a log is on a full disk: neither the exit status nor the other disks."""
     disk = tmp_path / "disk"

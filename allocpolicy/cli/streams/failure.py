@@ -24,15 +24,8 @@ def tell(program: str, message: str) -> None:
 
 
 def put(line: str) -> None:
-    """Write a line to stderr.
-
-    Where it can't be written, as to a log on a full disk, nobody is told, and nothing
-    else changes: neither what is done to the other disks nor the exit status.
-    """
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        standard_output.drop(sys.stderr)
+    """Write a line to stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def unwritten(program: str, error: OSError) -> int:
