@@ -174,6 +174,21 @@ def test_the_width_can_be_said(tmp_path: Path) -> None:
     assert max(map(len, lines.splitlines())) <= 60
 
 
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_a_row_without_a_value_comes_last_however_they_are_sorted(
+    tmp_path: Path, direction: str
+) -> None:
+    """What nobody knows is neither the least nor the most."""
+    provision(tmp_path / "disk", "--size", MIB)
+    (tmp_path / "what").write_text("no disk")
+    sorting = ("--sort-column", "mapping", f"--sort-{direction}ending")
+    known, other = allocpolicy(
+        "audit", *tmp_path.iterdir(), *sorting, "-f", "json"
+    ).document
+    assert (known["disk"], other["mapping"]) == (str(tmp_path / "disk"), None)
+    assert known["mapping"] is not None
+
+
 def test_rows_are_sorted_by_what_is_shown(tmp_path: Path) -> None:
     """By the exact sizes, not by their words; any column or field, shown or not."""
     for name, megabytes in (("a", 2), ("b", 1100), ("c", 90)):
