@@ -16,6 +16,7 @@ import pytest
 from allocpolicy import (
     DiskFormat,
     Error,
+    InvalidRequest,
     Limits,
     Order,
     Policy,
@@ -183,6 +184,24 @@ def test_nothing_is_begun_if_there_is_room_for_the_rewrite_and_not_for_the_growt
         assert raised.value.exit_status == (3 if limit == "space" else 2)
         assert state(disk) == before
     assert all("once it is rewritten" in one for one in told)
+
+
+@ON_XFS
+@pytest.mark.parametrize("size", [2 * SIZE + 1, 1 << 60])
+def test_nothing_is_begun_for_a_size_that_no_disk_can_have(
+    directory: Path, policy: Policy, size: int
+) -> None:
+    """Also where the disk is to be rewritten first."""
+    disk = directory / "disk"
+    make(disk, policy)
+    order, before = (
+        wanted(disk, extra_specs=PERFORMANCE, virtual_size=size),
+        state(disk),
+    )
+    for check in (True, False):
+        with pytest.raises(InvalidRequest, match=f"^size {size}: "):
+            ensure(order, policy=policy, check=check)
+        assert state(disk) == before
 
 
 @ON_XFS
