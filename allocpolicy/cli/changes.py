@@ -26,6 +26,7 @@ from allocpolicy.operations.data_path import AS_REQUESTED, NOTHING_TO_DO
 from allocpolicy.operations.instance import apply_all
 from allocpolicy.progress import Watcher
 from allocpolicy.report.report import Report
+from allocpolicy.storage import directories
 
 SKIPPED, FAILED = "skipped", "failed"
 _SIZES = (
@@ -146,7 +147,8 @@ def of(report: Report) -> Data:
 def left(disk: Path, outcome: str, *, reason: str) -> Data:
     """Return the row of a disk that was skipped, or that failed."""
     row: dict[str, object] = dict.fromkeys(Changes.fields)
-    row |= {"disk": os.path.abspath(disk), "outcome": outcome, "changed": False}
+    path = os.path.normpath(directories.absolute(disk))
+    row |= {"disk": path, "outcome": outcome, "changed": False}
     return row | {"reason": reason, "steps": []}
 
 

@@ -18,6 +18,7 @@ from allocpolicy.images import image_file
 from allocpolicy.operations import fleet, stamp
 from allocpolicy.operations.fleet import Member
 from allocpolicy.resolve.disk_map import DiskMap, Entry
+from allocpolicy.storage import directories
 from allocpolicy.wording import one_line
 
 _UNCHANGED = "it has a stamp"
@@ -138,5 +139,5 @@ def _stamped(member: Member, entry: Entry, *, policy: Policy, dry_run: bool) -> 
 
 def _left(member: Member, outcome: str, reason: str) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(StampAll.fields)
-    disk = os.path.abspath(member.disk)
+    disk = os.path.normpath(directories.absolute(member.disk))
     return row | {"disk": disk, "outcome": outcome, "reason": reason}

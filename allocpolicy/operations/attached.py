@@ -21,6 +21,7 @@ from allocpolicy.images import stamp as stamps
 from allocpolicy.observe.sighting import Sighting
 from allocpolicy.record import dataclass, replace
 from allocpolicy.report.audit import Finding, Remark, Row
+from allocpolicy.storage import directories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,9 @@ def look(attached: Mapping[Path, Attached]) -> Attachments:
             gone = image_file.is_absent(error)
             judgement = Remark.MISSING if gone else Remark.UNREADABLE
             finding = Finding(judgement=judgement, reason=reason)
-            row = Row(disk=path.absolute(), strategy=strategy, verdict=finding)
+            row = Row(
+                disk=directories.absolute(path), strategy=strategy, verdict=finding
+            )
             (missing if gone else unread).append(row)
     return Attachments(disks=disks, missing=tuple(missing), unread=tuple(unread))
 

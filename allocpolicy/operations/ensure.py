@@ -76,7 +76,11 @@ def _alone(order: Order, *, policy: Policy) -> Iterator[None]:
     if order.dry_run:
         yield
         return
-    real = os.path.realpath(order.destination)
+    try:
+        real = os.path.realpath(order.destination)
+    except FileNotFoundError:  # relative to a directory that was removed: it is told
+        yield
+        return
     key = named_lock.key("ensure", of=os.fsencode(real))
     with named_lock.hold(key, lock_path=policy.lock_path, transient=True):
         yield

@@ -13,6 +13,7 @@ from allocpolicy.images import image_file
 from allocpolicy.observe.sighting import Sighting
 from allocpolicy.record import dataclass, replace
 from allocpolicy.report.audit import Finding, Remark, Row
+from allocpolicy.storage import directories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +85,10 @@ def _lack(seen: Sighting, *, strategy: str | None) -> str | None:
 
 def _missing(path: Path, strategy: str | None, said: str) -> Row:
     finding = Finding(judgement=Remark.MISSING, reason=f"it is expected, {said}")
-    return Row(disk=path.absolute(), strategy=strategy, verdict=finding)
+    return Row(disk=directories.absolute(path), strategy=strategy, verdict=finding)
 
 
 def _unread(path: Path, strategy: str | None, error: ImageError | OSError) -> Row:
     why = error.reason if isinstance(error, ImageError) else image_file.why(error)
     finding = Finding(judgement=Remark.UNREADABLE, reason=f"it is expected; {why}")
-    return Row(disk=path.absolute(), strategy=strategy, verdict=finding)
+    return Row(disk=directories.absolute(path), strategy=strategy, verdict=finding)

@@ -32,6 +32,7 @@ from allocpolicy.resolve import labels
 from allocpolicy.resolve.flavors import Flavor
 from allocpolicy.resolve.policy import in_force
 from allocpolicy.resolve.selection import resolve
+from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import named
 from allocpolicy.wording import amount, apart
@@ -104,7 +105,7 @@ def provision(
     watch = heard(arguments.call(watch, "watch"))
     policy = in_force(policy)
     started = time.monotonic()
-    place = order.destination.absolute()
+    place = directories.absolute(order.destination)
     with (
         logged.change(str(Operation.PROVISION), place, started=started) as change,
         named(order.destination, action="create the disk"),

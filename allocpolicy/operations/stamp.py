@@ -26,6 +26,7 @@ from allocpolicy.report import recording
 from allocpolicy.report.inspection import Inspection
 from allocpolicy.resolve import labels
 from allocpolicy.resolve.selection import Selection
+from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
 
 _NO_XATTRS = "its filesystem has no user xattrs: no stamp can be recorded"
@@ -75,7 +76,7 @@ def record(stamping: Stamping, *, policy: Policy) -> Recorded:
     """
     path = stamping.disk
     with (
-        logged.change("stamp set", path.absolute()) as change,
+        logged.change("stamp set", directories.absolute(path)) as change,
         named(path, action="record its stamp"),
         held_disk.locked(path, policy=policy, dry_run=stamping.dry_run),
     ):
@@ -150,7 +151,7 @@ def remove(path: Path, *, policy: Policy) -> None:
     :raises Error: for anything else; the disk has its stamp or none.
     """
     with (
-        logged.change("stamp remove", path.absolute()) as change,
+        logged.change("stamp remove", directories.absolute(path)) as change,
         named(path, action="remove its stamp"),
         held_disk.locked(path, policy=policy, dry_run=False),
         existing.at_rest(path) as found,

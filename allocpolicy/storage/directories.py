@@ -67,6 +67,17 @@ def readable(directory: Directory) -> Iterator[int]:
         os.close(fd)
 
 
+def absolute(path: Path) -> Path:
+    """Return the absolute path, symbolic links as they are, for messages and rows.
+
+    Where the working directory was removed, there is none; opening the path tells.
+    """
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path
+
+
 def resolve(path: Path) -> Path:
     """Return the absolute path, symbolic links resolved.
 

@@ -75,16 +75,20 @@ def column(
     )
 
 
+def _places(path: Path) -> tuple[str, ...]:
+    """Return a path's absolute ones; a removed working directory gives it none."""
+    try:
+        return (os.path.realpath(path), os.path.abspath(path))
+    except FileNotFoundError:
+        return ()
+
+
 def path(name: str, *, named: Sequence[Path]) -> Column:
     """Return a column of paths, as the user names them: that of a row comes last.
 
     :param named: what the user named; what is in a directory alone has its name in it.
     """
-    whole = {
-        place: os.fspath(one)
-        for one in named
-        for place in (os.path.realpath(one), os.path.abspath(one))
-    }
+    whole = {place: os.fspath(one) for one in named for place in _places(one)}
 
     def cell(row: Data) -> str:
         text = said(found(row, name))
