@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from allocpolicy import (
 from allocpolicy.record import replace
 from allocpolicy.storage import fallocate
 from tests.conftest import FreshFilesystem
-from tests.harness import images, ordinary_user
+from tests.harness import images, ordinary_user, strategies
 from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
 from tests.harness.filesystems import available
 from tests.harness.images import MIB
@@ -137,6 +137,7 @@ def test_what_is_too_small_and_has_drifted_is_mended_and_grows(
     done = bring(disk, policy, extra_specs=PERFORMANCE, virtual_size=2 * SIZE)
     assert (done.operation, done.mode) == ("resize", "staged")
     assert done.before and done.before.virtual_size == SIZE
+    assert done.before.mapping == "none", "before both"
     assert images.fully_mapped(disk)
     assert any(step.startswith("record policy performance") for step in done.steps)
 
@@ -290,6 +291,7 @@ def test_another_format_is_refused(
         images.qemu_img("create", "-q", "-f", other, disk, SIZE)
     said = refused(disk, policy, wanted(disk, format=format))
     assert str(disk) in said
+    assert not stamped or f"keeps its format; ask for {other}" in said
 
 
 @ON_XFS
@@ -381,37 +383,21 @@ def test_beside_a_running_vm_what_is_safe_is_done_and_nothing_else(
     assert (done.mode, done.changed) == ("in_place", True)
 
 
-def racing(*arguments: object, number: int) -> list[tuple[int, bool]]:
-    """Run the command at once as often; return the statuses, and who changed it."""
-    processes = [
-        subprocess.Popen(
-            command(*arguments, "-f", "json"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-        for _ in range(number)
-    ]
-    told = []
-    for process in processes:
-        stdout, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        told.append((process.returncode, json.loads(stdout)["changed"]))
-    return told
+def racing(order: Order, policy: Policy, *, number: int) -> list[int]:
+    """Make sure of it in as many processes at once; return 1 for those that changed."""
+    work = partial(ensure, order, policy=policy)
+    return sorted(strategies.race([lambda: int(work().changed)] * number))
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_of_those_who_want_one_disk_at_once_one_makes_it(
-    fresh_filesystem: FreshFilesystem, kind: str
+    fresh_filesystem: FreshFilesystem, policy: Policy, kind: str
 ) -> None:
     """There is room for one: the others take none, not even for a moment."""
     place = fresh_filesystem(kind, size=512 * MIB)
     size = (available(place) - 64 * MIB) * 2 // 3 // MIB * MIB
-    told = racing(
-        *("ensure", place / "disk", "--size", size, "--strategy", "space"), number=4
-    )
-    assert sorted(changed for _, changed in told) == [False] * 3 + [True]
+    order = wanted(place / "disk", extra_specs=SPACE, virtual_size=size)
+    assert racing(order, policy, number=4) == [0, 0, 0, 1]
     assert (place / "disk").stat().st_blocks * 512 >= size
     assert set(os.listdir(place)) - {"lost+found"} == {"disk"}
 
@@ -422,10 +408,8 @@ def test_of_those_who_mend_one_disk_at_once_one_does(
 ) -> None:
     disk = directory / "disk"
     make(disk, policy)
-    told = racing(
-        *("ensure", disk, "--size", 2 * SIZE, "--strategy", "performance"), number=3
-    )
-    assert sorted(changed for _, changed in told) == [False, False, True]
+    order = wanted(disk, extra_specs=PERFORMANCE, virtual_size=2 * SIZE)
+    assert racing(order, policy, number=3) == [0, 0, 1]
     assert images.fully_mapped(disk)
 
 
