@@ -122,6 +122,26 @@ def test_what_a_strategy_tells_itself_is_not_told_again() -> None:
     assert verdict.reason.count(problem) == 1
 
 
+@pytest.mark.parametrize("unseen", [True, False])
+def test_what_the_strategy_finds_is_told_beside_what_is_wrong_below(
+    *, unseen: bool
+) -> None:
+    below = BackingFile(
+        path=Path("/d/base"), format=None, problem="it is odd", unseen=unseen
+    )
+    seen = dataclasses.replace(
+        RESERVED,
+        allocation=Allocation.THIN,
+        guaranteed=False,
+        exception="thin: 512 bytes of holes",
+        backing_chain=(below,),
+    )
+    verdict = Judge(refusal=lambda _: None).verdict(choice("space"), seen)
+    assert verdict.judgement is Judgement.DRIFTED
+    assert "its backing file /d/base: it is odd" in verdict.reason
+    assert "512 bytes of holes" in verdict.reason
+
+
 def test_a_strategy_that_is_not_allowed_is_neither_loaded_nor_asked() -> None:
     judge = Judge(refusal=lambda name: f"{name} is not allowed")
     judge.prepare(choice("space"))
