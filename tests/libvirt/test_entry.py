@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from allocpolicy.images.stamp import XATTR
-from tests.harness import hook, images, instances
+from allocpolicy.log import datagram
+from tests.harness import hook, images, instances, logs
 from tests.harness.domains import PROJECT, disk, nova, own
 from tests.harness.images import MIB
 from tests.harness.instances import Instance
@@ -51,6 +52,23 @@ def test_an_overlay_becomes_a_disk_of_its_own_once(instance: Instance) -> None:
     inode = path.stat().st_ino
     assert hook.run(given).status == 0
     assert path.stat().st_ino == inode
+
+
+def test_of_each_disk_one_thing_is_told(instance: Instance) -> None:
+    """A change by the record of changes; that there was none by the hook itself."""
+    path = instance.raw()
+    given = instance.xml(disk(path, format="raw"), metadata=SPACE)
+    with logs.listening() as log:
+        place = datagram.JOURNAL
+        before = f"from allocpolicy.log import datagram; datagram.JOURNAL = {place!r}"
+        assert hook.run(given, before=before).status == 0
+        (told,) = log.records()
+        assert (told["OPERATION"], told["DISK"]) == ("apply", str(path))
+        assert told["DOMAIN"] == instance.uuid
+        assert hook.run(given, before=before).status == 0
+        (told,) = log.records()
+        assert "DISK" not in told
+        assert told["MESSAGE"].startswith(f"domain {instance.uuid}: vda ")
 
 
 def test_no_thread_keeps_the_vm_waiting(instance: Instance) -> None:
