@@ -119,7 +119,8 @@ def _member(row: Row, *, drifted: bool, chain: bool) -> Member | None:
 
 
 def _is_stamped(path: Path) -> bool:
+    """Return whether a disk, or that which a link leads to, has a stamp."""
     try:
-        return stamps.is_visible(os.fspath(path))
+        return stamps.is_visible(os.path.realpath(path))
     except OSError:  # opening it tells
         return False

@@ -92,6 +92,20 @@ def test_apply_brings_each_to_its_entry(vm: Path) -> None:
     assert allocpolicy(*named).document[0]["outcome"] == "unchanged"
 
 
+@pytest.mark.parametrize("command", ["apply", "stamp all"])
+def test_a_link_is_the_disk_that_it_leads_to(vm: Path, command: str) -> None:
+    """By its path, and by its stamp, which wins."""
+    links = [vm.parent / name for name in ("a", "own")]
+    for link, name in zip(links, ("deep/a.qcow2", "own.raw"), strict=True):
+        link.symlink_to(vm / name)
+    given = (*command.split(), *links, "--map", vm.parent / "map.yaml", *JSON)
+    done = {"apply": "changed", "stamp all": "stamped"}[command]
+    outcomes = [one["outcome"] for one in allocpolicy(*given).document]
+    assert outcomes == [done, "unchanged"]
+    (row,) = allocpolicy("audit", vm / "own.raw", *JSON).document
+    assert row["strategy"] == "none"
+
+
 def test_stamp_all_records_and_changes_no_disk(vm: Path) -> None:
     given = ("stamp", "all", vm, "--map", vm.parent / "map.yaml")
     before = {one: one.read_bytes() for one in vm.rglob("*") if one.is_file()}
