@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -28,6 +29,7 @@ from allocpolicy import (
     record_changes,
     schema,
 )
+from allocpolicy.cli.streams import change_log
 from allocpolicy.log import author, datagram, entry, telling
 from allocpolicy.record import replace
 from allocpolicy.storage import signals
@@ -417,7 +419,7 @@ def test_whoever_is_told_and_fails_fails_no_change(
 def test_json_is_one_object_a_line(log: Logs, tmp_path: Path) -> None:
     """On stderr, or at the end of the log file; in the journal all the same."""
     disk, file = tmp_path / "disk", tmp_path / "changes"
-    told = allocpolicy("--log-json", "provision", disk, *SIZE).stderr
+    told = allocpolicy("--log-json", "-v", "provision", disk, *SIZE).stderr
     for size in ("2M", "3M"):
         words = ("--log-json", "--log-file", file, "resize", disk, size)
         assert allocpolicy(*words).stderr == ""
@@ -435,6 +437,20 @@ def test_json_is_one_object_a_line(log: Logs, tmp_path: Path) -> None:
 def test_more_words_are_our_own(log: Logs, tmp_path: Path, verbosity: str) -> None:
     told = allocpolicy(verbosity, "provision", tmp_path / "disk", *SIZE)
     assert told.stderr.splitlines() == [log.records()[0]["MESSAGE"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("stevedore.named", False), ("acme", True)]
+)
+def test_of_others_only_what_a_plugin_warns_of_is_shown(
+    name: str, *, shown: bool
+) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    change_log.hide_libraries(handler, verbose=True)
+    for level in (logging.INFO, logging.WARNING):
+        handler.handle(logging.LogRecord(name, level, "", 0, "odd", None, None))
+    assert stream.getvalue() == ("odd\n" if shown else "")
 
 
 def test_a_failure_is_told_once_to_who_is_there(
