@@ -8,10 +8,13 @@ has other work first can wait in a thread meanwhile.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 
 _PATH = "/proc/locks"
 _LATELY = 0.3  # seconds: importing what looks at the disks takes less
+_SHOWN_WHOLE = os.sysconf("SC_PAGE_SIZE") - 1024  # bytes: a page less a long line
+_READINGS = 4  # of a longer list
 
 
 class _Reading:
@@ -39,10 +42,24 @@ _ahead: list[_Reading] = []
 
 
 def read() -> str:
-    """Return the list as it is.
+    """Return every lock that is held meanwhile, and maybe some that just were.
+
+    The kernel shows a page at a time, and counts to find its place again: a lock that
+    goes in between hides another. So a longer list is read until nothing new is shown.
 
     :raises OSError: as read(2).
     """
+    found: dict[str, str] = {}
+    for _ in range(_READINGS):
+        text, known = _shown(), len(found)
+        for line in text.splitlines():
+            found.setdefault(line.partition(":")[2], line)  # it begins with its place
+        if len(text) < _SHOWN_WHOLE or len(found) == known:
+            break
+    return "\n".join(found.values())
+
+
+def _shown() -> str:
     with open(_PATH, encoding="utf-8") as file:
         return file.read()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -23,6 +25,42 @@ def locked(tmp_path: Path) -> str:
 def test_what_is_read_has_every_lock_that_is_held(locked: str) -> None:
     assert locked in lock_list.read()
     assert locked in lock_list.read_lately()
+
+
+def test_a_lock_that_goes_meanwhile_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows a page at a time, and begins each where so many are behind it.
+
+    Of the locks of one processor it shows the latest first.
+    """
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    with ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, processors)
+        files = [stack.enter_context((tmp_path / f"{n}").open("w")) for n in range(300)]
+        for file in files:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        going = files[-20:]
+
+        def shown() -> str:
+            fd = os.open("/proc/locks", os.O_RDONLY)
+            parts = [os.read(fd, 4096)]
+            if going:
+                fcntl.flock(going.pop(), fcntl.LOCK_UN)
+            while parts[-1]:
+                parts.append(os.read(fd, 4096))
+            os.close(fd)
+            return b"".join(parts).decode()
+
+        monkeypatch.setattr(lock_list, "_shown", shown)
+        text = lock_list.read()
+        kept = [file for file in files[:-20] if inode_of(file) not in text]
+    assert kept == []
+
+
+def inode_of(file: TextIO) -> str:
+    return f":{os.fstat(file.fileno()).st_ino} "
 
 
 def test_what_was_read_ahead_is_used_once(monkeypatch: pytest.MonkeyPatch) -> None:
