@@ -109,7 +109,10 @@ def test_a_busy_process_writes_nothing_once_somebody_opens_the_disk(
 def test_a_growth_that_was_stopped_is_not_resumed_when_somebody_has_the_disk(
     directory: Path, moment: Moment, monkeypatch: pytest.MonkeyPatch, called: str
 ) -> None:
-    """Whatever is next: the switch to new tables would lose what was written to old."""
+    """Whatever is next: the switch to new tables would lose what was written to old.
+
+    It is begun again, as somebody may only have looked, and finds the disk in use.
+    """
     disk, policy = directory / "disk", Policy(lock_path=directory / "locks")
     images.qemu_img("create", "-q", "-f", "qcow2", disk, 64 * MIB)
     next_one: Callable[..., None] = getattr(growth, called)
@@ -128,7 +131,7 @@ def test_a_growth_that_was_stopped_is_not_resumed_when_somebody_has_the_disk(
     )
     with Opener(disk) as opener:
         thread = opened_at(moment, opener)
-        with pytest.raises(ImageError, match="another process opened it"):
+        with pytest.raises(ImageError, match="it is in use"):
             resize(change, policy=policy)
         thread.join()
         opener.write("")
