@@ -106,10 +106,9 @@ def test_that_the_current_directory_is_gone_is_told(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    for words in ("apply x", "strategy new x x"):
-        done = allocpolicy_process(*words.split())
-        assert (done.status, done.stdout) == (2, "")
-        assert ": the current directory is gone: change to one" in done.stderr
+    done = allocpolicy_process("strategy", "new", "x", "x")
+    assert (done.status, done.stdout) == (2, "")
+    assert ": the current directory is gone: change to one" in done.stderr
 
 
 def test_output_that_fails_does_not_hide_that_the_disk_was_made(
