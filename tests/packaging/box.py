@@ -19,6 +19,9 @@ cd "$1"
 mkdir upper work root
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
 for one in proc sys dev; do mount --rbind /$one root/$one; done
+# overlayfs does not promise what becomes of what others change below it, as the locks.
+mount -t tmpfs -o mode=755 tmpfs root/run
+mkdir -m 1777 root/run/lock
 printf '#!/bin/sh\\nexit 101\\n' >root/usr/sbin/policy-rc.d
 chmod 755 root/usr/sbin/policy-rc.d
 rm -f root/var/lib/man-db/auto-update  # no index of all pages at each installation
