@@ -99,15 +99,6 @@ class Stamp:
         return document
 
 
-def can_be_on(fd: int) -> bool:
-    """Return whether the open disk's filesystem has user xattrs."""
-    try:
-        patience.asked(lambda: os.getxattr(fd, XATTR), fd=fd)
-    except OSError as error:
-        return error.errno not in UNSUPPORTED
-    return True
-
-
 def write(fd: int, stamp: Stamp) -> Stamp | None:
     """Record the stamp on the open disk; return it, or None without user xattrs.
 

@@ -107,7 +107,7 @@ def _check(stamp: Stamp, disk: Disk) -> None:
     """
     existing.check_writable(disk)
     stamps.encoded(stamp)
-    if not stamps.can_be_on(disk.fd):
+    if not stamps.is_supported(disk.fd):
         raise Unsupported(disk.path, _NO_XATTRS)
 
 
