@@ -24,6 +24,7 @@ from allocpolicy.cli.streams.failure import (
     put,
     tell,
     usage_error,
+    why_unwritten,
 )
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
@@ -145,7 +146,7 @@ class Command(CliffCommand):
     def failure(self, error: BaseException) -> str:
         """Return what failed unexpectedly, and whose it is if not allocpolicy's."""
         if self.is_done and isinstance(error, OSError):
-            return f"the output can't be written: {error.strerror}"
+            return why_unwritten(error)
         if self.owner is None:
             return f"{type(error).__name__}: {error}"
         return f"the command of {self.owner} failed: {raised(error)}"

@@ -31,8 +31,13 @@ def put(line: str) -> None:
 def unwritten(program: str, error: OSError) -> int:
     """Report that the output can't be written; return the exit status."""
     standard_output.drop(sys.stdout)
-    tell(program, f"the output can't be written: {error.strerror}")
+    tell(program, why_unwritten(error))
     return UNEXPECTED
+
+
+def why_unwritten(error: OSError) -> str:
+    """Return that the output can't be written, and why."""
+    return f"the output can't be written: {error.strerror}"
 
 
 def usage_error(program: str) -> Callable[[str], NoReturn]:
