@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from allocpolicy.errors import ImageError
@@ -29,20 +30,19 @@ def after_looks(work: Callable[[Repeats], Result]) -> Result:
     :raises ImageError: when the disk is opened each time, or late.
     """
     for left in reversed(range(_TRIES)):
-        started = time.monotonic()
-
-        def repeats(
-            error: BaseException, *, left: int = left, started: float = started
-        ) -> bool:
-            late = time.monotonic() - started > _LONG
-            return bool(left) and not late and _gave_way(error)
-
+        repeats = partial(_repeats, left=left, started=time.monotonic())
         try:
             return work(repeats)
         except ImageError as error:
             if not repeats(error):
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _repeats(error: BaseException, *, left: int, started: float) -> bool:
+    """Return whether an attempt that ended so is repeated: it gave way, and in time."""
+    late = time.monotonic() - started > _LONG
+    return bool(left) and not late and _gave_way(error)
 
 
 def _gave_way(error: BaseException) -> bool:
