@@ -21,6 +21,7 @@ from allocpolicy.contract.policy import Libvirt as Libvirt
 from allocpolicy.contract.policy import Machines as Machines
 from allocpolicy.contract.policy import Otherwise as Otherwise
 from allocpolicy.contract.policy import Policy as Policy
+from allocpolicy.contract.policy import PreparedDisks as PreparedDisks
 from allocpolicy.contract.policy import SnapshotPolicy as SnapshotPolicy
 from allocpolicy.contract.read_only import ReadOnly as ReadOnly
 from allocpolicy.contract.strategy import API_VERSIONS as API_VERSIONS

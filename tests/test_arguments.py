@@ -34,6 +34,7 @@ from allocpolicy import (
     Machines,
     Order,
     Policy,
+    PreparedDisks,
     RewriteLimits,
     Stamp,
     automatic_cluster_size,
@@ -59,6 +60,7 @@ RECORDS: tuple[Any, ...] = (
     Machines(),
     Order(destination="disk"),
     Policy(),
+    PreparedDisks(),
     RewriteLimits(),
     Stamp(requested=THIN, effective=THIN, format="raw"),
 )

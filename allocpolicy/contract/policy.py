@@ -107,6 +107,23 @@ class Libvirt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedDisks:
+    """Whether finished disks are kept in the image cache, to be cloned by reflink."""
+
+    enabled: bool = True  #: whether such disks are made and used
+    #: the most bytes that they take in one image cache; None: what may be free
+    max_bytes: Size | None = None
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self, *, enabled: bool = ..., max_bytes: int | str | None = ...
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The operator's decisions; the fields have the options' defaults."""
 
@@ -129,6 +146,8 @@ class Policy:
     lock_path: Path = field(default_factory=named_lock.own_directory)
     #: where converted images are; None: ``_base`` beside the disk
     image_cache_dir: Path | None = None
+    #: what is kept there to be cloned
+    prepared_disks: PreparedDisks = field(default_factory=PreparedDisks)
     #: directories whose disks are counted, too, at any depth
     disk_directories: tuple[Path, ...] = ()
     #: what to keep free for the host, and how much may be promised
@@ -162,6 +181,7 @@ class Policy:
             headroom: Headroom = ...,
             lock_path: StrPath = ...,
             image_cache_dir: StrPath | None = ...,
+            prepared_disks: PreparedDisks = ...,
             disk_directories: Sequence[StrPath] = ...,
             limits: Limits = ...,
             trusted_base_directories: Sequence[StrPath] = ...,

@@ -101,6 +101,7 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         headroom=_headroom(conf),
         lock_path=_directory(conf, "lock_path") or named_lock.own_directory(),
         image_cache_dir=_directory(conf, "image_cache_dir"),
+        prepared_disks=_get(conf, "prepared_disks"),
         disk_directories=_directories(conf, "disk_directories"),
         limits=_limits(conf),
         trusted_base_directories=_directories(conf, "trusted_base_directories"),

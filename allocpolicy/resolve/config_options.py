@@ -11,8 +11,10 @@ import re
 from oslo_config import cfg, types
 
 from allocpolicy import size
+from allocpolicy.contract.policy import PreparedDisks
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.resolve.config_places import PROJECT
+from allocpolicy.wording import choices
 
 GROUP = PROJECT
 
@@ -62,6 +64,42 @@ class Version(types.ConfigType):
     def _formatter(self, value: tuple[int, int]) -> str:
         return ".".join(map(str, value))
 
+
+class Prepared(types.ConfigType):
+    """Whether disks are prepared: ``on``, ``off``, or the most bytes of them."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name="on, off or size")
+
+    def __call__(self, value: object) -> PreparedDisks:
+        """Return what the text says.
+
+        :raises ValueError: when it says none of these.
+        """
+        text = str(value).strip()
+        if text.lower() in _ON_OFF:
+            return PreparedDisks(enabled=_ON_OFF[text.lower()])
+        try:
+            most = size.parse(text)
+        except InvalidRequest as error:
+            near = choices((*_ON_OFF, "a size such as 20G"), nearest_to=text)
+            raise ValueError(f"{text!r} is none of them; {near}") from error
+        if not most:  # for other options, 0 means no limit
+            raise ValueError("0 bytes hold no disk: say off, or on for no limit")
+        return PreparedDisks(max_bytes=most)
+
+    def __repr__(self) -> str:
+        return "Prepared"
+
+    def _formatter(self, value: PreparedDisks | str) -> str:
+        if isinstance(value, str):  # the default, for a sample
+            return value
+        if value.max_bytes is not None:
+            return str(value.max_bytes)
+        return "on" if value.enabled else "off"
+
+
+_ON_OFF = {"on": True, "off": False}
 
 _DEFAULT_OPTIONS = [
     cfg.StrOpt(
@@ -233,6 +271,19 @@ _OPTIONS = [
         help="The directory of base images that were converted from a foreign format."
         " If not set: _base beside the disk. Set it if each disk has a directory of its"
         " own; on the disks' filesystem, data can still be shared by reflink.",
+    ),
+    cfg.Opt(
+        "prepared_disks",
+        type=Prepared(),
+        default="on",
+        help="Whether disks are prepared: on, off, or the most bytes that they may take"
+        " in one image cache, such as 20G. Where the storage has reflink, a disk whose"
+        " content follows from its base image, its size and its options is kept in the"
+        " image cache, packed, in the background of the first request; further ones are"
+        " clones of it, in the time that an overlay takes. No disk depends on it. Disks"
+        " with reserved or written storage, such as those of the strategy space, are"
+        " never prepared. 'allocpolicy cache prepare' does it ahead of time, and 'cache"
+        " list' and 'host capacity' show what it takes.",
     ),
     cfg.StrOpt(
         "change_log",

@@ -13,7 +13,10 @@ from allocpolicy.contract.policy import Policy
 # What a policy consists of, beside plain values and tuples of all these.
 _RECORDS: dict[str, Any] = {
     one.__name__: one
-    for one in (Policy, Headroom, Limits, words.Libvirt, words.Machines)
+    for one in (
+        *(Policy, Headroom, Limits),
+        *(words.Libvirt, words.Machines, words.PreparedDisks),
+    )
 }
 _WORDS: dict[str, Any] = {
     one.__name__: one

@@ -16,6 +16,7 @@ from allocpolicy import (
     Order,
     Otherwise,
     Policy,
+    PreparedDisks,
     Progress,
     Report,
     Selection,
@@ -33,6 +34,7 @@ policy = Policy(  # instead of the host's, and whatever that says
     headroom=Headroom(ratio=0.02, minimum=128 << 20),
     limits=Limits(max_promised_bytes=1 << 40),
     machines=Machines(qemu=(8, 2)),
+    prepared_disks=PreparedDisks(max_bytes="20G"),
     snapshot_policy=SnapshotPolicy.INHERIT,
     change_log=ChangeLog.SYSLOG,  # of commands; this program's log is Python's own
     libvirt=Libvirt(convert=Convert.NEVER, on_unmet=Otherwise.FAIL),

@@ -18,6 +18,7 @@ from allocpolicy.contract.policy import (
     Machines,
     Otherwise,
     Policy,
+    PreparedDisks,
 )
 from allocpolicy.errors import ConfigError
 from allocpolicy.resolve import config, config_options, config_places
@@ -154,7 +155,8 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         "image_cache_dir = /c\ndisk_directories = /tmp, /usr/lib\n"
         "max_overcommit_ratio = 1.5\nreserved_host_disk = 9\n"
         "max_promised_bytes = 8\ntrusted_base_directories = /usr, /tmp\n"
-        "size_alignment = 1M\nqemu_version = 8.1.0\nlibvirt_version = 9.5\n"
+        "size_alignment = 1M\nprepared_disks = 20G\n"
+        "qemu_version = 8.1.0\nlibvirt_version = 9.5\n"
         "snapshot_policy = inherit\nlibvirt_default = space\n"
         "libvirt_convert = never\nlibvirt_max_copy = 3G\nlibvirt_deadline = 1.5\n"
         "libvirt_on_unmet = fail\nlibvirt_on_error = pass\nlibvirt_base_dirs = /usr\n"
@@ -172,6 +174,7 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
     assert made.limits.max_promised_bytes == 8
     assert made.trusted_base_directories == (Path("/usr"), Path("/tmp"))
     assert made.size_alignment == 1 << 20
+    assert made.prepared_disks == PreparedDisks(max_bytes=20 << 30)
     assert made.machines == Machines(qemu=(8, 1), libvirt=(9, 5))
     assert made.disk_directories == (Path("/tmp"), Path("/usr/lib"))
     assert made.inherits
@@ -211,6 +214,10 @@ def test_every_option_reaches_the_policy(write: Write) -> None:
         ("qemu_version = 8", "qemu_version"),
         ("libvirt_version = new", "libvirt_version"),
         ("image_cache_dir = $nothing", "image_cache_dir"),
+        ("prepared_disks =", "prepared_disks"),
+        ("prepared_disks = 0", "prepared_disks"),
+        ("prepared_disks = -1G", "prepared_disks"),
+        ("prepared_disks = true", "prepared_disks"),
         ("libvirt_convert = sometimes", "libvirt_convert"),
         ("libvirt_max_copy = some", "libvirt_max_copy"),
         ("libvirt_deadline = -1", "libvirt_deadline"),
@@ -226,6 +233,28 @@ def test_bad_value_names_option_and_file(write: Write, line: str, what: str) -> 
     message = refusal(path)
     assert f"[allocpolicy] {what}" in message
     assert str(path) in message or "$nothing" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("on", PreparedDisks()),
+        (" Off ", PreparedDisks(enabled=False)),
+        ("1.5G", PreparedDisks(max_bytes=3 << 29)),
+        ("4096", PreparedDisks(max_bytes=4096)),
+    ],
+)
+def test_prepared_disks_are_on_off_or_limited(
+    write: Write, text: str, said: PreparedDisks
+) -> None:
+    made = policy(write(f"[allocpolicy]\nprepared_disks = {text}\n"))
+    assert made.prepared_disks == said
+    assert policy(write("")).prepared_disks == PreparedDisks()
+
+
+def test_a_near_word_for_prepared_disks_is_offered(write: Write) -> None:
+    message = refusal(write("[allocpolicy]\nprepared_disks = of\n"))
+    assert "allowed: on, off, a size such as 20G; did you mean 'off'?" in message
 
 
 def test_bad_value_names_the_variable(

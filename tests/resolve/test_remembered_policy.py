@@ -21,6 +21,7 @@ from allocpolicy.contract.policy import (
     Machines,
     Otherwise,
     Policy,
+    PreparedDisks,
     SnapshotPolicy,
 )
 from allocpolicy.errors import ConfigError
@@ -338,6 +339,11 @@ POLICIES = st.builds(
     ),
     lock_path=PATHS,
     image_cache_dir=st.none() | PATHS,
+    prepared_disks=st.builds(
+        PreparedDisks,
+        enabled=st.booleans(),
+        max_bytes=st.none() | st.integers(0, 1 << 70),
+    ),
     disk_directories=st.lists(PATHS, max_size=2).map(tuple),
     limits=st.builds(
         Limits,
