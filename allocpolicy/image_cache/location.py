@@ -8,6 +8,7 @@ A file with a stamp is a disk wherever it is; callers look for a stamp first.
 
 An image's name says from what it was converted, and how: where an older release
 converted a format wrongly, its images stay known, and are not used for another disk.
+The name of a prepared disk is the hash of all that decides about it (`origin`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _ENTRY_NAME = (
     r"[0-9a-f]{64}\.(vmdk|vpc|vhdx|vdi|qed|vmdk-files|(gzip|xz|zstd|bzip2|ova)(-[a-z0-9]+)?)"
     r"(\.v[0-9]+)?\.raw"
 )
+_PREPARED_NAME = r"[0-9a-f]{64}\.prepared\.(raw|qcow2)"
 # vpc: without it, QEMU computed the size, and the end of the disk could be missing.
 _VERSIONS = {"vpc": ".v2"}
 
@@ -66,6 +68,21 @@ def is_entry(path: Path, *, configured: Path | None) -> bool:
 def is_entry_name(name: str) -> bool:
     """Return whether the name is that of a converted image."""
     return re.fullmatch(_ENTRY_NAME, name) is not None
+
+
+def is_prepared(path: Path, *, configured: Path | None) -> bool:
+    """Return whether the path is that of a prepared disk in an image cache."""
+    return is_prepared_name(path.name) and is_cache(path.parent, configured=configured)
+
+
+def is_prepared_name(name: str) -> bool:
+    """Return whether the name is that of a prepared disk."""
+    return re.fullmatch(_PREPARED_NAME, name) is not None
+
+
+def prepared_name(digest: str, *, format: str) -> str:
+    """Return the name of the prepared disk with this hash of its whole recipe."""
+    return f"{digest}.prepared.{format}"
 
 
 def entry_name(digest: str, *, source_format: str) -> str:

@@ -94,3 +94,15 @@ def test_a_copy_that_an_older_release_may_have_cut_is_an_entry_that_is_outdated(
         assert not location.is_outdated(name)
     assert location.is_entry_name(f"{digest}.vpc.raw")
     assert location.is_outdated(f"{digest}.vpc.raw")
+
+
+def test_a_prepared_disk_is_no_converted_image(tmp_path: Path) -> None:
+    """The two are told apart by their names, and are both known only in a cache."""
+    for format in ("raw", "qcow2"):
+        name = location.prepared_name("0" * 64, format=format)
+        assert location.is_prepared_name(name)
+        assert not location.is_entry_name(name)
+        assert location.is_prepared(tmp_path / "_base" / name, configured=None)
+        assert not location.is_prepared(tmp_path / name, configured=None)
+    for name in (f"{'0' * 64}.vmdk.raw", f"{'0' * 64}.prepared.vmdk", "x.prepared.raw"):
+        assert not location.is_prepared_name(name)
