@@ -62,8 +62,17 @@ class Step(Protocol):
     ``copied_bytes`` (int): how many bytes of that it copies at most, and doesn't share
     with the image; all, if it doesn't say. ``adopts``
     (Path or None): the ready-made file that becomes the disk; such a step is the last
-    one. A class with a ``run`` of its own also states ``in_place`` and ``online``
-    itself: what another distribution's class says of its ``run`` counts no more.
+    one. ``recipe`` (str or None): what the step makes, in words that name it, printable
+    and at most 2000 characters. The step promises that what it leaves, after the same
+    steps, is a function of this text, of its distribution's version, and of the content
+    of the image that it ``carries``, and that the disk may share storage with others of
+    the same recipe. A clock, the host, chance or the target's directory must not
+    matter. Where all steps of a new disk state one, and nothing is reserved or written,
+    the disk may be cloned from one that was made before: ``run`` isn't called then.
+
+    A class with a ``run`` of its own also states ``in_place``, ``online`` and
+    ``recipe`` itself: what another distribution's class says of its ``run`` counts no
+    more.
     """
 
     __slots__ = ()

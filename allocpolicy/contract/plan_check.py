@@ -50,7 +50,8 @@ def check_plan(
       has no other file below it;
     - in place there are only steps that state ``in_place``, and with ``online``, which
       isn't for `Operation.RESIZE`, only those that state it;
-    - a ready-made file is adopted for a new disk, by the last step.
+    - a ready-made file is adopted for a new disk, by the last step;
+    - a recipe is printable, and has at most 2000 characters.
 
     :param current: the existing disk that the plan is for; None: it is for a new one.
     :raises ContractBroken: naming the first rule that it breaks.

@@ -19,7 +19,9 @@ _KINDS: Mapping[str, type] = {
     "carries": BaseImage,
     "copied_bytes": int,
     "adopts": Path,
+    "recipe": str,
 }
+_LONGEST_RECIPE = 2000  #: characters
 
 
 def wrong_steps(steps: Sequence[object]) -> Iterator[str]:
@@ -45,6 +47,26 @@ def wrong_statements(steps: Sequence[Step]) -> Iterator[str]:
                 yield f"{step_is} is {named(stated)}, not a {kind.__name__}"
         if states(step, "online") and not states(step, "in_place"):
             yield f"{class_of(step)} is online, and not in_place"
+        yield from _wrong_recipe(step)
+
+
+def _wrong_recipe(step: Step) -> Iterator[str]:
+    recipe = getattr(step, "recipe", None)
+    if not isinstance(recipe, str):  # none, or a wrong one, which is told already
+        return
+    if not 0 < len(recipe) <= _LONGEST_RECIPE:
+        wanted = f"1 to {_LONGEST_RECIPE}"
+        yield f"recipe of {class_of(step)} has {len(recipe)} characters, not {wanted}"
+    elif not recipe.isprintable():
+        yield f"recipe of {class_of(step)} is not printable"
+
+
+def recipe_of(step: Step) -> str | None:
+    """Return the recipe that a step states for the ``run`` that it has, or None."""
+    stated: object = getattr(step, "recipe", None)
+    if isinstance(stated, str) and _is_of_its_run(step, "recipe"):
+        return stated
+    return None
 
 
 def states(step: Step, name: str) -> bool:
@@ -53,8 +75,11 @@ def states(step: Step, name: str) -> bool:
     What a class inherits from another distribution says nothing of a ``run`` of its
     own, which does what that distribution can't know.
     """
-    if getattr(step, name, False) is not True:
-        return False
+    return getattr(step, name, False) is True and _is_of_its_run(step, name)
+
+
+def _is_of_its_run(step: Step, name: str) -> bool:
+    """Return whether who states a property is who wrote the step's ``run``."""
     says, runs = _where(step, name), _where(step, "run")
     lineage = type(step).__mro__
     if says is None or runs is None:  # the object itself says so, or does it

@@ -51,6 +51,13 @@ class CopyBase(Step):
         return self.base
 
     @property
+    def recipe(self) -> str | None:
+        """Return where the data goes; what may be shared, another disk may have."""
+        if self.sharing is Sharing.NEVER:
+            return None
+        return f"{self.format}, data from byte {self.data_offset}"
+
+    @property
     def copied_bytes(self) -> int:
         """Return the most bytes that are copied, and not shared."""
         in_blocks = not any(map(_has_parts_of_blocks, self.base.layers))

@@ -51,6 +51,14 @@ class CreateQcow2(Step):
         return self.backing
 
     @property
+    def recipe(self) -> str | None:
+        """Return what it makes; an overlay names a path, and is made at once."""
+        if self.backing is not None:
+            return None
+        mapped = "mapped" if self.mapped else "unmapped"
+        return f"{mapped}, {self.virtual_size} bytes, clusters of {self.cluster_size}"
+
+    @property
     def full_size(self) -> int:
         """Return the file's bytes once the guest has written all of the disk."""
         return self._geometry.file_size
@@ -115,6 +123,11 @@ class CreateRaw(Step):
     carries: ClassVar[None] = None
 
     virtual_size: int  #: the bytes that the guest sees
+
+    @property
+    def recipe(self) -> str:
+        """Return what it makes."""
+        return f"{self.virtual_size} bytes"
 
     @property
     def full_size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from allocpolicy import (
     Request,
     Reserve,
     SetNocow,
+    Sharing,
     Step,
     Target,
     check_plan,
 )
+from allocpolicy.contract.statements import recipe_of
 from allocpolicy.testing import base_image, facts_on, observation
 from allocpolicy.testing.records import NOWHERE
 
@@ -278,6 +281,24 @@ def test_a_disk_grows_by_steps() -> None:
         checked(nothing, request=larger, facts=FACTS, current=CURRENT)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (1, "recipe of the step Does is 1, not a str"),
+        ("", "recipe of the step Does has 0 characters"),
+        ("r" * 2001, "has 2001 characters, not 1 to 2000"),
+        ("a\nb", "recipe of the step Does is not printable"),
+    ],
+)
+def test_a_recipe_is_a_short_text(recipe: object, says: str) -> None:
+    """It is part of what names a prepared disk, and of what people read."""
+    with pytest.raises(ContractBroken, match=re.escape(says)):
+        checked(with_(steps=(Does(recipe=recipe),)))
+    for fine in ("r" * 2000, "ä", None):
+        plan = with_(steps=(Does(recipe=fine),))
+        assert checked(plan) is plan
+
+
 class Own(Reserve):
     """A class that does something else than the one that it inherits from."""
 
@@ -289,6 +310,12 @@ class Says(Own):
 
     in_place = True
     online = True
+
+
+class OwnRaw(CreateRaw):
+    """A class that makes something else than the one that it inherits from."""
+
+    def run(self, target: Target, progress: Progress) -> None: ...
 
 
 class Described(Reserve):
@@ -306,3 +333,25 @@ def test_what_is_inherited_says_nothing_of_another_run() -> None:
     for step in (Says(length=MIB), Described(length=MIB)):
         plan = with_(**ROOM, steps=(step,), online=True)
         assert amended(plan) is plan
+
+
+def test_an_inherited_recipe_says_nothing_of_another_run() -> None:
+    """What a plugin's own code makes has no recipe until its author states one."""
+    assert recipe_of(CreateRaw(virtual_size=MIB)) == f"{MIB} bytes"
+    assert recipe_of(OwnRaw(virtual_size=MIB)) is None
+    assert recipe_of(Does(recipe="mine")) == "mine"
+
+
+def test_steps_state_a_recipe_where_a_clone_is_as_good() -> None:
+    """An overlay names its base, and data that is never shared is the disk's own."""
+    create = CreateQcow2(virtual_size=MIB, mapped=True)
+    assert recipe_of(create)
+    assert recipe_of(create) != recipe_of(dataclasses.replace(create, mapped=False))
+    assert recipe_of(dataclasses.replace(create, mapped=False, backing=BASE)) is None
+    shared, allowed, never = (
+        recipe_of(CopyBase(base=BASE, format=DiskFormat.RAW, sharing=one))
+        for one in (Sharing.SHARED, Sharing.ALLOWED, Sharing.NEVER)
+    )
+    assert shared == allowed is not None
+    assert never is None
+    assert recipe_of(Reserve(length=MIB)) is None
