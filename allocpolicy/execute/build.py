@@ -2,6 +2,7 @@
 
 A new disk is built this way, and so is the file that replaces an existing disk; the
 caller publishes it. The kind of a step never matters, and a failure leaves nothing.
+Where the disk was prepared before, it is cloned, and the steps don't run.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from allocpolicy.contract.plan import Plan, Target
 from allocpolicy.errors import ContractBroken, PromiseBroken, Replan, StrategyFailed
-from allocpolicy.execute import admission, in_time, made, sizes
+from allocpolicy.execute import admission, cloning, in_time, made, sizes
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.judged import verified
 from allocpolicy.execute.unswapped import unswapped
+from allocpolicy.image_cache.prepared import Prepared
 from allocpolicy.images import identity
 from allocpolicy.images import stamp as stamps
 from allocpolicy.images.stamp import Stamp
@@ -31,12 +33,17 @@ from allocpolicy.storage.staging import Staged
 
 @contextlib.contextmanager
 def built(
-    plan: Plan, job: Job, *, prepare: Callable[[Staged], None]
+    plan: Plan,
+    job: Job,
+    *,
+    prepare: Callable[[Staged], None],
+    template: Prepared | None = None,
 ) -> Iterator[tuple[Staged, Outcome]]:
     """Yield the finished file and its outcome; it is dropped unless it is published.
 
     :param prepare: gives the empty file its owner and attributes before any work is
         done; for a new disk again if a step adopted a ready-made file.
+    :param template: a prepared disk, which is cloned if that works.
     :raises NotEnoughSpace: before any byte is copied where free space shows it.
     :raises Unsupported: when the storage cannot do what a step needs.
     :raises Replan: when something that the plan relied on is gone, or a ready-made file
@@ -50,9 +57,8 @@ def built(
     ):
         temporary.sweep(job.directory)
         prepare(staged)
-        recorded = _made_in_time(
-            plan, job, staged, prepare=prepare, has_taken=has_taken
-        )
+        work = _Work(plan=plan, job=job, staged=staged, template=template)
+        done = _made_in_time(work, prepare=prepare, has_taken=has_taken)
         adopted = staged.adopted
         with _finishing(plan, job, staged):
             found, directory = job.selection.loaded.found, staged.directory_fd
@@ -65,51 +71,67 @@ def built(
                 _passing_over_unfit(adopted, job),
             ):
                 outcome = verified(job, seen)
-            yield staged, replace(outcome, stamp=recorded)
+            cloned = template.path if template and done.cloned else None
+            yield staged, replace(outcome, stamp=done.stamp, cloned=cloned)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """A plan to be carried out on a staged file, or a prepared disk to be cloned."""
+
+    plan: Plan
+    job: Job
+    staged: Staged
+    template: Prepared | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    """What was recorded on the file, and whether it was cloned."""
+
+    stamp: Stamp | None
+    cloned: bool = False
 
 
 def _made(
-    plan: Plan,
-    job: Job,
-    staged: Staged,
+    work: _Work,
     *,
     prepare: Callable[[Staged], None],
     has_taken: Callable[[int], None],
-) -> Stamp | None:
-    """Run the steps on the staged file, and seal it; return the stamp."""
+) -> _Done:
+    """Clone or run the steps on the staged file, and seal it."""
+    plan, job, staged = work.plan, work.job, work.staged
     fixed = Fixed(fd=staged.fd, directory=staged.directory)
-    run_steps(
-        plan,
-        job,
-        target=staged if job.disk is None else fixed,
-        directory=staged.directory_fd,
-        has_taken=has_taken,
-    )
+    target: Target = staged if job.disk is None else fixed
+    directory, template = staged.directory_fd, work.template
+    _admit(plan, job, target=target, directory=directory, has_taken=has_taken)
+    cloned = template is not None and cloning.cloned(template, staged.fd)
+    if not cloned:
+        _run(plan, job, target=target, directory=directory, has_taken=has_taken)
     if staged.adopted is not None:
         prepare(staged)
     with _finishing(plan, job, staged):
-        return _sealed(job, staged)
+        return _Done(stamp=_sealed(job, staged), cloned=cloned)
 
 
 def _made_in_time(
-    plan: Plan,
-    job: Job,
-    staged: Staged,
+    work: _Work,
     *,
     prepare: Callable[[Staged], None],
     has_taken: Callable[[int], None],
-) -> Stamp | None:
+) -> _Done:
     """Do the same as `_made`, if that can be done in the job's time."""
+    job, fd = work.job, work.staged.fd
     if job.until is None or job.disk is None:
-        return _made(plan, job, staged, prepare=prepare, has_taken=has_taken)
+        return _made(work, prepare=prepare, has_taken=has_taken)
 
-    def work(watch: Watcher, has_taken: Callable[[int], None]) -> bool:
-        mine = replace(job, watch=watch)
-        made = _made(plan, mine, staged, prepare=prepare, has_taken=has_taken)
-        return made is not None
+    def timed(watch: Watcher, has_taken: Callable[[int], None]) -> bool:
+        mine = replace(work, job=replace(job, watch=watch))
+        made = _made(mine, prepare=prepare, has_taken=has_taken)
+        return made.stamp is not None
 
-    stamped = in_time.run(work, job, job.disk, fd=staged.fd, has_taken=has_taken)
-    return job.stamp if stamped else None
+    stamped = in_time.run(timed, job, job.disk, fd=fd, has_taken=has_taken)
+    return _Done(stamp=job.stamp if stamped else None)
 
 
 def _finishing(
@@ -180,10 +202,32 @@ def run_steps(
         to others, shows it.
     :raises Error: as the steps do.
     """
-    before = os.fstat(target.fd).st_blocks * 512
+    _admit(plan, job, target=target, directory=directory, has_taken=has_taken)
+    _run(plan, job, target=target, directory=directory, has_taken=has_taken)
+
+
+def _admit(
+    plan: Plan,
+    job: Job,
+    *,
+    target: Target,
+    directory: int,
+    has_taken: Callable[[int], None],
+) -> None:
     check_steps(plan, job, target=target, directory=directory)
     admission.admit(plan, job, directory=directory)
     has_taken(0)
+
+
+def _run(
+    plan: Plan,
+    job: Job,
+    *,
+    target: Target,
+    directory: int,
+    has_taken: Callable[[int], None],
+) -> None:
+    before = os.fstat(target.fd).st_blocks * 512
     found = job.selection.loaded.found
     for step in plan.steps:
         hook = call.method(step, "run")

@@ -31,7 +31,7 @@ def execute(plan: Plan, job: Job) -> Outcome | Room:
         if job.disk is None:
             from allocpolicy.execute import new
 
-            return new.make(plan, job)
+            return new.prepare(plan, job) if job.prepares else new.make(plan, job)
         if plan.mode is Mode.NOTHING:
             return untouched.stamped(plan, job, job.disk)
         from allocpolicy.execute import existing

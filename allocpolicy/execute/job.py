@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import Facts, Host, Observation
@@ -62,7 +63,8 @@ class Job:
     ``directory`` is the disk's, open. ``selection`` is ``requested``, or the fallback
     that is tried instead. ``disk`` is the existing disk, None for a new one. With
     ``dry_run`` nothing is done, and the ``rehearsal`` knows what would have been done
-    before. The file of a ``trial`` never gets a name.
+    before. The file of a ``trial`` never gets a name; that of a job that ``prepares``
+    gets one in the image cache.
     ``has_turn``: we already hold the filesystem's lock; ``admitted`` is the plan that
     was admitted together with those of other disks; ``locks`` are those that we hold of
     the ones that strategies name. ``limits``: how far an existing disk may be
@@ -84,6 +86,7 @@ class Job:
     dry_run: bool = False
     rehearsal: Rehearsal | None = None
     trial: bool = False
+    prepares: bool = False
     has_turn: bool = False
     admitted: Plan | None = None
     locks: frozenset[str] = frozenset()
@@ -120,9 +123,15 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The finished disk: measured, judged, and what could be recorded on it."""
+    """The finished disk: measured, judged, and what could be recorded on it.
+
+    ``cloned``: the prepared disk that it is a clone of; None: its steps made it.
+    ``prepared``: where it is kept, if the job prepares.
+    """
 
     observation: Observation
     verdict: Verdict
     attachment: Attachment
     stamp: Stamp | None
+    cloned: Path | None = None
+    prepared: Path | None = None

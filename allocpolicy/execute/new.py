@@ -7,11 +7,15 @@ import os
 from functools import partial
 
 from allocpolicy.contract.plan import Mode, Plan
-from allocpolicy.errors import InvalidRequest
+from allocpolicy.errors import InvalidRequest, PromiseBroken, StrategyFailed
+from allocpolicy.execute import cloning, preparing
 from allocpolicy.execute.build import built
 from allocpolicy.execute.job import Access, Job, Outcome
+from allocpolicy.execute.recipe import Recipe
+from allocpolicy.image_cache.prepared import Prepared
 from allocpolicy.images import identity
-from allocpolicy.storage import staging
+from allocpolicy.record import replace
+from allocpolicy.storage import named_lock, staging
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import said
 from allocpolicy.storage.staging import Staged
@@ -20,18 +24,70 @@ from allocpolicy.storage.staging import Staged
 def make(plan: Plan, job: Job) -> Outcome:
     """Build the disk and give it its name; a trial gets none.
 
+    Where it was prepared, it is cloned; a prepared disk that doesn't keep the promise
+    is removed, and the steps make the disk.
+
     :raises Error: as `built` does.
     :raises DestinationExists: when the name was taken meanwhile.
     :raises ImageError: when the base image changed meanwhile.
     """
     check_mode(plan, job)
+    recipe = cloning.recipe(plan, job)
+    with cloning.template(recipe, job) as template:
+        if template is None:
+            return _make(plan, job)
+        try:
+            return _make(plan, job, template=template)
+        except (PromiseBroken, StrategyFailed):
+            cloning.drop(template)
+    return _make(plan, job)
+
+
+def _make(plan: Plan, job: Job, *, template: Prepared | None = None) -> Outcome:
+    """Build the disk, from a prepared one if there is one, and publish it."""
     prepare = partial(_give, owner=job.access.owner)
-    with built(plan, job, prepare=prepare) as (staged, outcome):
+    with built(plan, job, prepare=prepare, template=template) as (staged, outcome):
         if not job.trial:
             if job.request.base:
                 identity.refuse_if_changed(job.request.base)
             staged.publish(job.request.destination.name)
     return outcome
+
+
+def prepare(plan: Plan, job: Job) -> Outcome:
+    """Build the disk, and keep it in the image cache to be cloned, under no other name.
+
+    What is kept already is as good; the outcome says where it is.
+
+    :raises InvalidRequest: when it can't be prepared, saying why.
+    :raises Unsupported: when the image cache can't share blocks with disks there.
+    :raises Error: as `make` does.
+    """
+    check_mode(plan, job)
+    recipe = cloning.required_recipe(plan, job)
+    name, lock_path = preparing.lock(recipe), job.policy.lock_path
+    with (
+        named_lock.hold(name, lock_path=lock_path, transient=True),
+        cloning.template(recipe, job) as template,
+    ):
+        if template is not None:
+            try:
+                return _prepare(plan, job, recipe=recipe, template=template)
+            except (PromiseBroken, StrategyFailed):
+                cloning.drop(template)
+        return _prepare(plan, job, recipe=recipe)
+
+
+def _prepare(
+    plan: Plan, job: Job, *, recipe: Recipe, template: Prepared | None = None
+) -> Outcome:
+    order = preparing.order(plan, job, recipe)
+    prepare = partial(_give, owner=job.access.owner)
+    with built(plan, job, prepare=prepare, template=template) as (staged, outcome):
+        if job.request.base:
+            identity.refuse_if_changed(job.request.base)
+        path = preparing.prepare(order, disk=staged.fd)
+        return replace(outcome, prepared=path)
 
 
 def check_mode(plan: Plan, job: Job) -> None:

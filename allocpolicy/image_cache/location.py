@@ -2,9 +2,10 @@
 
 A directory is an image cache if it is called ``_base``, has a ``.memo`` directory, or
 is the configured image_cache_dir. Inside are the files directly in it and directly in
-its own ``.memo`` and ``.users``: images and records, which promise nothing. Other
-directories below it are not inside, so that ``_base/vm/disk`` is a disk like any other.
-A file with a stamp is a disk wherever it is; callers look for a stamp first.
+its own ``.memo``, ``.users`` and ``.prepared``: images and records, which promise
+nothing. Other directories below it are not inside, so that ``_base/vm/disk`` is a disk
+like any other. A file with a stamp is a disk wherever it is; callers look for a stamp
+first.
 
 An image's name says from what it was converted, and how: where an older release
 converted a format wrongly, its images stay known, and are not used for another disk.
@@ -21,6 +22,7 @@ from pathlib import Path
 DEFAULT_NAME = "_base"  # of the cache beside the disks
 HASHES = ".memo"
 USERS = ".users"
+PREPARED = ".prepared"
 _ENTRY_NAME = (
     r"[0-9a-f]{64}\.(vmdk|vpc|vhdx|vdi|qed|vmdk-files|(gzip|xz|zstd|bzip2|ova)(-[a-z0-9]+)?)"
     r"(\.v[0-9]+)?\.raw"
@@ -55,7 +57,7 @@ def _is_directory(path: str) -> bool:
 def is_inside(directory: str | Path, *, configured: Path | None) -> bool:
     """Return whether files directly in the directory are inside an image cache."""
     parent, name = os.path.split(directory)
-    if name in (HASHES, USERS) and is_cache(parent, configured=configured):
+    if name in (HASHES, USERS, PREPARED) and is_cache(parent, configured=configured):
         return True
     return is_cache(directory, configured=configured)
 

@@ -136,7 +136,12 @@ def _executed(plan: Plan, job: Job) -> tuple[tuple[str, ...], Outcome | Room]:
     steps = call.describe(job.selection.loaded, plan=plan)
     if job.disk is not None and plan.mode is Mode.STAGED:
         steps = (_rewriting(plan, job), *steps)
-    return steps, execute(plan, job)
+    done = execute(plan, job)
+    if isinstance(done, Outcome) and done.cloned is not None:
+        steps = (f"clone the prepared disk {done.cloned} ({'; '.join(steps)})",)
+    if isinstance(done, Outcome) and done.prepared is not None:
+        steps = (*steps, f"keep it as {done.prepared}, to be cloned")
+    return steps, done
 
 
 def _rewriting(plan: Plan, job: Job) -> str:

@@ -117,6 +117,27 @@ def provision(
         return done
 
 
+def prepared(order: Order, *, policy: Policy, watch: Watcher) -> Report:
+    """Make the disk and keep it in the image cache, to be cloned; it gets no name.
+
+    :raises InvalidRequest: also when such a disk can't be prepared, saying why.
+    :raises Error: as `provision` does.
+    """
+    started = time.monotonic()
+    place = directories.absolute(order.destination)
+    # What is changed is the image cache, which tells of it.
+    untold = logged.Change("prepare", place, started=started)
+    with named(order.destination, action="prepare the disk"):
+        return _provision(
+            order,
+            policy=policy,
+            watch=watch,
+            change=untold,
+            started=started,
+            prepares=True,
+        )
+
+
 def _provision(
     order: Order,
     *,
@@ -124,6 +145,7 @@ def _provision(
     watch: Watcher,
     change: logged.Change,
     started: float,
+    prepares: bool = False,
 ) -> Report:
     requested = resolve(
         policy=policy,
@@ -159,6 +181,7 @@ def _provision(
             access=order.access,
             watch=watch,
             dry_run=order.dry_run,
+            prepares=prepares,
             remark=size.remark,
         )
         stamp.encoded(job.stamp)  # now rather than when the disk is made

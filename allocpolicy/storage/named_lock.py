@@ -13,12 +13,10 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.storage import trust
+from allocpolicy.storage import digest, trust
 
 PREFIX = "allocpolicy-"
 # O_NOFOLLOW: in a directory that others may write to, a name may be a planted link.
@@ -54,17 +52,7 @@ def own_directory() -> Path:
 
 def key(kind: str, *, of: bytes) -> str:
     """Return the name of the lock of something, whatever that is called."""
-    return f"{kind}-{_sha256(of).hexdigest()[:32]}"
-
-
-def _sha256(data: bytes) -> Any:
-    # As `random` does it: hashlib loads OpenSSL, which takes 2 ms.
-    for name in ("_sha2", "_sha256"):
-        with contextlib.suppress(ImportError):
-            return import_module(name).sha256(data)
-    import hashlib
-
-    return hashlib.sha256(data)
+    return f"{kind}-{digest.sha256(of)[:32]}"
 
 
 @contextlib.contextmanager
@@ -103,6 +91,28 @@ def hold(name: str, *, lock_path: Path, transient: bool = False) -> Iterator[Non
         if transient:
             stack.callback(_remove, file, directory=directory)
         yield
+
+
+def take(name: str, *, lock_path: Path) -> int | None:
+    """Return a descriptor that holds the lock, taken at once; None if somebody has it.
+
+    The lock is held until all copies of the descriptor are closed, in children, too.
+
+    :raises InvalidRequest: as `hold` does.
+    """
+    private = lock_path == own_directory()
+    directory = _open_directory(lock_path, private=private)
+    try:
+        with patience(0):
+            mode = 0o600 if private else 0o644
+            return _acquire(_file(name), path=lock_path, directory=directory, mode=mode)
+    except InvalidRequest as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT:
+            return None
+        raise
+    finally:
+        os.close(directory)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Sharing blocks between files: the ioctl FICLONERANGE (ioctl_ficlonerange(2))."""
+"""Sharing blocks between files: FICLONE and FICLONERANGE (ioctl_ficlonerange(2))."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from allocpolicy.progress import Advance
 from allocpolicy.storage import copy, patience
 from allocpolicy.storage.copy import Run
 
+FICLONE = 0x40049409
 FICLONERANGE = 0x4020940D
 _FILE_CLONE_RANGE = struct.Struct(
     "=qQQQ"
@@ -46,6 +47,21 @@ def share(source: int, target: int, *, run: Run) -> None:
     """
     argument = _FILE_CLONE_RANGE.pack(source, run.source, run.length, run.target)
     patience.asked(lambda: fcntl.ioctl(target, FICLONERANGE, argument), fd=target)
+
+
+def clone(source: int, target: int) -> bool:
+    """Make the empty target share all of the source; return False where it can't.
+
+    The target is empty then, too: what a lack of space cuts short is dropped.
+
+    :raises OSError: as ftruncate(2).
+    """
+    try:
+        patience.asked(lambda: fcntl.ioctl(target, FICLONE, source), fd=target)
+    except OSError:
+        os.ftruncate(target, 0)
+        return False
+    return True
 
 
 def share_runs(

@@ -1,0 +1,167 @@
+"""Preparing a disk: a finished one is kept in the image cache, to be cloned.
+
+What is kept is made in an unnamed file and checked there; it gets its name complete and
+synced. A kill before that leaves nothing. One that comes before the record is written
+leaves a file that nobody believes, which whoever prepares the disk next replaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.contract.plan import Plan
+from allocpolicy.contract.policy import Policy
+from allocpolicy.errors import DestinationExists, Error, NotEnoughSpace, Unsupported
+from allocpolicy.execute.job import Job
+from allocpolicy.execute.recipe import Recipe
+from allocpolicy.image_cache import entry, home, origin, prepared, prepared_record
+from allocpolicy.image_cache.home import Cache
+from allocpolicy.image_cache.prepared_record import Record
+from allocpolicy.log import telling
+from allocpolicy.record import dataclass
+from allocpolicy.registry import call
+from allocpolicy.storage import budget, directories, extent_size, reflink, staging
+from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.failure import explained
+from allocpolicy.storage.staging import Staged
+
+_READ_ONLY = 0o444
+_WHAT = "keep a prepared disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be prepared: the recipe, and the finished disk that has its content.
+
+    ``disks`` is the directory of the disks; ``steps`` are what made it, in words.
+    """
+
+    recipe: Recipe
+    disks: Directory
+    policy: Policy
+    virtual_size: int
+    format: DiskFormat
+    steps: tuple[str, ...]
+
+
+def order(plan: Plan, job: Job, recipe: Recipe) -> Order:
+    """Return what is to be prepared when a job's plan was carried out."""
+    return Order(
+        recipe=recipe,
+        disks=job.directory,
+        policy=job.policy,
+        virtual_size=job.request.virtual_size,
+        format=job.request.format,
+        steps=call.describe(job.selection.loaded, plan=plan),
+    )
+
+
+def lock(recipe: Recipe) -> str:
+    """Return the name of the lock that whoever prepares by a recipe holds."""
+    return f"prepare-{recipe.name}"
+
+
+def prepare(order: Order, *, disk: int) -> Path:
+    """Keep what an open finished disk holds, unless it is there; return its path.
+
+    The caller holds the recipe's `lock`.
+
+    :raises NotEnoughSpace: when that would take what others need.
+    :raises Unsupported: when the image cache can't share blocks with the disk.
+    :raises InvalidRequest: when nobody could believe what is in the image cache.
+    """
+    configured, name = order.policy.image_cache_dir, order.recipe.name
+    with prepared.found(name, disks=order.disks, configured=configured) as found:
+        if found is not None:
+            return found.path
+    with (
+        prepared.place(order.disks, configured=configured) as place,
+        telling.changing("cache add", file=place.path / name) as done,
+    ):
+        home.make_directory(place.above, place.name)
+        with home.opened(place) as cache:
+            if cache is None:
+                raise Error(f"image cache {place.path}: it vanished; try again")
+            status = _prepared(order, cache, disk=disk)
+            done(_state(order, status))
+            return cache.path / name
+
+
+def _state(order: Order, status: os.stat_result) -> dict[str, object]:
+    return {
+        "format": str(order.format),
+        "virtual_size": order.virtual_size,
+        "actual_size": status.st_blocks * 512,
+    }
+
+
+def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
+    name, path = order.recipe.name, cache.path
+    with (
+        staging.create(cache.directory) as staged,
+        explained(fd=staged.directory_fd, path=path, needed=0, action=_WHAT),
+    ):
+        _refuse_if_short(order, staged)
+        _fill(staged, disk=disk)
+        entry.mark(staged.fd, cache=cache, name=name, source=_source(order))
+        with contextlib.suppress(OSError):  # long paths may have no room there
+            origin.record(staged.fd, order.recipe.images)
+        os.fchmod(staged.fd, _READ_ONLY)
+        os.fsync(staged.fd)
+        _publish(staged, name, cache=cache)
+        record = Record(
+            file=prepared_record.state(staged.fd),
+            virtual_size=order.virtual_size,
+            steps=order.steps,
+        )
+        prepared_record.write(cache, name, record)
+        return os.fstat(staged.fd)
+
+
+def _source(order: Order) -> Path:
+    images = order.recipe.images
+    return images[-1].path if images else Path()
+
+
+def _fill(staged: Staged, *, disk: int) -> None:
+    """Let the file share all of the finished disk."""
+    if hint := extent_size.of(disk):
+        extent_size.hint(staged.fd, size=hint)
+    if not reflink.clone(disk, staged.fd):
+        reason = f"{_WHAT}: it shares no blocks with the disk"
+        raise Unsupported(staged.directory, reason)
+
+
+def _publish(staged: Staged, name: str, *, cache: Cache) -> None:
+    """Give it its name; what has that, and isn't believed, is removed."""
+    with contextlib.suppress(FileNotFoundError), _unused(cache, name) as status:
+        prepared.remove(cache, name, file=status)
+    try:
+        staged.publish(name)
+    except DestinationExists as error:
+        reason = "another process has it open; it is prepared later"
+        raise Error(f"{error.path}: {reason}") from error
+    directories.sync(cache.directory)
+
+
+@contextlib.contextmanager
+def _unused(cache: Cache, name: str) -> Iterator[os.stat_result]:
+    """Hold what has the name.
+
+    :raises FileNotFoundError: when nothing has it, or somebody uses it.
+    """
+    with entry.held_alone(cache, name) as held:
+        if held.user is not None:
+            raise FileNotFoundError(name)
+        yield held.status
+
+
+def _refuse_if_short(order: Order, staged: Staged) -> None:
+    limits = order.policy.limits
+    free = budget.space_of(staged.directory_fd).free
+    if free < limits.reserved_host_disk:
+        raise NotEnoughSpace(staged.directory, limits.reserved_host_disk, free, _WHAT)

@@ -1,0 +1,95 @@
+"""Prepared disks: made once, kept in the image cache, cloned for each disk like them.
+
+One is ``<sha256 of its whole recipe>.prepared.<format>``, mode 0444. The recipe names
+the content of the base image as well: when that changes, another name is looked for.
+
+It is checked when it is made, and what it was then is recorded in ``.prepared``, under
+its name: it is believed as long as the file of that name is the very same, unchanged.
+No disk needs it once it is cloned, so that removing it is safe while no job holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from allocpolicy.errors import Error
+from allocpolicy.image_cache import entry, home, prepared_record
+from allocpolicy.image_cache.home import Cache, Home
+from allocpolicy.image_cache.prepared_record import Record
+from allocpolicy.log import telling
+from allocpolicy.record import dataclass
+from allocpolicy.storage.directories import Directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A prepared disk, open and held against `entries.prune`, and its record."""
+
+    path: Path
+    fd: int
+    record: Record
+    cache: Cache
+
+    def drop(self) -> None:
+        """Remove it: a disk that was cloned from it is not as it should be.
+
+        :raises Error: (or OSError) when that can't be.
+        """
+        state = {"virtual_size": self.record.virtual_size}
+        with telling.changing("cache remove", file=self.path, before=state) as done:
+            remove(self.cache, self.path.name, file=os.fstat(self.fd))
+            done(None)
+
+
+@contextlib.contextmanager
+def place(disks: Directory, *, configured: Path | None) -> Iterator[Home]:
+    """Find the image cache for disks in a directory.
+
+    :param configured: the operator's image_cache_dir.
+    :raises InvalidRequest: as `home.beside` and `home.named`.
+    """
+    with home.named(configured) if configured else home.beside(disks) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def found(
+    name: str, *, disks: Directory, configured: Path | None
+) -> Iterator[Prepared | None]:
+    """Yield the prepared disk of that name; None if there is none to be believed.
+
+    It is never a reason to fail: without it, a disk is made by its steps.
+    """
+    with contextlib.ExitStack() as stack:
+        one = None
+        with contextlib.suppress(Error, OSError):
+            at = stack.enter_context(place(disks, configured=configured))
+            cache = stack.enter_context(home.opened(at))
+            one = None if cache is None else _opened(cache, name, stack)
+        yield one
+
+
+def _opened(cache: Cache, name: str, stack: contextlib.ExitStack) -> Prepared | None:
+    record = prepared_record.read(cache, name)
+    if record is None:
+        return None
+    fd = entry.open_shared(cache, name)
+    if fd is None:
+        return None
+    stack.callback(os.close, fd)
+    if record.file != prepared_record.state(fd):
+        return None
+    return Prepared(path=cache.path / name, fd=fd, record=record, cache=cache)
+
+
+def remove(cache: Cache, name: str, *, file: os.stat_result) -> bool:
+    """Remove a prepared disk and its record; return False if the name is another's.
+
+    :raises OSError: as unlink(2).
+    """
+    prepared_record.forget(cache, name)
+    held = entry.Held(status=file, source=None, user=None)
+    return entry.remove(cache, name, held=held)

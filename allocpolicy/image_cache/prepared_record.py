@@ -1,0 +1,135 @@
+"""What was recorded of a prepared disk when it was checked: a file in ``.prepared``.
+
+It is believed by its name, so nobody but us and root may have made it. Garbage, or a
+record of another version, is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import Any
+
+from allocpolicy.errors import InvalidRequest
+from allocpolicy.image_cache import location, records
+from allocpolicy.image_cache.home import Cache, naming
+from allocpolicy.record import asdict, dataclass
+from allocpolicy.storage import copy, reading, staging, temporary
+from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.inode import generation
+
+_VERSION = 1
+_MOST = 1 << 20  # bytes
+_COARSE = 600.0  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a prepared disk is: its file's `state`, and what made it, in words."""
+
+    file: tuple[int | None, ...]
+    virtual_size: int
+    steps: tuple[str, ...]
+
+
+def state(fd: int) -> tuple[int | None, ...]:
+    """Return which file it is on its filesystem, and numbers that a change changes.
+
+    No device: that may have another number after a boot.
+    """
+    status = os.fstat(fd)
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return (status.st_ino, generation(fd), status.st_size, *times)
+
+
+def read(cache: Cache, name: str) -> Record | None:
+    """Return what is recorded of a prepared disk; None if nothing is, or garbage.
+
+    :raises InvalidRequest: when somebody else may have recorded it.
+    :raises OSError: as open(2) and read(2).
+    """
+    with (
+        contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError),
+        records.directory(cache, location.PREPARED) as directory,
+        records.opened(directory, name, flags=os.O_RDONLY) as fd,
+    ):
+        return _parsed(json.loads(reading.read(fd, _MOST, offset=0)))
+    return None
+
+
+def write(cache: Cache, name: str, record: Record) -> None:
+    """Record what a prepared disk is, replacing any other record of that name.
+
+    :raises InvalidRequest: when somebody else can change what is recorded.
+    :raises OSError: as write(2) and rename(2).
+    """
+    content = json.dumps({"version": _VERSION, **asdict(record)}).encode()
+    with records.directory(cache, location.PREPARED, made=True) as directory:
+        temporary.sweep(directory)
+        with staging.create(directory) as staged:
+            copy.write(staged.fd, content, offset=0)
+            os.fchmod(staged.fd, 0o644)
+            os.fsync(staged.fd)  # a power cut must not leave a name without content
+            staged.replace(name)
+
+
+def used(cache: Cache, name: str) -> None:
+    """Take note that a disk is cloned from the prepared one; that may fail.
+
+    It is the record's mtime: the disk itself must stay as it was recorded, its ctime
+    included.
+    """
+    with (
+        contextlib.suppress(OSError, InvalidRequest),
+        records.directory(cache, location.PREPARED) as directory,
+    ):
+        now, before = time.time(), _mtime(directory, name)
+        if before < now - _COARSE:
+            os.utime(name, (now, now), dir_fd=directory.fd, follow_symlinks=False)
+
+
+def last_used(cache: Cache, name: str) -> float | None:
+    """Return when a disk was last cloned from it, to some minutes; None: unknown."""
+    with (
+        contextlib.suppress(OSError, InvalidRequest),
+        records.directory(cache, location.PREPARED) as directory,
+    ):
+        return _mtime(directory, name)
+    return None
+
+
+def _mtime(directory: Directory, name: str) -> float:
+    return os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mtime
+
+
+def forget(cache: Cache, name: str) -> None:
+    """Drop the record of a prepared disk.
+
+    :raises InvalidRequest: when somebody else can change what is recorded.
+    """
+    with (
+        contextlib.suppress(FileNotFoundError),
+        records.directory(cache, location.PREPARED) as directory,
+        naming(directory.path / name),
+    ):
+        os.unlink(name, dir_fd=directory.fd)
+
+
+def _parsed(given: dict[str, Any]) -> Record | None:
+    """Return the record that a document is; None for another version's.
+
+    :raises ValueError, TypeError, KeyError: when it is none.
+    """
+    if given["version"] != _VERSION:
+        return None
+    return Record(
+        file=_numbers(given["file"]),
+        virtual_size=int(given["virtual_size"]),
+        steps=tuple(map(str, given["steps"])),
+    )
+
+
+def _numbers(given: list[Any]) -> tuple[int | None, ...]:
+    return tuple(None if one is None else int(one) for one in given)

@@ -1,0 +1,278 @@
+"""Disks that are cloned from a prepared one: what the steps make, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from allocpolicy import Access, DiskFormat, Order, Policy, Report, provision
+from allocpolicy.image_cache.entry import XATTR
+from allocpolicy.images import stamp
+from allocpolicy.operations.provision import prepared
+from allocpolicy.progress import unwatched
+from tests.harness import images
+from tests.harness.images import GIB, MIB, qemu_img
+
+pytestmark = pytest.mark.filesystems("xfs", "btrfs")
+SIZE = 2 * GIB
+POLICY = Policy(default_strategy="performance", configured=False)
+CLONE = "clone the prepared disk"
+
+
+def order(disk: Path, *, base: Path | None = None, format: str = "qcow2") -> Order:
+    return Order(destination=disk, virtual_size=SIZE, base=base, format=format)
+
+
+def prepare(
+    directory: Path, *, base: Path | None = None, format: str = "qcow2"
+) -> Path:
+    """Prepare such disks in a directory; return the prepared one."""
+    wanted = order(directory / "unnamed", base=base, format=format)
+    report = prepared(wanted, policy=POLICY, watch=unwatched)
+    assert not wanted.destination.exists()
+    (name,) = prepared_names(directory)
+    assert str(directory / "_base" / name) in report.steps[-1]
+    return directory / "_base" / name
+
+
+def become_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def prepared_names(directory: Path) -> list[str]:
+    found = (directory / "_base").glob("*.prepared.*")
+    return [path.name for path in found if not path.name.startswith(".")]
+
+
+def is_clone(report: Report) -> bool:
+    return report.steps[0].startswith(CLONE)
+
+
+def settled(base: Path) -> Path:
+    """Return the image, once another write to it would show in its ctime."""
+    for old in (-10, 0):
+        os.utime(base, ns=(0, old))
+    return base
+
+
+def make(directory: Path, base: Path | None, name: str = "disk") -> Report:
+    return provision(order(directory / name, base=base), policy=POLICY)
+
+
+@pytest.fixture
+def base(directory: Path) -> Path:
+    return images.make_base(directory, size=64 * MIB)
+
+
+def test_a_clone_is_what_the_steps_make(directory: Path, base: Path) -> None:
+    """The guest's content, the map and the tables are the same."""
+    first = make(directory, base, "first")
+    prepare(directory, base=base)
+    second = make(directory, base, "second")
+    assert not is_clone(first)
+    assert is_clone(second)
+    formats = ("qcow2", "qcow2")
+    one, two = directory / "first", directory / "second"
+    assert images.same_content(one, two, formats=formats)
+    assert images.same_content(two, base, formats=("qcow2", "raw"))
+    assert images.check(two) == images.check(one) | {"filename": str(two)}
+    assert images.fully_mapped(two)
+    assert first.observed and second.observed
+    assert second.observed.full_size == first.observed.full_size
+    assert second.observed.mapping is first.observed.mapping
+    assert second.stamp == first.stamp
+
+
+def test_owner_mode_and_stamp_are_the_disks_own(directory: Path) -> None:
+    """Nothing of the prepared disk's is on the clone but its content."""
+    prepare(directory)
+    disk = directory / "disk"
+    wanted = Order(
+        destination=disk,
+        virtual_size=SIZE,
+        access=Access(mode=0o640, owner=(1234, 4321)),
+        labels={"tier": "gold"},
+    )
+    assert is_clone(provision(wanted, policy=POLICY))
+    status = disk.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (
+        0o640,
+        1234,
+        4321,
+    )
+    assert os.listxattr(disk) == [stamp.XATTR]
+
+
+def test_a_base_that_changed_is_another(directory: Path, base: Path) -> None:
+    """Nobody gets the content of yesterday's image, whatever its dates say."""
+    prepare(directory, base=base)
+    assert is_clone(make(directory, base, "before"))
+    times = base.stat().st_atime_ns, base.stat().st_mtime_ns
+    with base.open("r+b") as file:
+        file.write(b"another")
+    os.utime(base, ns=times)
+    assert not is_clone(make(directory, base, "after"))
+    formats = ("qcow2", "raw")
+    assert images.same_content(directory / "after", base, formats=formats)
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(10 * MIB)
+        file.write(b"theirs")
+
+
+def swap(path: Path) -> None:
+    copy = path.with_name("copy")
+    subprocess.run(["cp", "--archive", "--reflink=always", path, copy], check=True)
+    copy.replace(path)
+
+
+def of_somebody(path: Path) -> None:
+    os.chown(path, 1234, 1234)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        overwrite,
+        swap,
+        of_somebody,
+        lambda path: path.chmod(0o666),
+        lambda path: os.truncate(path, 0),
+        lambda path: os.removexattr(path, XATTR),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+        lambda path: (path.unlink(), path.mkdir()),
+        become_fifo,
+    ],
+)
+def test_what_was_tampered_with_is_not_believed(
+    directory: Path, base: Path, tamper: Callable[[Path], object]
+) -> None:
+    """The disk is made by its steps, and is what it should be."""
+    tamper(prepare(directory, base=base))
+    assert not is_clone(make(directory, base))
+    disk = directory / "disk"
+    assert images.same_content(disk, base, formats=("qcow2", "raw"))
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda path: path.write_text("{}"),
+        lambda path: path.write_text(path.read_text()[:-5]),
+        lambda path: path.write_text(path.read_text().replace(": 1,", ": 2,", 1)),
+        lambda path: path.write_bytes(b"\xff" * 100),
+        lambda path: os.chown(path, 1234, 1234),
+        lambda path: path.chmod(0o666),
+        lambda path: path.parent.chmod(0o777),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.mkdir()),
+        become_fifo,
+    ],
+)
+def test_nothing_is_believed_without_its_record(
+    directory: Path, tamper: Callable[[Path], object]
+) -> None:
+    """Garbage, another version's record, or one that others can write is none."""
+    found = prepare(directory)
+    tamper(found.parent / ".prepared" / found.name)
+    assert not is_clone(make(directory, None))
+
+
+def test_what_is_not_believed_is_prepared_anew(directory: Path) -> None:
+    """A kill before the record was written costs nothing but time."""
+    found = prepare(directory)
+    (found.parent / ".prepared" / found.name).unlink()
+    before = found.stat().st_ino
+    assert prepare(directory) == found
+    assert found.stat().st_ino != before
+    assert is_clone(make(directory, None))
+
+
+def test_removing_a_prepared_disk_harms_no_disk(directory: Path, base: Path) -> None:
+    """What was cloned shares blocks with it, and needs none of its names."""
+    found = prepare(directory, base=base)
+    assert is_clone(make(directory, base))
+    found.unlink()
+    disk = directory / "disk"
+    assert images.same_content(disk, base, formats=("qcow2", "raw"))
+    assert not is_clone(make(directory, base, "next"))
+
+
+@pytest.mark.parametrize("source", ["qcow2", "vmdk"])
+@pytest.mark.parametrize("format", list(DiskFormat))
+def test_disks_of_any_base_are_cloned(
+    directory: Path, base: Path, source: str, format: str
+) -> None:
+    """A qcow2 is read once, a foreign image is converted once; raw disks likewise."""
+    image = images.convert(base, format=source)
+    prepare(directory, base=image, format=format)
+    disk = directory / "disk"
+    report = provision(order(disk, base=image, format=format), policy=POLICY)
+    assert is_clone(report)
+    assert images.same_content(disk, base, formats=(format, "raw"))
+
+
+def test_off_means_off(directory: Path) -> None:
+    """Nothing that was prepared is used, and nothing is prepared."""
+    from allocpolicy import InvalidRequest, PreparedDisks
+
+    prepare(directory)
+    off = Policy(
+        default_strategy="performance",
+        prepared_disks=PreparedDisks(enabled=False),
+        configured=False,
+    )
+    wanted = order(directory / "disk")
+    assert not is_clone(provision(wanted, policy=off))
+    with pytest.raises(InvalidRequest, match="prepared_disks is off"):
+        prepared(order(directory / "next"), policy=off, watch=unwatched)
+
+
+def test_a_reserved_disk_is_never_a_clone(directory: Path) -> None:
+    """Its storage is its own."""
+    from allocpolicy import InvalidRequest
+
+    policy = Policy(default_strategy="space", configured=False)
+    wanted = Order(destination=directory / "disk", virtual_size=64 * MIB)
+    with pytest.raises(InvalidRequest, match="its storage is its own"):
+        prepared(wanted, policy=policy, watch=unwatched)
+    assert not is_clone(provision(wanted, policy=policy))
+
+
+def test_a_clone_keeps_the_hint_for_extents(directory: Path) -> None:
+    """XFS allocates for it as for a disk that its steps made."""
+    make(directory, None, "first")
+    prepare(directory)
+    make(directory, None, "second")
+    hints = [
+        subprocess.run(
+            ["xfs_io", "-r", "-c", "extsize", directory / name],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.partition(" ")[0]
+        for name in ("first", "second")
+    ]
+    assert hints[0] == hints[1]
+
+
+@pytest.mark.filesystems("xfs")
+def test_qemu_finds_nothing_wrong(directory: Path, base: Path) -> None:
+    """A guest's writes go to the clone alone."""
+    found = prepare(directory, base=base)
+    before = found.stat().st_ctime_ns
+    make(directory, base, "disk")
+    disk = directory / "disk"
+    images.qemu_io(disk, "write -P 7 1M 3M", "discard 8M 1M", format="qcow2")
+    qemu_img("check", "-f", "qcow2", disk)
+    make(directory, base, "other")
+    other = directory / "other"
+    assert images.same_content(other, base, formats=("qcow2", "raw"))
+    assert found.stat().st_ctime_ns == before
