@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import InvalidRequest, PromiseBroken, StrategyFailed
-from allocpolicy.execute import cloning, preparing
+from allocpolicy.execute import cloning
 from allocpolicy.execute.build import built
 from allocpolicy.execute.job import Access, Job, Outcome
 from allocpolicy.execute.recipe import Recipe
@@ -19,6 +21,9 @@ from allocpolicy.storage import named_lock, staging
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import said
 from allocpolicy.storage.staging import Staged
+
+if TYPE_CHECKING:
+    from allocpolicy.execute.background import Spare
 
 
 def make(plan: Plan, job: Job) -> Outcome:
@@ -35,23 +40,47 @@ def make(plan: Plan, job: Job) -> Outcome:
     recipe = cloning.recipe(plan, job)
     with cloning.template(recipe, job) as template:
         if template is None:
-            return _make(plan, job)
+            return _make(plan, job, recipe=recipe)
         try:
             return _make(plan, job, template=template)
         except (PromiseBroken, StrategyFailed):
             cloning.drop(template)
-    return _make(plan, job)
+    return _make(plan, job, recipe=recipe)
 
 
-def _make(plan: Plan, job: Job, *, template: Prepared | None = None) -> Outcome:
-    """Build the disk, from a prepared one if there is one, and publish it."""
+def _make(
+    plan: Plan,
+    job: Job,
+    *,
+    recipe: Recipe | None = None,
+    template: Prepared | None = None,
+) -> Outcome:
+    """Build the disk, from a prepared one if there is one, and publish it.
+
+    :param recipe: by which others like it may be cloned; it is prepared then.
+    """
     prepare = partial(_give, owner=job.access.owner)
-    with built(plan, job, prepare=prepare, template=template) as (staged, outcome):
+    with (
+        built(plan, job, prepare=prepare, template=template) as (staged, outcome),
+        _spare(plan, job, recipe, disk=staged.fd, outcome=outcome) as spare,
+    ):
         if not job.trial:
             if job.request.base:
                 identity.refuse_if_changed(job.request.base)
             staged.publish(job.request.destination.name)
+        if spare is not None:
+            spare.start()
     return outcome
+
+
+def _spare(
+    plan: Plan, job: Job, recipe: Recipe | None, *, disk: int, outcome: Outcome
+) -> AbstractContextManager[Spare | None]:
+    if recipe is None:
+        return nullcontext()
+    from allocpolicy.execute import background  # for the first disk of a kind
+
+    return background.spare(plan, job, recipe, disk=disk, outcome=outcome)
 
 
 def prepare(plan: Plan, job: Job) -> Outcome:
@@ -63,11 +92,14 @@ def prepare(plan: Plan, job: Job) -> Outcome:
     :raises Unsupported: when the image cache can't share blocks with disks there.
     :raises Error: as `make` does.
     """
+    from allocpolicy.execute import preparing
+
     check_mode(plan, job)
     recipe = cloning.required_recipe(plan, job)
-    name, lock_path = preparing.lock(recipe), job.policy.lock_path
+    policy = job.policy
+    name = preparing.lock(recipe, disks=job.directory, policy=policy)
     with (
-        named_lock.hold(name, lock_path=lock_path, transient=True),
+        named_lock.hold(name, lock_path=policy.lock_path, transient=True),
         cloning.template(recipe, job) as template,
     ):
         if template is not None:
@@ -81,6 +113,8 @@ def prepare(plan: Plan, job: Job) -> Outcome:
 def _prepare(
     plan: Plan, job: Job, *, recipe: Recipe, template: Prepared | None = None
 ) -> Outcome:
+    from allocpolicy.execute import preparing
+
     order = preparing.order(plan, job, recipe)
     prepare = partial(_give, owner=job.access.owner)
     with built(plan, job, prepare=prepare, template=template) as (staged, outcome):

@@ -24,13 +24,21 @@ from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
 from allocpolicy.record import dataclass
 from allocpolicy.registry import call
-from allocpolicy.storage import budget, directories, extent_size, reflink, staging
+from allocpolicy.storage import (
+    budget,
+    directories,
+    extent_size,
+    named_lock,
+    reflink,
+    staging,
+)
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
 
 _READ_ONLY = 0o444
 _WHAT = "keep a prepared disk"
+_REFUSALS = (NotEnoughSpace, Unsupported)  # no faults: disks are made by their steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +68,10 @@ def order(plan: Plan, job: Job, recipe: Recipe) -> Order:
     )
 
 
-def lock(recipe: Recipe) -> str:
-    """Return the name of the lock that whoever prepares by a recipe holds."""
-    return f"prepare-{recipe.name}"
+def lock(recipe: Recipe, *, disks: Directory, policy: Policy) -> str:
+    """Return the name of the lock of who prepares by a recipe for a directory."""
+    place = policy.image_cache_dir or disks.path
+    return named_lock.key("prepare", of=os.fsencode(place / recipe.name))
 
 
 def prepare(order: Order, *, disk: int) -> Path:
@@ -80,7 +89,9 @@ def prepare(order: Order, *, disk: int) -> Path:
             return found.path
     with (
         prepared.place(order.disks, configured=configured) as place,
-        telling.changing("cache add", file=place.path / name) as done,
+        telling.changing(
+            "cache add", file=place.path / name, refusals=_REFUSALS
+        ) as done,
     ):
         home.make_directory(place.above, place.name)
         with home.opened(place) as cache:
@@ -129,11 +140,16 @@ def _source(order: Order) -> Path:
 
 def _fill(staged: Staged, *, disk: int) -> None:
     """Let the file share all of the finished disk."""
-    if hint := extent_size.of(disk):
-        extent_size.hint(staged.fd, size=hint)
+    keep_hint(disk, staged.fd)
     if not reflink.clone(disk, staged.fd):
         reason = f"{_WHAT}: it shares no blocks with the disk"
         raise Unsupported(staged.directory, reason)
+
+
+def keep_hint(disk: int, target: int) -> None:
+    """Give an empty file the extent-size hint of another."""
+    if hint := extent_size.of(disk):
+        extent_size.hint(target, size=hint)
 
 
 def _publish(staged: Staged, name: str, *, cache: Cache) -> None:

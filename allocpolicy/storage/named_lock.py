@@ -115,6 +115,18 @@ def take(name: str, *, lock_path: Path) -> int | None:
         os.close(directory)
 
 
+def forget(name: str, *, lock_path: Path) -> None:
+    """Remove the file of a lock that the caller holds, and needs no more.
+
+    :raises InvalidRequest: when the directory cannot be trusted.
+    """
+    directory = _open_directory(lock_path, private=lock_path == own_directory())
+    try:
+        _remove(_file(name), directory=directory)
+    finally:
+        os.close(directory)
+
+
 @contextlib.contextmanager
 def hold_all(
     names: Iterable[str], *, lock_path: Path, transient: bool = False

@@ -172,17 +172,43 @@ def mount(
 def unmount(mount_point: Path) -> None:
     """Unmount a filesystem, detaching it where something still uses it.
 
+    A disk that is being prepared in the background is waited for.
+
     :raises AssertionError: when it was in use: a test left something open.
     """
     umount = require_program("umount")
     try:
-        run(umount, mount_point)
+        while True:
+            try:
+                run(umount, mount_point)
+            except subprocess.CalledProcessError:
+                if not wait_for_preparing(mount_point):
+                    raise
+            else:
+                return
     except subprocess.CalledProcessError as error:
         run(umount, "--lazy", mount_point)
         raise AssertionError(
             f"{error.stderr.strip()}; open there: {open_below(mount_point)}; "
             "it was detached, its loop device goes with the last user"
         ) from error
+
+
+def wait_for_preparing(directory: Path) -> bool:
+    """Wait until no disk is prepared below a directory; return whether one was."""
+    was = False
+    while any(map(_prepares, open_below(directory))):
+        was = True
+        time.sleep(0.05)
+    return was
+
+
+def _prepares(user: str) -> bool:
+    """Return whether a process, as `open_below` has it, prepares a disk."""
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{user.partition(':')[0]}/cmdline").read_bytes()
+        return b"background.main()" in command
+    return False
 
 
 def open_below(directory: Path) -> list[str]:

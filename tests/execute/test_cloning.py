@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from allocpolicy import Access, DiskFormat, Order, Policy, Report, provision
+from allocpolicy import (
+    Access,
+    DiskFormat,
+    InvalidRequest,
+    Order,
+    Policy,
+    PreparedDisks,
+    Report,
+    Unsupported,
+    provision,
+)
 from allocpolicy.image_cache.entry import XATTR
 from allocpolicy.images import stamp
 from allocpolicy.operations.provision import prepared
 from allocpolicy.progress import unwatched
-from tests.harness import images
+from tests.harness import filesystems, images
 from tests.harness.images import GIB, MIB, qemu_img
 
 pytestmark = pytest.mark.filesystems("xfs", "btrfs")
-SIZE = 2 * GIB
+SIZE = 10 * GIB
 POLICY = Policy(default_strategy="performance", configured=False)
 CLONE = "clone the prepared disk"
 
@@ -54,9 +66,9 @@ def is_clone(report: Report) -> bool:
 
 
 def settled(base: Path) -> Path:
-    """Return the image, once another write to it would show in its ctime."""
-    for old in (-10, 0):
-        os.utime(base, ns=(0, old))
+    """Return the image, once another write to it is sure to show in its ctime."""
+    while base.stat().st_ctime > time.time() - 2.1:
+        time.sleep(0.1)
     return base
 
 
@@ -221,8 +233,6 @@ def test_disks_of_any_base_are_cloned(
 
 def test_off_means_off(directory: Path) -> None:
     """Nothing that was prepared is used, and nothing is prepared."""
-    from allocpolicy import InvalidRequest, PreparedDisks
-
     prepare(directory)
     off = Policy(
         default_strategy="performance",
@@ -237,8 +247,6 @@ def test_off_means_off(directory: Path) -> None:
 
 def test_a_reserved_disk_is_never_a_clone(directory: Path) -> None:
     """Its storage is its own."""
-    from allocpolicy import InvalidRequest
-
     policy = Policy(default_strategy="space", configured=False)
     wanted = Order(destination=directory / "disk", virtual_size=64 * MIB)
     with pytest.raises(InvalidRequest, match="its storage is its own"):
@@ -276,3 +284,59 @@ def test_qemu_finds_nothing_wrong(directory: Path, base: Path) -> None:
     other = directory / "other"
     assert images.same_content(other, base, formats=("qcow2", "raw"))
     assert found.stat().st_ctime_ns == before
+
+
+def wait(directory: Path) -> None:
+    """Wait until what is prepared in the background is there, or has failed."""
+    filesystems.wait_for_preparing(directory)
+
+
+def test_the_first_disk_is_prepared_in_the_background(
+    directory: Path, base: Path
+) -> None:
+    """The second one is a clone, and nothing else is left beside them."""
+    first = make(directory, settled(base), "first")
+    wait(directory)
+    second = make(directory, base, "second")
+    assert not is_clone(first)
+    assert is_clone(second)
+    one, two = directory / "first", directory / "second"
+    assert images.same_content(one, two, formats=("qcow2", "qcow2"))
+    assert len(prepared_names(directory)) == 1
+    names = {path.name for path in directory.iterdir()} - {base.name, "files"}
+    assert names == {"_base", "first", "second"}
+
+
+def test_twenty_at_once_are_prepared_once(directory: Path, base: Path) -> None:
+    """Each is whole, and there is one to be cloned."""
+    settled(base)
+    with ThreadPoolExecutor(max_workers=20) as pool:
+        made = [pool.submit(make, directory, base, f"disk{n}") for n in range(20)]
+        for one in made:
+            one.result()
+    wait(directory)
+    assert len(prepared_names(directory)) == 1
+    assert is_clone(make(directory, base, "next"))
+    for disk in (directory / "disk7", directory / "next"):
+        assert images.same_content(disk, base, formats=("qcow2", "raw"))
+
+
+def test_an_image_that_may_still_change_unseen_is_not_prepared_from(
+    directory: Path, base: Path
+) -> None:
+    """A write within the same tick of the clock would leave its dates as they are."""
+    os.utime(base)
+    make(directory, base)
+    wait(directory)
+    assert prepared_names(directory) == []
+
+
+@pytest.mark.filesystems("ext4")
+def test_nothing_is_prepared_without_reflink(directory: Path, base: Path) -> None:
+    """Nothing at all happens there, and there is nothing to be told."""
+    make(directory, settled(base))
+    wait(directory)
+    assert not (directory / "_base").exists()
+    with pytest.raises(Unsupported, match="shares no blocks"):
+        prepare(directory, base=base)
+    assert prepared_names(directory) == []

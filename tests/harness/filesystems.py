@@ -17,6 +17,7 @@ from allocpolicy.testing.filesystems import (
     require_program,
     run,
     unmount,
+    wait_for_preparing,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "require_program",
     "run",
     "unmount",
+    "wait_for_preparing",
 ]
 
 

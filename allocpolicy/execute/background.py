@@ -1,0 +1,205 @@
+"""Preparing in the background what the first disk of a recipe was made of.
+
+A clone of the finished disk, made before that has a name, is handed to a process of our
+own: no guest has ever written to it. The process is started by exec and not by fork,
+has its own session and the lowest priority, and outlives the one that started it; when
+it is killed, nothing is left. What fails there is told where changes are told, and
+never disturbs the request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pickle
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import allocpolicy
+from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.contract.plan import Plan
+from allocpolicy.errors import Error
+from allocpolicy.execute import preparing
+from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.execute.preparing import Order
+from allocpolicy.execute.recipe import Recipe
+from allocpolicy.image_cache import home, prepared
+from allocpolicy.record import dataclass, replace
+from allocpolicy.storage import named_lock, reflink, staging
+from allocpolicy.storage.directories import Directory
+
+_LEAST_MADE = 1 << 20  # bytes: what takes no longer to write isn't worth a copy
+_LEAST_READ = 16 << 20
+_FIRST = 3  # descriptor of the child's, after those of its standard streams
+_ORDER, _DISK, _LOCK, _DISKS = range(_FIRST, _FIRST + 4)
+_APART = 32  # above all of those
+_CODE = """\
+import sys
+sys.path[:] = {paths}
+from allocpolicy.execute import background
+background.main()
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spare:
+    """A finished disk without a name, to be prepared; and the recipe's lock."""
+
+    order: Order
+    disk: int
+    lock: int
+
+    def start(self) -> None:
+        """Have it prepared; return at once. What can't be started is left."""
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            order = os.memfd_create("order")
+            stack.callback(os.close, order)
+            with open(os.dup(order), "wb") as file:
+                pickle.dump(_portable(self.order), file)
+            given = (order, self.disk, self.lock, self.order.disks.fd)
+            _reap(_spawned([_high(fd, stack) for fd in given]))
+
+
+@contextlib.contextmanager
+def spare(
+    plan: Plan, job: Job, recipe: Recipe | None, *, disk: int, outcome: Outcome
+) -> Iterator[Spare | None]:
+    """Yield a clone of the finished disk if it is worth to be prepared, or None.
+
+    Whatever prevents it, the request goes on.
+    """
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if recipe is not None and recipe.settled and _is_worth_it(plan, job, outcome):
+            with contextlib.suppress(Error, OSError):
+                kept = _kept(plan, job, recipe, disk=disk, stack=stack)
+        yield kept
+
+
+def _is_worth_it(plan: Plan, job: Job, outcome: Outcome) -> bool:
+    """Return whether making such a disk again takes longer than cloning it.
+
+    A raw disk that shares the blocks of a raw image is a clone already.
+    """
+    base, seen = job.facts.base, outcome.observation
+    made = min(plan.peak_bytes, seen.actual_size)
+    raw = job.request.format is DiskFormat.RAW
+    if base is not None and base.data_bytes >= _LEAST_READ:
+        is_clone = raw and base.format is DiskFormat.RAW and job.facts.shares_base
+        return not is_clone
+    return made >= _LEAST_MADE
+
+
+def _kept(
+    plan: Plan, job: Job, recipe: Recipe, *, disk: int, stack: contextlib.ExitStack
+) -> Spare | None:
+    if not _is_python(sys.executable) or not _is_writable(job):
+        return None
+    policy = job.policy
+    name = preparing.lock(recipe, disks=job.directory, policy=policy)
+    lock = named_lock.take(name, lock_path=policy.lock_path)
+    if lock is None:  # somebody prepares it
+        return None
+    stack.callback(os.close, lock)
+    staged = stack.enter_context(staging.create(job.directory))
+    preparing.keep_hint(disk, staged.fd)
+    if not reflink.clone(disk, staged.fd):
+        return None
+    order = preparing.order(plan, job, recipe)
+    return Spare(order=order, disk=staged.fd, lock=lock)
+
+
+def _is_python(executable: str | None) -> bool:
+    """Return whether it is one: in a program that embeds Python it isn't."""
+    return os.path.basename(executable or "").startswith("python")
+
+
+def _is_writable(job: Job) -> bool:
+    configured = job.policy.image_cache_dir
+    with (
+        prepared.place(job.directory, configured=configured) as place,
+        home.opened(place) as cache,
+    ):
+        if cache is None:
+            return True  # it is made where the disk is, or that is told
+        return os.access(f"/proc/self/fd/{cache.directory.fd}", os.W_OK)
+
+
+def _portable(order: Order) -> Order:
+    disks = Directory(path=order.disks.path, fd=_DISKS)
+    return replace(order, disks=disks)
+
+
+def _high(fd: int, stack: contextlib.ExitStack) -> int:
+    """Return a copy of a descriptor whose number is none of the child's."""
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _APART)
+    stack.callback(os.close, copy)
+    return copy
+
+
+def _spawned(given: Sequence[int]) -> int:
+    """Start the process with these descriptors; return its number."""
+    code = _CODE.format(paths=ascii(_paths()))
+    null = [(os.POSIX_SPAWN_OPEN, one, os.devnull, os.O_RDWR, 0) for one in range(3)]
+    passed = [
+        (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(given, _FIRST)
+    ]
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", "-c", code],
+        os.environ,
+        file_actions=[*null, *passed],
+        setsigmask=(),
+    )
+
+
+def _paths() -> list[str]:
+    """Return where the process finds this package, and what that imports."""
+    package = str(Path(allocpolicy.__file__).absolute().parent.parent)
+    return [package, *filter(os.path.isabs, sys.path)]
+
+
+def _reap(process: int) -> None:
+    """Wait for the process in a thread, lest it stays as a zombie."""
+    import threading
+
+    def wait() -> None:
+        with contextlib.suppress(ChildProcessError):  # somebody else waited for it
+            os.waitpid(process, 0)
+
+    threading.Thread(target=wait, daemon=True, name="prepare").start()
+
+
+def main() -> None:
+    """Prepare what was handed over: the process that `Spare.start` starts."""
+    os.closerange(_DISKS + 1, os.sysconf("SC_OPEN_MAX"))
+    os.setsid()
+    os.nice(19)
+    os.chdir("/")
+    with open(_ORDER, "rb") as file:
+        file.seek(0)
+        order: Order = pickle.load(file)  # noqa: S301  (of `Spare.start`)
+    from allocpolicy.log import telling
+
+    receiver = partial(telling.sent, to=order.policy.change_log)
+    # What fails was told.
+    with (
+        contextlib.suppress(Error, OSError),
+        telling.told_to(receiver, command="prepare"),
+        _released(order),
+    ):
+        preparing.prepare(order, disk=_DISK)
+
+
+@contextlib.contextmanager
+def _released(order: Order) -> Iterator[None]:
+    """Remove the file of the recipe's lock at the end; a process that ends drops it."""
+    try:
+        yield
+    finally:
+        policy = order.policy
+        name = preparing.lock(order.recipe, disks=order.disks, policy=policy)
+        named_lock.forget(name, lock_path=policy.lock_path)
