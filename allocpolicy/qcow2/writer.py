@@ -59,14 +59,17 @@ def write_mapped(
     whole: Geometry,
     *,
     backing: Backing | None = None,
+    entries: Iterable[bytes | bytearray | memoryview] | None = None,
     advance: Callable[[int], None],
 ) -> None:
-    """Write an image that maps every cluster, with the data as one hole.
+    """Write an image that maps every cluster; where the data goes, nothing is written.
 
     Guest offset N is at host offset ``whole.data_offset + N``. With a backing file the
     geometry must have extended L2 entries: no subcluster is allocated, and the guest
     reads the backing file until it writes.
 
+    :param entries: the L2 entries of all clusters, if they have other places between
+        ``whole.data_offset`` and the file's end.
     :param advance: receives the number of bytes of each write.
     :raises InvalidRequest: when a backing file needs extended L2 entries, or its name
         does not fit.
@@ -80,13 +83,14 @@ def write_mapped(
         parts.l2_offset, whole.l2_tables, cluster_size=whole.cluster_size, copied=True
     )
     write_all(fd, tables, offset=parts.l1_offset, advance=advance)
-    entries = pointers(
-        whole.data_offset,
-        whole.data_clusters,
-        cluster_size=whole.cluster_size,
-        copied=True,
-        width=whole.l2_entry_size,
-    )
+    if entries is None:
+        entries = pointers(
+            whole.data_offset,
+            whole.data_clusters,
+            cluster_size=whole.cluster_size,
+            copied=True,
+            width=whole.l2_entry_size,
+        )
     write_all(fd, entries, offset=parts.l2_offset, advance=advance)
     _write_header(fd, parts, backing)
 
