@@ -6,7 +6,6 @@ mapping is what the qcow2 tables say.
 
 from __future__ import annotations
 
-import itertools
 import os
 from pathlib import Path
 
@@ -25,18 +24,17 @@ from allocpolicy.observe import data_file as data_files
 from allocpolicy.observe.allocation import FileStorage, exception, file_storage
 from allocpolicy.observe.data_file import of_both
 from allocpolicy.observe.surroundings import Surroundings
-from allocpolicy.qcow2 import refcounts
+from allocpolicy.qcow2 import survey
 from allocpolicy.qcow2.consistency import Checked, checked
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.mapping import Mapped
 from allocpolicy.qcow2.obstacles import hindrances, snapshots_in_words
-from allocpolicy.qcow2.snapshots import snapshots
+from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass, field
 from allocpolicy.storage import direct_io, qemu_lock
 from allocpolicy.wording import amount
 
 LOOKS = 3  # at a disk that is being written to
-_NAMED = 8  # of a disk's internal snapshots
 _LAGGING = (
     "the dirty bit is set, and a VM is writing: its refcounts are not in the file"
     " (lazy_refcounts); they are once the VM has stopped"
@@ -85,18 +83,23 @@ def disk(
     path: Path,
     format: DiskFormat,
     surroundings: Surroundings,
-    known: Checked | None = None,
+    tables: Survey | None = None,
 ) -> Observation:
     """Return what the open disk is; dirty pages are written first, no lock is taken.
 
     :param path: for messages, and where a relative backing file is looked for.
+    :param tables: what a qcow2's header and tables say, if that is known; without, all
+        of them are read. Whatever else is observed is measured in any case.
     :raises ImageError: when the qcow2 tables are malformed.
     """
     in_use = use(fd)
     if format is DiskFormat.RAW:
         content = _read_raw(fd)
     else:
-        content = _read_qcow2(fd, path, known, in_use=in_use, surroundings=surroundings)
+        tables = tables or survey.of(fd, path=path)
+        content = _read_qcow2(
+            fd, path, tables, in_use=in_use, surroundings=surroundings
+        )
     storage = file_storage(fd, surroundings=surroundings)
     allocation, reason = _allocation(content, storage, fd=fd, surroundings=surroundings)
     nearest = content.backing_chain[0] if content.backing_chain else None
@@ -186,16 +189,13 @@ def _read_raw(fd: int) -> _Content:
 def _read_qcow2(
     fd: int,
     path: Path,
-    known: Checked | None,
+    tables: Survey,
     *,
     in_use: Use,
     surroundings: Surroundings,
 ) -> _Content:
-    known = known or checked(fd, path=path)
-    header, mapped, reach = known.header, known.mapped, surroundings.reach
-    counted = refcounts.count(fd, known, path=path, file_size=os.fstat(fd).st_size)
-    found = itertools.islice(snapshots(fd, header, path=path), _NAMED)
-    names = tuple(one.name for one in found)
+    header, mapped, reach = tables.header, tables.mapped, surroundings.reach
+    names, counted = tables.snapshots, tables.counted
 
     def size(clusters: int) -> int:
         return min(clusters * header.cluster_size, header.virtual_size)
@@ -217,18 +217,19 @@ def _read_qcow2(
         dirty=header.dirty,
         # What QEMU has allocated a moment ago may not be in the tables yet.
         leaked_clusters=None if in_use is Use.WRITING else counted.leaked,
-        data_file=_data_file(fd, header, known, path=path, surroundings=surroundings),
+        data_file=_data_file(fd, tables, path=path, surroundings=surroundings),
         unknown=_unknown(header, mapped, in_use=in_use),
         repair=_repair(header, mapped),
     )
 
 
 def _data_file(
-    fd: int, header: Header, known: Checked, *, path: Path, surroundings: Surroundings
+    fd: int, tables: Survey, *, path: Path, surroundings: Surroundings
 ) -> DataFile | None:
+    header = tables.header
     if not header.has_external_data_file:
         return None
-    mapped = known.mapped.state == "full"
+    mapped = tables.mapped.state == "full"
     return data_files.data_file(
         header, fd=fd, path=path, mapped=mapped, surroundings=surroundings
     )
@@ -283,7 +284,8 @@ def _look(
     fd: int, *, path: Path, format: DiskFormat, surroundings: Surroundings
 ) -> Look:
     known = checked(fd, path=path) if format is DiskFormat.QCOW2 else None
+    tables = survey.of(fd, path=path, known=known) if known else None
     observation = disk(
-        fd, path=path, format=format, surroundings=surroundings, known=known
+        fd, path=path, format=format, surroundings=surroundings, tables=tables
     )
     return Look(observation=observation, checked=known)
