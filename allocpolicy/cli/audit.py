@@ -104,6 +104,12 @@ class Audit(Lister):
             metavar="N",
             help="how many processes look at disks (default: one per core)",
         )
+        parser.add_argument(
+            "--read-all",
+            action="store_true",
+            help="read the tables of all disks, also of those that haven't changed"
+            " since the last audit or have the blocks of a disk that was read",
+        )
         choice.add_options(parser)
 
     def rows(self, arguments: argparse.Namespace) -> list[dict[str, object]]:
@@ -128,6 +134,7 @@ class Audit(Lister):
                 expected=_named(arguments.expect),
                 attached=attached,
                 jobs=arguments.jobs,
+                read_all=arguments.read_all,
                 watch=watch,
             )
         found = replace(found, expected=_at_least(arguments.expect))

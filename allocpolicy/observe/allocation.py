@@ -22,7 +22,7 @@ class FileStorage:
     ``extents`` is None without FIEMAP, ``shown`` whether the filesystem shows how
     the file is allocated at all, and ``written`` whether it shows without FIEMAP that
     all of it is written. ``overwrites_in_place``: it does not allocate anew for a block
-    that has storage of its own.
+    that has storage of its own. ``layout`` is a hash of where the file is.
     """
 
     file_size: int
@@ -31,6 +31,7 @@ class FileStorage:
     shown: bool
     written: bool
     overwrites_in_place: bool
+    layout: int | None = None
 
     @property
     def is_covered(self) -> bool:
@@ -63,7 +64,8 @@ class FileStorage:
 def file_storage(fd: int, *, surroundings: Surroundings) -> FileStorage:
     """Return how the open file is allocated; dirty pages are written first."""
     status = os.fstat(fd)
-    extents = extent.summarise(fd, file_size=status.st_size)
+    measured = extent.measure(fd, file_size=status.st_size)
+    extents = measured.summary if measured is not None else None
     nocow = inode_flags.has(fd, InodeFlag.NOCOW)
     by_seek = extents is None and surroundings.filesystem == "tmpfs"
     return FileStorage(
@@ -73,6 +75,7 @@ def file_storage(fd: int, *, surroundings: Surroundings) -> FileStorage:
         shown=extents is not None or by_seek,
         written=by_seek and sparse.is_data(fd, end=status.st_size),
         overwrites_in_place=nocow or not surroundings.copy_on_write,
+        layout=measured.layout if measured is not None else None,
     )
 
 

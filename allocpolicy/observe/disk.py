@@ -84,12 +84,14 @@ def disk(
     format: DiskFormat,
     surroundings: Surroundings,
     tables: Survey | None = None,
+    storage: FileStorage | None = None,
 ) -> Observation:
     """Return what the open disk is; dirty pages are written first, no lock is taken.
 
     :param path: for messages, and where a relative backing file is looked for.
     :param tables: what a qcow2's header and tables say, if that is known; without, all
         of them are read. Whatever else is observed is measured in any case.
+    :param storage: how the file is allocated, if that has just been measured.
     :raises ImageError: when the qcow2 tables are malformed.
     """
     in_use = use(fd)
@@ -100,7 +102,7 @@ def disk(
         content = _read_qcow2(
             fd, path, tables, in_use=in_use, surroundings=surroundings
         )
-    storage = file_storage(fd, surroundings=surroundings)
+    storage = storage or file_storage(fd, surroundings=surroundings)
     allocation, reason = _allocation(content, storage, fd=fd, surroundings=surroundings)
     nearest = content.backing_chain[0] if content.backing_chain else None
     leaked = content.leaked_clusters
@@ -257,6 +259,7 @@ class Look:
 
     observation: Observation
     checked: Checked | None
+    tables: Survey | None
 
 
 def look(
@@ -288,4 +291,4 @@ def _look(
     observation = disk(
         fd, path=path, format=format, surroundings=surroundings, tables=tables
     )
-    return Look(observation=observation, checked=known)
+    return Look(observation=observation, checked=known, tables=tables)

@@ -26,7 +26,9 @@ from allocpolicy.observe import disk as observe
 from allocpolicy.observe import holding as holdings
 from allocpolicy.observe import likeness as likenesses
 from allocpolicy.observe.holding import Holding
+from allocpolicy.observe.known import Knowledge
 from allocpolicy.observe.likeness import Likeness
+from allocpolicy.observe.memo import Learnt
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.observe.walk import Found
 from allocpolicy.qcow2.header import MAGIC
@@ -57,7 +59,8 @@ class Sighting:
     Without ``observed`` and ``fault`` nothing says by what policy the file is to be
     judged, and ``likeness`` is what it looks like. ``foreign`` names its content if
     that is an image of a format that no disk has. ``unread``: the fault is that it
-    could not be read; ``misstamped``: that its stamp is none.
+    could not be read; ``misstamped``: that its stamp is none. ``learnt`` is what the
+    next audit need not read again.
     """
 
     path: Path
@@ -74,6 +77,7 @@ class Sighting:
     likeness: Likeness = Likeness.DISK
     named: bool = False
     foreign: Appearance | None = None
+    learnt: Learnt | None = None
 
     @property
     def policy(self) -> Stamp | None:
@@ -94,6 +98,15 @@ class Declared:
     force: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What a look at a disk gave, or its fault; nothing if no policy is known."""
+
+    observed: Observation | None = None
+    fault: Verdict | None = None
+    learnt: Learnt | None = None
+
+
 class Observer:
     """Looks at files, each opened once; knows each filesystem after its first file."""
 
@@ -105,16 +118,19 @@ class Observer:
         inherit: bool = False,
         known: Mapping[str, DiskFormat] = MappingProxyType({}),
         bound: Bound = BOUND,
+        knowledge: Knowledge | None = None,
     ) -> None:
         """Know how to look.
 
         :param declared: what is said of files without a stamp, by path.
         :param known: formats of disks by path, as VMs have them: that goes before a
             stamp's format, and such a disk has the policy of the nearest below it.
+        :param knowledge: what need not be read; None: everything is read.
         """
         self._declared, self._trusted = declared, trusted
         self._inherit, self._known = inherit, known
         self._bound = bound
+        self._knowledge = knowledge
         self._identities: dict[int, tuple[Identity, str | None]] = {}
         self._leases = Leases()
 
@@ -146,12 +162,13 @@ class Observer:
 
     def _look(self, fd: int, *, found: Found) -> Sighting:
         status, path = os.fstat(fd), Path(found.path)
-        stamp = inherited = observed = None
+        stamp = inherited = None
         unread = misstamped = False
+        answer = _Answer()
         try:
             stamp = stamps.read(fd, path=path)
         except ImageError as error:
-            fault: Verdict | None = _unverifiable(error.reason)
+            answer = _Answer(fault=_unverifiable(error.reason))
             misstamped = True
         else:
             if stamp is None and (self._inherit or found.path in self._known):
@@ -160,10 +177,10 @@ class Observer:
                     inherited = heritage.of(fd, path=path, reach=reach)
             known = stamp or (inherited.stamp if inherited else None)
             try:
-                observed, fault = self._observed(fd, found=found, stamp=known)
+                answer = self._observed(fd, found=found, stamp=known)
             except StorageFailed as error:
-                fault, unread = _unverifiable(error.reason), True
-        holding = None
+                answer, unread = _Answer(fault=_unverifiable(error.reason)), True
+        observed, fault, holding = answer.observed, answer.fault, None
         try:
             holding = _holding(fd, path=path, observed=observed, stamp=stamp)
         except OSError as error:
@@ -178,16 +195,15 @@ class Observer:
             unread=unread,
             misstamped=misstamped,
             holding=holding,
-            overlay=overlay.of(fd, path=path),
+            overlay=_overlay(fd, observed, path=path),
             inherited=inherited,
             likeness=_likeness(holding, found),
             named=found.named,
             foreign=holding.foreign if holding else None,
+            learnt=answer.learnt,
         )
 
-    def _observed(
-        self, fd: int, *, found: Found, stamp: Stamp | None
-    ) -> tuple[Observation | None, Verdict | None]:
+    def _observed(self, fd: int, *, found: Found, stamp: Stamp | None) -> _Answer:
         """Return the observation, or the disk's fault; neither if no policy is known.
 
         A policy for disks without a stamp is for those that are named, or found in a
@@ -201,30 +217,34 @@ class Observer:
             return self._seen(fd, path=path, format=known, stamped=True)
         declared = self._declared.get(found.path)
         if declared is None or not _may_be(fd, declared.format, found):
-            return None, None
+            return _Answer()
         if found.named and not declared.force:  # others: see `_may_be`
             said = existing.contradiction(fd, declared.format)
             if said is not None:
-                return None, _unverifiable(said)
+                return _Answer(fault=_unverifiable(said))
         return self._seen(fd, path=path, format=declared.format, stamped=False)
 
     def _seen(
         self, fd: int, *, path: Path, format: DiskFormat, stamped: bool
-    ) -> tuple[Observation | None, Verdict | None]:
+    ) -> _Answer:
         """Return the observation, or the disk's fault.
 
         :raises StorageFailed: when it can't be read.
         """
-        surroundings = self._surroundings(fd, stamped=stamped)
+        around = self._surroundings(fd, stamped=stamped)
         try:
-            seen = observe.look(fd, path=path, format=format, surroundings=surroundings)
+            if self._knowledge is None or format is not DiskFormat.QCOW2:
+                look = observe.look(fd, path=path, format=format, surroundings=around)
+                return _Answer(observed=look.observation)
+            seen = self._knowledge.look(fd, path=path, surroundings=around)
         except ImageError as error:
-            return None, Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
+            drifted = Verdict(judgement=Judgement.DRIFTED, reason=error.reason)
+            return _Answer(fault=drifted)
         except TooMuchWork as error:
-            return None, _unverifiable(error.reason)
+            return _Answer(fault=_unverifiable(error.reason))
         except MemoryError:
-            return None, _unverifiable(_NO_MEMORY)
-        return seen.observation, None
+            return _Answer(fault=_unverifiable(_NO_MEMORY))
+        return _Answer(observed=seen.observation, learnt=seen.learnt)
 
     def _surroundings(self, fd: int, *, stamped: bool) -> Surroundings:
         """Return them; one format is said for all disks without a stamp.
@@ -263,6 +283,14 @@ def _holding(
         return holdings.measure(fd, path=path)
     except TooMuchWork:
         return holdings.measure(fd, path=path, extents=False)
+
+
+def _overlay(fd: int, observed: Observation | None, *, path: Path) -> Overlay | None:
+    """Return the file as an overlay; where its header was just read, it isn't again."""
+    known = observed is not None and observed.format is DiskFormat.QCOW2
+    if known and observed is not None and observed.backing_file is None:
+        return None
+    return overlay.of(fd, path=path)
 
 
 def _likeness(holding: Holding | None, found: Found) -> Likeness:

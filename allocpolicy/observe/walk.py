@@ -23,12 +23,13 @@ class Found:
     """A file that may be a disk; ``named`` by the user, not found in a directory.
 
     Its path has no symbolic links in it. ``cached``: it is inside an image cache, and
-    without a stamp is a base image.
+    without a stamp is a base image. ``status`` is its directory's word for it.
     """
 
     path: str
     named: bool
     cached: bool = False
+    status: os.stat_result | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +84,14 @@ def walk(
 
 
 def _found(listing: Listing, *, image_cache_dir: Path | None) -> Iterable[Found]:
-    paths = [path for path, status in listing.files if not _is_no_disk(path, status)]
-    cached = bool(paths) and location.is_inside(
+    files = [one for one in listing.files if not _is_no_disk(*one)]
+    cached = bool(files) and location.is_inside(
         listing.directory, configured=image_cache_dir
     )
-    return (Found(path=path, named=False, cached=cached) for path in paths)
+    return (
+        Found(path=path, named=False, cached=cached, status=status)
+        for path, status in files
+    )
 
 
 def _is_no_disk(path: str, status: os.stat_result) -> bool:

@@ -10,6 +10,7 @@ silence: without a policy it has a row, or is counted as what it is.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections import defaultdict
@@ -24,9 +25,10 @@ from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Judgement, Verdict
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.observe import covering, sighting
+from allocpolicy.observe import covering, known, memo, sighting
 from allocpolicy.observe.covering import Covering
 from allocpolicy.observe.holding import Place
+from allocpolicy.observe.known import Knowledge
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.walk import Found, walk
@@ -53,7 +55,7 @@ _OPEN = (*Judgement, Remark.PENDING)
 FEW = 100  # disks that one process observes in the time that workers take to start
 
 
-def audit(
+def audit(  # noqa: PLR0913  (its options)
     paths: StrPath | Iterable[StrPath],
     *,
     policy: Policy | None = None,
@@ -62,12 +64,14 @@ def audit(
     expected: Mapping[Path, str | None] | Mapping[str, str | None] = NOTHING,
     attached: Mapping[Path, Attached] | Mapping[str, Attached] = NOTHING,
     jobs: int | None = None,
+    read_all: bool = False,
     watch: Watcher = unwatched,
 ) -> Audit:
     """Return whether the disks at and below the paths keep to their policies.
 
-    Nothing is written, and a disk that is being rewritten is not opened. A problem with
-    a disk is reported in its row.
+    No disk is written to, and one that is being rewritten is not opened. A problem with
+    a disk is reported in its row. What the tables of unchanged disks say is remembered
+    in the directory of locks, for the next audit.
 
     :param paths: disks and directories, or one of these.
     :param policy: the operator's: headroom, disk_directories and image_cache_dir; None:
@@ -80,8 +84,9 @@ def audit(
         that matters; they are looked at, too.
     :param attached: disks that VMs have, and what the VMs' definitions say of them,
         which goes before their stamps; they are looked at, too.
-    :param jobs: the number of processes; by default one per core, and only one for a
-        few disks.
+    :param jobs: the number of processes; by default one per core, and only one where
+        few disks have to be read.
+    :param read_all: reads all tables, whatever is known of them, and remembers nothing.
     :raises ImageError: when a path does not exist.
     :raises InvalidRequest: when jobs is less than 1.
     :raises WorkerLost: when a process was killed that looked at no disk.
@@ -121,9 +126,11 @@ def audit(
             givens=givens,
             formats=attachments.formats,
             jobs=jobs,
+            read_all=read_all,
             watch=watch,
         )
     ]
+    memo.remember(one.learnt for one in seen if one.learnt is not None)
     books = audit_books.Books(seen, shared=shared, policy=policy, listed=listed)
     no_disks = passed_over.look(seen)
     apart = {row.disk for row in no_disks}
@@ -185,17 +192,18 @@ def _look(
     givens: Givens,
     formats: Mapping[str, DiskFormat],
     jobs: int | None,
+    read_all: bool,
     watch: Watcher,
 ) -> Iterator[Sighting]:
+    knowledge = None if read_all else known.of_files(files)
     if jobs is None:
-        jobs = len(os.sched_getaffinity(0)) if len(files) > FEW else 1
-    if jobs > 1:
-        import numpy as np  # noqa: F401  (once, and not once in every worker)
+        jobs = len(os.sched_getaffinity(0)) if _are_many(files, knowledge) else 1
     observer = Observer(
         declared=givens.formats(files),
         trusted=policy.trusted_base_directories,
         inherit=policy.inherits,
         known=formats,
+        knowledge=knowledge,
     )
     progress = watch("audit")
     answers = spread(files, observer, workers=jobs, lost=sighting.lost)
@@ -203,6 +211,18 @@ def _look(
         progress(done=done, total=len(files))
         if seen is not None:
             yield seen
+
+
+def _are_many(files: Sequence[Found], knowledge: Knowledge | None) -> bool:
+    """Return whether so many have to be read that it takes several processes."""
+    unknown = (
+        one
+        for one in files
+        if knowledge is None
+        or one.status is None
+        or not knowledge.seems_known(one.status)
+    )
+    return next(itertools.islice(unknown, FEW, None), None) is not None
 
 
 def _judged(

@@ -93,7 +93,7 @@ def _checked(fd: int, header: Header, *, path: Path, vm_state: bool) -> Checked:
     l2 = tables.read_l2_tables(fd, header, path=path)
     tally = Tally(header, l2)
     if l2 is None:
-        references = References.of_places(_metadata_places(fd, header, path=path))
+        references = References.of_places(metadata_places(fd, header, path=path))
         return Checked(header=header, mapped=tally.mapped, references=references)
     if not vm_state:
         refuse_vm_state(tally.mapped, path=path)
@@ -170,13 +170,13 @@ def _metadata_runs(fd: int, header: Header, l2: L2Tables, *, path: Path) -> Runs
     import numpy as np
 
     size = header.cluster_size
-    fixed = _metadata_places(fd, header, path=path)
+    fixed = metadata_places(fd, header, path=path)
     starts = np.concatenate(([start for start, _ in fixed], l2.offsets // size))
     ends = np.concatenate(([end for _, end in fixed], l2.offsets // size + 1))
     return starts, ends
 
 
-def _metadata_places(fd: int, header: Header, *, path: Path) -> list[Place]:
+def metadata_places(fd: int, header: Header, *, path: Path) -> list[Place]:
     """Return where the header, the L1 table and all that counts refcounts are.
 
     :raises ImageError: naming the refcount table entry that is wrong.
@@ -211,7 +211,7 @@ def _linear_places(fd: int, header: Header, *, path: Path) -> list[Place] | None
     first, data = runs.l2_offset // size, runs.data_offset // size
     return _apart(
         [
-            *_metadata_places(fd, header, path=path),
+            *metadata_places(fd, header, path=path),
             (first, first + header.needed_l1_entries),
             (data, data + -(-header.virtual_size // size)),
         ]
@@ -233,7 +233,7 @@ def _plain_places(
     )
     return _apart(
         [
-            *_metadata_places(fd, header, path=path),
+            *metadata_places(fd, header, path=path),
             *((offset // size, offset // size + 1) for offset in found.l2_offsets),
             *((first, first + count) for first, count in data),
         ]

@@ -38,6 +38,10 @@ class ExtentFlag(enum.IntFlag):
 
 _STATES = int(ExtentFlag(sum(ExtentFlag)))
 _UNWRITTEN = int(ExtentFlag.UNWRITTEN)  # an IntFlag's own operators are slow
+_SHARED = int(ExtentFlag.SHARED)
+# What tells nothing of where an extent is: it is the last one, it is shared, it is some
+# of the filesystem's own extents (FIEMAP_EXTENT_MERGED).
+_HARMLESS = FIEMAP_EXTENT_LAST | _SHARED | 0x1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +154,23 @@ def shared_places(fd: int) -> Iterator[tuple[int, int]]:
             yield place, length
 
 
+#: (offset, place on the device, length, whether other files have it, too)
+Piece = tuple[int, int, int, bool]
+
+
+def pieces(fd: int, *, start: int, end: int) -> Iterator[Piece]:
+    """Yield the written extents that overlap ``[start, end)`` and are where they say.
+
+    Dirty pages are flushed first. Not so what is unwritten, inline, compressed, or of
+    which the filesystem doesn't know the place.
+
+    :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP.
+    """
+    for offset, place, length, flags in _mapped(fd, sync=True, start=start, end=end):
+        if not flags & ~_HARMLESS:
+            yield offset, place, length, bool(flags & _SHARED)
+
+
 def extents_of(fd: int) -> ExtentSummary | None:
     """Return how an open file is allocated, flushed first; None if that isn't told.
 
@@ -160,12 +181,33 @@ def extents_of(fd: int) -> ExtentSummary | None:
 
 def summarise(fd: int, *, file_size: int, sync: bool = True) -> ExtentSummary | None:
     """Return the bytes of ``[0, file_size)`` in each state; None without FIEMAP."""
+    found = measure(fd, file_size=file_size, sync=sync)
+    return found.summary if found is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How a file is allocated; ``layout`` is a hash of where, and of what is unwritten.
+
+    It is the same in every process of one Python, and whoever else has the extents.
+    """
+
+    summary: ExtentSummary
+    layout: int
+
+
+def measure(fd: int, *, file_size: int, sync: bool = True) -> Measured | None:
+    """Return how ``[0, file_size)`` is allocated; None without FIEMAP."""
     try:
         tally = _tally(_mapped(fd, sync=sync), end=file_size)
     except OSError as error:
         if error.errno not in NO_FIEMAP:
             raise
         return None
+    return Measured(summary=_summary(tally, file_size=file_size), layout=tally.layout)
+
+
+def _summary(tally: _Tally, *, file_size: int) -> ExtentSummary:
     mapped = sum(tally.sizes.values())
     unwritten = tally.having(ExtentFlag.UNWRITTEN)
     return ExtentSummary(
@@ -186,6 +228,7 @@ class _Tally:
 
     count: int
     fragments: int
+    layout: int
     sizes: Mapping[int, int]
 
     def having(self, flag: ExtentFlag) -> int:
@@ -195,14 +238,23 @@ class _Tally:
 
 def _tally(mapped: Iterable[tuple[int, int, int, int]], *, end: int) -> _Tally:
     """Add up the extents below ``end``; keep none, as there may be millions."""
-    count = fragments = 0
-    follows = None  # the offset and the place that would continue the fragment
+    count = fragments = layout = 0
+    follows = -1, -1  # the offset and the place that would continue the fragment
+    state = 0
     sizes: dict[int, int] = defaultdict(int)
     for offset, place, length, flags in mapped:
         if offset >= end:
             break
         count += 1
-        fragments += (offset, place) != follows
+        # Where other files begin to share, an extent is told as two.
+        alone = flags & ~_HARMLESS
+        if (offset, place) != follows:
+            fragments += 1
+            layout = hash((layout, follows, offset, place, alone))
+        elif alone != state:
+            layout = hash((layout, offset, alone))
+        state = alone
         follows = (offset + length, place + length)
         sizes[flags & _STATES] += min(length, end - offset)
-    return _Tally(count=count, fragments=fragments, sizes=sizes)
+    layout = hash((layout, follows))
+    return _Tally(count=count, fragments=fragments, layout=layout, sizes=sizes)

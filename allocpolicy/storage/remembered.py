@@ -10,30 +10,30 @@ import os
 import time
 from pathlib import Path
 
-from allocpolicy.storage import trust, trusted_file
+from allocpolicy.storage import reading, trust, trusted_file
 from allocpolicy.storage.way import Distrusted
 
-MOST = 64 * 1024  #: bytes of such a file
+MOST = 64 * 1024  #: bytes of such a file, if nothing else is said
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ABANDONED = 60.0  # seconds after which whoever writes a file has been killed
 
 
-def read(path: Path) -> bytes | None:
+def read(path: Path, *, most: int = MOST) -> bytes | None:
     """Return what the file holds; None if there is none that can be trusted."""
     with (
         contextlib.suppress(OSError, Distrusted),
         trusted_file.opened(path, trusted=True) as fd,
     ):
-        content = os.read(fd, MOST + 1)
-        return content if len(content) <= MOST else None
+        content = reading.read(fd, most + 1, offset=0)
+        return content if len(content) <= most else None
     return None
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, *, most: int = MOST) -> None:
     """Replace the file, at once and whole; where that can't be, nothing is written."""
-    if len(content) > MOST:
+    if len(content) > most:
         return
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         os.makedirs(path.parent, mode=0o755, exist_ok=True)
