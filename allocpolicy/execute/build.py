@@ -63,7 +63,8 @@ def built(
         with _finishing(plan, job, staged):
             found, directory = job.selection.loaded.found, staged.directory_fd
             with _blaming_a_base_that_changed(job):
-                seen = made.observed(plan, job, staged.fd)
+                source = template if done.cloned else None
+                seen = made.observed(plan, job, staged.fd, template=source)
                 ready = adopted is not None
                 sizes.check_new(plan, job, staged.fd, adopted=ready, seen=seen)
             with (
@@ -71,7 +72,7 @@ def built(
                 _passing_over_unfit(adopted, job),
             ):
                 outcome = verified(job, seen)
-            cloned = template.path if template and done.cloned else None
+            cloned = source.path if source else None
             yield staged, replace(outcome, stamp=done.stamp, cloned=cloned)
 
 

@@ -24,6 +24,7 @@ from allocpolicy.errors import (
 )
 from allocpolicy.execute.in_place_failure import are_ours
 from allocpolicy.execute.job import Job
+from allocpolicy.image_cache.prepared import Prepared
 from allocpolicy.images import backing_name
 from allocpolicy.images import reach as reaches
 from allocpolicy.observe import disk as observe
@@ -32,6 +33,7 @@ from allocpolicy.qcow2 import obstacles, refcounts
 from allocpolicy.qcow2.consistency import checked
 from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.obstacles import Kind
+from allocpolicy.qcow2.survey import Survey
 from allocpolicy.registry import call
 from allocpolicy.storage.inode import Inode, inode
 
@@ -39,21 +41,25 @@ from allocpolicy.storage.inode import Inode, inode
 _BROKEN = frozenset({Kind.CORRUPT, Kind.DIRTY, Kind.EXTERNAL_DATA, Kind.ENCRYPTION})
 
 
-def observed(plan: Plan, job: Job, fd: int) -> Observation:
+def observed(
+    plan: Plan, job: Job, fd: int, *, template: Prepared | None = None
+) -> Observation:
     """Return what the open file is once the plan's steps have run.
 
+    :param template: of which it is a clone: its content was checked before.
     :raises StrategyFailed: when it is not a disk as it was asked for.
     """
     if plan.mode is Mode.IN_PLACE and job.disk is not None and not job.disk.is_whole():
         return _observed(job, fd)  # a VM may be writing to it
     with _blaming_the_steps(plan, job):
-        seen = _observed(job, fd)
-    for fault in _faults(plan, job, fd, seen=seen):
+        tables = template.record.tables if template else None
+        seen = _observed(job, fd, tables=tables)
+    for fault in _faults(plan, job, fd, seen=seen, is_clone=template is not None):
         raise _failed(plan, job, fault)
     return seen
 
 
-def _observed(job: Job, fd: int) -> Observation:
+def _observed(job: Job, fd: int, *, tables: Survey | None = None) -> Observation:
     """Observe the file; a new disk's base image is the user's own choice."""
     around = surroundings(
         fd,
@@ -63,7 +69,9 @@ def _observed(job: Job, fd: int) -> Observation:
         reach=None if job.disk else reaches.OURS,
     )
     path, format = job.request.destination, job.request.format
-    return observe.disk(fd, path=path, format=format, surroundings=around)
+    return observe.disk(
+        fd, path=path, format=format, surroundings=around, tables=tables
+    )
 
 
 @contextlib.contextmanager
@@ -96,7 +104,9 @@ def _failed(plan: Plan, job: Job, fault: str) -> StrategyFailed:
     return job.failure(reason, hook=hook)
 
 
-def _faults(plan: Plan, job: Job, fd: int, *, seen: Observation) -> Iterator[str]:
+def _faults(
+    plan: Plan, job: Job, fd: int, *, seen: Observation, is_clone: bool
+) -> Iterator[str]:
     """Yield how the file differs from what was asked for."""
     wanted, made = job.request.virtual_size, seen.virtual_size
     if made != wanted:
@@ -107,8 +117,11 @@ def _faults(plan: Plan, job: Job, fd: int, *, seen: Observation) -> Iterator[str
         if job.disk is None:
             broken = (one for one in obstacles.found(header) if one.kind in _BROKEN)
             yield from (one.statement for one in broken)
-            yield from _uncounted(plan, job, fd)
-    elif job.disk is None and (name := _foreign(job, fd)) is not None:
+            if not is_clone:
+                yield from _uncounted(plan, job, fd)
+    elif job.disk or is_clone:
+        return
+    elif (name := _foreign(job, fd)) is not None:
         yield f"a raw disk was requested, and its content is {name}"
 
 

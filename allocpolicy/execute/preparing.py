@@ -22,6 +22,8 @@ from allocpolicy.image_cache import entry, home, origin, prepared, prepared_reco
 from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
+from allocpolicy.qcow2 import survey
+from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass
 from allocpolicy.registry import call
 from allocpolicy.storage import (
@@ -118,6 +120,7 @@ def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
     ):
         _refuse_if_short(order, staged)
         _fill(staged, disk=disk)
+        tables = _checked(order, staged, disk=disk)
         entry.mark(staged.fd, cache=cache, name=name, source=_source(order))
         with contextlib.suppress(OSError):  # long paths may have no room there
             origin.record(staged.fd, order.recipe.images)
@@ -128,6 +131,7 @@ def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
             file=prepared_record.state(staged.fd),
             virtual_size=order.virtual_size,
             steps=order.steps,
+            tables=tables,
         )
         prepared_record.write(cache, name, record)
         return os.fstat(staged.fd)
@@ -144,6 +148,21 @@ def _fill(staged: Staged, *, disk: int) -> None:
     if not reflink.clone(disk, staged.fd):
         reason = f"{_WHAT}: it shares no blocks with the disk"
         raise Unsupported(staged.directory, reason)
+
+
+def _checked(order: Order, staged: Staged, *, disk: int) -> Survey | None:
+    """Return what the tables say of what was made: the same as the finished disk's.
+
+    :raises ImageError: when they are not consistent.
+    :raises Error: when they say something else.
+    """
+    if order.format is DiskFormat.RAW:
+        return None
+    path = staged.directory / order.recipe.name
+    made, before = survey.of(staged.fd, path=path), survey.of(disk, path=path)
+    if (made.mapped, made.counted) != (before.mapped, before.counted):
+        raise Error(f"{path}: what was made isn't mapped as the disk is; not kept")
+    return made
 
 
 def keep_hint(disk: int, target: int) -> None:

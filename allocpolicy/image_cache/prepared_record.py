@@ -12,9 +12,12 @@ import os
 import time
 from typing import Any
 
+from allocpolicy import __version__
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import location, records
 from allocpolicy.image_cache.home import Cache, naming
+from allocpolicy.qcow2 import survey
+from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import asdict, dataclass
 from allocpolicy.storage import copy, reading, staging, temporary
 from allocpolicy.storage.directories import Directory
@@ -27,11 +30,16 @@ _COARSE = 600.0  # seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a prepared disk is: its file's `state`, and what made it, in words."""
+    """What a prepared disk is: its file's `state`, and what made it, in words.
+
+    ``tables`` is what those of a qcow2 said when they were checked; None: it is raw, or
+    another release checked them.
+    """
 
     file: tuple[int | None, ...]
     virtual_size: int
     steps: tuple[str, ...]
+    tables: Survey | None = None
 
 
 def state(fd: int) -> tuple[int | None, ...]:
@@ -65,7 +73,9 @@ def write(cache: Cache, name: str, record: Record) -> None:
     :raises InvalidRequest: when somebody else can change what is recorded.
     :raises OSError: as write(2) and rename(2).
     """
-    content = json.dumps({"version": _VERSION, **asdict(record)}).encode()
+    tables = record.tables and survey.encoded(record.tables)
+    document = {"version": _VERSION, **asdict(record), "tables": tables}
+    content = json.dumps({**document, "reader": __version__}).encode()
     with records.directory(cache, location.PREPARED, made=True) as directory:
         temporary.sweep(directory)
         with staging.create(directory) as staged:
@@ -124,10 +134,12 @@ def _parsed(given: dict[str, Any]) -> Record | None:
     """
     if given["version"] != _VERSION:
         return None
+    known = given["tables"] is not None and given["reader"] == __version__
     return Record(
         file=_numbers(given["file"]),
         virtual_size=int(given["virtual_size"]),
         steps=tuple(map(str, given["steps"])),
+        tables=survey.decoded(given["tables"]) if known else None,
     )
 
 
