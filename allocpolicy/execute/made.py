@@ -54,7 +54,10 @@ def observed(
     with _blaming_the_steps(plan, job):
         tables = template.record.tables if template else None
         seen = _observed(job, fd, tables=tables)
-    for fault in _faults(plan, job, fd, seen=seen, is_clone=template is not None):
+    # Of a clone, all else was checked when its template was made.
+    clone = template is not None
+    wrong = _wrong_size(job, seen) if clone else _faults(plan, job, fd, seen=seen)
+    for fault in wrong:
         raise _failed(plan, job, fault)
     return seen
 
@@ -104,24 +107,24 @@ def _failed(plan: Plan, job: Job, fault: str) -> StrategyFailed:
     return job.failure(reason, hook=hook)
 
 
-def _faults(
-    plan: Plan, job: Job, fd: int, *, seen: Observation, is_clone: bool
-) -> Iterator[str]:
-    """Yield how the file differs from what was asked for."""
+def _wrong_size(job: Job, seen: Observation) -> Iterator[str]:
+    """Yield that the file is of another size."""
     wanted, made = job.request.virtual_size, seen.virtual_size
     if made != wanted:
         yield f"virtual_size is {made} bytes, but {wanted} were requested"
+
+
+def _faults(plan: Plan, job: Job, fd: int, *, seen: Observation) -> Iterator[str]:
+    """Yield how the file differs from what was asked for."""
+    yield from _wrong_size(job, seen)
     if seen.format is DiskFormat.QCOW2:
         header = read_header(fd, path=job.request.destination)
         yield from _wrong_backing(job, header)
         if job.disk is None:
             broken = (one for one in obstacles.found(header) if one.kind in _BROKEN)
             yield from (one.statement for one in broken)
-            if not is_clone:
-                yield from _uncounted(plan, job, fd)
-    elif job.disk or is_clone:
-        return
-    elif (name := _foreign(job, fd)) is not None:
+            yield from _uncounted(plan, job, fd)
+    elif job.disk is None and (name := _foreign(job, fd)) is not None:
         yield f"a raw disk was requested, and its content is {name}"
 
 
