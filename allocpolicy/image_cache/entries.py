@@ -9,36 +9,22 @@ from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.image_cache import (
+    described,
     entry,
     hashes,
     home,
     location,
     overlays,
+    prepared_entries,
     records,
-    users,
+    removal,
 )
-from allocpolicy.image_cache.entry import Held
+from allocpolicy.image_cache.described import Entry
 from allocpolicy.image_cache.home import Cache
-from allocpolicy.image_cache.overlays import Overlays
-from allocpolicy.log import telling
-from allocpolicy.record import dataclass
 from allocpolicy.storage import directories
 from allocpolicy.storage.failure import named
 
 _AT_ONCE = 200  # entries held at a time, each with two descriptors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A converted image; ``used_by`` says who needs it, empty when nobody does."""
-
-    path: Path
-    #: the image that it was made from, by its own word; None: it doesn't say
-    source: str | None
-    source_format: str
-    virtual_size: int
-    actual_size: int
-    used_by: tuple[str, ...]
 
 
 def entries(directory: Path, *, configured: Path | None = None) -> list[Entry]:
@@ -51,15 +37,15 @@ def entries(directory: Path, *, configured: Path | None = None) -> list[Entry]:
         named(directory, action="list the image cache"),
         _opened(directory, configured=configured) as cache,
     ):
-        names = _names(cache)
-        seen = overlays.look(_roots(directory) if names else ())
+        images, disks = _names(cache)
+        seen = overlays.look(_roots(directory) if images or disks else ())
         found = []
-        for name in names:
+        for name in images:
             with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
                 with entry.held_alone(cache, name) as held:
                     pass
-                found.append(_entry(cache, name, seen, held=held))
-        return found
+                found.append(described.converted(cache, name, seen, held=held))
+        return [*found, *prepared_entries.entries(cache, disks, seen)]
 
 
 def prune(
@@ -67,14 +53,17 @@ def prune(
     *,
     configured: Path | None = None,
     forget_moved: bool = False,
+    prepared: bool = False,
     dry_run: bool = False,
 ) -> tuple[list[Entry], list[Entry]]:
     """Remove every entry that nobody uses; return (removed, kept).
 
-    Jobs that need an entry wait meanwhile, and no disk is missed.
+    Jobs that need a converted image wait meanwhile, and no disk is missed. A prepared
+    disk goes when what it was made from has changed, or is gone.
 
     :param configured: the operator's image_cache_dir.
     :param forget_moved: recorded disks that are gone no longer count.
+    :param prepared: all prepared disks go that no job uses.
     :param dry_run: remove nothing, and return what would be removed.
     :raises InvalidRequest: when the directory cannot be read, or is no image cache.
     """
@@ -87,7 +76,7 @@ def prune(
         for kind in (location.HASHES, location.USERS):
             with contextlib.suppress(FileNotFoundError), records.directory(cache, kind):
                 pass  # refused, if ever, before anything is removed
-        names = _names(cache)
+        names, disks = _names(cache)
         for first in range(0, len(names), _AT_ONCE):
             _prune(
                 cache,
@@ -97,10 +86,13 @@ def prune(
                 dry_run=dry_run,
                 outcomes=(removed, kept),
             )
+        gone, left = prepared_entries.prune(
+            cache, disks, roots=_roots(directory), all=prepared, dry_run=dry_run
+        )
         if not dry_run:
             digests = {entry.path.name.partition(".")[0] for entry in kept}
             hashes.forget(cache, kept=digests)
-    return removed, kept
+    return [*removed, *gone], [*kept, *left]
 
 
 def _prune(
@@ -122,27 +114,13 @@ def _prune(
         unused = any(held.user is None for held in holds.values())
         seen = overlays.look(roots if unused else ())
         for name, held in holds.items():
-            found = _entry(cache, name, seen, held=held, forget_moved=forget_moved)
+            found = described.converted(
+                cache, name, seen, held=held, forget_moved=forget_moved
+            )
             if found.used_by:
                 kept.append(found)
-            elif dry_run or _removed(cache, found, held=held):
+            elif dry_run or removal.remove(cache, found, held=held):
                 removed.append(found)
-
-
-def _removed(cache: Cache, found: Entry, *, held: Held) -> bool:
-    """Remove an entry, and what is known of its users; return whether it is gone."""
-    before = {
-        "format": found.source_format,
-        "virtual_size": found.virtual_size,
-        "actual_size": found.actual_size,
-    }
-    name = found.path.name
-    with telling.changing("cache prune", file=found.path, before=before) as done:
-        is_gone = entry.remove(cache, name, held=held)
-        if is_gone:
-            users.forget_all(cache, name)
-            done(None)
-    return is_gone
 
 
 @contextlib.contextmanager
@@ -161,15 +139,18 @@ def _opened(directory: Path, *, configured: Path | None) -> Iterator[Cache]:
         yield cache
 
 
-def _names(cache: Cache) -> list[str]:
-    """Return the names that entries may have; what they lead to is not looked at."""
+def _names(cache: Cache) -> tuple[list[str], list[str]]:
+    """Return the names that converted images have, and prepared disks.
+
+    What they lead to is not looked at.
+    """
     try:
         with directories.readable(cache.directory) as fd:
-            return sorted(
-                name for name in os.listdir(fd) if location.is_entry_name(name)
-            )
+            names = sorted(os.listdir(fd))
     except OSError as error:
         raise home.failure(cache.path, error) from error
+    images = [name for name in names if location.is_entry_name(name)]
+    return images, [name for name in names if location.is_prepared_name(name)]
 
 
 def _roots(directory: Path) -> tuple[Path, ...]:
@@ -181,20 +162,3 @@ def _roots(directory: Path) -> tuple[Path, ...]:
         if path.name == location.DEFAULT_NAME
     }
     return tuple(sorted(parents))
-
-
-def _entry(
-    cache: Cache, name: str, seen: Overlays, *, held: Held, forget_moved: bool = False
-) -> Entry:
-    path = cache.path / name
-    found = users.users(cache, name, seen, forget_moved=forget_moved)
-    if held.user is not None:
-        found.add(held.user)
-    return Entry(
-        path=path,
-        source=held.source,
-        source_format=location.source_format(name),
-        virtual_size=held.status.st_size,
-        actual_size=held.status.st_blocks * 512,
-        used_by=tuple(sorted(found)),
-    )

@@ -95,10 +95,12 @@ _PERHAPS = f"{_PROCESS} (perhaps: it is not readable)"
 class Held:
     """What has an entry's name; ``user`` says who uses it, None if no job does.
 
-    ``source`` is what it says that it was made from; None: it doesn't say.
+    ``file`` is open while it is held; of O_PATH where it can't be read. ``source`` is
+    what it says that it was made from; None: it doesn't say.
     """
 
     status: os.stat_result
+    file: int
     source: str | None
     user: str | None
 
@@ -111,20 +113,24 @@ def held_alone(cache: Cache, name: str) -> Iterator[Held]:
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(found.found(name, directory=cache.directory.fd))
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(file).st_mode):
             raise FileNotFoundError(name)
         try:
             fd = found.reopen(file)
         except BlockingIOError:  # somebody's lease
-            yield Held(status=status, source=_source(file), user=_PROCESS)
+            yield _held(file, user=_PROCESS)
             return
         except OSError:
-            yield Held(status=status, source=_source(file), user=_PERHAPS)
+            yield _held(file, user=_PERHAPS)
             return
         stack.callback(os.close, fd)
         user = None if _lock_alone(fd) else _PROCESS
-        yield Held(status=status, source=_source(file), user=user)
+        yield _held(fd, user=user)
+
+
+def _held(file: int, *, user: str | None) -> Held:
+    status = os.fstat(file)
+    return Held(status=status, file=file, source=_source(file), user=user)
 
 
 def remove(cache: Cache, name: str, *, held: Held) -> bool:

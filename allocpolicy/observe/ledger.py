@@ -24,7 +24,7 @@ from allocpolicy.observe.holding import Holding, Place
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.unknown import Why
 from allocpolicy.record import dataclass, replace
-from allocpolicy.storage import directories
+from allocpolicy.storage import directories, extent
 from allocpolicy.storage import found as files
 from allocpolicy.storage.budget import Budget
 from allocpolicy.storage.directories import Directory
@@ -125,7 +125,7 @@ class Ledger:
     @property
     def allocated(self) -> int:
         """Return the storage of all files; storage that they share counts once."""
-        return self._unshared + _covered(self._shared)
+        return self._unshared + extent.covered(self._shared)
 
     def enter(self, listing: Listing) -> None:
         """Enter the files of a directory."""
@@ -292,12 +292,3 @@ def _without_stamp(entry: Entry, *, base: bool, data: bool) -> Entry:
     if data:  # its guest sees it by the disk
         return replace(entry, kind=Kind.DATA, virtual_size=0)
     return entry
-
-
-def _covered(places: Iterable[tuple[int, int]]) -> int:
-    """Return the bytes that the places cover, each once."""
-    covered = end = 0
-    for place, length in sorted(places):
-        covered += max(0, place + length - max(place, end))
-        end = max(end, place + length)
-    return covered

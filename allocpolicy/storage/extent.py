@@ -171,6 +171,15 @@ def pieces(fd: int, *, start: int, end: int) -> Iterator[Piece]:
             yield offset, place, length, bool(flags & _SHARED)
 
 
+def covered(places: Iterable[tuple[int, int]]) -> int:
+    """Return the bytes that the places cover, each once."""
+    total = end = 0
+    for place, length in sorted(places):
+        total += max(0, place + length - max(place, end))
+        end = max(end, place + length)
+    return total
+
+
 def extents_of(fd: int) -> ExtentSummary | None:
     """Return how an open file is allocated, flushed first; None if that isn't told.
 

@@ -288,9 +288,9 @@ class TestList:
         assert row["virtual_size"] == 16 * MIB
         finished = allocpolicy("cache", "list", directory)
         heading, line = finished.stdout.splitlines()
-        assert heading.split() == ["SIZE", "TAKEN", "FORMAT", "USERS", "SOURCE"]
+        assert heading.split() == ["SIZE", "TAKEN", "KIND", "FORMAT", "USERS", "SOURCE"]
         assert line.split()[0] == "16M"
-        assert line.split()[2:] == ["vmdk", "2", str(vmdk)]
+        assert line.split()[2:] == ["converted", "vmdk", "2", str(vmdk)]
         assert finished.stderr.startswith("1 converted image, ")
 
     def test_it_is_somebodys_word_and_may_be_missing(

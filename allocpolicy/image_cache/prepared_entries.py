@@ -1,0 +1,169 @@
+"""The prepared disks of an image cache: listed, removed, and kept within their limit.
+
+Whatever is removed can be made again, and no disk needs it: each is looked at by itself
+and held for a moment, so that no job waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from allocpolicy.image_cache import described, entry, location, overlays, removal
+from allocpolicy.image_cache.described import Entry
+from allocpolicy.image_cache.home import Cache
+from allocpolicy.image_cache.overlays import Overlays
+from allocpolicy.record import dataclass
+from allocpolicy.storage import directories, extent, found, named_lock
+from allocpolicy.storage.extent import NO_FIEMAP
+
+
+def entries(cache: Cache, names: Iterable[str], seen: Overlays) -> list[Entry]:
+    """Return what these prepared disks are, and who uses them."""
+    disks = []
+    for name in names:
+        with (
+            contextlib.suppress(FileNotFoundError),  # pruned meanwhile
+            entry.held_alone(cache, name) as held,
+        ):
+            disks.append(described.prepared(cache, name, seen, held=held))
+    return disks
+
+
+def prune(
+    cache: Cache,
+    names: Iterable[str],
+    *,
+    roots: Iterable[Path],
+    all: bool,
+    dry_run: bool,
+) -> tuple[list[Entry], list[Entry]]:
+    """Remove those that no job can use any more; return (removed, kept).
+
+    :param roots: where overlays are looked for that somebody may have made on them.
+    :param all: also those that may be used again.
+    """
+    removed: list[Entry] = []
+    kept: list[Entry] = []
+    names = tuple(names)
+    seen = overlays.look(roots if names else ())
+    for name in names:
+        with (
+            contextlib.suppress(FileNotFoundError),  # pruned meanwhile
+            entry.held_alone(cache, name) as held,
+        ):
+            one = described.prepared(cache, name, seen, held=held)
+            if one.used_by or not (all or one.outdated):
+                kept.append(one)
+            elif dry_run or removal.remove(cache, one, held=held):
+                removed.append(one)
+    return removed, kept
+
+
+@contextlib.contextmanager
+def room(
+    cache: Cache,
+    *,
+    needed: int,
+    most: int | None,
+    lock_path: Path,
+    roots: Iterable[Path],
+) -> Iterator[bool]:
+    """Make room for another prepared disk; yield whether it may be made, and published.
+
+    Those of no use go first, and then those that were used least recently; what a job
+    uses stays. Others who make room for theirs wait until the body is done.
+
+    :param needed: the bytes that it takes beside what it shares with those.
+    :param most: the bytes that all of them may take together; None: no limit.
+    :param roots: as of `prune`.
+    """
+    if most is None:
+        yield True
+        return
+    status = os.fstat(cache.directory.fd)
+    lock = f"prepared-{status.st_dev:x}-{status.st_ino:x}"
+    with named_lock.hold(lock, lock_path=lock_path):
+        yield _made(cache, most=most - needed, roots=tuple(roots))
+
+
+def _made(cache: Cache, *, most: int, roots: tuple[Path, ...]) -> bool:
+    """Let what is there take no more than that; return whether it does."""
+    if most < 0:
+        return False
+    there = _there(cache)
+    waiting, seen = _first_to_go(there), None
+    while _together(there.values()) > most and waiting:
+        seen = overlays.look(roots) if seen is None else seen
+        if _is_removed(cache, waiting[0], seen):
+            del there[waiting[0]]
+        del waiting[0]
+    return _together(there.values()) <= most
+
+
+def _is_removed(cache: Cache, name: str, seen: Overlays) -> bool:
+    """Return whether a prepared disk is gone, or could be removed."""
+    try:
+        with entry.held_alone(cache, name) as held:
+            one = described.prepared(cache, name, seen, held=held)
+            return not one.used_by and removal.remove(cache, one, held=held)
+    except FileNotFoundError:
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What a prepared disk takes: its own bytes, and where those are that it shares."""
+
+    own: int
+    shared: tuple[tuple[int, int], ...]
+    used: tuple[bool, int]  #: whether it is of use, and when it was used
+
+
+def _together(disks: Iterable[_Taken]) -> int:
+    """Return the storage of all of them; what they share counts once."""
+    disks = tuple(disks)
+    shared = (place for one in disks for place in one.shared)
+    return sum(one.own for one in disks) + extent.covered(shared)
+
+
+def _taken(fd: int) -> _Taken:
+    """Return what an open file takes."""
+    status = os.fstat(fd)
+    try:
+        shared = tuple(extent.shared_places(fd))
+    except OSError as error:
+        if error.errno not in NO_FIEMAP:
+            raise
+        shared = ()
+    own = status.st_blocks * 512 - sum(length for _, length in shared)
+    used = described.outdated(fd) is None, status.st_atime_ns
+    return _Taken(own=max(0, own), shared=shared, used=used)
+
+
+def _there(cache: Cache) -> dict[str, _Taken]:
+    """Return what each prepared disk of the cache takes, as far as it can be read."""
+    there = {}
+    with directories.readable(cache.directory) as fd:
+        names = [name for name in os.listdir(fd) if location.is_prepared_name(name)]
+    for name in names:
+        with contextlib.suppress(OSError), _opened(cache, name) as fd:
+            there[name] = _taken(fd)
+    return there
+
+
+@contextlib.contextmanager
+def _opened(cache: Cache, name: str) -> Iterator[int]:
+    with found.found(name, directory=cache.directory.fd) as file:
+        fd = found.reopen(file)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _first_to_go(there: dict[str, _Taken]) -> list[str]:
+    """Return the names; what is of no use goes first, then what wasn't used longest."""
+    return sorted(there, key=lambda name: there[name].used)
