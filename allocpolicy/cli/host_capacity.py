@@ -67,6 +67,7 @@ def _lines(found: Capacity) -> Iterator[tuple[str, str | list[str]]]:
     unwritten = f", {amount(taken.unwritten)} of that reserved and not written yet"
     allocated = f"{amount(taken.allocated)} by disks and images"
     yield "allocated", allocated + (unwritten if taken.unwritten else "")
+    yield "prepared", _prepared(taken)
     whole = f"if guests write all of the {amount(taken.virtual_size)} that they see"
     yield "promised", f"{amount(taken.promised)} more, {whole}"
     yield "left", _left(found)
@@ -87,6 +88,15 @@ def _counted(taken: Account) -> str:
     disks = f"{taken.disks} ({remarks})" if remarks else f"{taken.disks}"
     unread = f", and {taken.unreadable} unreadable" if taken.unreadable else ""
     return f"{disks}, beside {taken.images} other files{unread}"
+
+
+def _prepared(taken: Account) -> str:
+    """Return what prepared disks take; nothing where there is none."""
+    if not (count := taken.prepared_disks):
+        return ""
+    disks = f"{count} prepared disk{'s' * (count != 1)}"
+    own = f"{amount(taken.prepared_bytes)} that nothing else has"
+    return f"{own}, by {disks} ('cache prune --prepared' gives them back)"
 
 
 def _left(found: Capacity) -> str:

@@ -35,7 +35,9 @@ class Account:
     as what their header says if that takes more (`observe.claim`); ``malformed`` have
     an invalid stamp or header and count by their file's size.
     External data files count with their disks, and are none themselves.
-    images: files that promise nothing: base images, ISO images, any other. unreadable:
+    images: files that promise nothing: base images, ISO images, any other; of these,
+    prepared_disks in image caches, which take prepared_bytes that nothing else has, and
+    give them back when they are removed. unreadable:
     directories that could not be read, which do not count, and files, which count by
     their size.
 
@@ -60,6 +62,8 @@ class Account:
     allocated: int
     unwritten: int
     promised: int
+    prepared_disks: int = 0
+    prepared_bytes: int = 0
     budget: str | None = None
     unknown: tuple[Unknown, ...] = ()
 
@@ -182,6 +186,8 @@ def _closed(
         allocated=ledger.allocated,
         unwritten=sum(one.unwritten for one in promising),
         promised=sum(one.promised for one in promising),
+        prepared_disks=sum(one.kind is Kind.PREPARED for one in entries),
+        prepared_bytes=ledger.prepared,
         budget=budget,
         unknown=_unknown(entries, unlisted=unlisted),
     )

@@ -2,7 +2,8 @@
 
 A file with a stamp is a disk. So is a writable file without one that looks like a disk
 (`observe.likeness`), unless it is inside an image cache (`image_cache.location`) or is
-a base image, the backing file of another and no overlay itself. The external data file
+a base image, the backing file of another and no overlay itself. There, a file without
+one and with the name of a prepared disk is that. The external data file
 of a disk promises as a file does, and is no disk beside that one. Every other file
 holds storage and promises nothing. No header of a file without a stamp is believed to
 promise more than one disk may be promised.
@@ -42,6 +43,7 @@ class Kind(enum.StrEnum):
     UNSTAMPED = "disk without a stamp"
     DATA = "data file of a disk"
     BASE = "base image"
+    PREPARED = "prepared disk"
     ISO = "ISO image"
     OTHER = "other file"
 
@@ -105,6 +107,8 @@ class Ledger:
         self._linked: set[Inode] = set()
         self._shared = set(shared)
         self._unshared = 0
+        # What prepared disks have of these, and share with other files.
+        self._prepared, self._prepared_shared = 0, set[Place]()
         self._entries: list[tuple[Inode, Entry]] = []
         self._overlays: set[Inode] = set()
         self._backing = set(bases)
@@ -125,7 +129,15 @@ class Ledger:
     @property
     def allocated(self) -> int:
         """Return the storage of all files; storage that they share counts once."""
-        return self._unshared + extent.covered(self._shared)
+        return self._unshared + extent.covered(self._shared | self._prepared_shared)
+
+    @property
+    def prepared(self) -> int:
+        """Return the storage that only prepared disks have, among these files."""
+        if not self._prepared_shared:
+            return self._prepared
+        others = self._unshared - self._prepared + extent.covered(self._shared)
+        return self.allocated - others
 
     def enter(self, listing: Listing) -> None:
         """Enter the files of a directory."""
@@ -165,12 +177,21 @@ class Ledger:
             project=holding.project, device=status.st_dev
         ):
             return
-        kind = _kind(holding, cached=cached)
+        kind = _kind(path, holding, cached=cached)
         if kind is Kind.UNSTAMPED and self._max_promised_bytes:
             holding = holding.believed(self._max_promised_bytes)
-        self._unshared += holding.actual_size - holding.shared
-        self._shared.update(holding.shared_places)
+        self._add(holding, prepared=kind is Kind.PREPARED)
         self._entries.append((inode(status), _entry(path, kind, holding)))
+
+    def _add(self, holding: Holding, *, prepared: bool) -> None:
+        """Add up the storage."""
+        unshared = holding.actual_size - holding.shared
+        self._unshared += unshared
+        if prepared:
+            self._prepared += unshared
+            self._prepared_shared.update(holding.shared_places)
+        else:
+            self._shared.update(holding.shared_places)
 
     def _note_chain(self, found: Inode, holding: Holding) -> None:
         if holding.overlay:
@@ -263,15 +284,18 @@ def _has_stamp(path: str) -> bool:
         return False
 
 
-def _kind(holding: Holding, *, cached: bool) -> Kind:
+def _kind(path: str, holding: Holding, *, cached: bool) -> Kind:
     if holding.stamped:
         return Kind.STAMPED
+    if cached and location.is_prepared_name(os.path.basename(path)):
+        return Kind.PREPARED
     kind = _KINDS[holding.likeness]
     return Kind.BASE if kind is Kind.UNSTAMPED and cached else kind
 
 
 def _entry(path: str, kind: Kind, holding: Holding) -> Entry:
-    unread = holding.unknown is Why.UNREADABLE and kind is not Kind.BASE
+    certain = kind in (Kind.BASE, Kind.PREPARED)
+    unread = holding.unknown is Why.UNREADABLE and not certain
     promises = unread or kind in (Kind.STAMPED, Kind.UNSTAMPED)
     return Entry(
         path=path,

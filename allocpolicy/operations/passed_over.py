@@ -1,9 +1,10 @@
-"""Files that look like disks and are none: base images, data files and ISO images."""
+"""Files that look like disks and are none: base images, prepared disks, and others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from allocpolicy.image_cache import location
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.sighting import Sighting
 from allocpolicy.report.audit import Finding, Remark, Row
@@ -12,6 +13,7 @@ from allocpolicy.storage.inode import Inode
 _DATA = "the external data file of another disk"
 _BASE = "a base image: another image has it as its backing file"
 _READ_ONLY = "a base image: nobody may write to it, or it is in an image cache"
+_PREPARED = "a prepared disk: further disks are clones of it"
 _ISO = "an ISO image"
 
 
@@ -48,6 +50,8 @@ def _rows(seen: Sequence[Sighting], *, bases: set[Inode]) -> Iterator[Row]:
         if has_stamp or one.named or one.inode is None:
             continue
         said = _READ_ONLY if one.likeness is Likeness.BASE else None
+        if said and location.is_prepared_name(one.path.name):
+            said = _PREPARED
         if one.likeness is Likeness.ISO:
             said = _ISO
         if one.likeness is Likeness.DISK and one.inode in bases:

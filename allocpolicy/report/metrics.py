@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from allocpolicy.observe.account import Account
 from allocpolicy.observe.unknown import Why
 from allocpolicy.report import whole_file
 from allocpolicy.report.audit import FINDINGS, WORDS, Audit, Row, Storage
@@ -37,6 +38,21 @@ _SIZES: tuple[tuple[str, str, Callable[[Row], int]], ...] = (
             if row.observed and row.observed.extents
             else 0
         ),
+    ),
+)
+# name, help, value of a filesystem
+_STORAGE: tuple[tuple[str, str, Callable[[Account], int]], ...] = (
+    ("size", "Size of the filesystem.", lambda taken: taken.size),
+    ("free", "What ordinary users may still allocate.", lambda taken: taken.free),
+    (
+        "promised",
+        "What the disks on it may still allocate.",
+        lambda taken: taken.promised,
+    ),
+    (
+        "prepared",
+        "What only prepared disks take, until they are pruned.",
+        lambda taken: taken.prepared_bytes,
     ),
 )
 
@@ -122,15 +138,11 @@ def _sizes(audit: Audit) -> Iterator[str]:
 
 
 def _filesystems(audit: Audit) -> Iterator[str]:
-    for size, about in (
-        ("size", "Size of the filesystem."),
-        ("free", "What ordinary users may still allocate."),
-        ("promised", "What the disks on it may still allocate."),
-    ):
+    for size, about, value in _STORAGE:
         name = f"allocpolicy_filesystem_{size}_bytes"
         yield _head(name, about, unit="bytes")
         for one in audit.filesystems:
-            yield _sample(name, _labels(one), getattr(one.account, size))
+            yield _sample(name, _labels(one), value(one.account))
 
 
 def _unknown(audit: Audit) -> Iterator[str]:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -206,7 +206,7 @@ Room = Callable[..., bool]
 
 
 @pytest.fixture
-def room(cache: Path, tmp_path: Path) -> Iterator[Room]:
+def room(cache: Path, tmp_path: Path) -> Room:
     """Return whether there is room for a prepared disk of 4 MiB within a limit."""
 
     def made(*, most: int | None, needed: int = 4 * MIB) -> bool:
