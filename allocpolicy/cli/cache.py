@@ -173,9 +173,9 @@ def _row(entry: Entry) -> Data:
     }
 
 
-def _moment(nanoseconds: int) -> str:
+def _moment(seconds: float) -> str:
     """Return a moment as RFC 3339 has it, in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // 10**9))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _counted(entries: list[Entry]) -> str:

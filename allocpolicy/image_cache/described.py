@@ -7,7 +7,7 @@ import enum
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
-from allocpolicy.image_cache import location, origin, users
+from allocpolicy.image_cache import location, origin, prepared_record, users
 from allocpolicy.image_cache.entry import Held
 from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays
@@ -16,6 +16,7 @@ from allocpolicy.record import dataclass
 from allocpolicy.wording import printable
 
 _OLD = "an older release converted it, perhaps wrongly"
+_UNCHECKED = "it isn't what was checked when it was made"
 _UNSAID = "it doesn't say what it was made from"
 
 
@@ -32,7 +33,8 @@ class Entry:
 
     ``source`` is the image that it was made from, by its own word; None: it doesn't
     say. ``outdated``: why it isn't used for another disk; None: it may be.
-    ``last_used`` is in nanoseconds since 1970, of prepared disks only.
+    ``last_used``: when a disk was last cloned from a prepared one, in seconds since
+    1970, to some minutes; None: that isn't known.
     """
 
     path: Path
@@ -44,7 +46,7 @@ class Entry:
     actual_size: int
     used_by: tuple[str, ...]
     outdated: str | None
-    last_used: int | None = None
+    last_used: float | None = None
 
 
 def converted(
@@ -88,16 +90,27 @@ def prepared(cache: Cache, name: str, seen: Overlays, *, held: Held) -> Entry:
         virtual_size=_virtual_size(held, path=path, format=format),
         actual_size=held.status.st_blocks * 512,
         used_by=tuple(sorted(found)),
-        outdated=outdated(held.file),
-        last_used=held.status.st_atime_ns,
+        outdated=outdated(cache, name, file=held.file),
+        last_used=prepared_record.last_used(cache, name),
     )
 
 
-def outdated(file: int) -> str | None:
+def outdated(cache: Cache, name: str, *, file: int) -> str | None:
     """Return why a prepared disk isn't used any more; None: it may be.
 
-    :param file: its descriptor, which may be one of O_PATH.
+    :param file: its descriptor; of one of O_PATH, only its images tell.
     """
+    if (changed := _changed(file)) is not None:
+        return changed
+    record = prepared_record.read(cache, name)
+    with contextlib.suppress(OSError):
+        is_it = record is not None and record.file == prepared_record.state(file)
+        return None if is_it else _UNCHECKED
+    return None
+
+
+def _changed(file: int) -> str | None:
+    """Return what became of the images that it was made from; None: nothing."""
     images = origin.recorded(file)
     if images is None:
         return _UNSAID

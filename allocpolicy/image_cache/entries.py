@@ -73,7 +73,7 @@ def prune(
         named(directory, action="prune the image cache"),
         _opened(directory, configured=configured) as cache,
     ):
-        for kind in (location.HASHES, location.USERS):
+        for kind in (location.HASHES, location.USERS, location.PREPARED):
             with contextlib.suppress(FileNotFoundError), records.directory(cache, kind):
                 pass  # refused, if ever, before anything is removed
         names, disks = _names(cache)

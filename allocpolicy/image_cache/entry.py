@@ -133,11 +133,11 @@ def _held(file: int, *, user: str | None) -> Held:
     return Held(status=status, file=file, source=_source(file), user=user)
 
 
-def remove(cache: Cache, name: str, *, held: Held) -> bool:
+def remove(cache: Cache, name: str, *, file: os.stat_result) -> bool:
     """Remove the entry; return False if its name is another file's by now."""
     directory = cache.directory.fd
     with contextlib.suppress(FileNotFoundError), naming(cache.path / name):
-        if os.path.samestat(held.status, os.lstat(name, dir_fd=directory)):
+        if os.path.samestat(file, os.lstat(name, dir_fd=directory)):
             os.unlink(name, dir_fd=directory)
             return True
     return False

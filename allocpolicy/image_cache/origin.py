@@ -31,9 +31,12 @@ class Image:
 
 
 def identity(status: os.stat_result) -> Identity:
-    """Return what changes when a file is written to: nobody can set its ctime."""
+    """Return what changes when a file is written to: nobody can set its ctime.
+
+    No device: that may have another number after a boot.
+    """
     times = status.st_mtime_ns, status.st_ctime_ns
-    return (status.st_dev, status.st_ino, status.st_size, *times)
+    return (status.st_ino, status.st_size, *times)
 
 
 def record(fd: int, images: Iterable[Image]) -> None:

@@ -91,5 +91,4 @@ def remove(cache: Cache, name: str, *, file: os.stat_result) -> bool:
     :raises OSError: as unlink(2).
     """
     prepared_record.forget(cache, name)
-    held = entry.Held(status=file, source=None, user=None)
-    return entry.remove(cache, name, held=held)
+    return entry.remove(cache, name, file=file)

@@ -11,7 +11,15 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from allocpolicy.image_cache import described, entry, location, overlays, removal
+from allocpolicy.image_cache import (
+    described,
+    entry,
+    location,
+    overlays,
+    prepared_record,
+    records,
+    removal,
+)
 from allocpolicy.image_cache.described import Entry
 from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays
@@ -59,7 +67,26 @@ def prune(
                 kept.append(one)
             elif dry_run or removal.remove(cache, one, held=held):
                 removed.append(one)
+    if not dry_run:
+        _forget_gone(cache)
     return removed, kept
+
+
+def _forget_gone(cache: Cache) -> None:
+    """Drop the records of prepared disks that somebody removed by himself.
+
+    A record is written after the disk has its name, and dropped before it loses that.
+    """
+    with (
+        contextlib.suppress(FileNotFoundError),
+        records.directory(cache, location.PREPARED) as directory,
+        directories.readable(directory) as fd,
+    ):
+        for name in filter(location.is_prepared_name, os.listdir(fd)):
+            try:
+                os.lstat(name, dir_fd=cache.directory.fd)
+            except FileNotFoundError:
+                prepared_record.forget(cache, name)
 
 
 @contextlib.contextmanager
@@ -119,7 +146,7 @@ class _Taken:
 
     own: int
     shared: tuple[tuple[int, int], ...]
-    used: tuple[bool, int]  #: whether it is of use, and when it was used
+    used: tuple[bool, float]  #: whether it is of use, and when it was used
 
 
 def _together(disks: Iterable[_Taken]) -> int:
@@ -129,17 +156,17 @@ def _together(disks: Iterable[_Taken]) -> int:
     return sum(one.own for one in disks) + extent.covered(shared)
 
 
-def _taken(fd: int) -> _Taken:
-    """Return what an open file takes."""
-    status = os.fstat(fd)
+def _taken(cache: Cache, name: str, *, fd: int) -> _Taken:
+    """Return what an open prepared disk takes."""
     try:
         shared = tuple(extent.shared_places(fd))
     except OSError as error:
         if error.errno not in NO_FIEMAP:
             raise
         shared = ()
-    own = status.st_blocks * 512 - sum(length for _, length in shared)
-    used = described.outdated(fd) is None, status.st_atime_ns
+    own = os.fstat(fd).st_blocks * 512 - sum(length for _, length in shared)
+    is_of_use = described.outdated(cache, name, file=fd) is None
+    used = is_of_use, prepared_record.last_used(cache, name) or 0.0
     return _Taken(own=max(0, own), shared=shared, used=used)
 
 
@@ -150,7 +177,7 @@ def _there(cache: Cache) -> dict[str, _Taken]:
         names = [name for name in os.listdir(fd) if location.is_prepared_name(name)]
     for name in names:
         with contextlib.suppress(OSError), _opened(cache, name) as fd:
-            there[name] = _taken(fd)
+            there[name] = _taken(cache, name, fd=fd)
     return there
 
 

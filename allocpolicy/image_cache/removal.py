@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from allocpolicy.image_cache import entry, users
+import os
+
+from allocpolicy.image_cache import entry, prepared, users
 from allocpolicy.image_cache.described import Entry, Kind
 from allocpolicy.image_cache.entry import Held
 from allocpolicy.image_cache.home import Cache
@@ -18,9 +20,16 @@ def remove(cache: Cache, found: Entry, *, held: Held) -> bool:
     }
     name = found.path.name
     with telling.changing("cache prune", file=found.path, before=before) as done:
-        is_gone = entry.remove(cache, name, held=held)
+        is_gone = _removed(cache, name, kind=found.kind, file=held.status)
         if is_gone:
-            if found.kind is Kind.CONVERTED:
-                users.forget_all(cache, name)
             done(None)
+    return is_gone
+
+
+def _removed(cache: Cache, name: str, *, kind: Kind, file: os.stat_result) -> bool:
+    if kind is Kind.PREPARED:
+        return prepared.remove(cache, name, file=file)
+    is_gone = entry.remove(cache, name, file=file)
+    if is_gone:
+        users.forget_all(cache, name)
     return is_gone

@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy.image_cache import home, location, origin, prepared_entries
+from allocpolicy.image_cache import (
+    home,
+    location,
+    origin,
+    prepared_entries,
+    prepared_record,
+)
 from allocpolicy.image_cache.origin import Image
+from allocpolicy.image_cache.prepared_record import Record
 from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.images import MIB, qemu_img
@@ -44,7 +51,24 @@ def prepared(
         made_from = [Image(path=one, identity=identity(one)) for one in bases]
         origin.record(file.fileno(), made_from)
     path.chmod(0o444)
+    believed(path)
     return path
+
+
+def believed(path: Path, *, used: float | None = None) -> None:
+    """Record what it is, as of one that was checked; and when it was used last."""
+    with (
+        home.at(path.parent) as place,
+        home.opened(place) as cache,
+        path.open("rb") as file,
+    ):
+        assert cache is not None
+        record = Record(
+            file=prepared_record.state(file.fileno()), virtual_size=0, steps=()
+        )
+        prepared_record.write(cache, path.name, record)
+    if used is not None:
+        os.utime(path.parent / location.PREPARED / path.name, (used, used))
 
 
 def identity(path: Path) -> tuple[int, ...]:
@@ -123,13 +147,52 @@ class TestPrune:
         assert all(path.exists() for path in (current, blank, changed, below, silent))
         removed = dict.fromkeys(gone, REMOVED)
         assert prune(cache) == removed | {current.name: KEPT, blank.name: KEPT}
-        assert {path.name for path in cache.iterdir()} == {current.name, blank.name}
+        assert self.left(cache) == {current.name, blank.name}
         finished = allocpolicy("cache", "prune", cache)
         assert (
             "--prepared removes prepared disks that are of use, too" in finished.stderr
         )
         assert set(prune(cache, "--prepared").values()) == {REMOVED}
-        assert not [*cache.iterdir()]
+        assert self.left(cache) == set()
+
+    @staticmethod
+    def left(cache: Path) -> set[str]:
+        """Return the prepared disks that are left; there is a record of each."""
+        names = {path.name for path in cache.iterdir()} - {location.PREPARED}
+        assert {path.name for path in (cache / location.PREPARED).iterdir()} == names
+        return names
+
+    def test_the_record_of_one_that_was_deleted_goes(
+        self, cache: Path, base: Path
+    ) -> None:
+        deleted, kept = prepared(cache, 1, base), prepared(cache, 2)
+        deleted.unlink()
+        assert prune(cache) == {kept.name: KEPT}
+        assert self.left(cache) == {kept.name}
+
+    @pytest.mark.parametrize("change", ["content", "attribute", "another", "record"])
+    def test_what_isnt_what_was_checked_goes(
+        self, cache: Path, base: Path, change: str
+    ) -> None:
+        """As it is never cloned; whoever changed it, and in whatever way."""
+        disk, kept = prepared(cache, 1, base), prepared(cache, 2, base)
+        if change == "content":
+            with disk.open("r+b") as file:
+                file.write(b"x")
+        if change == "attribute":
+            os.setxattr(disk, "user.mine", b"x")
+        if change == "another":
+            shutil.copy2(disk, cache / "copy")
+            (cache / "copy").replace(disk)
+        if change == "record":
+            (cache / location.PREPARED / disk.name).write_text("{}")
+        said = {row["entry"]: row["outdated"] for row in rows("list", cache)}
+        assert said == {
+            str(disk): "it isn't what was checked when it was made",
+            str(kept): None,
+        }
+        assert prune(cache) == {disk.name: REMOVED, kept.name: KEPT}
+        assert self.left(cache) == {kept.name}
 
     def test_where_it_is_off_none_is_of_use(self, cache: Path, base: Path) -> None:
         prepared(cache, 1, base)
@@ -244,7 +307,7 @@ class TestRoom:
         found = []
         for number in numbers:
             disk = self.data(prepared(cache, number, size=size, format="raw"), 4)
-            os.utime(disk, (1000 * number, 1000))
+            believed(disk, used=1000 * number)
             found.append(disk)
         return found
 
