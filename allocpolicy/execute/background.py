@@ -96,18 +96,22 @@ def _is_worth_it(plan: Plan, job: Job, outcome: Outcome) -> bool:
 def _kept(
     plan: Plan, job: Job, recipe: Recipe, *, disk: int, stack: contextlib.ExitStack
 ) -> Spare | None:
-    if not _is_python(sys.executable) or not _is_writable(job):
+    if not _is_python(sys.executable):
         return None
-    policy = job.policy
-    name = preparing.lock(recipe, disks=job.directory, policy=policy)
+    policy, disks = job.policy, job.directory
+    place = prepared.place(disks, configured=policy.image_cache_dir)
+    cache = stack.enter_context(home.opened(stack.enter_context(place)))
+    # Where it will be: that it can be made there is found by trying.
+    directory = cache.directory if cache else disks
+    staged = stack.enter_context(staging.create(directory))
+    preparing.keep_hint(disk, staged.fd)
+    if not reflink.clone(disk, staged.fd):
+        return None
+    name = preparing.lock(recipe, disks=disks, policy=policy)
     lock = named_lock.take(name, lock_path=policy.lock_path)
     if lock is None:  # somebody prepares it
         return None
     stack.callback(os.close, lock)
-    staged = stack.enter_context(staging.create(job.directory))
-    preparing.keep_hint(disk, staged.fd)
-    if not reflink.clone(disk, staged.fd):
-        return None
     order = preparing.order(plan, job, recipe)
     return Spare(order=order, disk=staged.fd, lock=lock)
 
@@ -115,17 +119,6 @@ def _kept(
 def _is_python(executable: str | None) -> bool:
     """Return whether it is one: in a program that embeds Python it isn't."""
     return os.path.basename(executable or "").startswith("python")
-
-
-def _is_writable(job: Job) -> bool:
-    configured = job.policy.image_cache_dir
-    with (
-        prepared.place(job.directory, configured=configured) as place,
-        home.opened(place) as cache,
-    ):
-        if cache is None:
-            return True  # it is made where the disk is, or that is told
-        return os.access(f"/proc/self/fd/{cache.directory.fd}", os.W_OK)
 
 
 def _portable(order: Order) -> Order:

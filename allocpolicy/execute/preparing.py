@@ -18,10 +18,18 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import DestinationExists, Error, NotEnoughSpace, Unsupported
 from allocpolicy.execute.job import Job
 from allocpolicy.execute.recipe import Recipe
-from allocpolicy.image_cache import entry, home, origin, prepared, prepared_record
+from allocpolicy.image_cache import (
+    entry,
+    home,
+    origin,
+    prepared,
+    prepared_entries,
+    prepared_record,
+)
 from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
+from allocpolicy.observe import account
 from allocpolicy.qcow2 import survey
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass
@@ -38,7 +46,8 @@ from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
 from allocpolicy.storage.staging import Staged
 
-_READ_ONLY = 0o444
+# No VM reads it, and nobody is to read in it what its base image doesn't let him read.
+_OURS_ALONE = 0o400
 _WHAT = "keep a prepared disk"
 _REFUSALS = (NotEnoughSpace, Unsupported)  # no faults: disks are made by their steps
 
@@ -118,23 +127,46 @@ def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
         staging.create(cache.directory) as staged,
         explained(fd=staged.directory_fd, path=path, needed=0, action=_WHAT),
     ):
-        _refuse_if_short(order, staged)
+        _refuse_if_short(order, staged, disk=disk)
         _fill(staged, disk=disk)
         tables = _checked(order, staged, disk=disk)
         entry.mark(staged.fd, cache=cache, name=name, source=_source(order))
         with contextlib.suppress(OSError):  # long paths may have no room there
             origin.record(staged.fd, order.recipe.images)
-        os.fchmod(staged.fd, _READ_ONLY)
+        os.fchmod(staged.fd, _OURS_ALONE)
         os.fsync(staged.fd)
-        _publish(staged, name, cache=cache)
-        record = Record(
-            file=prepared_record.state(staged.fd),
-            virtual_size=order.virtual_size,
-            steps=order.steps,
-            tables=tables,
-        )
-        prepared_record.write(cache, name, record)
+        with _room(order, cache, needed=os.fstat(staged.fd).st_blocks * 512):
+            _publish(staged, name, cache=cache)
+            record = Record(
+                file=prepared_record.state(staged.fd),
+                virtual_size=order.virtual_size,
+                steps=order.steps,
+                tables=tables,
+            )
+            prepared_record.write(cache, name, record)
         return os.fstat(staged.fd)
+
+
+@contextlib.contextmanager
+def _room(order: Order, cache: Cache, *, needed: int) -> Iterator[None]:
+    """Make room among other prepared disks, of which there may be a limited amount.
+
+    :raises NotEnoughSpace: when there isn't enough.
+    """
+    policy = order.policy
+    most = policy.prepared_disks.max_bytes
+    with prepared_entries.room(
+        cache,
+        needed=needed,
+        most=most,
+        lock_path=policy.lock_path,
+        roots=() if policy.image_cache_dir else (order.disks.path,),
+    ) as fits:
+        if not fits:
+            assert most is not None
+            reason = "prepared_disks allows no more"
+            raise NotEnoughSpace(cache.path, needed, most, reason)
+        yield
 
 
 def _source(order: Order) -> Path:
@@ -195,8 +227,14 @@ def _unused(cache: Cache, name: str) -> Iterator[os.stat_result]:
         yield held.status
 
 
-def _refuse_if_short(order: Order, staged: Staged) -> None:
-    limits = order.policy.limits
+def _refuse_if_short(order: Order, staged: Staged, *, disk: int) -> None:
+    """Leave what others need: the host, and disks whose storage is not written yet.
+
+    :raises NotEnoughSpace: when less would be free, if all of the disk were copied.
+    """
+    policy, needed = order.policy, os.fstat(disk).st_blocks * 512
+    reserved = account.take(order.disks.path, policy=policy).unwritten
+    needed += policy.limits.reserved_host_disk + policy.headroom.bytes_for(reserved)
     free = budget.space_of(staged.directory_fd).free
-    if free < limits.reserved_host_disk:
-        raise NotEnoughSpace(staged.directory, limits.reserved_host_disk, free, _WHAT)
+    if free < needed:
+        raise NotEnoughSpace(staged.directory, needed, free, _WHAT)

@@ -197,16 +197,21 @@ def unmount(mount_point: Path) -> None:
 def wait_for_preparing(directory: Path) -> bool:
     """Wait until no disk is prepared below a directory; return whether one was."""
     was = False
-    while any(map(_prepares, open_below(directory))):
+    while preparing(directory):
         was = True
         time.sleep(0.05)
     return was
 
 
-def _prepares(user: str) -> bool:
-    """Return whether a process, as `open_below` has it, prepares a disk."""
+def preparing(directory: Path) -> set[int]:
+    """Return the processes that prepare a disk below a directory."""
+    users = {int(user.partition(":")[0]) for user in open_below(directory)}
+    return {process for process in users if _prepares(process)}
+
+
+def _prepares(process: int) -> bool:
     with contextlib.suppress(OSError):
-        command = Path(f"/proc/{user.partition(':')[0]}/cmdline").read_bytes()
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
         return b"background.main()" in command
     return False
 

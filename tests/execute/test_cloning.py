@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,6 +18,7 @@ from allocpolicy import (
     Access,
     DiskFormat,
     InvalidRequest,
+    NotEnoughSpace,
     Order,
     Policy,
     PreparedDisks,
@@ -22,10 +26,12 @@ from allocpolicy import (
     Unsupported,
     provision,
 )
+from allocpolicy.image_cache import prepared_record
 from allocpolicy.image_cache.entry import XATTR
 from allocpolicy.images import stamp
 from allocpolicy.operations.provision import prepared
 from allocpolicy.progress import unwatched
+from tests.conftest import FreshFilesystem
 from tests.harness import filesystems, images
 from tests.harness.images import GIB, MIB, qemu_img
 
@@ -340,3 +346,74 @@ def test_nothing_is_prepared_without_reflink(directory: Path, base: Path) -> Non
     with pytest.raises(Unsupported, match="shares no blocks"):
         prepare(directory, base=base)
     assert prepared_names(directory) == []
+
+
+def test_nobody_reads_in_it_what_the_base_hides(directory: Path, base: Path) -> None:
+    """A prepared disk is for us alone: no VM opens it."""
+    base.chmod(0o600)
+    assert prepare(directory, base=base).stat().st_mode & 0o7777 == 0o400
+
+
+def test_a_prepared_disk_that_breaks_the_promise_is_removed(directory: Path) -> None:
+    """The disk is made by its steps, and the next one is prepared anew."""
+    found = prepare(directory)
+    record = found.parent / ".prepared" / found.name
+    other = directory / "other"
+    make(directory, None, "other")
+    # Somebody with our rights put another disk there, and another record.
+    os.truncate(other, other.stat().st_size // 2)
+    known = json.loads(record.read_text())
+    found.unlink()
+    other.replace(found)
+    found.chmod(0o400)
+    with found.open("rb") as file:
+        known |= {"file": prepared_record.state(file.fileno()), "tables": None}
+    record.write_text(json.dumps(known))
+    before = found.stat().st_ino
+    assert not is_clone(make(directory, None))
+    wait(directory)
+    assert not found.exists() or found.stat().st_ino != before
+    assert images.check(directory / "disk")
+
+
+@pytest.mark.filesystems("xfs", "btrfs")
+def test_what_is_killed_leaves_nothing(directory: Path) -> None:
+    """Whenever it is, no file is left that somebody would have to remove."""
+    moments = [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2]
+    for number, moment in enumerate(moments):
+        make(directory, None, f"disk{number}")
+        time.sleep(moment)
+        for process in filesystems.preparing(directory):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(process, signal.SIGKILL)
+        wait(directory)
+        names = prepared_names(directory)
+        left = {path.name for path in (directory / "_base").glob("**/*")}
+        assert left <= {*names, ".prepared"}
+        assert len(names) <= 1
+    prepare(directory)
+    assert is_clone(make(directory, None, "last"))
+
+
+def test_a_full_filesystem_is_left_alone(fresh_filesystem: FreshFilesystem) -> None:
+    """What is free is for disks: nothing is prepared of the last of it."""
+    mount_point = fresh_filesystem("xfs", size=400 * MIB)
+    filesystems.leave_free(mount_point, 48 * MIB)
+    make(mount_point, None)
+    filesystems.wait_for_preparing(mount_point)
+    assert not (mount_point / "_base").exists() or not prepared_names(mount_point)
+    with pytest.raises(NotEnoughSpace, match="keep a prepared disk"):
+        prepare(mount_point)
+
+
+def test_max_bytes_is_kept(directory: Path) -> None:
+    """The least recently used make room; what is larger than all isn't kept."""
+    most = PreparedDisks(max_bytes=2 * MIB)
+    policy = Policy(default_strategy="performance", prepared_disks=most)
+    for size in (10, 11):
+        wanted = Order(destination=directory / "disk", virtual_size=size * GIB)
+        prepared(wanted, policy=policy, watch=unwatched)
+    assert len(prepared_names(directory)) == 1
+    wanted = Order(destination=directory / "disk", virtual_size=20 * GIB)
+    with pytest.raises(NotEnoughSpace, match="prepared_disks allows no more"):
+        prepared(wanted, policy=policy, watch=unwatched)
