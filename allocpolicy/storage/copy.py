@@ -136,7 +136,7 @@ def _read_and_write(
     """Copy in pieces of at most a chunk; write one while the next is read."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    write = _write_nonzero if over_zeroes else _write
+    write = _write_nonzero if over_zeroes else write_large
     buffers = itertools.cycle([memoryview(mmap.mmap(-1, _CHUNK)) for _ in range(2)])
     writing: Future[int] | None = None
     with ThreadPoolExecutor(max_workers=1) as writer:
@@ -159,7 +159,7 @@ def _read(source: int, content: memoryview, *, offset: int) -> None:
         done += count
 
 
-def _write(target: int, content: memoryview, *, offset: int) -> int:
+def write_large(target: int, content: memoryview, *, offset: int) -> int:
     """Write the content and return its length; large content bypasses the page cache.
 
     The page cache would copy it once more, and delay the write until fsync(2). Where
@@ -175,7 +175,7 @@ def _write(target: int, content: memoryview, *, offset: int) -> int:
 def _write_nonzero(target: int, content: memoryview, *, offset: int) -> int:
     """Write what is not zeroes, and return the length of all."""
     for start, length in sparse.nonzero(content):
-        _write(target, content[start : start + length], offset=offset + start)
+        write_large(target, content[start : start + length], offset=offset + start)
     return len(content)
 
 
