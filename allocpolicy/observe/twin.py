@@ -4,7 +4,8 @@ What two files share can't be written to through either: a write goes to new blo
 (copy-on-write, on xfs and btrfs). So where an image's metadata is at the places that
 the metadata of an unchanged image is at, as a clone's is, both read the same there. It
 takes an extent that FIEMAP, after a flush, calls shared and nothing else; what is
-unwritten, inline or compressed isn't where it says. An equal place alone proves
+inline or compressed isn't where it says, and what is in a hole or unwritten reads as
+zeroes. An equal place alone proves
 nothing: a file that shares it with nobody is overwritten in place.
 """
 
@@ -21,7 +22,7 @@ from allocpolicy.qcow2 import likewise
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass
 from allocpolicy.storage import extent, found, unchanged
-from allocpolicy.storage.extent import Piece
+from allocpolicy.storage.extent import ZEROES, Piece
 from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.unchanged import State
 
@@ -43,7 +44,9 @@ class _Known:
     @property
     def shifts(self) -> Iterator[int]:
         """Yield how far its pieces are from their offsets; a clone's are as far."""
-        yield from (place - offset for offset, place, *_ in self.pieces)
+        for offset, place, *_ in self.pieces:
+            if place != ZEROES:
+                yield place - offset
 
 
 class Twins:
@@ -127,12 +130,11 @@ def _known(learnt: Learnt, fd: int) -> _Known | None:
 
 
 def _pieces(fd: int, ranges: Iterable[Range]) -> tuple[Piece, ...]:
-    """Return the pieces of the ranges, no more of them than is inside."""
+    """Return the pieces of the ranges."""
     return tuple(
-        (max(offset, start), place + max(0, start - offset), length, shared)
+        piece
         for start, end in ranges
-        for offset, place, whole, shared in extent.pieces(fd, start=start, end=end)
-        if (length := min(offset + whole, end) - max(offset, start)) > 0
+        for piece in extent.pieces(fd, start=start, end=end)
     )
 
 
@@ -165,7 +167,8 @@ def _joined(pieces: Iterable[Piece]) -> list[Piece]:
     for offset, place, length, shared in pieces:
         if found:
             before, where, size, also = found[-1]
-            if (before + size, where + size) == (offset, place):
+            follows = ZEROES if where == ZEROES else where + size
+            if (before + size, follows) == (offset, place):
                 found[-1] = before, where, size + length, also and shared
                 continue
         found.append((offset, place, length, shared))
@@ -193,5 +196,9 @@ def _alike(known: Iterable[Piece], mine: Iterable[Piece]) -> Iterator[Range]:
     for offset, place, length, shared in mine:
         for start, where, size, _ in theirs:
             first, last = max(offset, start), min(offset + length, start + size)
-            if shared and first < last and place - offset == where - start:
+            if place == ZEROES:
+                same = where == ZEROES
+            else:
+                same = shared and place - offset == where - start
+            if first < last and same:
                 yield first, last

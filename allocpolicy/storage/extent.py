@@ -156,19 +156,30 @@ def shared_places(fd: int) -> Iterator[tuple[int, int]]:
 
 #: (offset, place on the device, length, whether other files have it, too)
 Piece = tuple[int, int, int, bool]
+ZEROES = -1  #: the place of a piece that reads as zeroes: a hole, or unwritten
 
 
 def pieces(fd: int, *, start: int, end: int) -> Iterator[Piece]:
-    """Yield the written extents that overlap ``[start, end)`` and are where they say.
+    """Yield what of ``[start, end)`` is in a certain place, or reads as zeroes.
 
-    Dirty pages are flushed first. Not so what is unwritten, inline, compressed, or of
-    which the filesystem doesn't know the place.
+    Dirty pages are flushed first. Left out is what is inline or compressed, or of which
+    the filesystem doesn't know the place.
 
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP.
     """
+    done = start
     for offset, place, length, flags in _mapped(fd, sync=True, start=start, end=end):
-        if not flags & ~_HARMLESS:
-            yield offset, place, length, bool(flags & _SHARED)
+        first, last = max(offset, start), min(offset + length, end)
+        if done < first:
+            yield done, ZEROES, first - done, False
+        told = flags & ~_HARMLESS
+        if first < last and told == _UNWRITTEN:
+            yield first, ZEROES, last - first, False
+        elif first < last and not told:
+            yield first, place + first - offset, last - first, bool(flags & _SHARED)
+        done = max(done, last)
+    if done < end:
+        yield done, ZEROES, end - done, False
 
 
 def covered(places: Iterable[tuple[int, int]]) -> int:
