@@ -28,7 +28,7 @@ from allocpolicy.qcow2 import survey
 from allocpolicy.qcow2.consistency import Checked, checked
 from allocpolicy.qcow2.header import Header
 from allocpolicy.qcow2.mapping import Mapped
-from allocpolicy.qcow2.obstacles import hindrances, snapshots_in_words
+from allocpolicy.qcow2.obstacles import snapshots_in_words
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass, field
 from allocpolicy.storage import direct_io, qemu_lock
@@ -210,7 +210,7 @@ def _read_qcow2(
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
         version=header.version,
-        hindrances=tuple(hindrances(header, snapshots=names)),
+        hindrances=tables.hindrances,
         unmapped=size(mapped.unmapped),
         compressed=size(mapped.compressed),
         shared_inside=size(mapped.shared),

@@ -138,14 +138,13 @@ class Observer:
         """Return what the file is; None when it is gone."""
         path = Path(found.path)
         try:
-            has_stamp = stamps.is_visible(found.path)
             with image_file.found_resolved(path) as file:
                 if self._is_leased(file):
-                    if has_stamp or found.named:
+                    if found.named or stamps.is_visible(found.path):
                         raise ImageError(path, existing.BEING_REWRITTEN)
                     return _unopened(file, found)
                 with image_file.reopened(file) as image, effort.bounded(self._bound):
-                    return self._look(image.fd, found=found)
+                    return self._look(image.fd, found=found, path=path)
         except (ImageError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, FileNotFoundError) and not found.named:
@@ -160,8 +159,8 @@ class Observer:
         """
         return self._leases.include(file.fd)
 
-    def _look(self, fd: int, *, found: Found) -> Sighting:
-        status, path = os.fstat(fd), Path(found.path)
+    def _look(self, fd: int, *, found: Found, path: Path) -> Sighting:
+        status = os.fstat(fd)
         stamp = inherited = None
         unread = misstamped = False
         answer = _Answer()
@@ -177,7 +176,7 @@ class Observer:
                     inherited = heritage.of(fd, path=path, reach=reach)
             known = stamp or (inherited.stamp if inherited else None)
             try:
-                answer = self._observed(fd, found=found, stamp=known)
+                answer = self._observed(fd, found=found, path=path, stamp=known)
             except StorageFailed as error:
                 answer, unread = _Answer(fault=_unverifiable(error.reason)), True
         observed, fault, holding = answer.observed, answer.fault, None
@@ -203,7 +202,9 @@ class Observer:
             learnt=answer.learnt,
         )
 
-    def _observed(self, fd: int, *, found: Found, stamp: Stamp | None) -> _Answer:
+    def _observed(
+        self, fd: int, *, found: Found, path: Path, stamp: Stamp | None
+    ) -> _Answer:
         """Return the observation, or the disk's fault; neither if no policy is known.
 
         A policy for disks without a stamp is for those that are named, or found in a
@@ -211,7 +212,6 @@ class Observer:
 
         :param stamp: the disk's own, or the inherited one.
         """
-        path = Path(found.path)
         known = self._known.get(found.path, stamp.format if stamp else None)
         if known is not None:
             return self._seen(fd, path=path, format=known, stamped=True)

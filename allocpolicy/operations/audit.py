@@ -264,13 +264,16 @@ def _renewed(
             continue
         verdict: Verdict | Finding = row.verdict
         said = renewal.change(one.stamp)
-        if said is not None and isinstance(verdict, Verdict):
+        if said is None:
+            yield one, row
+            continue
+        if isinstance(verdict, Verdict):
             if judgement is Judgement.MEETS:
                 verdict = Finding(judgement=Remark.OUTDATED, reason=said)
             else:
                 reason = f"{verdict.reason}; {said}"
                 verdict = replace(verdict, reason=reason)
-        elif said is not None:  # it is pending
+        else:  # it is pending
             reason = f"{said}; {verdict.reason}"
             verdict = Finding(judgement=Remark.OUTDATED, reason=reason)
         yield one, replace(row, verdict=verdict)
@@ -288,7 +291,8 @@ def _is_left(seen: Sighting, above: Covering) -> bool:
 
 def _found(row: Row, seen: Sighting, *, above: Covering) -> Row:
     """Return the row with where guests write instead, and how large the disk is."""
-    return audit_rows.sized(replace(row, uncovered=_uncovered(seen, above)), seen)
+    sized, uncovered = audit_rows.sized(row, seen), _uncovered(seen, above)
+    return sized if uncovered is None else replace(sized, uncovered=uncovered)
 
 
 def _uncovered(seen: Sighting, above: Covering) -> str | None:

@@ -21,12 +21,16 @@ from allocpolicy.report.audit import Storage
 from allocpolicy.storage import budget, directories, mount
 from allocpolicy.storage.tree import Listing
 
+_FEW = 16  # places of a disk, which aren't worth a copy of what was seen
+
 
 def with_places_apart(seen: Sighting, shared: dict[int, set[Place]]) -> Sighting:
     """Keep where shared storage is once a device: thousands of clones name the same."""
     if seen.inode is None or seen.holding is None or not seen.holding.shared_places:
         return seen
     shared[seen.inode[0]].update(seen.holding.shared_places)
+    if len(seen.holding.shared_places) <= _FEW:
+        return seen
     holding = replace(seen.holding, shared_places=())
     return replace(seen, holding=holding)
 

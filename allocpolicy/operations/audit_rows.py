@@ -109,8 +109,12 @@ def _at_and_below(
     """Return how many things are at and below each path, from real paths of them."""
     places = {Path(os.path.abspath(one)): Path(os.path.realpath(one)) for one in paths}
     things: dict[Path, set[object]] = {place: set() for place in places.values()}
+    above: dict[Path, list[Path]] = {}  # the disks of a directory have the same
     for one, thing in found:
-        for place in (one, *one.parents):
+        parent = one.parent
+        if parent not in above:
+            above[parent] = [up for up in (parent, *parent.parents) if up in things]
+        for place in (one, *above[parent]):
             if place in things:
                 things[place].add(thing)
     return {path: len(things[place]) for path, place in places.items()}

@@ -55,6 +55,8 @@ class Givens:
 
     def formats(self, files: Iterable[Found]) -> dict[str, sighting.Declared]:
         """Return the formats that are given, by path."""
+        if self._given is None:
+            return {}
         given = ((one.path, self.of(Path(one.path))) for one in files)
         return {
             path: sighting.Declared(format=one.format, force=one.force)

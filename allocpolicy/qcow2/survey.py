@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from allocpolicy.qcow2 import metadata, refcounts
+from allocpolicy.qcow2 import metadata, obstacles, refcounts
 from allocpolicy.qcow2.consistency import Checked, checked
 from allocpolicy.qcow2.header import (
     Autoclear,
@@ -35,14 +35,15 @@ _NAMED = 8  # of an image's internal snapshots
 class Survey:
     """A qcow2 whose tables are consistent, as an observation needs it.
 
-    ``snapshots`` are the names of the first internal snapshots. ``metadata`` is where
-    all of it is, if that is simple.
+    ``snapshots`` are the names of the first internal snapshots, ``hindrances`` what
+    prevents a rewrite. ``metadata`` is where all of it is, if that is simple.
     """
 
     header: Header
     mapped: Mapped
     counted: Count
     snapshots: tuple[str, ...] = ()
+    hindrances: tuple[str, ...] = ()
     metadata: Metadata | None = None
 
 
@@ -56,11 +57,13 @@ def of(fd: int, *, path: Path, known: Checked | None = None) -> Survey:
     size = os.fstat(fd).st_size
     counted = refcounts.count(fd, known, path=path, file_size=size)
     found = itertools.islice(snapshots(fd, known.header, path=path), _NAMED)
+    names = tuple(one.name for one in found)
     return Survey(
         header=known.header,
         mapped=known.mapped,
         counted=counted,
-        snapshots=tuple(one.name for one in found),
+        snapshots=names,
+        hindrances=tuple(obstacles.hindrances(known.header, snapshots=names)),
         metadata=metadata.of(fd, known, path=path),
     )
 
@@ -88,6 +91,7 @@ def decoded(document: Mapping[str, Any]) -> Survey:
         mapped=Mapped(**document["mapped"]),
         counted=Count(**document["counted"]),
         snapshots=tuple(document["snapshots"]),
+        hindrances=tuple(document["hindrances"]),
         metadata=Metadata(**runs) if runs else None,
     )
 

@@ -21,7 +21,7 @@ FIEMAP_FLAG_SYNC = 0x1
 FIEMAP_EXTENT_LAST = 0x1
 _HEADER = struct.Struct("=QQLLLL")  # start, length, flags, mapped, count, reserved
 _EXTENT = struct.Struct("=QQQQQLLLL")  # logical, physical, length, 2 u64, flags, 3 u32
-_BATCH = 2048
+_BATCH, _FIRST = 2048, 64  # extents at once: most files have few
 EVERYTHING = (1 << 64) - 1
 # The errors of filesystems without FIEMAP (tmpfs, FUSE).
 NO_FIEMAP = frozenset({errno.EOPNOTSUPP, errno.ENOTTY})
@@ -37,7 +37,9 @@ class ExtentFlag(enum.IntFlag):
 
 
 _STATES = int(ExtentFlag(sum(ExtentFlag)))
-_UNWRITTEN = int(ExtentFlag.UNWRITTEN)  # an IntFlag's own operators are slow
+# An IntFlag's own operators are slow.
+_UNWRITTEN, _ENCODED = int(ExtentFlag.UNWRITTEN), int(ExtentFlag.ENCODED)
+_DELALLOC = int(ExtentFlag.DELALLOC)
 _SHARED = int(ExtentFlag.SHARED)
 # What tells nothing of where an extent is: it is the last one, it is shared, it is some
 # of the filesystem's own extents (FIEMAP_EXTENT_MERGED).
@@ -93,11 +95,12 @@ def _mapped(
     Those that overlap ``[start, end)``, in order.
     """
     flush = FIEMAP_FLAG_SYNC if sync else 0
+    most = _FIRST
     while start < end:
         effort.check()
-        buffer = bytearray(_HEADER.size + _BATCH * _EXTENT.size)
+        buffer = bytearray(_HEADER.size + most * _EXTENT.size)
         length = end - start
-        _HEADER.pack_into(buffer, 0, start, length, flush, 0, _BATCH, 0)
+        _HEADER.pack_into(buffer, 0, start, length, flush, 0, most, 0)
         fcntl.ioctl(fd, FS_IOC_FIEMAP, buffer)
         mapped = _HEADER.unpack_from(buffer)[3]
         if not mapped:
@@ -107,7 +110,7 @@ def _mapped(
             yield fields[0], fields[1], fields[2], fields[5]
         if fields[5] & FIEMAP_EXTENT_LAST:
             return
-        start = fields[0] + fields[2]
+        start, most = fields[0] + fields[2], _BATCH
 
 
 def written(fd: int, *, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -150,7 +153,7 @@ def shared_places(fd: int) -> Iterator[tuple[int, int]]:
     :raises OSError: EOPNOTSUPP where the filesystem has no FIEMAP.
     """
     for _, place, length, flags in _mapped(fd, sync=False):
-        if flags & ExtentFlag.SHARED:
+        if flags & _SHARED:
             yield place, length
 
 
@@ -229,15 +232,15 @@ def measure(fd: int, *, file_size: int, sync: bool = True) -> Measured | None:
 
 def _summary(tally: _Tally, *, file_size: int) -> ExtentSummary:
     mapped = sum(tally.sizes.values())
-    unwritten = tally.having(ExtentFlag.UNWRITTEN)
+    unwritten = tally.having(_UNWRITTEN)
     return ExtentSummary(
         count=tally.count,
         fragments=tally.fragments,
         written=mapped - unwritten,
         unwritten=unwritten,
-        shared=tally.having(ExtentFlag.SHARED),
-        encoded=tally.having(ExtentFlag.ENCODED),
-        delalloc=tally.having(ExtentFlag.DELALLOC),
+        shared=tally.having(_SHARED),
+        encoded=tally.having(_ENCODED),
+        delalloc=tally.having(_DELALLOC),
         hole=file_size - mapped,
     )
 
@@ -251,7 +254,7 @@ class _Tally:
     layout: int
     sizes: Mapping[int, int]
 
-    def having(self, flag: ExtentFlag) -> int:
+    def having(self, flag: int) -> int:
         """Return the bytes with the flag, whatever their other flags."""
         return sum(size for flags, size in self.sizes.items() if flags & flag)
 
