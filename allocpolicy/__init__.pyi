@@ -76,6 +76,7 @@ from allocpolicy.operations.ensure import ensure as ensure
 from allocpolicy.operations.given import Given as Given
 from allocpolicy.operations.inspect import inspect as inspect
 from allocpolicy.operations.instance import apply_all as apply_all
+from allocpolicy.operations.prepare import prepare as prepare
 from allocpolicy.operations.provision import Order as Order
 from allocpolicy.operations.provision import provision as provision
 from allocpolicy.operations.recording import record_changes as record_changes
@@ -92,6 +93,7 @@ from allocpolicy.report.audit import Audit as Audit
 from allocpolicy.report.audit import Row as Row
 from allocpolicy.report.capacity import Capacity as Capacity
 from allocpolicy.report.inspection import Inspection as Inspection
+from allocpolicy.report.prepared import Prepared as Prepared
 from allocpolicy.report.report import Report as Report
 from allocpolicy.resolve.flavors import Flavor as Flavor
 from allocpolicy.resolve.flavors import load_flavors as load_flavors

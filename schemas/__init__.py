@@ -12,6 +12,7 @@ OF_COMMANDS = {
     "apply": "apply",
     "audit": "audit",
     "cache list": "cache_list",
+    "cache prepare": "prepared",
     "cache prune": "cache_prune",
     "ensure": "report",
     "explain": "explain",

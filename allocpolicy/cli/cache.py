@@ -57,19 +57,19 @@ COLUMNS = (
 )
 
 
-class _CacheCommand(Lister):
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "directory",
-            type=Path,
-            nargs="?",
-            metavar="DIR",
-            help="the cache, or the directory of disks that contains it as"
-            f" {DEFAULT_NAME} (default: image_cache_dir)",
-        )
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names an image cache."""
+    parser.add_argument(
+        "directory",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="the cache, or the directory of disks that contains it as"
+        f" {DEFAULT_NAME} (default: image_cache_dir)",
+    )
 
 
-class CacheList(_CacheCommand):
+class CacheList(Lister):
     """List converted base images and prepared disks: their sources, and their users.
 
     The source is what the entry says of itself: the path of the image when it was made.
@@ -78,16 +78,19 @@ class CacheList(_CacheCommand):
 
     fields, columns = FIELDS, COLUMNS
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_directory(parser)
+
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
         entries = cache.entries(
-            _directory(arguments, policy=policy), configured=policy.image_cache_dir
+            directory(arguments, policy=policy), configured=policy.image_cache_dir
         )
         self.summary = _counted(entries)
         return [_row(entry) for entry in entries]
 
 
-class CachePrune(_CacheCommand):
+class CachePrune(Lister):
     """Remove converted base images that nobody uses, and prepared disks of no use.
 
     A prepared disk is of no use once the image that it was made from has changed or is
@@ -98,7 +101,7 @@ class CachePrune(_CacheCommand):
     columns = (*COLUMNS[:-1], column("outcome", cell=_outcome), COLUMNS[-1])
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        super().add_arguments(parser)
+        add_directory(parser)
         parser.add_argument(
             "--forget-moved",
             action="store_true",
@@ -121,7 +124,7 @@ class CachePrune(_CacheCommand):
     def rows(self, arguments: argparse.Namespace) -> list[Data]:
         policy = self.policy(arguments)
         removed, kept = cache.prune(
-            _directory(arguments, policy=policy),
+            directory(arguments, policy=policy),
             configured=policy.image_cache_dir,
             forget_moved=arguments.forget_moved,
             prepared=arguments.prepared or not policy.prepared_disks.enabled,
@@ -145,7 +148,7 @@ class CachePrune(_CacheCommand):
         ]
 
 
-def _directory(arguments: argparse.Namespace, *, policy: Policy) -> Path:
+def directory(arguments: argparse.Namespace, *, policy: Policy) -> Path:
     """Return the cache's directory.
 
     :raises InvalidRequest: when none is known.

@@ -31,6 +31,7 @@ COMMANDS = {
     "apply": "allocpolicy.cli.apply:Apply",
     "audit": "allocpolicy.cli.audit:Audit",
     "cache list": "allocpolicy.cli.cache:CacheList",
+    "cache prepare": "allocpolicy.cli.cache_prepare:CachePrepare",
     "cache prune": "allocpolicy.cli.cache:CachePrune",
     "ensure": "allocpolicy.cli.ensure:Ensure",
     "explain": "allocpolicy.cli.explain:Explain",

@@ -31,27 +31,7 @@ class Provision(ShowOne):
         parser.add_argument(
             "destination", type=Path, metavar="DEST", help="the disk to create"
         )
-        parser.add_argument(
-            "--size",
-            metavar="SIZE",
-            help=f"{size.HELP} (default: the flavor's, or the base image's)",
-        )
-        parser.add_argument("--base", type=Path, metavar="IMAGE", help="the base image")
-        parser.add_argument(
-            "--base-format",
-            type=one_of(FORMATS),
-            choices=FORMATS,
-            help="the base image's format (default: found from its content; a given"
-            " format is checked against the content); of a compressed image, or of an"
-            " OVA, the format of the image in it; raw: the file's bytes as they are",
-        )
-        disk_format.add(
-            parser,
-            default=DiskFormat.QCOW2,
-            help="the disk's format (default: %(default)s)",
-        )
-        choice.add_options(parser)
-        choice.add_labels(parser)
+        add_disk(parser)
         parser.add_argument(
             "--dry-run", action="store_true", help="show the plan; change nothing"
         )
@@ -78,6 +58,31 @@ class Provision(ShowOne):
 
     def screen(self, shown: Data, *, width: int) -> Iterator[str]:
         return report.lines(self._done, width=width)
+
+
+def add_disk(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a new disk is, wherever it goes."""
+    parser.add_argument(
+        "--size",
+        metavar="SIZE",
+        help=f"{size.HELP} (default: the flavor's, or the base image's)",
+    )
+    parser.add_argument("--base", type=Path, metavar="IMAGE", help="the base image")
+    parser.add_argument(
+        "--base-format",
+        type=one_of(FORMATS),
+        choices=FORMATS,
+        help="the base image's format (default: found from its content; a given"
+        " format is checked against the content); of a compressed image, or of an"
+        " OVA, the format of the image in it; raw: the file's bytes as they are",
+    )
+    disk_format.add(
+        parser,
+        default=DiskFormat.QCOW2,
+        help="the disk's format (default: %(default)s)",
+    )
+    choice.add_options(parser)
+    choice.add_labels(parser)
 
 
 def order(arguments: argparse.Namespace) -> Order:

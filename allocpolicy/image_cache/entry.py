@@ -67,11 +67,12 @@ def hold(fd: int, *, cache: Cache, name: str) -> None:
         raise ImageError(cache.path / name, reason)
 
 
-def mark(fd: int, *, cache: Cache | None, name: str, source: Path) -> None:
+def mark(fd: int, *, cache: Cache | None, name: str, source: Path | None) -> None:
     """Record the entry's name on the file that will be the entry, and its source.
 
     :param cache: where it goes; None when that is still to be made.
-    :param source: what it is made from, to be told; nothing relies on it.
+    :param source: what it is made from, to be told; nothing relies on it. None: from
+        no image.
     :raises InvalidRequest: when it would not be believed there without that record.
     :raises OSError: as fsetxattr(2), other than for lack of support.
     """
@@ -83,8 +84,9 @@ def mark(fd: int, *, cache: Cache | None, name: str, source: Path) -> None:
         if cache is not None and not cache.private:
             problem = "other users may rename its files, and it has no user xattrs"
             raise refusal(cache.path, problem) from error
-    with contextlib.suppress(OSError):  # a long path may have no room there
-        os.setxattr(fd, SOURCE, os.fsencode(source))
+    if source is not None:
+        with contextlib.suppress(OSError):  # a long path may have no room there
+            os.setxattr(fd, SOURCE, os.fsencode(source))
 
 
 _PROCESS = "a running process"

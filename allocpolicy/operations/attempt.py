@@ -95,4 +95,6 @@ def report(attempt: Attempt, *, elapsed: float) -> Report:
         free_bytes=room.free if room else None,
         free_after_bytes=room.free_after if room else None,
         elapsed=elapsed,
+        cloned=outcome.cloned if outcome else None,
+        prepared=outcome.prepared if outcome else None,
     )

@@ -52,6 +52,11 @@ class Report:
     #: the bytes that would be free afterwards, or more; None: the plan was carried out
     free_after_bytes: int | None
     elapsed: float  #: seconds that it took in this process
+    cloned: Path | None = (
+        None  #: the prepared disk that it is a clone of; None: of none
+    )
+    #: where it is kept, to be cloned; None: that wasn't asked for
+    prepared: Path | None = None
 
     @property
     def dry_run(self) -> bool:
@@ -86,6 +91,7 @@ class Report:
             "verdict": plain(self.verdict),
             "attachment": plain(self.attachment),
             "stamp": self.stamp.as_document() if self.stamp else None,
+            "cloned": str(self.cloned) if self.cloned else None,
             "steps": list(self.steps),
             "peak_bytes": self.peak_bytes,
             "promised_bytes": self.promised_bytes,

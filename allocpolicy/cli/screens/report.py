@@ -13,7 +13,8 @@ from allocpolicy.wording import amount, apart
 FIELDS = (
     *("disk", "operation", "mode", "changed", "dry_run", "format", "virtual_size"),
     *("requested", "effective", "labels"),
-    *("unmet", "before", "observed", "verdict", "attachment", "stamp", "steps"),
+    *("unmet", "before", "observed", "verdict", "attachment", "stamp"),
+    *("cloned", "steps"),
     *("peak_bytes", "promised_bytes", "reserved_bytes"),
     *("headroom_bytes", "free_bytes", "free_after_bytes", "elapsed"),
 )
