@@ -1,11 +1,11 @@
 """Which directories are image caches, and which files are inside one.
 
-A directory is an image cache if it is called ``_base``, has a ``.memo`` directory, or
-is the configured image_cache_dir. Inside are the files directly in it and directly in
-its own ``.memo``, ``.users`` and ``.prepared``: images and records, which promise
-nothing. Other directories below it are not inside, so that ``_base/vm/disk`` is a disk
-like any other. A file with a stamp is a disk wherever it is; callers look for a stamp
-first.
+A directory is an image cache if it is called ``_base``, has a ``.memo`` or a
+``.prepared`` directory, or is the configured image_cache_dir. Inside are the files
+directly in it and directly in its own ``.memo``, ``.users`` and ``.prepared``: images
+and records, which promise nothing. Other directories below it are not inside, so that
+``_base/vm/disk`` is a disk like any other. A file with a stamp is a disk wherever it
+is; callers look for a stamp first.
 
 An image's name says from what it was converted, and how: where an older release
 converted a format wrongly, its images stay known, and are not used for another disk.
@@ -42,6 +42,7 @@ def is_cache(directory: str | Path, *, configured: Path | None) -> bool:
     return (
         DEFAULT_NAME in names
         or _is_directory(os.path.join(directory, HASHES))
+        or _is_directory(os.path.join(directory, PREPARED))
         or (configured is not None and real == os.path.realpath(configured))
     )
 
@@ -70,6 +71,13 @@ def is_entry(path: Path, *, configured: Path | None) -> bool:
 def is_entry_name(name: str) -> bool:
     """Return whether the name is that of a converted image."""
     return re.fullmatch(_ENTRY_NAME, name) is not None
+
+
+#: why a prepared disk is neither a base image nor a disk
+NO_DISK = (
+    "it is a prepared disk of an image cache, which may be removed at any time and must"
+    " stay as it is: provision a disk like it, which is a clone"
+)
 
 
 def is_prepared(path: Path, *, configured: Path | None) -> bool:

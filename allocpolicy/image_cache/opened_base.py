@@ -102,6 +102,8 @@ class OpenedBase:
 
     def _find(self) -> BaseImage:
         source, configured = self._source, self._policy.image_cache_dir
+        if location.is_prepared(source.path, configured=configured):
+            raise ImageError(source.path, location.NO_DISK)
         if source.format in list(DiskFormat):
             if location.is_entry(source.path, configured=configured):
                 self._cache = home.of(source.file.directory)

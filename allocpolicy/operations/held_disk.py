@@ -26,6 +26,7 @@ from allocpolicy.errors import (
 )
 from allocpolicy.execute import admission
 from allocpolicy.execute.hold import Hold, foreseen, held, rewrite_obstacle
+from allocpolicy.image_cache import location
 from allocpolicy.images import existing, image_file
 from allocpolicy.images import reach as reaches
 from allocpolicy.images.existing import Disk
@@ -89,6 +90,16 @@ def opened(
         trusted=trusted,
         attached=attached,
     )
+
+
+def refuse_prepared(disk: Disk, *, policy: Policy) -> None:
+    """Check that the disk is none of which others are clones; those have no stamp.
+
+    :raises ImageError: when it is.
+    """
+    configured = policy.image_cache_dir
+    if disk.stamp is None and location.is_prepared(disk.path, configured=configured):
+        raise ImageError(disk.path, location.NO_DISK)
 
 
 def hold(disk: Disk, *, dry_run: bool) -> contextlib.AbstractContextManager[Hold]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from allocpolicy.contract.facts import DiskFormat
+from allocpolicy.errors import ImageError
 from allocpolicy.image_cache import fill, location
 from allocpolicy.images import base_image
 from allocpolicy.images.base_image import SourceImage
@@ -29,6 +30,8 @@ def inspect_base(
         named(path, action="look at the image"),
         base_image.open_source(path, declared=declared) as source,
     ):
+        if location.is_prepared(source.path, configured=None):
+            raise ImageError(source.path, location.NO_DISK)
         return _inspection(source, is_declared=declared is not None, watch=watch)
 
 

@@ -182,6 +182,7 @@ def _opened(
             trusted=change_order.heritage(change, policy=policy),
         )
     )
+    held_disk.refuse_prepared(found, policy=policy)
     requested = change_order.selection(change, disk=found, policy=policy)
     hold = stack.enter_context(held_disk.hold(found, dry_run=change.dry_run))
     grows = operation is Operation.RESIZE

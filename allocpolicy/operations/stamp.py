@@ -83,6 +83,7 @@ def record(stamping: Stamping, *, policy: Policy) -> Recorded:
         with existing.opened(
             path, declared=stamping.format, force=stamping.force
         ) as disk:
+            held_disk.refuse_prepared(disk, policy=policy)
             stamp = _stamp(stamping, disk)
             strategy = stamp.effective.strategy
             # it is one of its format

@@ -19,7 +19,7 @@ from allocpolicy.operations.provision import provision as provisioned
 from allocpolicy.record import replace
 from tests.harness import images
 from tests.harness.cli import Finished, allocpolicy, provision
-from tests.harness.images import GIB, MIB
+from tests.harness.images import MIB
 
 FAST = ("--strategy", "performance")
 FULL = "allocpolicy:performance.data=full"
@@ -40,6 +40,13 @@ def prepared(directory: Path, *arguments: object, **variables: str) -> Finished:
     )
 
 
+def facts(path: Path) -> tuple[object, ...]:
+    """Return what a change changes, of the file and of what it holds."""
+    status = path.stat()
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return (status.st_ino, status.st_mode, *times, path.read_bytes())
+
+
 def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
@@ -52,18 +59,27 @@ def test_what_provision_clones_is_prepared(
     directory: Path, base: Path, strategy: str, format: str
 ) -> None:
     """And once it is there, the same command changes nothing."""
-    order = ("--base", base, "--size", GIB, "--strategy", strategy, "--format", format)
+    order = (
+        "--base",
+        base,
+        "--size",
+        64 * MIB,
+        "--strategy",
+        strategy,
+        "--format",
+        format,
+    )
     first = prepared(directory, *order)
     assert first.status == 0, first.stderr
     made = first.document
     path = Path(made["path"])
     assert made["changed"]
     assert (path.parent, path.stat().st_mode & 0o777) == (directory / "_base", 0o444)
-    assert (made["format"], made["virtual_size"]) == (format, GIB)
-    before = path.stat()
+    assert (made["format"], made["virtual_size"]) == (format, 64 * MIB)
+    before = facts(path)
     again = prepared(directory, *order).document
     assert (again["path"], again["changed"]) == (str(path), False)
-    assert path.stat() == before
+    assert facts(path) == before
     assert names(directory) == {"base.raw", "_base"}
     report = provision(directory / "disk", *order)
     assert report["cloned"] == str(path)
@@ -208,3 +224,42 @@ def test_the_configured_cache_is_the_default(directory: Path, base: Path) -> Non
     report = provision(directory / "disk", *given, **configured)
     assert report["cloned"] == made.document["path"]
     assert not (cache / "_base").exists()
+
+
+@REFLINK
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("provision", "{}/disk", "--base", "PREPARED"),
+        ("provision", "{}/disk", "--base", "PREPARED", "--format", "raw"),
+        ("provision", "{}/disk", "--base", "{}/link"),
+        ("inspect", "--base-format", "qcow2", "PREPARED"),
+        ("apply", "PREPARED", *FAST, "--format", "qcow2"),
+        ("apply", "PREPARED", *FAST, "--format", "qcow2", "--dry-run"),
+        ("apply", "{}/link", *FAST, "--format", "qcow2", "--force"),
+        ("resize", "PREPARED", "8M", "--format", "qcow2"),
+        ("ensure", "PREPARED", "--size", "8M", *FAST),
+        ("stamp", "set", "PREPARED", *FAST, "--format", "qcow2"),
+    ],
+)
+@pytest.mark.parametrize("configured", [False, True])
+def test_it_is_no_base_image_and_no_disk(
+    directory: Path, base: Path, command: tuple[str, ...], configured: bool
+) -> None:
+    """Whatever names it is told so, and it stays as it is."""
+    variables = {}
+    if configured:
+        (directory / "cache").mkdir()
+        variables["OS_ALLOCPOLICY__IMAGE_CACHE_DIR"] = str(directory / "cache")
+    made = prepared(directory, "--base", base, *FAST, **variables).document
+    path = Path(made["path"])
+    (directory / "link").symlink_to(path)
+    before = facts(path)
+    typed = (one.replace("PREPARED", str(path)).format(directory) for one in command)
+    finished = allocpolicy(*typed, **variables)
+    assert finished.status in (1, 2), finished.stdout
+    assert (
+        "it is a prepared disk of an image cache" in finished.stderr + finished.stdout
+    )
+    assert facts(path) == before
+    assert not (directory / "disk").exists()
