@@ -31,8 +31,8 @@ def required_recipe(plan: Plan, job: Job) -> Recipe:
         raise InvalidRequest("no disks are prepared: prepared_disks is off")
     found, why = recipe(plan, job), recipes.why_not(plan, job)
     if found is None:
-        path = job.request.destination
-        raise InvalidRequest(f"{path}: such a disk is always made anew: {why}")
+        disk = f"such a disk in {job.directory.path} can't be prepared"
+        raise InvalidRequest(f"{disk}: {why}")
     return found
 
 

@@ -26,7 +26,7 @@ from allocpolicy.image_cache import (
     prepared_entries,
     prepared_record,
 )
-from allocpolicy.image_cache.home import Cache
+from allocpolicy.image_cache.home import Cache, Home
 from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
 from allocpolicy.observe import account
@@ -104,13 +104,25 @@ def prepare(order: Order, *, disk: int) -> Path:
             "cache add", file=place.path / name, refusals=_REFUSALS
         ) as done,
     ):
-        home.make_directory(place.above, place.name)
+        _make(place, disk=disk)
         with home.opened(place) as cache:
             if cache is None:
                 raise Error(f"image cache {place.path}: it vanished; try again")
             status = _prepared(order, cache, disk=disk)
             done(_state(order, status))
             return cache.path / name
+
+
+def _make(place: Home, *, disk: int) -> None:
+    """Make the image cache, unless it is there, or nothing could be shared with it.
+
+    :raises Unsupported: for want of reflink.
+    """
+    with home.opened(place) as cache:
+        if cache is None:
+            with staging.create(place.above) as tried:
+                _fill(tried, disk=disk)
+    home.make_directory(place.above, place.name)
 
 
 def _state(order: Order, status: os.stat_result) -> dict[str, object]:
@@ -169,9 +181,9 @@ def _room(order: Order, cache: Cache, *, needed: int) -> Iterator[None]:
         yield
 
 
-def _source(order: Order) -> Path:
+def _source(order: Order) -> Path | None:
     images = order.recipe.images
-    return images[-1].path if images else Path()
+    return images[-1].path if images else None
 
 
 def _fill(staged: Staged, *, disk: int) -> None:

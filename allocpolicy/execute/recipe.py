@@ -78,7 +78,7 @@ def why_not(plan: Plan, job: Job) -> str | None:
     if job.disk is not None or plan.mode is not Mode.STAGED:
         return "it is no new disk"
     if plan.reserved_bytes or plan.written:
-        return "its storage is its own"
+        return "its storage is reserved or written, and no other disk's"
     base, found = job.facts.base, job.selection.loaded.found
     if base is not None and base.pending:
         return f"its base image is still to be converted: {base.pending}"

@@ -255,7 +255,7 @@ def test_a_reserved_disk_is_never_a_clone(directory: Path) -> None:
     """Its storage is its own."""
     policy = Policy(default_strategy="space", configured=False)
     wanted = Order(destination=directory / "disk", virtual_size=64 * MIB)
-    with pytest.raises(InvalidRequest, match="its storage is its own"):
+    with pytest.raises(InvalidRequest, match="its storage is reserved or written"):
         prepared(wanted, policy=policy, watch=unwatched)
     assert not is_clone(provision(wanted, policy=policy))
 

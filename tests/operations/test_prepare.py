@@ -74,7 +74,7 @@ def test_what_provision_clones_is_prepared(
     made = first.document
     path = Path(made["path"])
     assert made["changed"]
-    assert (path.parent, path.stat().st_mode & 0o777) == (directory / "_base", 0o444)
+    assert (path.parent, path.stat().st_mode & 0o777) == (directory / "_base", 0o400)
     assert (made["format"], made["virtual_size"]) == (format, 64 * MIB)
     before = facts(path)
     again = prepared(directory, *order).document
