@@ -26,7 +26,9 @@ class CreateQcow2(Step):
 
     ``mapped``: every cluster is mapped to storage that is still a hole, so that the
     guest's first write changes no table. With a backing file the clusters then have
-    subclusters (extended L2 entries, QEMU 5.2).
+    subclusters (extended L2 entries, QEMU 5.2). An image that isn't mapped is as
+    long as one that is written in full, where the file can be: a write that doesn't
+    change the file's length costs less.
     """
 
     virtual_size: int  #: the bytes that the guest sees
@@ -109,6 +111,7 @@ class CreateQcow2(Step):
             backing = Backing(path=self.backing.path, format=self.backing.format)
         if not self.mapped:
             writer.write_unmapped(fd, image, backing=backing)
+            longest.lengthen(fd, self.full_size)
             return
         total = image.metadata_bytes
         advance = counted(progress, total=total)

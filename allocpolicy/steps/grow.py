@@ -78,7 +78,8 @@ class GrowQcow2(Step):
     reserved past the end. ``backing_size`` is the virtual size of its backing file, 0
     without one. New tables are appended, then one write of the header switches to them:
     a kill leaves the old size or the new one. What only QEMU can grow (snapshots,
-    persistent bitmaps, refcounts of other widths) QEMU grows, in memory.
+    persistent bitmaps, refcounts of other widths) QEMU grows, in memory. A file as long
+    as its guest can make it is so again, where it can be.
     """
 
     in_place: ClassVar[bool] = True
@@ -113,12 +114,15 @@ class GrowQcow2(Step):
         advance = counted(progress, total=self.virtual_size)
         with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
             header = read_header(fd, path=path)
+            is_long = os.fstat(fd).st_size >= _full_size(fd, path=path)
             if self._takes_qemu(header):
                 changes = self._by_qemu(fd, header, path=path)
                 recorded.commit(changes, fd, advance=advance)
-                return
-            check_tables(fd, header, path=path)
-            growth.grow(fd, header, path=path, advance=advance, **self._wanted)
+            else:
+                check_tables(fd, header, path=path)
+                growth.grow(fd, header, path=path, advance=advance, **self._wanted)
+            if is_long:
+                longest.lengthen(fd, _full_size(fd, path=path))
 
     def _takes_qemu(self, header: Header) -> bool:
         size, backing_size = self.virtual_size, self.backing_size
@@ -160,10 +164,14 @@ class ReserveGrown(Step):
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
-        fd, path = target.fd, target.directory
-        size, known = os.fstat(fd).st_size, checked(fd, path=path)
-        needed = refcounts.count(fd, known, path=path, file_size=size).full_size
+        needed = _full_size(target.fd, path=target.directory)
         Reserve(length=max(needed, self.length)).run(target, progress)
+
+
+def _full_size(fd: int, *, path: Path) -> int:
+    """Return the bytes of the file at which every write of the guest stays inside."""
+    size, known = os.fstat(fd).st_size, checked(fd, path=path)
+    return refcounts.count(fd, known, path=path, file_size=size).full_size
 
 
 def grown_size(current: Observation, *, virtual_size: int) -> int:

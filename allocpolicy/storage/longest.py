@@ -35,6 +35,19 @@ def refuse_longer(fd: int, length: int, *, path: Path) -> None:
         raise _too_long(path, length, said)
 
 
+def lengthen(fd: int, length: int) -> None:
+    """Make the open file so long, with a hole at its end, unless it can't become so.
+
+    It never gets shorter. A write within a file's length changes less of its inode.
+
+    :raises OSError: as ftruncate(2), other than for the length.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    allowed = limit == resource.RLIM_INFINITY or length <= limit
+    if allowed and os.fstat(fd).st_size < length and _reaches(fd, length):
+        os.ftruncate(fd, length)
+
+
 def _too_long(path: Path, length: int, reason: str) -> Unsupported:
     return Unsupported(
         path, f"the file would be {format_size(length)} long (EFBIG), and {reason}"

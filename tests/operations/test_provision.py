@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from allocpolicy import schema
+from allocpolicy import fully_allocated_size, schema
 from allocpolicy.wording import amount
 from tests.conftest import FreshFilesystem
 from tests.harness import images
-from tests.harness.cli import allocpolicy, provision
+from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.direct_io import qemu_io
 from tests.harness.filesystems import available
 from tests.harness.images import GIB, MIB
@@ -123,7 +125,11 @@ def test_disks_without_a_base_image_are_empty(
 @pytest.mark.parametrize("format", ["qcow2", "raw"])
 @pytest.mark.parametrize(
     ("data", "allocation"),
-    [("sparse", "thin"), ("falloc", "reserved"), ("full", "written")],
+    [
+        ("sparse", "thin"),
+        ("falloc", "reserved"),
+        ("full", "written"),
+    ],
 )
 def test_data_says_how_storage_stands_behind_a_performance_disk(
     directory: Path, raw_base: Path, format: str, data: str, allocation: str
@@ -151,6 +157,31 @@ def test_a_third_partys_strategy_makes_disks_as_ours_do(
     assert report["verdict"]["judgement"] == "meets"
     assert SIZE // 2 <= disk.stat().st_blocks * 512 < SIZE
     assert_disk(disk, format="qcow2", base=raw_base, base_format="raw")
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+@pytest.mark.parametrize("strategy", ["none", "space"])
+def test_an_image_is_as_long_as_its_guest_can_make_it(
+    directory: Path, raw_base: Path, strategy: str
+) -> None:
+    """Before and after it grew; thin, that takes no storage."""
+    disk = directory / "disk"
+    made = provision(disk, "--base", raw_base, "--size", SIZE, "--strategy", strategy)
+    length = disk.stat().st_size
+    assert length == made["observed"]["full_size"] == fully_allocated_size(SIZE)
+    assert allocpolicy("resize", disk, 2 * SIZE).status == 0
+    grown = json.loads(allocpolicy("inspect", disk, "-f", "json").stdout)["observed"]
+    assert grown["file_size"] == grown["full_size"] >= fully_allocated_size(2 * SIZE)
+    assert grown["allocation"] == {"none": "thin", "space": "reserved"}[strategy]
+    images.check(disk)
+
+
+def test_an_image_is_made_where_its_file_may_not_be_so_long(tmp_path: Path) -> None:
+    """A limit of the process, as ulimit -f sets it, is no reason to refuse it."""
+    disk = tmp_path / "disk"
+    limited = ["prlimit", f"--fsize={MIB}", *command("provision", disk, "--size", SIZE)]
+    subprocess.run(limited, check=True, env=environment(), stdout=subprocess.DEVNULL)
+    assert disk.stat().st_size < MIB
 
 
 @pytest.mark.filesystems("xfs", "btrfs")
