@@ -127,6 +127,7 @@ def test_disks_without_a_base_image_are_empty(
     ("data", "allocation"),
     [
         ("sparse", "thin"),
+        ("copied", "thin"),
         ("falloc", "reserved"),
         ("full", "written"),
     ],
@@ -213,6 +214,28 @@ class TestSharing:
         assert any("share" in step for step in report["steps"])
         assert_disk(disk, format=format, base=base, base_format=base.suffix[1:])
 
+    @pytest.mark.parametrize("format", ["qcow2", "raw"])
+    def test_copied_data_is_shared_with_nobody(
+        self, directory: Path, base: Path, format: str
+    ) -> None:
+        """The rest stays a hole; once somebody shares it, apply copies it again."""
+        disk = directory / "disk"
+        report = self.make(disk, base, format=format, data="copied")
+        extents = report["observed"]["extents"]
+        assert extents["shared"] == 0
+        assert extents["hole"] > 0
+        assert report["observed"]["allocation"] == "thin"
+        assert "the base image is copied" in report["effective"]["reason"]
+        assert_disk(disk, format=format, base=base, base_format=base.suffix[1:])
+        snapshot = directory / "snapshot"
+        subprocess.run(["cp", "--reflink=always", disk, snapshot], check=True)
+        drifted = self.audited(disk)
+        assert drifted["verdict"] == "drifted"
+        assert "other files share" in drifted["reason"]
+        assert allocpolicy("apply", disk).status == 0
+        assert self.audited(disk)["verdict"] == "meets"
+        assert_disk(disk, format=format, base=base, base_format=base.suffix[1:])
+
     @pytest.mark.parametrize(
         ("format", "data"), [("qcow2", "falloc"), ("qcow2", "full"), ("raw", "falloc")]
     )
@@ -237,6 +260,10 @@ class TestSharing:
         )
         assert report["observed"]["extents"]["shared"] == 0
         assert report["observed"]["allocation"] == "reserved"
+
+    def audited(self, disk: Path) -> Any:
+        (row,) = json.loads(allocpolicy("audit", disk, "-f", "json").stdout)
+        return row
 
     def make(self, disk: Path, base: Path, *, format: str, data: str) -> Any:
         return provision(

@@ -27,6 +27,7 @@ _DEFAULT_L2_CACHE = 32 << 20  # QEMU 3.1 and later, docs/qcow2-cache.txt
 # For each kind of data, the observed allocations that keep the promise.
 _ALLOCATIONS = {
     "sparse": frozenset(Allocation),
+    "copied": frozenset(Allocation),
     "falloc": frozenset({Allocation.RESERVED, Allocation.WRITTEN}),
     "full": frozenset({Allocation.WRITTEN}),
 }
@@ -42,11 +43,13 @@ class Performance(Strategy):
         "properties": {
             "data": {
                 "type": "string",
-                "enum": ["sparse", "falloc", "full"],
+                "enum": ["sparse", "copied", "falloc", "full"],
                 "default": "sparse",
                 "description": (
                     "Storage of the data clusters: sparse allocates as the guest"
-                    " writes, falloc reserves all of it, full writes all of it."
+                    " writes, and shares the base image's blocks where it can; copied"
+                    " does the same and shares none, so that no write has to copy one;"
+                    " falloc reserves all of it, full writes all of it."
                 ),
             },
             "cluster_size": {
@@ -107,6 +110,8 @@ class Performance(Strategy):
         """All clusters mapped, no backing file, and the data as promised."""
         data, allocation = str(options["data"]), observation.allocation
         lost = list(_lost(observation, backed=options["layout"] == "backed"))
+        if data == "copied" and observation.shared_bytes:
+            lost.append(_shared(observation.shared_bytes))
         reason = f"mapping is {observation.mapping}, allocation is {allocation}"
         if not lost and allocation in _ALLOCATIONS[data]:
             return Verdict(judgement=Judgement.MEETS, reason=reason)
@@ -139,6 +144,13 @@ def _lost(observation: Observation, *, backed: bool) -> Iterator[str | None]:
         yield f"it has a backing file, {observation.backing_file}"
     if observation.mapping is not MappingState.FULL:
         yield f"mapping is {observation.mapping}: {observation.mapping_gaps}"
+
+
+def _shared(size: int) -> str:
+    return (
+        f"data is not copied: other files share {size} bytes of it, which the guest's"
+        " first writes copy"
+    )
 
 
 def _l2_cache_size(observation: Observation) -> int | None:

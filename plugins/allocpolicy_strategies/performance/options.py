@@ -37,6 +37,11 @@ class Wanted:
     @property
     def thin(self) -> bool:
         """Return whether storage is allocated as the guest writes."""
+        return self.data in ("sparse", "copied")
+
+    @property
+    def shares(self) -> bool:
+        """Return whether blocks may be another file's as well."""
         return self.data == "sparse"
 
     @property

@@ -46,7 +46,14 @@ def must_be_rewritten(current: Observation, wanted: Wanted, facts: Facts) -> boo
     """Return whether the disk can't be brought to the options in place."""
     unmapped = current.mapping is not MappingState.FULL
     has_backing = current.backing_file is not None and not wanted.backed
-    return unmapped or has_backing or (not wanted.thin and facts.must_copy(current))
+    return unmapped or has_backing or _must_copy(current, wanted, facts)
+
+
+def _must_copy(current: Observation, wanted: Wanted, facts: Facts) -> bool:
+    """Return whether its blocks are others' as well, or move where they must not."""
+    if wanted.thin:
+        return not wanted.shares and bool(current.shared_bytes)
+    return facts.must_copy(current)
 
 
 def rewritten(
@@ -105,6 +112,11 @@ def _create(request: Request, wanted: Wanted) -> CreateQcow2 | CreateRaw:
         return CreateRaw(virtual_size=request.virtual_size)
     if wanted.backed and request.base is None:
         raise PlanError("allocpolicy:performance.layout = backed needs a base image")
+    if wanted.backed and wanted.data == "copied":
+        raise PlanError(
+            "allocpolicy:performance.data = copied copies the base image, and layout ="
+            " backed keeps it below the disk: choose one of them"
+        )
     return CreateQcow2(
         virtual_size=request.virtual_size,
         cluster_size=_cluster_size(request, wanted),
@@ -186,7 +198,7 @@ def _format(create: CreateQcow2 | CreateRaw) -> DiskFormat:
 
 def _sharing(wanted: Wanted, facts: Facts) -> Sharing:
     """Return whether blocks may be shared; shared ones would not be the disk's own."""
-    if not wanted.thin:
+    if not wanted.shares:
         return Sharing.NEVER
     return Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
 
@@ -203,7 +215,7 @@ def _why_clusters(create: CreateQcow2 | CreateRaw, wanted: Wanted) -> str:
 def _why_copied(
     copied: BaseImage | None, wanted: Wanted, facts: Facts, *, whose: str
 ) -> str:
-    if copied is None or wanted.thin or not facts.shares_base:
+    if copied is None or wanted.shares or not facts.shares_base:
         return ""
     reason = f"{whose} is copied, as shared blocks are not the disk's"
     return f"data = {wanted.data}: {reason}"
