@@ -23,6 +23,7 @@ from allocpolicy.contract.policy import Otherwise as Otherwise
 from allocpolicy.contract.policy import Policy as Policy
 from allocpolicy.contract.policy import PreparedDisks as PreparedDisks
 from allocpolicy.contract.policy import SnapshotPolicy as SnapshotPolicy
+from allocpolicy.contract.policy import ThinIO as ThinIO
 from allocpolicy.contract.read_only import ReadOnly as ReadOnly
 from allocpolicy.contract.strategy import API_VERSIONS as API_VERSIONS
 from allocpolicy.contract.strategy import NO_OPTIONS as NO_OPTIONS

@@ -24,15 +24,33 @@ _MIB = 1024 * 1024
 Version = tuple[int, int]
 
 
+class ThinIO(enum.StrEnum):
+    """How QEMU is to do I/O on a disk that is allocated as its guest writes."""
+
+    THREADS = "threads"  #: a pool of threads; it works everywhere
+    NATIVE = "native"  #: Linux AIO, where the disk can be opened with O_DIRECT
+    IO_URING = "io_uring"  #: QEMU 5.0, libvirt 6.3, and a kernel that allows it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machines:
-    """The oldest programs that VMs run under.
+    """The oldest programs that VMs run under, and what suits them.
 
     They may be those of another host, or in another container: nothing here is asked.
     """
 
     qemu: Version | None = None  #: QEMU's (major, minor); None: nobody has said
     libvirt: Version | None = None  #: libvirt's (major, minor); None: nobody has said
+    thin_io: ThinIO = ThinIO.THREADS  #: how I/O is done on thin disks
+    if TYPE_CHECKING:  # what is taken, and made what the fields say
+
+        def __init__(
+            self,
+            *,
+            qemu: Version | None = ...,
+            libvirt: Version | None = ...,
+            thin_io: ThinIO | str = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         fit_fields(self)

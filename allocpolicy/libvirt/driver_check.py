@@ -39,6 +39,7 @@ _CONSEQUENCES = {
     ("cache", "writeback"): "the storage can't do what it needs: the VM doesn't start",
     ("io", "threads"): "where a write must allocate, the whole VM stops",
     ("io", "native"): "more of the host's threads than it needs",
+    ("io", "io_uring"): "writes that must allocate take longer (thin_io)",
     ("discard_no_unref", "on"): "the file can outgrow its fully allocated size",
 }
 

@@ -75,11 +75,11 @@ def fitted(
     """Return the attachment with which a VM starts on this disk's storage.
 
     Without O_DIRECT the page cache is used. Linux AIO (``native``) stops the whole VM
-    where a write must allocate, so it is left to storage that is the disk's own.
+    where a write must allocate, so it is left to storage that is the disk's own; what
+    costs less elsewhere depends on the host, and the operator says what was measured.
     """
     direct = observed.opens_directly
     cache = wanted.cache if direct else _BUFFERED.get(wanted.cache, wanted.cache)
-    native = cache in _BUFFERED and observed.allocation in _OWN
     qcow2 = observed.format is DiskFormat.QCOW2
     unmaps = qcow2 and wanted.discard == "unmap"
     granularity = observed.cluster_size if unmaps else None
@@ -87,11 +87,20 @@ def fitted(
     return replace(
         wanted,
         cache=cache,
-        io="threads" if wanted.io == "native" and not native else wanted.io,
+        io=_io(wanted.io, cache=cache, observed=observed, machines=machines),
         l2_cache_size=wanted.l2_cache_size if qcow2 else None,
         discard_no_unref=wanted.discard_no_unref and keeps and _know(machines),
         discard_granularity=wanted.discard_granularity or granularity,
     )
+
+
+def _io(wanted: str, *, cache: str, observed: Observation, machines: Machines) -> str:
+    """Return the way of I/O: Linux AIO needs O_DIRECT, which ``cache`` may not use."""
+    if wanted != "native":
+        return wanted
+    thin = observed.allocation not in _OWN
+    io = machines.thin_io.value if thin else wanted
+    return io if io != "native" or cache in _BUFFERED else "threads"
 
 
 def _know(machines: Machines) -> bool:

@@ -23,6 +23,7 @@ from allocpolicy.contract.policy import (
     Otherwise,
     Policy,
     SnapshotPolicy,
+    ThinIO,
 )
 from allocpolicy.errors import ConfigError
 from allocpolicy.qcow2.geometry import SECTOR_SIZE
@@ -107,7 +108,9 @@ def policy(conf: cfg.ConfigOpts) -> Policy:
         trusted_base_directories=_directories(conf, "trusted_base_directories"),
         size_alignment=_size_alignment(conf),
         machines=Machines(
-            qemu=_get(conf, "qemu_version"), libvirt=_get(conf, "libvirt_version")
+            qemu=_get(conf, "qemu_version"),
+            libvirt=_get(conf, "libvirt_version"),
+            thin_io=ThinIO(_get(conf, "thin_io")),
         ),
         snapshot_policy=SnapshotPolicy(_get(conf, "snapshot_policy")),
         change_log=ChangeLog(_get(conf, "change_log")),

@@ -266,6 +266,19 @@ _OPTIONS = [
         " discard-no-unref, with which discards don't make a qcow2 outgrow its size.",
     ),
     cfg.StrOpt(
+        "thin_io",
+        default="threads",
+        choices=[
+            ("threads", "A pool of threads; it works everywhere."),
+            ("native", "Linux AIO; it may stop the VM where a write must allocate."),
+            ("io_uring", "QEMU 5.0, libvirt 6.3 and a kernel that allows it."),
+        ],
+        help="How virtual machines are to do I/O on disks whose storage is allocated as"
+        " the guest writes. Which costs least depends on the kernel, the filesystem and"
+        " the device; 'allocpolicy bench' measures it. Disks whose storage is their own"
+        " are attached with native.",
+    ),
+    cfg.StrOpt(
         "image_cache_dir",
         sample_default="_base beside the disk",
         help="The directory of base images that were converted from a foreign format."

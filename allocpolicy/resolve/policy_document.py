@@ -20,7 +20,13 @@ _RECORDS: dict[str, Any] = {
 }
 _WORDS: dict[str, Any] = {
     one.__name__: one
-    for one in (words.ChangeLog, words.Convert, words.Otherwise, words.SnapshotPolicy)
+    for one in (
+        words.ChangeLog,
+        words.Convert,
+        words.Otherwise,
+        words.SnapshotPolicy,
+        words.ThinIO,
+    )
 }
 _PLAIN = (bool, float, int, str, type(None))
 

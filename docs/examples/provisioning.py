@@ -21,6 +21,7 @@ from allocpolicy import (
     Report,
     Selection,
     SnapshotPolicy,
+    ThinIO,
     Watcher,
     __version__,
     load_policy,
@@ -33,7 +34,7 @@ policy = Policy(  # instead of the host's, and whatever that says
     configured=False,
     headroom=Headroom(ratio=0.02, minimum=128 << 20),
     limits=Limits(max_promised_bytes=1 << 40),
-    machines=Machines(qemu=(8, 2)),
+    machines=Machines(qemu=(8, 2), thin_io=ThinIO.IO_URING),
     prepared_disks=PreparedDisks(max_bytes="20G"),
     snapshot_policy=SnapshotPolicy.INHERIT,
     change_log=ChangeLog.SYSLOG,  # of commands; this program's log is Python's own

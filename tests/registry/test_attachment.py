@@ -16,7 +16,7 @@ from allocpolicy import (
     MappingState,
     Observation,
 )
-from allocpolicy.contract.policy import NOBODY_SAID, Machines
+from allocpolicy.contract.policy import NOBODY_SAID, Machines, ThinIO
 from allocpolicy.registry import attachment
 
 GIB = 1 << 30
@@ -93,6 +93,25 @@ def test_linux_aio_is_for_storage_of_its_own(allocation: Allocation) -> None:
     found = fitted(replace(RAW, allocation=allocation))
     assert found.io == ("native" if own else "threads")
     assert found.cache == "none"
+
+
+@pytest.mark.parametrize("thin_io", ThinIO)
+@pytest.mark.parametrize("allocation", Allocation)
+def test_thin_disks_are_attached_as_the_operator_measured(
+    allocation: Allocation, thin_io: ThinIO
+) -> None:
+    """Storage of its own isn't; a strategy that asks for another way gets that."""
+    own = allocation in (Allocation.RESERVED, Allocation.WRITTEN)
+    machines, observed = Machines(thin_io=thin_io), replace(RAW, allocation=allocation)
+    assert fitted(observed, machines=machines).io == ("native" if own else thin_io)
+    threads = replace(WANTED, io="threads")
+    assert fitted(observed, threads, machines=machines).io == "threads"
+
+
+def test_linux_aio_is_left_out_without_direct_io_whatever_was_measured() -> None:
+    observed = replace(RAW, allocation=Allocation.THIN, direct_io_alignment=None)
+    machines = Machines(thin_io=ThinIO.NATIVE)
+    assert fitted(observed, machines=machines).io == "threads"
 
 
 @pytest.mark.parametrize(

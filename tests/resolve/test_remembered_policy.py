@@ -23,6 +23,7 @@ from allocpolicy.contract.policy import (
     Policy,
     PreparedDisks,
     SnapshotPolicy,
+    ThinIO,
 )
 from allocpolicy.errors import ConfigError
 from allocpolicy.resolve import (
@@ -351,7 +352,9 @@ POLICIES = st.builds(
         max_promised_bytes=st.integers(0, 1 << 70),
     ),
     machines=st.builds(
-        Machines, qemu=st.none() | st.tuples(st.integers(), st.integers())
+        Machines,
+        qemu=st.none() | st.tuples(st.integers(), st.integers()),
+        thin_io=st.sampled_from(ThinIO),
     ),
     snapshot_policy=st.sampled_from(SnapshotPolicy),
     libvirt=st.builds(
