@@ -7,7 +7,7 @@ made of `column`, `size` and `sentence`, or is in ``screen``. Its errors are one
 on stderr: any `allocpolicy.Error` with its exit status, and whatever else it raises as
 the failure of its distribution, exit status 5.
 
-This is the only public module beside `allocpolicy`: it imports cliff, which programs
+This is the only public module beside `allocpolicy`: it imports argparse, which programs
 that create disks need not do.
 """
 

@@ -18,7 +18,7 @@ from cliff.sphinxext import AutoprogramCliffDirective
 from sphinx.application import Sphinx
 
 import allocpolicy
-from allocpolicy.cli.main import Commands
+from allocpolicy.cli.main import Commands, Program
 
 ROOT = Path(__file__).resolve().parents[1]
 # Not the root, where the checkout's allocpolicy is: what is installed is described.
@@ -74,6 +74,10 @@ ELSEWHERE = {
 
 class Autoprogram(AutoprogramCliffDirective):
     """cliff's directive, for commands that are in a table instead of entry points."""
+
+    def _load_app(self) -> Program | None:
+        """Return the program, which is none of cliff's."""
+        return Program() if self.arguments[0].endswith(".Program") else None
 
     def _load_commands(self) -> dict[str, type[Command]]:
         known = Commands()

@@ -14,12 +14,9 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from cliff.command import Command as CliffCommand
-
 from allocpolicy.cli.main import COMMANDS, Program
 
 PROGRAM = "allocpolicy"
-# cliff's own, and ours in place of cliff's
 _BUILT_IN = ("complete", "help")
 # How arguments call a path that the parser takes as a string.
 _PATHS = frozenset({"DEST", "DISK", "FILE", "IMAGE", "PATH"})
@@ -94,7 +91,7 @@ def commands() -> tuple[Command, ...]:
     return tuple(found)
 
 
-def _columns(command: CliffCommand) -> tuple[str, ...]:
+def _columns(command: object) -> tuple[str, ...]:
     """Return the names of the columns and the fields that a command shows."""
     shown = getattr(command, "_columns", ())
     fields = getattr(command, "_fields", ())

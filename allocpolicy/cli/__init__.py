@@ -1,1 +1,1 @@
-"""The command line: one module a command, on cliff."""
+"""The command line: one module a command, with cliff's formats of output."""

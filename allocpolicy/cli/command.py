@@ -10,9 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from cliff.lister import Lister as CliffLister
-from cliff.show import ShowOne as CliffShowOne
-
 from allocpolicy.cli.running import Command
 from allocpolicy.cli.screens import columns, formats, screen
 from allocpolicy.cli.screens.cells import cell
@@ -32,41 +29,11 @@ class _Shown(Command):
     columns: ClassVar[tuple[Column | str, ...]] = ()
     _defaults = argparse.Namespace()
 
-    def _load_formatter_plugins(self) -> Any:
-        found = super()._load_formatter_plugins()  # type: ignore[misc]
-        formats.add_screen(found)
-        return found
-
-    @property
-    def formatter_default(self) -> str:
-        return formats.SCREEN
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Return the parser, and keep what it has when nothing is given."""
-        parser = super().get_parser(prog_name)
-        self._say_columns()
+    def _add_formats(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options, and keep what they are when nothing is given."""
+        formats.add_options(parser, is_list=isinstance(self, Lister))
         defaults = {name: parser.get_default(name) for name in formats.OPTIONS}
         self._defaults = argparse.Namespace(**defaults)
-        return parser
-
-    def _say_columns(self) -> None:
-        """Have the options for columns say what they take: more than cliff's."""
-        shows = "show only this column or field, in every format"
-        sorts = "sort by this column or field, shown or not; the first one first"
-        self._take_columns("-c", "--column", dest="columns", help=shows)
-        if isinstance(self, Lister):
-            self._take_columns("--sort-column", dest="sort_columns", help=sorts)
-
-    def _take_columns(self, *flags: str, dest: str, help: str) -> None:
-        group = self._formatter_group  # type: ignore[attr-defined]
-        group.add_argument(
-            *flags,
-            action="append",
-            default=[],
-            dest=dest,
-            metavar="COLUMN",
-            help=f"{help}; in any case, may be repeated",
-        )
 
     def _chosen(self, arguments: argparse.Namespace) -> tuple[Column, ...]:
         """Return the columns that -c asks for.
@@ -89,18 +56,22 @@ class _Shown(Command):
     def _fields(self) -> tuple[str, ...]:
         return tuple(self.fields) or tuple(one.name for one in self._columns)
 
-    def _generate_columns_and_selector(
-        self, parsed_args: argparse.Namespace, column_names: Sequence[str]
-    ) -> tuple[list[str], None]:
-        """Return all: what -c doesn't ask for is gone already."""
-        return list(column_names), None
+    def _carried_out(self, parsed_args: argparse.Namespace) -> int:
+        names, data = self.take_action(parsed_args)
+        return self.produce_output(parsed_args, names, data)
+
+    @abstractmethod
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        """Print what was found, in the format that is asked for; return 0."""
 
     def _print(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.app.stdout.write(f"{screen.safe(line)}\n")
 
 
-class ShowOne(_Shown, CliffShowOne):
+class ShowOne(_Shown):
     """A command that shows one thing.
 
     `show` does the work and returns all that is known by the names of the fields, as
@@ -113,7 +84,7 @@ class ShowOne(_Shown, CliffShowOne):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], Row]:
-        """Return the names and the values that cliff prints."""
+        """Return the names and the values to print."""
         chosen = self._chosen(parsed_args)
         with standard_output.reserved():
             found = self.show(parsed_args)
@@ -149,7 +120,8 @@ class ShowOne(_Shown, CliffShowOne):
         """Print the screen, or the values, made safe for the format."""
         if parsed_args.formatter != formats.SCREEN:
             safe = _safe(data, parsed_args)
-            return super().produce_output(parsed_args, column_names, safe)
+            formats.print_one(column_names, safe, self.app.stdout, parsed_args)
+            return 0
         width = screen.width(parsed_args.max_width)
         if parsed_args.columns:
             named = dict(zip(column_names, data, strict=True))
@@ -173,7 +145,7 @@ class ShowOne(_Shown, CliffShowOne):
         return screen.whole(shown, width=width)
 
 
-class Lister(_Shown, CliffLister):
+class Lister(_Shown):
     """A command that lists things.
 
     `rows` does the work and returns for each thing all that is known of it, by the
@@ -187,7 +159,7 @@ class Lister(_Shown, CliffLister):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[Row]]:
-        """Return the columns and the rows that cliff prints."""
+        """Return the columns and the rows to print."""
         chosen = self._chosen(parsed_args)
         with standard_output.reserved():
             data = [self._by_name(row) for row in self.rows(parsed_args)]
@@ -211,10 +183,6 @@ class Lister(_Shown, CliffLister):
             return row
         return dict(zip(self._fields, row, strict=True))
 
-    @property
-    def need_sort_by_cliff(self) -> bool:
-        return False
-
     def produce_output(
         self,
         parsed_args: argparse.Namespace,
@@ -226,7 +194,7 @@ class Lister(_Shown, CliffLister):
             self._print(self._screen(parsed_args))
         else:
             safe = [_safe(row, parsed_args) for row in data]
-            super().produce_output(parsed_args, column_names, safe)
+            formats.print_list(column_names, safe, self.app.stdout, parsed_args)
         if self.summary:
             self._sum_up(parsed_args)
         return 0

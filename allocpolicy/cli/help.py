@@ -5,42 +5,53 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-
-from cliff.help import HelpCommand
+from typing import Protocol, TextIO
 
 from allocpolicy import wording
+from allocpolicy.cli.command_names import CommandNames
+from allocpolicy.cli.paging import show_help
+from allocpolicy.cli.parsers import Parser
+from allocpolicy.cli.running import Command
 from allocpolicy.cli.streams.failure import USAGE, tell, unwritten, usage_error
 from allocpolicy.errors import Error
 from allocpolicy.wording import one_line
-
-if TYPE_CHECKING:
-    from cliff.app import App
 
 _WIDTH = 80
 _NOTHING = "-"  # is said of a command under python -OO, which drops its docstring
 
 
-class Help(HelpCommand):
+class App(Protocol):
+    """What it shows: the program's options, and its commands."""
+
+    NAME: str
+    command_manager: CommandNames
+    parser: argparse.ArgumentParser
+    stdout: TextIO
+
+
+class Help(Command):
     """Print the help of a command, or which commands there are."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Return a parser that reports a mistake in one line."""
-        parser = super().get_parser(prog_name)
+        """Return a parser without the options that all other commands have."""
+        parser = Parser(
+            prog=prog_name, description=self.get_description(), conflict_handler="error"
+        )
+        parser.add_argument("cmd", nargs="*", help="the words of the command")
         parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
         return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
-        """Run it, also where a command is a plugin's that can't be used."""
+        """Print it, also where a command is a plugin's that can't be used."""
         try:
-            return super().run(parsed_args)
+            return self.take_action(parsed_args)
         except Error as error:
-            tell(f"{self.app.NAME} help", str(error))
+            tell(self.named, str(error))
             return error.exit_status
         except BrokenPipeError:
             raise
         except OSError as error:
-            return unwritten(f"{self.app.NAME} help", error)
+            return unwritten(self.named, error)
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Print it; return the exit status."""
@@ -49,10 +60,12 @@ class Help(HelpCommand):
             overview(self.app)
             return 0
         try:
-            self.app.command_manager.find_command(words)
+            found, name, _ = self.app.command_manager.find_command(words)
         except ValueError:
             return answer(words, app=self.app)
-        return int(super().take_action(parsed_args) or 0)
+        command = found(self.app, self.app_args, cmd_name=name)
+        parser = command.get_parser(f"{self.app.NAME} {name}")
+        return show_help(parser, stream=self.app.stdout)
 
 
 def overview(app: App) -> None:

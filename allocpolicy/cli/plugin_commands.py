@@ -14,14 +14,11 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from cliff.app import App
-from cliff.commandmanager import CommandManager
-from cliff.complete import CompleteCommand
-
 from allocpolicy import wording
+from allocpolicy.cli.command_names import CommandNames
 from allocpolicy.cli.running import Command
 from allocpolicy.cli.streams import standard_output
-from allocpolicy.cli.streams.failure import UNEXPECTED, tell, unwritten, usage_error
+from allocpolicy.cli.streams.failure import UNEXPECTED, tell
 from allocpolicy.errors import Error
 from allocpolicy.record import dataclass
 
@@ -63,9 +60,6 @@ class Claim:
     def _failed(self, reason: str) -> Error:
         return Error(f"command {self.name!r} of {self.owner} can't be used: {reason}")
 
-    def __repr__(self) -> str:  # as cliff's help tells of it
-        return f"command {self.name!r} of {self.owner}: {self.refusal or 'it failed'}"
-
 
 def _guarded(command: type[Command], *, owner: str) -> type[Command]:
     """Return the command; what it raises outside of `run` is its failure as well."""
@@ -75,9 +69,9 @@ def _guarded(command: type[Command], *, owner: str) -> type[Command]:
 
         def __init__(
             self,
-            app: App,
+            app: Any,
             app_args: argparse.Namespace | None,
-            cmd_name: str | None = None,  # cliff looks for this name
+            cmd_name: str | None = None,
         ) -> None:
             try:
                 super().__init__(app, app_args, cmd_name)
@@ -98,46 +92,20 @@ def _guarded(command: type[Command], *, owner: str) -> type[Command]:
     return Guarded
 
 
-class PluginCommands(CommandManager):
-    """Finds commands as cliff does, abbreviated ones too, among those of plugins."""
+class PluginCommands(CommandNames):
+    """Finds commands among those of plugins."""
 
     def __init__(self, *, own: Collection[str]) -> None:
-        super().__init__(None)
-        self.commands: dict[str, Any] = {}  # a claim is loaded as an entry point is
         claims = [_claim(one, own=own) for one in _entry_points()]
+        self.claims: dict[str, Claim] = {}
         for claim in claims:
             rivals = [one for one in claims if one.name == claim.name]
-            self.commands[claim.name] = claim if len(rivals) == 1 else _rivals(rivals)
+            self.claims[claim.name] = claim if len(rivals) == 1 else _rivals(rivals)
+        super().__init__(self.claims)
 
     def listed(self, *, own: Collection[str]) -> Iterator[tuple[str, Claim]]:
         """Return the commands by name, but for those that claim a name of ours."""
-        yield from (one for one in self.commands.items() if one[0] not in own)
-
-
-class Complete(CompleteCommand):
-    """Print the completions for a shell; a plugin that fails has none for its own."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Return a parser that reports a mistake in one line."""
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
-        return parser
-
-    def run(self, parsed_args: argparse.Namespace) -> int:
-        """Print them; return the exit status."""
-        try:
-            return int(super().run(parsed_args) or 0)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            return unwritten(f"{self.app.NAME} complete", error)
-
-    def get_actions(self, command: list[str]) -> list[argparse.Action]:
-        """Return the command's options."""
-        try:
-            return super().get_actions(command)
-        except (Error, SystemExit):
-            return []
+        yield from (one for one in self.claims.items() if one[0] not in own)
 
 
 def _entry_points() -> list[importlib.metadata.EntryPoint]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
-
-from cliff.command import Command as CliffCommand
+from typing import Any, ClassVar
 
 from allocpolicy.cli.options import config_options, plugin_option
 from allocpolicy.cli.options.argument_path import path_of
+from allocpolicy.cli.parsers import Parser
 from allocpolicy.cli.streams import aside, change_log, standard_output
 from allocpolicy.cli.streams.failure import (
     INTERRUPTED,
@@ -33,17 +32,19 @@ from allocpolicy.storage.signals import Ended, endings_raised
 from allocpolicy.wording import one_line, raised
 
 _NOWHERE = "the current directory is gone: change to one that is there"
+# What commands are made of; their docstrings are for those who write one.
+_NO_COMMANDS = ("abc", "builtins", __name__, "allocpolicy.cli.command")
 
 
-class Command(CliffCommand):
+class Command(ABC):
     """A command whose errors are one line on stderr, with the right exit status.
 
+    It is made of the program, of the options before the command and of its name.
     ``state`` is what holds when the command is interrupted or its output fails;
     ``exit_status`` is the status when it runs to its end. ``owner``: the distribution
     that a plugin's command is from, which is told when it fails.
     """
 
-    conflict_handler = "resolve"  #: an option of a command's own replaces cliff's
     state = "nothing was changed"  #: what holds when it is interrupted or fails
     exit_status = 0  #: that of a run to its end
     #: the distribution that a plugin's command is from
@@ -51,10 +52,29 @@ class Command(CliffCommand):
     is_done = False  #: its work is, and what is left is to print it
     _policy: Policy | None = None
 
+    def __init__(
+        self,
+        app: Any,
+        app_args: argparse.Namespace | None,
+        cmd_name: str | None = None,
+    ) -> None:
+        self.app, self.app_args, self.cmd_name = app, app_args, cmd_name
+
+    def get_description(self) -> str:
+        """Return what the command is for: its docstring, without its margin."""
+        own = (one for one in type(self).__mro__ if one.__module__ not in _NO_COMMANDS)
+        said = next(filter(None, (one.__doc__ for one in own)), "")
+        return "\n".join(line.strip() for line in said.strip().splitlines())
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return a parser that reports a mistake in one line."""
-        parser = super().get_parser(prog_name)
+        parser = Parser(
+            prog=prog_name,
+            description=self.get_description(),
+            conflict_handler="resolve",  # an option of a command's own replaces ours
+        )
         parser.register("type", Path, path_of)  # also where a plugin says Path
+        self._add_formats(parser)
         config_options.add(parser)
         plugin_option.add(parser)
         self.add_arguments(parser)
@@ -62,16 +82,15 @@ class Command(CliffCommand):
         parser.error = usage_error(prog_name)  # type: ignore[method-assign, assignment]
         return parser
 
-    def get_epilog(self) -> str:
-        """Return nothing: every command is part of allocpolicy.
+    def _add_formats(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027
+        """Add the options of what it shows; by itself a command shows nothing."""
 
-        cliff searches the files of every installed distribution to name the one that
-        provides a command, whether its help is wanted or not.
-        """
-        return ""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027
         """Add the command's own arguments."""
+
+    @abstractmethod
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        """Do the work; return the exit status, or None for 0."""
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command; return its exit status."""
@@ -82,7 +101,7 @@ class Command(CliffCommand):
                 plugin_option.registered(*self._before, parsed_args),
                 change_log.kept(self._given, partial(self.policy, parsed_args)),
             ):
-                status = super().run(parsed_args) or self.exit_status
+                status = self._carried_out(parsed_args) or self.exit_status
             sys.stdout.flush()  # report a full disk here, not when Python exits
         except BrokenPipeError:
             raise
@@ -95,6 +114,9 @@ class Command(CliffCommand):
             status = self._report(error)  # the last resort of the program
             standard_output.drop(sys.stdout)
         return status
+
+    def _carried_out(self, parsed_args: argparse.Namespace) -> int:
+        return int(self.take_action(parsed_args) or 0)
 
     def policy(self, arguments: argparse.Namespace) -> Policy:
         """Return the host's policy, from the files that the user names or the default.
@@ -131,6 +153,8 @@ class Command(CliffCommand):
 
     def _report(self, error: BaseException) -> int:
         if self.app_args and self.app_args.debug:
+            import traceback
+
             for line in "".join(traceback.format_exception(error)).splitlines():
                 put(one_line(line))
         if isinstance(error, Error):

@@ -1,11 +1,10 @@
 """The commands of a plugin: entry points in the group ``allocpolicy.commands``."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-from cliff.app import App
-from cliff.commandmanager import CommandManager
+from types import SimpleNamespace
 
 from allocpolicy.commands import (
     Column,
@@ -89,7 +88,7 @@ class Check(Command):
 
 
 # A command of allocpolicy's finds them by their entry points; here we do.
-app = App("A pool.", "1.0", CommandManager("pool.commands"))
+app = SimpleNamespace(stdout=sys.stdout)
 for command, words in (
     (Fill, ["pool"]),
     (List, ["-c", "WHY", "-c", "virtual_size"]),

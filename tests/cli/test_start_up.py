@@ -125,7 +125,7 @@ sys.exit(run())
 """
 
 
-@pytest.mark.parametrize("name", ["cliff", "allocpolicy.cli.explain"])
+@pytest.mark.parametrize("name", ["argparse", "allocpolicy.cli.explain"])
 def test_an_interrupt_while_modules_are_imported_is_one_line(
     name: str,
 ) -> None:
@@ -142,7 +142,7 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("cliff", ()), ("allocpolicy.cli.audit", ("--debug",))]
+    ("name", "options"), [("argparse", ()), ("allocpolicy.cli.audit", ("--debug",))]
 )
 def test_a_module_that_is_missing_is_no_finding_of_an_audit(
     name: str, options: tuple[str, ...]

@@ -13,6 +13,7 @@ from allocpolicy.wording import one_line
 PROGRAM = "allocpolicy"
 USAGE, UNEXPECTED = 2, 5
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
+PIPE_BROKEN = 141  # 128 + SIGPIPE
 
 
 def tell(program: str, message: str) -> None:
