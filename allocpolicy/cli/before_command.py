@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from allocpolicy import __version__
 from allocpolicy.cli.options import config_options, plugin_option
-from allocpolicy.cli.streams import change_log
+from allocpolicy.cli.parsers import plain
+from allocpolicy.cli.streams import change_log, late_import
 from allocpolicy.cli.streams.failure import PROGRAM, usage_error
 
 NORMAL = 1  #: how much is told if neither -v nor -q says it
-_ON_CONSOLE = {0: logging.WARNING, NORMAL: logging.INFO}  # -v: all
-_IN_FILE = "[%(asctime)s] %(levelname)-8s %(name)s %(message)s"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Decide how a VM disk's storage is allocated, and prove it.",
         add_help=False,
+        formatter_class=plain,
     )
     made.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     _add_amount(made)
@@ -64,38 +65,23 @@ def _add_amount(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def configure_logging(options: argparse.Namespace) -> str:
-    """Log to stderr, and to a file if one is asked for; return why it can't be.
+@contextlib.contextmanager
+def logged(options: argparse.Namespace) -> Iterator[str]:
+    """Log as the options say while the body runs; yield why that can't be, or nothing.
 
-    allocpolicy reports each error once, in one line, and not by logging.
+    If they say nothing, what a plugin logs is shown all the same: logging is set up
+    when it is imported. To import it takes longer than many a command's own work.
     """
-    logging.raiseExceptions = options.debug  # a full disk of a log is no error
-    handlers: list[logging.Handler] = []
-    why = ""
-    try:
-        if options.log_json:
-            change_log.write_json(_json_handler(options.log_file))
-        elif options.log_file:
-            handlers.append(_file_handler(options.log_file))
-    except OSError as error:
-        why = f"--log-file {options.log_file}: {error.strerror}"
-    console = logging.StreamHandler(sys.stderr)
-    console.setLevel(_ON_CONSOLE.get(options.verbose_level, logging.DEBUG))
-    root = logging.getLogger()
-    root.setLevel(logging.DEBUG)
-    for one in (*handlers, console):
-        if not options.debug:
-            shown = options.verbose_level > NORMAL or one is not console
-            change_log.hide_libraries(one, verbose=shown)
-        root.addHandler(one)
-    return why
+    is_plain = options.verbose_level == NORMAL and not options.debug
+    is_plain = is_plain and not (options.log_file or options.log_json)
+    if not is_plain or "logging" in sys.modules:
+        yield _configured(options)
+        return
+    with late_import.watched("logging", then=lambda: _configured(options)):
+        yield ""
 
 
-def _json_handler(file: str | None) -> logging.Handler:
-    return logging.FileHandler(file) if file else logging.StreamHandler(sys.stderr)
+def _configured(options: argparse.Namespace) -> str:
+    from allocpolicy.cli.streams import logs
 
-
-def _file_handler(file: str) -> logging.Handler:
-    handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter(_IN_FILE))
-    return handler
+    return logs.configure(options, normal=NORMAL)

@@ -70,6 +70,7 @@ class Help(Command):
 
 def overview(app: App) -> None:
     """Print the options before the command, and all commands; 80 columns suffice."""
+    app.parser.formatter_class = argparse.HelpFormatter  # as wide as the terminal
     app.parser.print_help(app.stdout)
     app.stdout.write("\nCommands:\n")
     names = sorted(name for name, _ in app.command_manager)

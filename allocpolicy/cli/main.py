@@ -117,12 +117,12 @@ class Program:
         """Run a command; return its exit status."""
         try:
             self.options, words = self.parser.parse_known_args(argv)
-            unlogged = before_command.configure_logging(self.options)
             if self.options.help:
                 if not words:
                     return self._overview()
                 words.insert(0, "help")
-            return self._run_command(words or ["help"], unlogged=unlogged)
+            with before_command.logged(self.options) as unlogged:
+                return self._run_command(words or ["help"], unlogged=unlogged)
         except BrokenPipeError:
             return PIPE_BROKEN
         except KeyboardInterrupt:

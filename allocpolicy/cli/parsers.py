@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
+
+# For each argument that is added, argparse makes a formatter: without a width it would
+# import shutil to ask the terminal, and no help is printed by this one.
+plain = functools.partial(argparse.HelpFormatter, width=80)
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,6 +20,7 @@ class Parser(argparse.ArgumentParser):
             description=description,
             conflict_handler=conflict_handler,
             add_help=False,
+            formatter_class=plain,
         )
         self.add_argument(
             "-h", "--help", action=_Help, help="show this help message and exit"

@@ -29,7 +29,7 @@ from allocpolicy import (
     record_changes,
     schema,
 )
-from allocpolicy.cli.streams import change_log
+from allocpolicy.cli.streams.logs import hide_libraries
 from allocpolicy.log import author, datagram, entry, telling
 from allocpolicy.record import replace
 from allocpolicy.storage import signals
@@ -447,7 +447,7 @@ def test_of_others_only_what_a_plugin_warns_of_is_shown(
 ) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    change_log.hide_libraries(handler, verbose=True)
+    hide_libraries(handler, verbose=True)
     for level in (logging.INFO, logging.WARNING):
         handler.handle(logging.LogRecord(name, level, "", 0, "odd", None, None))
     assert stream.getvalue() == ("odd\n" if shown else "")

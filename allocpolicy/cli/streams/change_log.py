@@ -1,11 +1,9 @@
-"""Where a command's log goes: the record of changes, and what ``-v`` shows."""
+"""Where a command's record of changes goes: where the operator wants it."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,8 +12,6 @@ from allocpolicy.errors import Error
 from allocpolicy.log import telling
 from allocpolicy.log.entry import Record
 
-# Libraries that tell how they work, and what they miss, as a matter of course.
-_LIBRARIES = ("asyncio", "cliff", "oslo_config", "oslo_utils", "stevedore")
 _OURS = "allocpolicy"
 
 
@@ -46,33 +42,3 @@ def kept(arguments: Sequence[str], policy: Callable[[], Policy]) -> Iterator[Non
 
     with telling.told_to(receive, command=shlex.join((_OURS, *arguments))):
         yield
-
-
-def write_json(stream: logging.Handler) -> None:
-    """Write changes to a handler, as JSON; nobody else is told of them."""
-    logger = logging.getLogger(telling.LOGGER)
-    stream.setFormatter(_Json())
-    logger.addHandler(stream)
-    logger.propagate = False
-
-
-def hide_libraries(handler: logging.Handler, *, verbose: bool) -> None:
-    """Let a handler have allocpolicy's own words, and the warnings of plugins.
-
-    :param verbose: also of changes that failed, which the command's error tells.
-    """
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        name = record.name.partition(".")[0]
-        if name == _OURS:
-            return verbose or record.name != telling.LOGGER
-        return name not in _LIBRARIES and record.levelno >= logging.WARNING
-
-    handler.addFilter(is_shown)
-
-
-class _Json(logging.Formatter):
-    """A change's record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(vars(record)["change"])

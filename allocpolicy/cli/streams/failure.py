@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -60,6 +59,8 @@ def interrupted() -> int:
 def incomplete(error: ImportError) -> int:
     """Report that a module of the program can't be imported; return the status."""
     if "--debug" in sys.argv:
+        import traceback
+
         traceback.print_exception(error)
     tell("allocpolicy", f"its installation is incomplete: {error}; install it anew")
     return UNEXPECTED
