@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from allocpolicy import arguments
 from allocpolicy.arguments import StrPath
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import ConfigError
-from allocpolicy.resolve import config_places, remembered_policy
+from allocpolicy.resolve import config_places
 
 
 def load_policy(
@@ -27,13 +28,12 @@ def load_policy(
     """
     files = arguments.paths(config_files, "config_files")
     directories = arguments.paths(config_dirs, "config_dirs")
-    if files or directories:
-        from allocpolicy.resolve import config
+    if not (files or directories or config_places.any_used()):
+        return Policy(configured=True)  # importing oslo.config is slow
+    from allocpolicy.resolve import remembered_policy
 
-        return config.policy(config.load(config_files=files, config_dirs=directories))
-    if not config_places.any_used():  # importing oslo.config is slow
-        return Policy(configured=True)
-    return remembered_policy.recalled() or _read_by_default()
+    asked = remembered_policy.Asked.of(files, directories)
+    return remembered_policy.recalled(asked) or _read(files, directories)
 
 
 def in_force(policy: Policy | None) -> Policy:
@@ -65,13 +65,16 @@ def _ignored() -> str:
     )
 
 
-def _read_by_default() -> Policy:
-    before = remembered_policy.ground()
+def _read(files: Sequence[Path], directories: Sequence[Path]) -> Policy:
+    from allocpolicy.resolve import remembered_policy
+
+    asked = remembered_policy.Asked.of(files, directories)
+    before = remembered_policy.ground(asked)
     from allocpolicy.resolve import config
 
-    conf = config.load()
+    conf = config.load(config_files=files, config_dirs=directories)
     policy = config.policy(conf)
     read = config.files_read(conf)
     if before is not None and read is not None:
-        remembered_policy.remember(policy, before=before, read=read)
+        remembered_policy.remember(policy, asked=asked, before=before, read=read)
     return policy

@@ -36,6 +36,7 @@ from allocpolicy.resolve import (
 from allocpolicy.resolve.policy import load_policy
 from allocpolicy.storage import trust
 
+DEFAULT = remembered_policy.Asked()
 SPACE = "[allocpolicy]\npreallocate_images = space\n"
 
 
@@ -48,7 +49,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             pytest.skip(f"others may change {one}")
     directory = Path(tempfile.mkdtemp(dir=top, prefix="allocpolicy-test-"))
     path = directory / "own" / "policy.json"
-    monkeypatch.setattr(remembered_policy, "_path", lambda: path)
+    monkeypatch.setattr(remembered_policy, "_path", lambda _asked: path)
     yield path
     shutil.rmtree(directory)
 
@@ -86,6 +87,59 @@ def test_what_was_read_once_is_remembered(memory: Path, reads: list[int]) -> Non
     for _ in range(3):
         assert load_policy() == first
     assert len(reads) == 1
+
+
+def test_files_that_are_asked_for_are_remembered(
+    memory: Path, home: Path, reads: list[int]
+) -> None:
+    """Each choice of them for itself; and no file is mistaken for another."""
+    (home / "empty.d").mkdir()
+    for name in ("none", "space"):
+        (home / f"{name}.conf").write_text(SPACE.replace("space", name))
+    for expected, times in (("none", 1), ("space", 2), ("none", 3)):
+        path = home / f"{expected}.conf"
+        for _ in range(2):
+            found = load_policy(config_files=path, config_dirs=home / "empty.d")
+            assert found.default_strategy == expected
+            assert str(path) in found.default_origin
+        assert len(reads) == times
+    (home / "none.conf").write_text(SPACE.replace("space", "performance"))
+    assert load_policy(config_files=home / "none.conf").default_strategy != "none"
+
+
+def test_a_relative_path_means_the_file_that_is_there(
+    memory: Path, home: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("none", "space"):
+        (home / name).mkdir()
+        (home / name / "x.conf").write_text(SPACE.replace("space", name))
+    for name in ("none", "space", "none"):
+        monkeypatch.chdir(home / name)
+        assert load_policy(config_files="x.conf").default_strategy == name
+    assert len(reads) == 3
+
+
+def test_what_comes_through_a_pipe_is_read_each_time(
+    memory: Path, reads: list[int]
+) -> None:
+    """As of a shell's ``--config-file <(...)``."""
+    for name in ("none", "space", "space"):
+        source, end = os.pipe()
+        os.write(end, SPACE.replace("space", name).encode())
+        os.close(end)
+        found = load_policy(config_files=f"/dev/fd/{source}")
+        os.close(source)
+        assert found.default_strategy == name
+    assert len(reads) == 3
+    assert not memory.exists()
+
+
+def test_memories_of_files_that_were_asked_for_are_few(home: Path) -> None:
+    """However many files are asked for, such as temporary ones."""
+    asked = [remembered_policy.Asked.of([home / f"{n}"], []) for n in range(200)]
+    paths = {remembered_policy._path(one) for one in asked}
+    assert remembered_policy._path(DEFAULT) not in paths
+    assert len(paths) <= remembered_policy._MOST_ASKED
 
 
 def rewrite(home: Path) -> None:
@@ -152,7 +206,7 @@ def test_whatever_changes_is_read_again(
         except ConfigError as error:
             return str(error)
 
-    assert remembered_policy.recalled() is None
+    assert remembered_policy.recalled(DEFAULT) is None
     expected = asked(lambda: config.policy(config.load()))
     assert asked(load_policy) == expected
     assert asked(load_policy) == expected
@@ -195,7 +249,7 @@ def test_the_environment_is_always_read(
 ) -> None:
     load_policy()
     monkeypatch.setenv(variable, "other")
-    assert remembered_policy.recalled() is None
+    assert remembered_policy.recalled(DEFAULT) is None
     memory.unlink()
     load_policy()
     assert not memory.exists()
@@ -266,9 +320,9 @@ def test_a_memory_of_something_else_is_none(memory: Path) -> None:
     for key in document:
         for other in (None, [], {}, "x", [["tuple", []]], {"/": None}, 3):
             memory.write_text(json.dumps(document | {key: other}))
-            assert remembered_policy.recalled() is None, (key, other)
+            assert remembered_policy.recalled(DEFAULT) is None, (key, other)
         memory.write_text(json.dumps({k: v for k, v in document.items() if k != key}))
-        assert remembered_policy.recalled() is None
+        assert remembered_policy.recalled(DEFAULT) is None
 
 
 def test_a_memory_that_others_may_have_made_is_none(memory: Path) -> None:
@@ -279,13 +333,13 @@ def test_a_memory_that_others_may_have_made_is_none(memory: Path) -> None:
         (memory.parent, 0o1777),
     ):
         path.chmod(mode)
-        assert remembered_policy.recalled() is None
+        assert remembered_policy.recalled(DEFAULT) is None
         memory.chmod(0o600)
         memory.parent.chmod(0o755)
-        assert remembered_policy.recalled() is not None
+        assert remembered_policy.recalled(DEFAULT) is not None
     if os.geteuid() == 0:
         os.chown(memory, 1, -1)
-        assert remembered_policy.recalled() is None
+        assert remembered_policy.recalled(DEFAULT) is None
 
 
 def test_where_others_may_write_nothing_is_remembered(memory: Path) -> None:
@@ -314,7 +368,7 @@ def test_another_reader_reads_itself(
 ) -> None:
     load_policy()
     if what == "encoding":
-        monkeypatch.setattr(remembered_policy, "_reading", list)
+        monkeypatch.setattr(remembered_policy, "_reading", lambda _asked: [])
     elif what == "version":
         monkeypatch.setattr(sys, "hexversion", sys.hexversion + 1)
     else:
@@ -322,7 +376,7 @@ def test_another_reader_reads_itself(
         other.mkdir(parents=True)
         (other / "__init__.py").touch()
         monkeypatch.syspath_prepend(str(other.parent))
-    assert remembered_policy.recalled() is None
+    assert remembered_policy.recalled(DEFAULT) is None
 
 
 NAMES = st.binary(min_size=1).filter(lambda name: 0 not in name)
