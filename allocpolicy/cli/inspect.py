@@ -20,7 +20,7 @@ from allocpolicy.cli.streams import progress
 from allocpolicy.contract.policy import Policy, Version
 from allocpolicy.contract.strategy import Choice
 from allocpolicy.errors import FormatUnknown, ImageError, InvalidRequest
-from allocpolicy.images.inspector import FORMATS
+from allocpolicy.images.formats import FORMATS
 from allocpolicy.libvirt import disk_xml
 from allocpolicy.operations.inspect import inspect_open, opened
 from allocpolicy.report.base_inspection import BaseInspection

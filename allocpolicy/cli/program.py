@@ -21,7 +21,7 @@ def run() -> int:
     standard_error.begin()
     # Imports create tens of thousands of lasting objects; searching them repeatedly
     # for cyclic garbage took a tenth of a command's time.
-    gc.set_threshold(50_000)
+    gc.set_threshold(200_000)
     # numpy's OpenBLAS would start a thread per core, and nothing here uses them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

@@ -14,7 +14,7 @@ from allocpolicy.cli.screens import report
 from allocpolicy.cli.screens.columns import Data
 from allocpolicy.cli.streams import progress
 from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.images.inspector import FORMATS
+from allocpolicy.images.formats import FORMATS
 from allocpolicy.operations.provision import Order, provision
 from allocpolicy.report.report import Report
 from allocpolicy.resolve import labels

@@ -31,7 +31,6 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.execute import in_time
 from allocpolicy.execute.job import Job
-from allocpolicy.images.existing import Disk
 from allocpolicy.storage import budget, directories, mount, named_lock, space
 from allocpolicy.storage.inode import inode
 from allocpolicy.storage.space import Space
@@ -40,6 +39,7 @@ from allocpolicy.wording import apart
 if TYPE_CHECKING:
     from allocpolicy.execute.demand import Demand, Part
     from allocpolicy.execute.foreseen import Place
+    from allocpolicy.images.existing import Disk
     from allocpolicy.observe.account import Account
 
 

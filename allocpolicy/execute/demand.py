@@ -11,25 +11,25 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import Host, Limits
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import NotEnoughSpace, Overcommitted
 from allocpolicy.execute.foreseen import NONE_AHEAD, Ahead
 from allocpolicy.execute.job import Job
-from allocpolicy.observe import account, holding
 from allocpolicy.observe import unknown as unknowns
-from allocpolicy.observe.account import Account
-from allocpolicy.observe.holding import Holding
 from allocpolicy.observe.unknown import Unknown
 from allocpolicy.record import dataclass, field, replace
-from allocpolicy.storage import ready_made
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.space import Space
 from allocpolicy.wording import amount
 
+if TYPE_CHECKING:
+    from allocpolicy.observe.account import Account
+    from allocpolicy.observe.holding import Holding
+
 Part = tuple[Plan, Job]
-_NOTHING = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
 
 
 def allowed(space: Space | Account, limits: Limits) -> int:
@@ -168,6 +168,8 @@ def _accounted(
     measured: Mapping[Inode, Holding],
     ahead: Ahead,
 ) -> Demand:
+    from allocpolicy.observe import account
+
     first = parts[0][1]
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(_disk_to_be(*part)) for part in parts]
@@ -203,6 +205,11 @@ def _disk_to_be(plan: Plan, job: Job) -> Iterator[tuple[int | None, Holding]]:
 
     It must not count beside what the plan promises; None if there is none yet.
     """
+    from allocpolicy.observe import holding
+    from allocpolicy.observe.holding import Holding
+    from allocpolicy.storage import ready_made
+
+    nothing = Holding(virtual_size=0, full_size=0, actual_size=0, own=0)
     if job.disk is not None:
         fd = job.disk.disk.fd
         yield fd, holding.measure(fd, path=job.request.destination)
@@ -210,12 +217,12 @@ def _disk_to_be(plan: Plan, job: Job) -> Iterator[tuple[int | None, Holding]]:
     adopted = [getattr(step, "adopts", None) for step in plan.steps]
     path = next((one for one in adopted if one is not None), None)
     if path is None:
-        yield None, _NOTHING
+        yield None, nothing
         return
     with ready_made.opened(path) as fd:
         own = holding.measure(fd, path=path).own
         # What it was promised, if it was counted, is what the plan promises.
-        yield fd, replace(_NOTHING, actual_size=own, own=own)
+        yield fd, replace(nothing, actual_size=own, own=own)
 
 
 def _headroom(

@@ -13,7 +13,6 @@ from allocpolicy.errors import (
     StorageFailed,
     Unsupported,
 )
-from allocpolicy.execute import untouched
 from allocpolicy.execute.job import Job, Outcome
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ def execute(plan: Plan, job: Job) -> Outcome | Room:
 
             return new.prepare(plan, job) if job.prepares else new.make(plan, job)
         if plan.mode is Mode.NOTHING:
+            from allocpolicy.execute import untouched
+
             return untouched.stamped(plan, job, job.disk)
         from allocpolicy.execute import existing
 
@@ -57,7 +58,7 @@ def rehearse(plan: Plan, job: Job) -> Room:
 
     :raises Error: as `execute` does.
     """
-    from allocpolicy.execute import build, existing, new, rehearsal
+    from allocpolicy.execute import build, existing, new, rehearsal, untouched
     from allocpolicy.storage import staging
 
     if plan.mode is Mode.NOTHING and job.disk is not None:

@@ -11,14 +11,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from ctypes import c_int64
+from typing import TYPE_CHECKING
 
 from allocpolicy.errors import BeyondLimits, InvalidRequest, WorkerLost
-from allocpolicy.execute import child
-from allocpolicy.execute.child import Taken
-from allocpolicy.execute.hold import Hold
 from allocpolicy.execute.job import Job
 from allocpolicy.progress import Progress, Watcher, unwatched
 from allocpolicy.storage import libc, named_lock
+
+if TYPE_CHECKING:
+    from allocpolicy.execute.child import Taken
+    from allocpolicy.execute.hold import Hold
 
 _LOOK = 0.25  # seconds between two looks at the lease
 _BRIEF = 1.0  # seconds
@@ -74,6 +76,8 @@ def run(
     :raises ImageError: when another process opened the disk meanwhile.
     :raises WorkerLost: when the child was killed by anything else.
     """
+    from allocpolicy.execute import child
+
     assert job.until is not None
     until = job.until
 
@@ -106,6 +110,8 @@ def briefly(work: Callable[[], object], job: Job) -> object:
     :raises TimeoutError: when that is too short; the work may be done all the same.
     :raises BaseException: what the work raised.
     """
+    from allocpolicy.execute import child
+
     assert job.until is not None
     until = max(job.until, time.monotonic() + _BRIEF)
 

@@ -13,8 +13,6 @@ from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Attachment, Request, Verdict
 from allocpolicy.errors import InvalidRequest, StrategyFailed
-from allocpolicy.execute.hold import Hold
-from allocpolicy.execute.rewrite_limits import RewriteLimits
 from allocpolicy.fields import fit_fields
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.progress import Watcher
@@ -28,6 +26,8 @@ _NO_ID = (1 << 32) - 1  # chown(2): leave the ID as it is
 
 if TYPE_CHECKING:
     from allocpolicy.execute.foreseen import Rehearsal
+    from allocpolicy.execute.hold import Hold
+    from allocpolicy.execute.rewrite_limits import RewriteLimits
 
 
 def _unnoticed() -> None:

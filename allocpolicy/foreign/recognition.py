@@ -31,20 +31,18 @@ _COMPRESSED = (  # a pattern of the beginning -> what compressed it, and undoes 
 # Microsoft's PE format: the signature is where offset 60 says.
 _PE, _PE_POINTER = b"PE\0\0", slice(60, 64)
 
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_CONTROL = r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]"
 _TEXTS = (  # its beginning, without white space, in lower case -> what it is
-    (re.compile(r"<!doctype html|<html"), "an HTML page, perhaps of a failed download"),
-    (re.compile(r"<\?xml|<envelope|<ovf:"), "an XML text (an OVF description?)"),
-    (re.compile(r"[{\[]\s*[\"{\[\]}]"), "a JSON text"),
-    (re.compile(r"-----begin [a-z ]+-----"), "a signature or a key"),
-    (re.compile(r"(sha\d+|md5) ?\("), "a list of checksums"),
-    (re.compile(r"[0-9a-f]{32,128} [ *]\S"), "a list of checksums"),
-    (re.compile(r"#!"), "a script"),
+    (r"<!doctype html|<html", "an HTML page, perhaps of a failed download"),
+    (r"<\?xml|<envelope|<ovf:", "an XML text (an OVF description?)"),
+    (r"[{\[]\s*[\"{\[\]}]", "a JSON text"),
+    (r"-----begin [a-z ]+-----", "a signature or a key"),
+    (r"(sha\d+|md5) ?\(", "a list of checksums"),
+    (r"[0-9a-f]{32,128} [ *]\S", "a list of checksums"),
+    (r"#!", "a script"),
 )
 # QEMU, block/vmdk.c, vmdk_probe: comments and empty lines, then the version.
-_DESCRIPTOR = re.compile(
-    r"\s*# *disk descriptorfile|(\s|#[^\n]*\n)*version\s*=\s*[123]\s"
-)
+_DESCRIPTOR = r"\s*# *disk descriptorfile|(\s|#[^\n]*\n)*version\s*=\s*[123]\s"
 BYTE_ORDER_MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe", "utf-16"),
@@ -146,7 +144,7 @@ def _text(head: bytes) -> Content | None:
         return None
     beginning = text[:4096].lower()
     for pattern, name in _TEXTS:
-        if pattern.match(beginning.lstrip()):
+        if re.match(pattern, beginning.lstrip()):
             return Content(name=name, kind=Kind.OTHER)
     if "\n" in text or "\r" in text or len(head) < _SECTOR:
         return Content(name="a text", kind=Kind.OTHER)
@@ -157,7 +155,7 @@ def is_vmdk_descriptor(head: bytes) -> bool:
     """Return whether QEMU, or a tool less strict, would take it for a descriptor."""
     for _, encoding in (*BYTE_ORDER_MARKS, (b"", "latin-1")):
         text = head.decode(encoding, errors="replace").partition("\0")[0]
-        if _DESCRIPTOR.match(text.lower()):
+        if re.match(_DESCRIPTOR, text.lower()):
             return True
     return False
 
@@ -171,4 +169,4 @@ def _decoded(data: bytes) -> str | None:
     if encoding == "utf-16":
         data += b"\0" * (len(data) % 2)
     text = data.decode(encoding, errors="replace")
-    return None if _CONTROL.search(text) else text
+    return None if re.search(_CONTROL, text) else text

@@ -20,11 +20,10 @@ MAX_SIZE = 1 << 20  # QEMU reads no more
 MOST = 4096  # extents of 2 GiB make 8 TiB
 FLAT, SPARSE, ZERO = "FLAT", "SPARSE", "ZERO"
 _TYPES = "monolithicFlat|vmfs|twoGbMaxExtentFlat|twoGbMaxExtentSparse"
-_CREATE_TYPE = re.compile(rf'createtype\s*=\s*"({_TYPES})"', re.ASCII | re.IGNORECASE)
-_EXTENT = re.compile(
-    r"(RW|RDONLY|NOACCESS)\s+(?P<sectors>\d{1,15})\s+"
-    r'(?P<kind>FLAT|VMFS|SPARSE|ZERO)(\s+"(?P<name>[^"]+)"(\s+(?P<first>\d{1,15}))?)?',
-    re.ASCII,
+_CREATE_TYPE = rf'(?ai:createtype\s*=\s*"({_TYPES})")'
+_EXTENT = (
+    r"(?a:(RW|RDONLY|NOACCESS)\s+(?P<sectors>\d{1,15})\s+"
+    r'(?P<kind>FLAT|VMFS|SPARSE|ZERO)(\s+"(?P<name>[^"]+)"(\s+(?P<first>\d{1,15}))?)?)'
 )
 
 
@@ -48,14 +47,14 @@ def parsed(fd: int, *, path: Path) -> tuple[Extent, ...]:
         another directory.
     """
     text = _text(fd, path=path)
-    if vmdk.PARENT.search(text):
+    if re.search(vmdk.PARENT, text):
         raise ImageError(path, f"it is a vmdk with a parent; {MERGE}")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     extents = []
     for line in lines:
-        if match := _EXTENT.fullmatch(line):
+        if match := re.fullmatch(_EXTENT, line):
             extents.append(_extent(match, path=path))
-        elif line and not (vmdk.FIELD.fullmatch(line) or _CREATE_TYPE.fullmatch(line)):
+        elif line and not re.fullmatch(f"{vmdk.FIELD}|{_CREATE_TYPE}", line):
             reason = f"its vmdk descriptor has an unknown line: {line!r:.80}"
             raise ImageError(path, reason)
     if not 0 < len(extents) <= MOST:

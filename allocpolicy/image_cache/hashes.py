@@ -26,8 +26,8 @@ from allocpolicy.storage import (
 )
 from allocpolicy.storage.directories import Directory
 
-_NAME = re.compile(r"[0-9]+(-[0-9]+){4}")
-_DIGEST = re.compile(rb"[0-9a-f]{64}")
+_NAME = r"[0-9]+(-[0-9]+){4}"
+_DIGEST = rb"[0-9a-f]{64}"
 _DIGEST_SIZE = 64
 _CHUNK = 4 << 20
 
@@ -77,7 +77,7 @@ def forget(cache: Cache, *, kept: Container[str | None]) -> None:
     ):
         temporary.sweep(memo)
         with directories.readable(memo) as fd:
-            names = [name for name in os.listdir(fd) if _NAME.fullmatch(name)]
+            names = [name for name in os.listdir(fd) if re.fullmatch(_NAME, name)]
         for name in names:
             if _read(memo, name) not in kept:
                 with (
@@ -133,7 +133,7 @@ def _read(memo: Directory, name: str) -> str | None:
         records.opened(memo, name, flags=os.O_RDONLY) as fd,
     ):
         text = reading.read(fd, _DIGEST_SIZE + 1, offset=0)
-        if _DIGEST.fullmatch(text):
+        if re.fullmatch(_DIGEST, text):
             return text.decode()
     return None
 

@@ -19,24 +19,14 @@ import oslo_utils
 from allocpolicy.errors import ImageError
 from allocpolicy.foreign import ova, recognition
 from allocpolicy.foreign.signatures import Kind
+from allocpolicy.images.formats import FORMATS, INSPECTORS
 from allocpolicy.qcow2 import geometry
 from allocpolicy.storage import reading
 
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector
 
-# QEMU's name of a format -> the inspector's.
-INSPECTORS = {
-    "raw": "raw",
-    "qcow2": "qcow2",
-    "vmdk": "vmdk",
-    "vpc": "vhd",
-    "vhdx": "vhdx",
-    "vdi": "vdi",
-    "qed": "qed",
-}
 _QEMU_NAMES = {theirs: ours for ours, theirs in INSPECTORS.items()}
-FORMATS = tuple(INSPECTORS)
 # What a disk image may be packed in; it is taken out first.
 SPLIT = "vmdk-files"  # a vmdk descriptor that names other files
 PACKED = frozenset({"gzip", "xz", "zstd", "bzip2", "ova", SPLIT})

@@ -20,9 +20,7 @@ from allocpolicy.contract.facts import (
 )
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.images import chain
-from allocpolicy.observe import data_file as data_files
 from allocpolicy.observe.allocation import FileStorage, exception, file_storage
-from allocpolicy.observe.data_file import of_both
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2 import survey
 from allocpolicy.qcow2.consistency import Checked, checked
@@ -165,6 +163,8 @@ def _allocation(
         surroundings=surroundings,
     )
     if content.data_file is not None:
+        from allocpolicy.observe.data_file import of_both
+
         allocation, reason = of_both(allocation, reason, data_file=content.data_file)
     if reason and content.snapshots and content.shared_inside:
         copied = amount(content.shared_inside)
@@ -231,6 +231,8 @@ def _data_file(
     header = tables.header
     if not header.has_external_data_file:
         return None
+    from allocpolicy.observe import data_file as data_files
+
     mapped = tables.mapped.state == "full"
     return data_files.data_file(
         header, fd=fd, path=path, mapped=mapped, surroundings=surroundings

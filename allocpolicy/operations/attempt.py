@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from allocpolicy.contract.plan import Mode, Plan
-from allocpolicy.execute import untouched
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.record import dataclass
@@ -53,6 +52,8 @@ class Attempt:
         before = job.disk.disk.stamp
         if outcome is not None:
             return recording.lines(before, outcome.stamp or before)
+        from allocpolicy.execute import untouched
+
         if not untouched.will_be_recorded(job, job.disk.disk):
             return ()
         return recording.lines(self.stamp_before or before, job.stamp)

@@ -17,7 +17,6 @@ from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute import new
 from allocpolicy.execute.job import Access, Job
 from allocpolicy.fields import fit_fields
-from allocpolicy.image_cache.opened_base import OpenedBase, opened_base
 from allocpolicy.images import destination, stamp
 from allocpolicy.images.destination import Destination
 from allocpolicy.observe import host
@@ -36,6 +35,9 @@ from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import named
 from allocpolicy.wording import amount, apart
+
+if TYPE_CHECKING:
+    from allocpolicy.image_cache.opened_base import OpenedBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,8 @@ def _opened_base(
     if order.disk_role is not DiskRole.ROOT:
         reason = f"the {order.disk_role} disk starts empty: leave out the base image"
         raise InvalidRequest(reason)
+    from allocpolicy.image_cache.opened_base import opened_base
+
     return opened_base(
         order.base,
         declared=order.base_format,

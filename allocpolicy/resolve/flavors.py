@@ -22,9 +22,7 @@ from allocpolicy.schema import Invalid
 
 # k1='v1', k2='v2': python-openstackclient before 5.0. Quotes inside a value are not
 # escaped: a value ends before the next key or at the end of the text.
-_PROPERTY = re.compile(
-    r"([^=', ][^=',]*)='(.*?)'(?:, (?=[^=', ][^=',]*=')|$)", re.DOTALL
-)
+_PROPERTY = r"(?s)([^=', ][^=',]*)='(.*?)'(?:, (?=[^=', ][^=',]*=')|$)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +212,7 @@ def _properties(properties: object) -> dict[str, str]:
 def _properties_of_text(text: str) -> dict[str, str]:
     properties, end = {}, 0
     while end < len(text):
-        match = _PROPERTY.match(text, end)
+        match = re.compile(_PROPERTY).match(text, end)
         if match is None:
             raise Invalid(f"Properties: expected k='v', k='v', …: {text[end:][:80]}")
         properties[match[1]], end = match[2], match.end()

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.errors import ContractBroken
-from allocpolicy.images import reading
 from allocpolicy.overriding import override
 from allocpolicy.progress import Advance, Progress, counted
 from allocpolicy.qcow2 import header, tables
-from allocpolicy.qcow2.content import Kind
 from allocpolicy.record import dataclass
 from allocpolicy.storage import copied, copy, read_lease, reflink, zeroes
 from allocpolicy.storage.copy import Run
@@ -159,6 +157,9 @@ class CopyBase(Step):
 
     def _data_runs(self, layer: BaseImage, *, size: int) -> Iterator[Run]:
         """Yield the data that an image's file holds as the guest reads it."""
+        from allocpolicy.images import reading
+        from allocpolicy.qcow2.content import Kind
+
         for run in reading.runs(layer, virtual_size=size):
             if run.kind is Kind.DATA:
                 yield Run(
@@ -171,6 +172,9 @@ class CopyBase(Step):
         self, layer: BaseImage, target: int, *, size: int, advance: Advance
     ) -> None:
         """Write zeroes and compressed clusters in place, once the data is there."""
+        from allocpolicy.images import reading
+        from allocpolicy.qcow2.content import Kind
+
         inflate = reading.inflater(layer)
         for run in reading.runs(layer, virtual_size=size):
             place = self.data_offset + run.offset

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 from allocpolicy.contract.facts import DiskFormat, Observation
 from allocpolicy.contract.plan import Step, Target
 from allocpolicy.overriding import override
 from allocpolicy.progress import Progress, counted
-from allocpolicy.qcow2 import geometry, growth, growth_by_qemu, recorded, refcounts
+from allocpolicy.qcow2 import geometry, refcounts
 from allocpolicy.qcow2.consistency import check_tables, checked
 from allocpolicy.qcow2.header import Header, read_header
-from allocpolicy.qcow2.recorded import Recorded
 from allocpolicy.record import dataclass
 from allocpolicy.steps.reserve import Reserve, ReservePastEnd
 from allocpolicy.storage import longest
 from allocpolicy.storage.failure import own_work
 from allocpolicy.wording import format_size
+
+if TYPE_CHECKING:
+    from allocpolicy.qcow2.recorded import Recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,8 @@ class GrowQcow2(Step):
         :raises ImageError: when the image can't be grown.
         :raises Unsupported: when its file would become too long.
         """
+        from allocpolicy.qcow2 import growth  # few commands grow one
+
         fd, path = target.fd, target.directory
         with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
             header = read_header(fd, path=path)
@@ -110,6 +114,8 @@ class GrowQcow2(Step):
 
     @override
     def run(self, target: Target, progress: Progress) -> None:
+        from allocpolicy.qcow2 import growth, recorded
+
         fd, path = target.fd, target.directory
         advance = counted(progress, total=self.virtual_size)
         with own_work(fd=fd, path=path, needed=0, action="grow the disk"):
@@ -125,15 +131,19 @@ class GrowQcow2(Step):
                 longest.lengthen(fd, _full_size(fd, path=path))
 
     def _takes_qemu(self, header: Header) -> bool:
+        from allocpolicy.qcow2 import growth_by_qemu
+
         size, backing_size = self.virtual_size, self.backing_size
         return growth_by_qemu.is_needed(
             header, virtual_size=size, backing_size=backing_size
         )
 
     def _by_qemu(self, fd: int, header: Header, *, path: Path) -> Recorded:
+        from allocpolicy.qcow2 import growth_by_qemu
+        from allocpolicy.steps import qemu_growth
+
         growth_by_qemu.check(fd, header, path=path, **self._wanted)
         check_tables(fd, header, path=path, vm_state=True)
-        from allocpolicy.steps import qemu_growth  # few disks need it
 
         return qemu_growth.recorded(fd, header, path=path, **self._wanted)
 

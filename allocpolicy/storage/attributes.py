@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Collection, Mapping
 
-from allocpolicy.record import dataclass
+from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import credentials, fsxattr, inode_flags, patience
 from allocpolicy.storage.credentials import Capability
 from allocpolicy.storage.failure import UNSUPPORTED
@@ -143,7 +143,8 @@ def _carry_fsxattr(source: int, target: int, directory: int) -> None:
         reason = f"new files get project {around.project}, not {wanted.project}"
         raise OSError(errno.EXDEV, f"the directory's {reason}")
     kept = made.flags & ~_CARRIED_XFLAGS
-    carried = made._replace(
+    carried = replace(
+        made,
         flags=kept | wanted.flags & _CARRIED_XFLAGS,
         project=wanted.project,
         cow_extent_size=wanted.cow_extent_size,

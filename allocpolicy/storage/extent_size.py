@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 
+from allocpolicy.record import replace
 from allocpolicy.storage import fsxattr
 from allocpolicy.storage.failure import UNSUPPORTED
 
@@ -26,7 +27,7 @@ def hint(fd: int, *, size: int = HINT) -> None:
     try:
         found = fsxattr.read(fd)
         flags = found.flags | fsxattr.FS_XFLAG_EXTSIZE
-        fsxattr.write(fd, found._replace(flags=flags, extent_size=size))
+        fsxattr.write(fd, replace(found, flags=flags, extent_size=size))
     except OSError as error:
         # EINVAL: ext4 and btrfs have the call, but no such hint.
         if error.errno not in UNSUPPORTED | {errno.EINVAL, errno.EPERM}:

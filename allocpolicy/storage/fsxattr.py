@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import struct
-from typing import NamedTuple
+from operator import attrgetter
+
+from allocpolicy.record import dataclass
 
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
@@ -20,9 +22,11 @@ FS_XFLAG_NODEFRAG = 0x2000
 FS_XFLAG_FILESTREAM = 0x4000
 FS_XFLAG_COWEXTSIZE = 0x10000
 _FSXATTR = struct.Struct("=5L8x")
+_FIELDS = ("flags", "extent_size", "extents", "project", "cow_extent_size")
 
 
-class Fsxattr(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fsxattr:
     """The fields of struct fsxattr; sizes in bytes."""
 
     flags: int
@@ -38,7 +42,8 @@ def read(fd: int) -> Fsxattr:
     :raises OSError: ENOTTY or EOPNOTSUPP where the filesystem has none.
     """
     answer = fcntl.ioctl(fd, FS_IOC_FSGETXATTR, bytes(_FSXATTR.size))
-    return Fsxattr._make(_FSXATTR.unpack(answer))
+    values = _FSXATTR.unpack(answer)
+    return Fsxattr(**dict(zip(_FIELDS, values, strict=True)))
 
 
 def write(fd: int, attributes: Fsxattr) -> None:
@@ -46,4 +51,4 @@ def write(fd: int, attributes: Fsxattr) -> None:
 
     :raises OSError: EINVAL or EOPNOTSUPP for what the filesystem does not support.
     """
-    fcntl.ioctl(fd, FS_IOC_FSSETXATTR, _FSXATTR.pack(*attributes))
+    fcntl.ioctl(fd, FS_IOC_FSSETXATTR, _FSXATTR.pack(*attrgetter(*_FIELDS)(attributes)))

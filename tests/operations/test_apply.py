@@ -31,6 +31,7 @@ from allocpolicy import (
 from allocpolicy.execute import hold
 from allocpolicy.operations import again
 from allocpolicy.progress import Advance
+from allocpolicy.record import replace
 from allocpolicy.storage import fsxattr, inode_flags, lease, zeroes
 from allocpolicy.storage.inode_flags import InodeFlag
 from tests.harness import images, logs, ordinary_user
@@ -325,7 +326,7 @@ def give_attributes(disk: Path, kind: str) -> None:
     with opened(disk, flags=os.O_RDWR) as fd:
         inode_flags.add(fd, InodeFlag.NODUMP | InodeFlag.NOATIME)
         if kind == "xfs":
-            fsxattr.write(fd, fsxattr.read(fd)._replace(project=77))
+            fsxattr.write(fd, replace(fsxattr.read(fd), project=77))
 
 
 def attributes(disk: Path) -> tuple[object, ...]:
@@ -361,7 +362,7 @@ def test_the_flags_of_xfs_are_kept(directory: Path, base: Path) -> None:
     with opened(disk, flags=os.O_RDWR) as fd:
         found = fsxattr.read(fd)
         flags = found.flags | added
-        fsxattr.write(fd, found._replace(flags=flags, cow_extent_size=128 << 10))
+        fsxattr.write(fd, replace(found, flags=flags, cow_extent_size=128 << 10))
     assert applied(disk, *PERFORMANCE)["mode"] == "staged"
     with opened(disk) as fd:
         found = fsxattr.read(fd)
@@ -378,7 +379,7 @@ def test_a_large_extent_size_of_the_directory_takes_nothing_more(
     with opened(directory) as fd:
         found = fsxattr.read(fd)
         flags = found.flags | fsxattr.FS_XFLAG_EXTSZINHERIT
-        fsxattr.write(fd, found._replace(flags=flags, extent_size=16 * MIB))
+        fsxattr.write(fd, replace(found, flags=flags, extent_size=16 * MIB))
     disk = directory / "disk"
     size = 20 * MIB
     provision(disk, *SPACE, "--format", format, "--size", size)
@@ -435,7 +436,7 @@ def test_a_project_that_the_directory_takes_no_file_of_is_told(
     with opened(directory) as fd:
         found = fsxattr.read(fd)
         flags = found.flags | fsxattr.FS_XFLAG_PROJINHERIT
-        fsxattr.write(fd, found._replace(flags=flags, project=77))
+        fsxattr.write(fd, replace(found, flags=flags, project=77))
     finished = allocpolicy("apply", disk, *PERFORMANCE)
     assert finished.status == 4
     assert "project 77" in finished.stderr

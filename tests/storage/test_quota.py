@@ -29,6 +29,7 @@ pytestmark = pytest.mark.system
 CODE = f"""
 import ctypes, dataclasses, json, os, struct
 from pathlib import Path
+from allocpolicy.record import replace
 from allocpolicy.storage import budget, fsxattr, mount, quota, space
 from allocpolicy.storage.quota import QuotaType
 
@@ -69,7 +70,7 @@ for kind in {tuple(MOUNTS)}:
     before = seen(fd)
     flags = fsxattr.FS_XFLAG_PROJINHERIT
     was = fsxattr.read(fd)
-    fsxattr.write(fd, was._replace(project={PROJECT}, flags=was.flags | flags))
+    fsxattr.write(fd, replace(was, project={PROJECT}, flags=was.flags | flags))
     limit(fd, QuotaType.USER, 0)
     limit(fd, QuotaType.PROJECT, {PROJECT})
     disk = os.open(directory / "disk", os.O_WRONLY | os.O_CREAT)

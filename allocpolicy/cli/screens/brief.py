@@ -21,14 +21,14 @@ _SHORTER = (
     ),
     (r", ((?:under )?\d+) %(?!\))", r" (\1 %)"),
 )
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ([KMGTP])iB\b(?: \(\d+ bytes\))?")
+_AMOUNT = r"(\d+(?:\.\d+)?) ([KMGTP])iB\b(?: \(\d+ bytes\))?"
 
 
 def reason(text: str) -> str:
     """Return a reason for a column: ``28G of holes (70 %)``."""
     for pattern, words in _SHORTER:
         text = re.sub(pattern, words, text)
-    return _AMOUNT.sub(r"\1\2", text)
+    return re.sub(_AMOUNT, r"\1\2", text)
 
 
 def rounded(text: str) -> str:
