@@ -25,6 +25,7 @@ from benchmarks import (
     writes,
 )
 from benchmarks.measure import Settings
+from benchmarks.releases import BEFORE, Release
 
 PARTS = {
     "metadata": metadata.run,
@@ -49,8 +50,11 @@ def main() -> None:
         settings = Settings(
             directory=Path(directory),
             kinds=arguments.filesystems,
-            pairs=arguments.pairs,
+            releases=_releases(arguments.before),
+            pairs=arguments.pairs or (3 if arguments.short else 5),
             quick=arguments.quick,
+            short=arguments.short,
+            profile=arguments.profile,
         )
         for name in arguments.only:
             _run(name, settings, arguments.output)
@@ -93,14 +97,34 @@ def _arguments() -> argparse.Namespace:
         "--directory", type=Path, help="for the filesystems' images, 30 GiB free"
     )
     parser.add_argument(
-        "--only", type=_parts, default=list(PARTS), help=f"of {','.join(PARTS)}"
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help=f"of {', '.join(PARTS)}",
     )
-    parser.add_argument("--pairs", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="PYTHON",
+        help="measure the earlier release, too, that this interpreter has",
+    )
+    parser.add_argument("--pairs", type=int, help="rounds (default 5, --short 3)")
     parser.add_argument(
         "--filesystems", nargs="+", choices=KINDS, default=KINDS, metavar="KIND"
     )
     parser.add_argument(
         "--quick", action="store_true", help="small, to see that it works"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="fewer rounds, sizes and filesystems"
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="DIRECTORY",
+        help="also write there where the time of ours went",
     )
     parser.add_argument(
         "--output", type=Path, help="for the results (default benchmarks/results)"
@@ -118,11 +142,10 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _parts(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - set(PARTS):
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(unknown)}")
-    return names
+def _releases(before: Path | None) -> list[Release]:
+    if before is None:
+        return [Release()]
+    return [Release(), Release(python=before.absolute(), label=BEFORE)]
 
 
 if __name__ == "__main__":

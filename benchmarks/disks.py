@@ -1,4 +1,4 @@
-"""The base image that disks start from, and our ways to make a disk."""
+"""The base image that disks start from, and the disks that are no contenders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allocpolicy import Access, DiskFormat, Order, Policy, provision
-from benchmarks.measure import DISK, GIB, MIB, Contender, output
+from benchmarks.measure import DISK, MIB, output
 
 BASES = {"raw": "base.raw", "qcow2": "base.qcow2"}
 _BLOCK = 4096
@@ -74,20 +74,3 @@ def ours(
         access=Access(),
     )
     provision(order, policy=Policy(lock_path=directory, configured=False))
-
-
-def provisioning(
-    name: str, *, size: int, base: str | None = None, **options: str
-) -> Contender:
-    """Return our API, making a ``performance`` disk, as a contender."""
-
-    def make(directory: Path) -> None:
-        ours(directory, size=size, base=base, options=options)
-
-    return Contender(name=name, make=make)
-
-
-def warm_up(directory: Path, *, base: str | None = None) -> None:
-    """Make a small disk once, so that imports are not measured."""
-    ours(directory, size=16 * GIB, base=base)
-    (directory / DISK).unlink()

@@ -23,6 +23,7 @@ from benchmarks.measure import (
     Target,
     output,
 )
+from benchmarks.releases import Release
 from tests.harness import domains
 
 EMPTY = "python3 -IS -c pass"
@@ -57,7 +58,7 @@ class Start:
 
 
 def run(settings: Settings) -> Part:
-    whole_command.compile_ours()
+    Release().compile()
     comparisons = []
     for kind in (one for one in settings.kinds if one in KINDS):
         with measure.mounted(kind, directory=settings.directory) as mount_point:
@@ -108,7 +109,7 @@ class _Place:
         self._base = base / disks.BASES["raw"]
         hooks = mount_point / "hooks"
         hooks.mkdir()
-        line = f"{whole_command.allocpolicy()} libvirt install-hook --hooks-directory"
+        line = f"{Release().command} libvirt install-hook --hooks-directory"
         output(f"{line} {hooks}", directory=mount_point)
         (self._hook,) = hooks.iterdir()
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
+from benchmarks.cost import Cost, Stopwatch
 from tests.harness import filesystems
+
+if TYPE_CHECKING:
+    from benchmarks.releases import Release
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 # A sparse file; on xfs qemu-img's 1 MiB extent-size hint makes 16 GiB of the L2 tables
@@ -28,20 +32,28 @@ DISK = "disk"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How much is measured, and where; ``limit`` is the seconds a command may take."""
+    """How much is measured, where, and of which releases of ours.
+
+    ``limit`` is the seconds a command may take. The first release is this one; a part
+    measures each of them in the same rounds.
+    """
 
     directory: Path
     kinds: Sequence[str]
+    releases: Sequence[Release]
     pairs: int = 5
     quick: bool = False
+    short: bool = False
     limit: float = 60.0
+    profile: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What one contender took, a value a round, in ``unit``.
 
-    ``at_least``: it was stopped at the limit.
+    ``at_least``: it was stopped at the limit. ``cpu`` is the seconds of CPU, a value a
+    round, where they were measured.
     """
 
     name: str
@@ -49,11 +61,17 @@ class Record:
     unit: str = "s"
     note: str = ""
     at_least: bool = False
+    cpu: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
         """Return the median of the values."""
         return median(self.values)
+
+    @property
+    def cpu_text(self) -> str:
+        """Return the median of the CPU time in milliseconds, or nothing."""
+        return f"{median(self.cpu) * 1000:,.1f}" if self.cpu else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +86,26 @@ class Comparison:
         """Return the record of this name."""
         return next(record for record in self.records if record.name == name)
 
+    def get(self, name: str) -> Record | None:
+        """Return the record of this name, or None."""
+        return next((one for one in self.records if one.name == name), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a part must reach by the issue, and what it did."""
+    """What a part must reach by the issue, and what it did.
+
+    ``before`` is what an earlier release did in the same run; ``times`` how many times
+    as long it took; ``cpu`` the milliseconds of CPU of both.
+    """
 
     text: str
     wanted: str
     measured: str
     reached: bool
+    before: str = ""
+    times: str = ""
+    cpu: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +121,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """Something that makes the file ``disk`` in a directory, synced."""
+    """Something that makes the file ``disk`` in a directory, synced.
+
+    It says what that cost, or leaves it to whoever runs it to look at the clock.
+    """
 
     name: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], Cost | None]
 
 
 def ratio(slower: Record, faster: Record) -> float:
@@ -115,22 +147,23 @@ def in_turn(
 
     :param examine: what is to be noted of the disk that a contender made.
     """
-    taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    taken: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
     notes: dict[str, str] = {}
     stopped: set[str] = set()
     disk = directory / DISK
     for number in range(pairs):
         for contender in contenders[:: -1 if number % 2 else 1]:
-            seconds = taken[contender.name]
-            if seconds and seconds[0] > SLOW:
+            costs = taken[contender.name]
+            if costs and costs[0].seconds > SLOW:
                 continue
             settle(directory)
-            started = time.perf_counter()
+            watch = Stopwatch()
             try:
-                contender.make(directory)
+                cost = contender.make(directory)
             except subprocess.TimeoutExpired:
                 stopped.add(contender.name)
-            seconds.append(time.perf_counter() - started)
+                cost = None
+            costs.append(cost or watch.read())
             if disk.exists():
                 if contender.name not in notes and contender.name not in stopped:
                     notes[contender.name] = examine(disk)
@@ -138,11 +171,12 @@ def in_turn(
     return tuple(
         Record(
             name=name,
-            values=tuple(seconds),
+            values=tuple(cost.seconds for cost in costs),
             note=notes.get(name, ""),
             at_least=name in stopped,
+            cpu=tuple(cost.cpu for cost in costs),
         )
-        for name, seconds in taken.items()
+        for name, costs in taken.items()
     )
 
 
@@ -171,22 +205,36 @@ def sync_made(directory: Path) -> None:
             os.close(fd)
 
 
-def commands(name: str, *lines: str, limit: float, synced: bool = False) -> Contender:
+def commands(
+    name: str,
+    *lines: str,
+    limit: float,
+    synced: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Contender:
     """Return commands run one after another, the disk synced at the end.
 
     :param synced: the last of them syncs already.
     """
 
-    def make(directory: Path) -> None:
+    def make(directory: Path) -> Cost:
+        watch = Stopwatch(children_only=True)
         for line in lines:
-            output(line, directory=directory, limit=limit)
+            output(line, directory=directory, limit=limit, environment=environment)
         if not synced:
             sync_made(directory)
+        return watch.read()
 
     return Contender(name=name, make=make)
 
 
-def output(line: str, *, directory: Path, limit: float | None = None) -> str:
+def output(
+    line: str,
+    *,
+    directory: Path,
+    limit: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Run a command line (no quoting) in a directory and return what it says."""
     try:
         done = subprocess.run(
@@ -194,6 +242,7 @@ def output(line: str, *, directory: Path, limit: float | None = None) -> str:
             capture_output=True,
             check=True,
             cwd=directory,
+            env=environment,
             text=True,
             timeout=limit,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from allocpolicy import automatic_cluster_size
 from benchmarks import copies, measure, whole_command
 from benchmarks.measure import DISK, MIB, TIB, Comparison, Part, Record, Settings
+from benchmarks.releases import Release
 
 SIZES = {"1 TiB": TIB, "8 TiB": 8 * TIB}
 KIND = "xfs"
@@ -52,7 +53,7 @@ def _measure(size: str, directory: Path) -> Comparison:
     if count == TIB:
         lines["qemu-img create, 64K"] = f"{create} {DISK} {count}"
     lines |= {
-        "allocpolicy --version": f"{whole_command.allocpolicy()} --version",
+        "allocpolicy --version": f"{Release().command} --version",
         "python -c pass": f"{sys.executable} -c pass",
         "true": "true",
     }

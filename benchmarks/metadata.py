@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from allocpolicy import automatic_cluster_size
 from allocpolicy.qcow2 import writer
 from allocpolicy.qcow2.geometry import geometry
-from benchmarks import disks, measure
+from benchmarks import measure, releases
 from benchmarks.measure import (
     DISK,
     GIB,
+    MIB,
     TIB,
     Comparison,
     Contender,
@@ -21,9 +23,10 @@ from benchmarks.measure import (
     Target,
     ratio,
 )
+from benchmarks.releases import Disk, Worker
 
 SIZES = {"10 GiB": 10 * GIB, "100 GiB": 100 * GIB, "1 TiB": TIB, "8 TiB": 8 * TIB}
-QUICK = ("10 GiB", "100 GiB")
+QUICK, SHORT = ("10 GiB", "100 GiB"), ("100 GiB", "1 TiB")
 SAME = 64 * 1024
 # (size, our cluster size, ratio that the issue wants)
 TARGETS = (
@@ -43,10 +46,15 @@ qemu-img was told it. Ratios are to `write_mapped` at the same cluster size."""
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
     for kind in settings.kinds:
-        with measure.mounted(kind, directory=settings.directory) as mount_point:
-            disks.warm_up(mount_point)
-            for size in QUICK if settings.quick else SIZES:
-                comparisons += _measure(kind, size, mount_point, settings)
+        with (
+            measure.mounted(kind, directory=settings.directory) as mount_point,
+            releases.working(settings.releases) as workers,
+        ):
+            releases.warm_up(workers, directory=mount_point, base=None)
+            for size in _sizes(settings):
+                comparisons += _measure(
+                    kind, size, mount_point, settings, workers=workers
+                )
     return Part(
         name="metadata",
         title="(a) Metadata-preallocated empty images",
@@ -56,13 +64,24 @@ def run(settings: Settings) -> Part:
     )
 
 
+def _sizes(settings: Settings) -> Sequence[str]:
+    if settings.quick:
+        return QUICK
+    return SHORT if settings.short else list(SIZES)
+
+
 def cluster_sizes(size: int) -> dict[str, int]:
     """Return the cluster sizes at which a virtual size is measured."""
     return {"64K": SAME, "auto": automatic_cluster_size(size)}
 
 
 def _measure(
-    kind: str, size: str, directory: Path, settings: Settings
+    kind: str,
+    size: str,
+    directory: Path,
+    settings: Settings,
+    *,
+    workers: Sequence[Worker],
 ) -> list[Comparison]:
     """Compare both cluster sizes in the same rounds, so that they compare, too."""
     contenders: list[Contender] = []
@@ -72,15 +91,10 @@ def _measure(
             continue
         line = "qemu-img create -q -f qcow2 -o preallocation=metadata,cluster_size="
         rival = f"{line}{cluster_size} {DISK} {SIZES[size]}"
+        disk = Disk(size=SIZES[size], options={"cluster_size": _option(cluster_size)})
         contenders += [
             _writing(f"{label}: write_mapped", SIZES[size], cluster_size),
-            disks.provisioning(
-                f"{label}: provision",
-                size=SIZES[size],
-                cluster_size=f"{cluster_size // 1024}K"
-                if cluster_size < 1 << 20
-                else f"{cluster_size >> 20}M",
-            ),
+            *(worker.provisioning(f"{label}: provision", disk) for worker in workers),
             measure.commands(f"{label}: qemu-img", rival, limit=settings.limit),
         ]
     records = measure.in_turn(contenders, directory=directory, pairs=settings.pairs)
@@ -95,6 +109,13 @@ def _measure(
         for label, cluster_size in clusters.items()
         if any(record.name.startswith(label) for record in records)
     ]
+
+
+def _option(cluster_size: int) -> str:
+    """Return a cluster size as the option has it."""
+    if cluster_size < MIB:
+        return f"{cluster_size // 1024}K"
+    return f"{cluster_size // MIB}M"
 
 
 def _words(label: str, cluster_size: int) -> str:

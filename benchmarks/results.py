@@ -19,6 +19,7 @@ _VERSIONS = {
     "xfsprogs": "mkfs.xfs -V",
     "btrfs-progs": "mkfs.btrfs --version",
 }
+_TARGETS = ("goal", "wanted", "before", "measured", "times", "CPU, ms", "")
 
 
 def machine() -> str:
@@ -66,15 +67,17 @@ def _part(document: dict[str, Any]) -> Part:
         Comparison(
             filesystem=one["filesystem"],
             case=one["case"],
-            records=tuple(
-                Record(**{**record, "values": tuple(record["values"])})
-                for record in one["records"]
-            ),
+            records=tuple(_record(record) for record in one["records"]),
         )
         for one in document["comparisons"]
     )
     targets = tuple(Target(**target) for target in document["targets"])
     return Part(**{**document, "comparisons": comparisons, "targets": targets})
+
+
+def _record(document: dict[str, Any]) -> Record:
+    values, cpu = tuple(document["values"]), tuple(document.get("cpu", ()))
+    return Record(**{**document, "values": values, "cpu": cpu})
 
 
 def markdown(found: Sequence[tuple[Part, str]]) -> str:
@@ -96,13 +99,16 @@ def _targets(parts: Iterable[Part]) -> list[str]:
         (
             target.text,
             target.wanted,
+            target.before,
             target.measured,
+            target.times,
+            target.cpu,
             "reached" if target.reached else "**not reached**",
         )
         for part in parts
         for target in part.targets
     ]
-    return _table(("target", "wanted", "measured", ""), rows)
+    return _table(_TARGETS, rows)
 
 
 def _comparisons(part: Part) -> list[str]:
@@ -122,6 +128,7 @@ def _comparisons(part: Part) -> list[str]:
             "contender",
             f"median, {shown}",
             "least to most",
+            "CPU, ms",
             "ratio",
             "disk",
         )
@@ -138,6 +145,7 @@ def _cells(comparison: Comparison, record: Record) -> tuple[str, ...]:
     return (
         f"{above}{_number(record.median * factor)}{runs}",
         f"{_number(least * factor)} to {_number(most * factor)}",
+        record.cpu_text,
         "" if record is first else f"{above}{ratio(record, first):.2f}",
         record.note,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import compileall
-import importlib.util
+import contextlib
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import copies, disks, measure
@@ -17,8 +18,11 @@ from benchmarks.measure import (
     Part,
     Settings,
     Target,
+    output,
     ratio,
 )
+from benchmarks.releases import BEFORE, Release
+from benchmarks.targets import at_least, held
 
 SIZES = {"40 GiB": 40 * GIB, "100 GiB": 100 * GIB, "1 TiB": TIB}
 # Slower by far than the others in (b), or not another way to the same disk.
@@ -41,12 +45,13 @@ are the part that is start-up. Ratios are to ours."""
 
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
-    compile_ours()
+    for release in settings.releases:
+        release.compile()
     with measure.mounted(KIND, directory=settings.directory) as mount_point:
         copies.make_bases(mount_point, settings)
         for base in (*disks.BASES, None):
             comparisons += [
-                _measure(size, base, mount_point, settings) for size in SIZES
+                _measure(size, base, mount_point, settings) for size in _sizes(settings)
             ]
     return Part(
         name="command",
@@ -59,24 +64,26 @@ def run(settings: Settings) -> Part:
     )
 
 
-def compile_ours() -> None:
-    """Compile our modules, as an installation does; Python may be told not to."""
-    for name in ("allocpolicy", "allocpolicy_strategies"):
-        spec = importlib.util.find_spec(name)
-        assert spec, name
-        for place in spec.submodule_search_locations or ():
-            compileall.compile_dir(place, quiet=1)
+def _sizes(settings: Settings) -> Sequence[str]:
+    return ("40 GiB", "1 TiB") if settings.short else list(SIZES)
 
 
-def allocpolicy() -> str:
-    """Return the command that is installed beside the interpreter."""
-    return str(Path(sys.executable).with_name("allocpolicy"))
+def provision(size: int, base: str | None, *, release: Release | None = None) -> str:
+    """Return a release's command line for a ``performance`` disk, ours by default."""
+    line = f"{(release or Release()).command} provision {DISK}"
+    return f"{line} {_what(size, base)}"
 
 
-def provision(size: int, base: str | None) -> str:
-    """Return our command line for a ``performance`` disk."""
-    line = f"{allocpolicy()} provision {DISK} --size {size} --strategy performance"
+def _what(size: int, base: str | None) -> str:
+    line = f"--size {size} --strategy performance"
     return f"{line} --base {disks.BASES[base]} --base-format {base}" if base else line
+
+
+def prepare(size: int, base: str | None, *, release: Release, directory: Path) -> None:
+    """Prepare such a disk, where the release can, so that none is made meanwhile."""
+    line = f"{release.command} cache prepare {DISK} {_what(size, base)}"
+    with contextlib.suppress(subprocess.CalledProcessError):
+        output(line, directory=directory, environment=release.environment)
 
 
 def _measure(
@@ -84,9 +91,18 @@ def _measure(
 ) -> Comparison:
     count, limit = SIZES[size], settings.limit
     sync = f"sync {DISK} ."
-    contenders: list[Contender] = [
-        measure.commands(OURS, provision(count, base), limit=limit, synced=True)
-    ]
+    contenders: list[Contender] = []
+    for release in settings.releases:
+        prepare(count, base, release=release, directory=directory)
+        contenders.append(
+            measure.commands(
+                release.named(OURS),
+                provision(count, base, release=release),
+                limit=limit,
+                synced=True,
+                environment=release.environment,
+            )
+        )
     if base:
         found = copies.recipes(base, count)
         contenders += [
@@ -110,7 +126,7 @@ def _measure(
                 PYTHON, f"{sys.executable} -c pass", limit=limit, synced=True
             ),
             measure.commands(
-                VERSION, f"{allocpolicy()} --version", limit=limit, synced=True
+                VERSION, f"{Release().command} --version", limit=limit, synced=True
             ),
         ]
     records = measure.in_turn(
@@ -124,22 +140,20 @@ def _measure(
 
 
 def _targets(comparison: Comparison) -> list[Target]:
-    rivals = [
-        record
-        for record in comparison.records
-        if record.name not in (OURS, OVERLAY, PYTHON, VERSION)
-    ]
+    ours, before = comparison[OURS], comparison.get(f"{OURS}, {BEFORE}")
+    others = (ours, before, *map(comparison.get, (OVERLAY, PYTHON, VERSION)))
+    rivals = [record for record in comparison.records if record not in others]
     found = []
     for mapped in (False, True):
         rival = copies.fastest(rivals, mapped=mapped)
         which = "fastest that maps all" if mapped else "fastest"
-        times = ratio(rival, comparison[OURS])
         found.append(
-            Target(
-                text=f"(c) {comparison.case}, {which}: {rival.name}",
-                wanted="faster",
-                measured=f"{times:.2f}x",
-                reached=times > 1,
+            held(
+                f"(c) {comparison.case}, {which}: {rival.name}",
+                at_least(1, "x its speed"),
+                value=lambda record, rival=rival: ratio(rival, record),  # type: ignore[misc]
+                ours=ours,
+                before=before,
             )
         )
     return found if len(rivals) > 1 else found[:1]
