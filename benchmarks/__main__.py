@@ -20,7 +20,11 @@ from benchmarks import (
     measure,
     memory,
     metadata,
+    prepared,
+    qemus,
+    releases,
     results,
+    startup,
     whole_command,
     writes,
 )
@@ -35,6 +39,8 @@ PARTS = {
     "memory": memory.run,
     "audit": audit.run,
     "hook": hook.run,
+    "prepared": prepared.run,
+    "startup": startup.run,
 }
 KINDS = ("xfs", "ext4", "btrfs")
 
@@ -50,7 +56,8 @@ def main() -> None:
         settings = Settings(
             directory=Path(directory),
             kinds=arguments.filesystems,
-            releases=_releases(arguments.before),
+            releases=_releases(arguments.before, arguments.before_is),
+            qemus=qemus.found(newer=not arguments.installed_qemu),
             pairs=arguments.pairs or (3 if arguments.short else 5),
             quick=arguments.quick,
             short=arguments.short,
@@ -66,7 +73,7 @@ def _run(name: str, settings: Settings, output: Path) -> None:
     part = PARTS[name](settings)
     output.mkdir(parents=True, exist_ok=True)
     about = {
-        "machine": results.machine(),
+        "machine": results.machine(settings),
         "pairs": settings.pairs,
         "caches": "warm",
         "quick": settings.quick,
@@ -110,6 +117,12 @@ def _arguments() -> argparse.Namespace:
         metavar="PYTHON",
         help="measure the earlier release, too, that this interpreter has",
     )
+    parser.add_argument(
+        "--before-is",
+        default="an earlier release",
+        metavar="TEXT",
+        help="what that is, for the results",
+    )
     parser.add_argument("--pairs", type=int, help="rounds (default 5, --short 3)")
     parser.add_argument(
         "--filesystems", nargs="+", choices=KINDS, default=KINDS, metavar="KIND"
@@ -119,6 +132,11 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--short", action="store_true", help="fewer rounds, sizes and filesystems"
+    )
+    parser.add_argument(
+        "--installed-qemu",
+        action="store_true",
+        help="measure no other QEMU, which is fetched from Debian's backports",
     )
     parser.add_argument(
         "--profile",
@@ -142,10 +160,13 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _releases(before: Path | None) -> list[Release]:
+def _releases(before: Path | None, what: str) -> list[Release]:
+    """Return this release, and the earlier one if there is one, both at work."""
     if before is None:
         return [Release()]
-    return [Release(), Release(python=before.absolute(), label=BEFORE)]
+    both = [Release(), Release(python=before.absolute(), label=BEFORE, what=what)]
+    with releases.working(both):
+        return both
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from benchmarks.cost import Cost, Stopwatch
 from tests.harness import filesystems
 
 if TYPE_CHECKING:
+    from benchmarks.qemus import Qemu
     from benchmarks.releases import Release
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
@@ -32,15 +33,16 @@ DISK = "disk"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How much is measured, where, and of which releases of ours.
+    """How much is measured, where, and of which releases of ours and of QEMU.
 
     ``limit`` is the seconds a command may take. The first release is this one; a part
-    measures each of them in the same rounds.
+    measures each of them in the same rounds. The first QEMU is the installed one.
     """
 
     directory: Path
     kinds: Sequence[str]
     releases: Sequence[Release]
+    qemus: Sequence[Qemu]
     pairs: int = 5
     quick: bool = False
     short: bool = False

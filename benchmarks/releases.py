@@ -33,11 +33,13 @@ class WorkerFailed(Exception):
 class Release:
     """A release of ours: the interpreter that it is installed for.
 
-    ``label`` tells its records from those of this release, which has none.
+    ``label`` tells its records from those of this release, which has none; ``what`` is
+    what people call it.
     """
 
     python: Path = field(default_factory=lambda: Path(sys.executable))
     label: str = ""
+    what: str = ""
 
     def named(self, contender: str) -> str:
         """Return a contender's name with the release in it."""
@@ -142,6 +144,19 @@ class Worker:
             return self.ask("provision", disk, directory=directory)
 
         return Contender(name=self.release.named(name), make=make)
+
+    def prepare(self, disk: Disk, *, directory: Path) -> str:
+        """Prepare a disk where the release can; return why it is not, or nothing.
+
+        Otherwise one may be prepared while others are measured.
+        """
+        if not self.prepares:
+            return "this release prepares no disks"
+        try:
+            self.ask("prepare", disk, directory=directory)
+        except WorkerFailed as error:
+            return str(error)
+        return ""
 
     def close(self) -> None:
         """Let it end."""

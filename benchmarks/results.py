@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import writes
-from benchmarks.measure import Comparison, Part, Record, Target, output, ratio
+from benchmarks.measure import Comparison, Part, Record, Settings, Target, output, ratio
 
 _VERSIONS = {
-    "QEMU": "qemu-img --version",
     "xfsprogs": "mkfs.xfs -V",
     "btrfs-progs": "mkfs.btrfs --version",
 }
 _TARGETS = ("goal", "wanted", "before", "measured", "times", "CPU, ms", "")
 
 
-def machine() -> str:
-    """Return a line about this machine, without its names and paths."""
+def machine(settings: Settings) -> str:
+    """Return a line about the machine and what is measured, without names and paths."""
     versions = [
         f"{name} {found.group()}"
         for name, line in _VERSIONS.items()
@@ -32,9 +31,15 @@ def machine() -> str:
     return ", ".join(
         (
             f"Linux {platform.release().split('-')[0]}",
+            " and ".join(f"QEMU {qemu.version}" for qemu in settings.qemus),
             *versions,
             f"Python {platform.python_version()}",
             f"{os.cpu_count()} cores",
+            *(
+                f"{release.label}: {release.what}"
+                for release in settings.releases
+                if release.label
+            ),
         )
     )
 
