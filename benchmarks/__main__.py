@@ -25,6 +25,7 @@ from benchmarks import (
     releases,
     results,
     startup,
+    touch,
     whole_command,
     writes,
 )
@@ -41,6 +42,7 @@ PARTS = {
     "hook": hook.run,
     "prepared": prepared.run,
     "startup": startup.run,
+    "touch": touch.run,
 }
 KINDS = ("xfs", "ext4", "btrfs")
 

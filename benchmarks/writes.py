@@ -163,14 +163,15 @@ def _bench_layout(layout: Layout, directory: Path, settings: Settings) -> list[f
     for arguments in runs:
         measure.settle(directory)
         line = f"qemu-img bench -f {layout.format} -t none -n -w {arguments} {DISK}"
-        seconds.append(_told_seconds(output(line, directory=directory)))
+        seconds.append(told_seconds(output(line, directory=directory)))
     (directory / DISK).unlink()
     measure.settle(directory)
     rates = [SEQUENTIAL_BYTES / MIB / second for second in seconds[2:]]
     return seconds[:2] + rates
 
 
-def _told_seconds(text: str) -> float:
+def told_seconds(text: str) -> float:
+    """Return the seconds that `qemu-img bench` says of its run."""
     told = re.search(r"Run completed in ([\d.]+) seconds", text)
     assert told, text
     return float(told.group(1))
