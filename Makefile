@@ -20,6 +20,7 @@ help:
 	@echo 'make demo   provision one base image under three flavors; show how they differ'
 	@echo 'make check  format, lint, types, imports and fast tests, in a few minutes'
 	@echo 'make test   run the test matrix (tox): what CI runs'
+	@echo 'make bench  measure us and qemu-img in ten minutes, as root'
 	@echo 'make docs   run what the pages show, and build their site in build/docs'
 	@echo 'make venv   install the project, editable, into $(VENV)'
 	@echo 'make clean  remove what the others made'
@@ -47,6 +48,14 @@ check: $(VENV)/bin/ruff
 test: $(VENV)/bin/tox
 	@tools/system-packages $(VENV)/bin/bindep test
 	@PATH='$(TOX_PATH)' tools/run-tox $(VENV)/bin/tox $(TOX_PROCESSES)
+
+# The short form. To measure an earlier release as well:
+# make bench BENCH='--before PYTHON', an interpreter of an environment that has it.
+BENCH :=
+.PHONY: bench
+bench: $(VENV)/bin/tox
+	@$(VENV)/bin/tox -q -e bench -- --short --output $(CURDIR)/build/bench $(BENCH)
+	@echo 'see build/bench/results.md'
 
 # What commands print is put into the pages, and into the README's picture, only where it
 # is not what they show.

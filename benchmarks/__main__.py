@@ -23,8 +23,8 @@ from benchmarks import (
     prepared,
     qemus,
     releases,
-    results,
     startup,
+    tables,
     touch,
     whole_command,
     writes,
@@ -75,12 +75,12 @@ def _run(name: str, settings: Settings, output: Path) -> None:
     part = PARTS[name](settings)
     output.mkdir(parents=True, exist_ok=True)
     about = {
-        "machine": results.machine(settings),
+        "machine": tables.machine(settings),
         "pairs": settings.pairs,
         "caches": "warm",
         "quick": settings.quick,
     }
-    results.store(output / "results.json", [part], about=about)
+    tables.store(output / "results.json", [part], about=about)
     _render(output)
     for target in part.targets:
         reached = "reached" if target.reached else "NOT REACHED"
@@ -91,8 +91,8 @@ def _render(output: Path) -> None:
     """Write the table and the plots of all that was measured."""
     from benchmarks import plot
 
-    found = results.load(output / "results.json")
-    (output / "results.md").write_text(results.markdown(found))
+    found = tables.load(output / "results.json")
+    (output / "results.md").write_text(tables.markdown(found))
     for part, _ in found:
         plot.draw(part, output)
     plot.draw_summary([part for part, _ in found], output)

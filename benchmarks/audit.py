@@ -26,7 +26,7 @@ from benchmarks.measure import (
 from benchmarks.releases import BEFORE, Release
 from benchmarks.targets import at_least, held
 
-COUNT, QUICK = 2000, 100
+COUNT = 2000
 WANTED = 20
 OURS = "allocpolicy audit"
 RIVAL = "qemu-img info + map"
@@ -49,7 +49,7 @@ state, no stamp and no verdict."""
 
 
 def run(settings: Settings) -> Part:
-    count = QUICK if settings.quick else COUNT
+    count = settings.amount(COUNT, short=500, quick=100)
     with measure.mounted("xfs", directory=settings.directory) as mount_point:
         directory = mount_point / "fleet"
         _make_fleet(directory, count)

@@ -24,6 +24,7 @@ from benchmarks.releases import BEFORE, Disk, Worker
 from benchmarks.targets import at_least, at_most, held
 
 SIZE = 40 * GIB
+KINDS = ("xfs", "ext4", "btrfs")
 OURS = "provision"
 MAPPED = "mapped"
 MAPPED_OVERLAY = "overlay, extended L2, 128K, metadata (Proxmox's)"
@@ -80,7 +81,7 @@ def mapped_overlay(base: str, size: int) -> str:
 
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
-    for kind in settings.kinds:
+    for kind in settings.of(KINDS):
         with (
             measure.mounted(kind, directory=settings.directory) as mount_point,
             releases.working(settings.releases) as workers,
@@ -110,7 +111,7 @@ def run(settings: Settings) -> Part:
 
 
 def make_bases(directory: Path, settings: Settings) -> None:
-    data = 256 * MIB if settings.quick else 2 * GIB
+    data = settings.amount(2 * GIB, short=GIB, quick=256 * MIB)
     disks.make_bases(directory, virtual_size=10 * GIB, data=data)
 
 

@@ -60,7 +60,7 @@ class Start:
 def run(settings: Settings) -> Part:
     Release().compile()
     comparisons = []
-    for kind in (one for one in settings.kinds if one in KINDS):
+    for kind in settings.of(KINDS):
         with measure.mounted(kind, directory=settings.directory) as mount_point:
             starts = list(_starts(kind, mount_point, settings))
             records = _in_turn(starts, rounds=settings.pairs, directory=mount_point)

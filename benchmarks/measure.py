@@ -49,6 +49,17 @@ class Settings:
     limit: float = 60.0
     profile: Path | None = None
 
+    def of(self, kinds: Sequence[str]) -> Sequence[str]:
+        """Return those of a part's filesystems that are wanted; in short, the first."""
+        wanted = [kind for kind in kinds if kind in self.kinds]
+        return wanted[:1] if self.short else wanted
+
+    def amount(self, full: int, *, short: int, quick: int) -> int:
+        """Return how much of something there is to be."""
+        if self.quick:
+            return quick
+        return short if self.short else full
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from allocpolicy import automatic_cluster_size
@@ -33,10 +34,14 @@ automatic cluster size and at its own default, 64K, the latter up to 1 TiB."""
 
 def run(settings: Settings) -> Part:
     with measure.mounted(KIND, directory=settings.directory) as mount_point:
-        comparisons = tuple(_measure(size, mount_point) for size in SIZES)
+        comparisons = tuple(_measure(size, mount_point) for size in _sizes(settings))
     return Part(
         name="memory", title="(e) Peak memory", text=TEXT, comparisons=comparisons
     )
+
+
+def _sizes(settings: Settings) -> Sequence[str]:
+    return ("1 TiB",) if settings.short else list(SIZES)
 
 
 def _measure(size: str, directory: Path) -> Comparison:

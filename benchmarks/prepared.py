@@ -48,7 +48,7 @@ processes, then fsync of file and directory. `cp` copies a disk that was made by
 
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
-    data = 256 * MIB if settings.quick else DATA
+    data = settings.amount(DATA, short=DATA, quick=256 * MIB)
     for kind in (one for one in settings.kinds if one in KINDS):
         with (
             measure.mounted(kind, directory=settings.directory) as mount_point,

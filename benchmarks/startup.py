@@ -89,7 +89,7 @@ def run(settings: Settings) -> Part:
 
 
 def _prepare(directory: Path, settings: Settings) -> None:
-    data = 64 * MIB if settings.quick else DATA
+    data = settings.amount(DATA, short=DATA, quick=64 * MIB)
     disks.make_bases(directory, virtual_size=3 * GIB, data=data)
     (directory / EMPTY).mkdir()
     (directory / CONFIGURATION).write_text(_CONFIGURED)

@@ -31,9 +31,7 @@ from benchmarks.targets import Limit, at_least, at_most, held
 
 KINDS = ("xfs", "ext4")
 SIZE = 6 * GIB
-DATA, QUICK_DATA = GIB, 128 * MIB  # at the beginning of the base, without a hole
 STEP = 86016
-BEYOND, SHORT_BEYOND, QUICK_BEYOND = 48_000, 24_000, 3_000  # requests
 WITHIN_CASE = "4 KiB within the base's data, first"
 CREATED, BEYOND_CASE, AGAIN_CASE = "made", "4 KiB beyond it, first", "and again"
 CASES = (CREATED, WITHIN_CASE, BEYOND_CASE, AGAIN_CASE)
@@ -88,7 +86,7 @@ class Layout:
 
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
-    for kind in (one for one in settings.kinds if one in KINDS):
+    for kind in settings.of(KINDS):
         with (
             measure.mounted(kind, directory=settings.directory) as mount_point,
             releases.working(settings.releases) as workers,
@@ -111,7 +109,7 @@ def run(settings: Settings) -> Part:
 
 def _make_base(directory: Path, settings: Settings) -> None:
     pool = os.urandom(MIB)
-    data = QUICK_DATA if settings.quick else DATA
+    data = _data(settings)
     with (directory / disks.BASES["raw"]).open("wb") as file:
         for _ in range(data // MIB):
             file.write(pool)
@@ -165,8 +163,9 @@ def _measure(layout: Layout, directory: Path, settings: Settings) -> None:
     measure.settle(directory)
     made = layout.make(directory)
     assert made, layout.name
-    data = QUICK_DATA if settings.quick else DATA
-    beyond = f"-o {data} -c {_beyond(settings)}"
+    data = _data(settings)
+    count = settings.amount(48_000, short=16_000, quick=3_000)
+    beyond = f"-o {data} -c {count}"
     costs = [made]
     for where in (f"-c {data // STEP}", beyond, beyond):
         measure.settle(directory)
@@ -176,10 +175,9 @@ def _measure(layout: Layout, directory: Path, settings: Settings) -> None:
         layout.taken.setdefault(case, []).append(cost)
 
 
-def _beyond(settings: Settings) -> int:
-    if settings.quick:
-        return QUICK_BEYOND
-    return SHORT_BEYOND if settings.short else BEYOND
+def _data(settings: Settings) -> int:
+    """Return the bytes at the base's beginning that have no hole."""
+    return settings.amount(GIB, short=512 * MIB, quick=128 * MIB)
 
 
 def _write(layout: Layout, where: str, directory: Path) -> Cost:

@@ -23,10 +23,9 @@ from benchmarks.measure import (
 )
 
 SIZE = 6 * GIB
-KINDS = ("ext4", "xfs")
+KINDS = ("xfs", "ext4")
 # The scattered writes end below 5 GiB; the sequential ones go from there to the end.
 SCATTERED = "-d 32 -s 4096 -S 86016"
-REQUESTS, QUICK_REQUESTS = 60_000, 6_000
 SEQUENTIAL = f"-c 1024 -d 8 -s {MIB} -o {5 * GIB}"
 SEQUENTIAL_BYTES = GIB
 CASES = (
@@ -96,7 +95,7 @@ LAYOUTS = {
 
 def run(settings: Settings) -> Part:
     comparisons: list[Comparison] = []
-    for kind in (kind for kind in settings.kinds if kind in KINDS):
+    for kind in settings.of(KINDS):
         with measure.mounted(kind, directory=settings.directory) as mount_point:
             _make_bases(mount_point, settings)
             comparisons += _measure(kind, mount_point, settings)
@@ -111,7 +110,7 @@ def run(settings: Settings) -> Part:
 
 def _make_bases(directory: Path, settings: Settings) -> None:
     """Make the raw base, and a copy of it that is a metadata-preallocated qcow2."""
-    data = 256 * MIB if settings.quick else 2 * GIB
+    data = settings.amount(2 * GIB, short=GIB, quick=256 * MIB)
     disks.make_bases(directory, virtual_size=SIZE, data=data)
     disks.ours(directory, size=SIZE, base="raw")
     (directory / DISK).rename(directory / disks.BASES["qcow2"])
@@ -157,7 +156,7 @@ def _note(name: str) -> str:
 def _bench_layout(layout: Layout, directory: Path, settings: Settings) -> list[float]:
     """Return seconds of the scattered and MiB/s of the sequential writes."""
     layout.make(directory)
-    count = QUICK_REQUESTS if settings.quick else REQUESTS
+    count = settings.amount(60_000, short=20_000, quick=6_000)
     runs = (f"-c {count} {SCATTERED}", f"-c {count} {SCATTERED}") + (SEQUENTIAL,) * 2
     seconds = []
     for arguments in runs:
