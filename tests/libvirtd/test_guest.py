@@ -44,7 +44,7 @@ def reader(
             disks=(replace(disk, elements="<serial>root</serial>"),),
             metadata=domains.nova({"allocpolicy:strategy": "performance"}),
             memory=192,
-            boot=f"<kernel>{guest.kernel()}</kernel><initrd>{script}</initrd>"
+            boot=f"<kernel>{guest.newest_kernel().path}</kernel><initrd>{script}</initrd>"
             f"<cmdline>{guest.COMMAND_LINE}</cmdline>",
             devices="".join(
                 SERIAL.format(tmp_path / name) for name in ("console", "output")
