@@ -11,6 +11,7 @@ from typing import Any
 OF_COMMANDS = {
     "apply": "apply",
     "audit": "audit",
+    "bench": "bench",
     "cache list": "cache_list",
     "cache prepare": "prepared",
     "cache prune": "cache_prune",

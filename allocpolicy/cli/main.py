@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "apply": "allocpolicy.cli.apply:Apply",
     "audit": "allocpolicy.cli.audit:Audit",
+    "bench": "allocpolicy.cli.bench:Bench",
     "cache list": "allocpolicy.cli.cache:CacheList",
     "cache prepare": "allocpolicy.cli.cache_prepare:CachePrepare",
     "cache prune": "allocpolicy.cli.cache:CachePrune",

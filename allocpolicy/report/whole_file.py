@@ -17,15 +17,16 @@ from allocpolicy.storage.space import free_bytes
 MODE = 0o644  # those who read it are other users
 
 
-def replace(path: Path, text: str, *, what: str) -> None:
-    """Replace the file with the text, mode 0644, whatever the umask.
+def replace(path: Path, content: str | bytes, *, what: str) -> None:
+    """Replace the file with the content, mode 0644, whatever the umask.
 
     :param what: what is written, as an error says it.
     :raises DestinationError: when its directory is missing or not writable, and when
         something else has its name: /dev/null, or a link as /dev/stdout is one.
     :raises NotEnoughSpace: when there is no space for it; the old file stays.
     """
-    content = text.encode()
+    if isinstance(content, str):
+        content = content.encode()
     try:
         with directories.opened(path.parent) as directory:
             _refuse_others(path, directory=directory)

@@ -118,6 +118,7 @@ def test_a_shell_runs_nothing(disk: Path, tmp_path: Path) -> None:
 ARGUMENTS = {
     "apply": ("DISK",),
     "audit": ("DISK",),
+    "bench": ("DIRECTORY", "--quick", "--no-guest", "--yes"),
     "cache list": ("CACHE",),
     "cache prune": ("CACHE",),
     "ensure": ("NEW", "--size", "1M"),

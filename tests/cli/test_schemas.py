@@ -99,6 +99,15 @@ def test_audit(host: Path) -> None:
     check("audit", host, "--all")
 
 
+def test_bench(host: Path) -> None:
+    """Also of a file that is in no VM, for which most isn't measured."""
+    layouts = ("--layout", "performance", "--layout", "file, no VM")
+    small = ("--quick", "--size", "8M", "--no-guest", "--yes", *layouts)
+    ours, outside = check("bench", host, *small)
+    assert ours["recommended"] and ours["by_io"]["threads"]["first"] > 0
+    assert outside["dd_rate"] > 0 and outside["by_io"] == {}
+
+
 def test_cache(tmp_path: Path) -> None:
     base = tmp_path / "base.vpc"
     images.qemu_img("create", "-q", "-f", "vpc", base, "1M")

@@ -1,0 +1,111 @@
+"""How disks are made: by allocpolicy, as it is installed, and by qemu-img."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from allocpolicy import Access, ChangeLog, DiskFormat, Order, Policy, provision
+from allocpolicy.bench import programs
+from allocpolicy.record import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What disks start from: an image, raw, and their size in bytes.
+
+    ``mapped`` is a qcow2 of the same content, with all of its metadata.
+    """
+
+    base: Path
+    mapped: Path
+    virtual_size: int
+
+
+class Recipe(Protocol):
+    """How a disk is made."""
+
+    def make(self, disk: Path, *, ground: Ground) -> None:
+        """Make the disk, which is there afterwards, and synced.
+
+        :raises Error: when it can't be.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provisioned:
+    """A disk that allocpolicy makes."""
+
+    strategy: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    format: DiskFormat = DiskFormat.QCOW2
+
+    def make(self, disk: Path, *, ground: Ground) -> None:
+        """Make the disk, under a policy of its own: not the host's configuration."""
+        order = Order(
+            destination=disk,
+            virtual_size=ground.virtual_size,
+            base=ground.base,
+            base_format="raw",
+            format=self.format,
+            extra_specs=self.extra_specs,
+            access=Access(),
+        )
+        provision(order, policy=policy(disk.parent))
+
+    @property
+    def extra_specs(self) -> dict[str, str]:
+        """What a flavor says to have it so."""
+        of_options = {
+            f"allocpolicy:{self.strategy}.{name}": value
+            for name, value in self.options.items()
+        }
+        return {"allocpolicy:strategy": self.strategy, **of_options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """A disk that qemu-img makes; each line has its arguments.
+
+    ``{disk}``, ``{base}`` and ``{mapped}`` are names in the directory: QEMU takes what
+    is before a colon in a longer path for a protocol. ``{size}`` is the disk's.
+    """
+
+    lines: Sequence[str]
+
+    def make(self, disk: Path, *, ground: Ground) -> None:
+        """Make the disk."""
+        names = {
+            "disk": disk.name,
+            "base": ground.base.name,
+            "mapped": ground.mapped.name,
+            "size": str(ground.virtual_size),
+        }
+        for line in self.lines:
+            words = [word.format_map(names) for word in line.split()]
+            programs.output(["qemu-img", *words], directory=disk.parent)
+        for path in (disk, disk.parent):
+            _sync(path)
+
+
+def policy(directory: Path) -> Policy:
+    """Return the policy of disks that are there to be measured.
+
+    What they leave beside them, locks and converted images, is in the directory.
+    """
+    return Policy(
+        lock_path=directory,
+        image_cache_dir=directory,
+        change_log=ChangeLog.NONE,
+        configured=False,
+    )
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
