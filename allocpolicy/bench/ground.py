@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from allocpolicy import DiskFormat, Order, provision
-from allocpolicy.bench.recipes import Ground, policy
+from allocpolicy import DiskFormat, Order, Policy, provision
+from allocpolicy.bench.recipes import Ground, policy_in
 from allocpolicy.bench.regions import MIB, SCATTERED, Regions
 from allocpolicy.report.base_inspection import BaseInspection
 
@@ -22,30 +22,33 @@ def sizes(*, size: int, image: BaseInspection | None) -> tuple[int, int]:
 
 
 def made(
-    place: Path, *, size: int, image: BaseInspection | None
+    place: Path, *, size: int, image: BaseInspection | None, policy: Policy
 ) -> tuple[Ground, Regions]:
     """Make the images in a directory; return them, and the parts of the disks.
 
     Scattered writes fall on data of the image as well as on its holes.
 
     :param image: what the disks start from; None: an image that is written for it.
+    :param policy: the host's.
     :raises Error: when that isn't a safe image, or there is no room for it.
     """
     base, mapped = place / "base", place / "mapped"
+    policy = policy_in(place, host=policy)
     if image is None:
         _write(base, size=SCATTERED * size)
     else:
-        _copy(image, base)
+        _copy(image, base, policy=policy)
     order = Order(
         destination=mapped,
         base=base,
         base_format="raw",
         extra_specs={"allocpolicy:strategy": "performance"},
     )
-    provision(order, policy=policy(place))
+    provision(order, policy=policy)
     regions = Regions(size=size, base_size=base.stat().st_size)
-    ground = Ground(base=base, mapped=mapped, virtual_size=regions.virtual_size)
-    return ground, regions
+    return Ground(
+        base=base, mapped=mapped, virtual_size=regions.virtual_size, policy=policy
+    ), regions
 
 
 def _write(path: Path, *, size: int) -> None:
@@ -57,7 +60,7 @@ def _write(path: Path, *, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def _copy(image: BaseInspection, path: Path) -> None:
+def _copy(image: BaseInspection, path: Path, *, policy: Policy) -> None:
     """Copy what a guest would see of an image, checked as every base image is."""
     order = Order(
         destination=path,
@@ -66,4 +69,4 @@ def _copy(image: BaseInspection, path: Path) -> None:
         format=DiskFormat.RAW,
         extra_specs={"allocpolicy:strategy": "none"},
     )
-    provision(order, policy=policy(path.parent))
+    provision(order, policy=policy)

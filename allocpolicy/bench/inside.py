@@ -35,7 +35,7 @@ for disk in {disks}; do
 done
 """
 _LINE = re.compile(
-    r"^dd (\w+) (\d+) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)(?: .*)?$", re.MULTILINE
+    r"^dd (\w+) (\d+) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)(?: (.*))?$", re.MULTILINE
 )
 
 
@@ -53,8 +53,8 @@ class Guests:
         *,
         regions: Regions,
         direct: bool,
-    ) -> dict[str, float]:
-        """Return bytes a second of dd on each disk; one on which it fails isn't there.
+    ) -> dict[str, float | str]:
+        """Return bytes a second of dd on each disk, or what it said when it failed.
 
         One guest has all of them, and writes to one after another.
 
@@ -99,16 +99,13 @@ def guests(place: Path, *, kernel: Path | None) -> Guests:
     return Guests(place=place, kernel=found, accelerator=accelerator)
 
 
-def told_rates(output: str, *, size: int) -> dict[str, float]:
-    """Return bytes a second of each disk by what the guest says of dd.
-
-    A disk on which it failed is left out.
-    """
-    told = {}
-    for serial, status, started, ended in _LINE.findall(output):
+def told_rates(output: str, *, size: int) -> dict[str, float | str]:
+    """Return bytes a second by what the guest says of each disk, or why dd failed."""
+    told: dict[str, float | str] = {}
+    for serial, status, started, ended, said in _LINE.findall(output):
         seconds = float(ended) - float(started)
-        if status == "0" and seconds > 0:
-            told[serial] = size / seconds
+        works = status == "0" and seconds > 0
+        told[serial] = size / seconds if works else said.strip() or f"status {status}"
     return told
 
 

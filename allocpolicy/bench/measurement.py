@@ -41,7 +41,9 @@ def measure(wanted: Wanted, *, watch: Watcher) -> Result:
     found = settings.filesystem_of(wanted.directory)
     with place.made(wanted.directory) as room, _opened(room) as fd:
         with named(room, action="make an image for the disks"):
-            ground, regions = grounds.made(room, size=wanted.size, image=wanted.image)
+            ground, regions = grounds.made(
+                room, size=wanted.size, image=wanted.image, policy=wanted.policy
+            )
             direct = _is_direct(ground.base)
         guests, no_guest = _guests(room, wanted=wanted)
         rounds = Rounds(

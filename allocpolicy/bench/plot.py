@@ -70,7 +70,8 @@ def _picture(result: Result, *, format: str) -> bytes:
     by = {"kvm": "KVM", "tcg": "software emulation"}.get(setting.accelerator or "")
     guests = f"guests by {by}" if by else "no guest"
     figure.suptitle(
-        f"{setting.filesystem}, Linux {setting.kernel}, QEMU {setting.qemu}, {guests}",
+        f"{setting.filesystem}, Linux {setting.kernel}, QEMU {setting.qemu}, {guests};"
+        " lines: what the original proposal measured",
         fontsize=9,
     )
     stream = io.BytesIO()

@@ -9,19 +9,21 @@ from typing import Protocol
 
 from allocpolicy import Access, ChangeLog, DiskFormat, Order, Policy, provision
 from allocpolicy.bench import programs
-from allocpolicy.record import dataclass, field
+from allocpolicy.record import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     """What disks start from: an image, raw, and their size in bytes.
 
-    ``mapped`` is a qcow2 of the same content, with all of its metadata.
+    ``mapped`` is a qcow2 of the same content, with all of its metadata. ``policy`` is
+    that of the disks.
     """
 
     base: Path
     mapped: Path
     virtual_size: int
+    policy: Policy
 
 
 class Recipe(Protocol):
@@ -43,7 +45,7 @@ class Provisioned:
     format: DiskFormat = DiskFormat.QCOW2
 
     def make(self, disk: Path, *, ground: Ground) -> None:
-        """Make the disk, under a policy of its own: not the host's configuration."""
+        """Make the disk."""
         order = Order(
             destination=disk,
             virtual_size=ground.virtual_size,
@@ -53,7 +55,7 @@ class Provisioned:
             extra_specs=self.extra_specs,
             access=Access(),
         )
-        provision(order, policy=policy(disk.parent))
+        provision(order, policy=ground.policy)
 
     @property
     def extra_specs(self) -> dict[str, str]:
@@ -90,16 +92,20 @@ class Commands:
             _sync(path)
 
 
-def policy(directory: Path) -> Policy:
-    """Return the policy of disks that are there to be measured.
+def policy_in(directory: Path, *, host: Policy) -> Policy:
+    """Return the policy of disks that are there to be measured, in a directory.
 
-    What they leave beside them, locks and converted images, is in the directory.
+    What the host keeps free it keeps, under the locks of all its disks. But each
+    strategy may be chosen, and does what it does or fails.
     """
-    return Policy(
-        lock_path=directory,
+    return replace(
+        host,
+        flavor_override=True,
+        allowed_strategies=(),
+        on_unsupported="fail",
+        size_alignment=0,
         image_cache_dir=directory,
         change_log=ChangeLog.NONE,
-        configured=False,
     )
 
 

@@ -91,8 +91,9 @@ class Rounds:
             for serial, sample in self._in_guest(disks).items():
                 disks[serial] = replace(disks[serial], sample=sample)
             for made in disks.values():
-                with self._failing(made.layout):
-                    self._keep(made, turn=turn)
+                if made.layout.name not in self._errors:
+                    with self._failing(made.layout):
+                        self._keep(made, turn=turn)
         finally:
             for number in range(len(layouts)):
                 place.removed(self._ground.base.with_name(f"d{number}"))
@@ -112,7 +113,7 @@ class Rounds:
         attached = {
             serial: made
             for serial, made in disks.items()
-            if made.layout.recipe is not None and made.layout.name not in self._errors
+            if made.layout.recipe is not None
         }
         if self._guests is None or not attached:
             return {}
@@ -125,11 +126,12 @@ class Rounds:
         except NoGuest as error:
             self._guests, self.no_guest = None, str(error)
             return {}
-        return {
-            serial: replace(made.sample, dd_rate=told[serial])
-            for serial, made in attached.items()
-            if serial in told
-        }
+        samples = {}
+        for serial, made in attached.items():
+            with self._failing(made.layout):
+                rate = _rate(told.get(serial, "it said nothing"))
+                samples[serial] = replace(made.sample, dd_rate=rate)
+        return samples
 
     def _keep(self, made: Made, *, turn: int) -> None:
         """Measure a disk outside, and keep what was measured of it."""
@@ -168,6 +170,16 @@ class Rounds:
                 yield
         except Error as error:
             self._errors[layout.name] = error
+
+
+def _rate(told: float | str) -> float:
+    """Return the rate that a guest told.
+
+    :raises Error: when dd failed.
+    """
+    if isinstance(told, str):
+        raise Error(f"dd failed in the guest: {told}")
+    return told
 
 
 def _said(error: Error | None) -> str | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from allocpolicy import fully_allocated_size
+from allocpolicy import Policy, fully_allocated_size
 from allocpolicy.bench import ground, programs
 from allocpolicy.bench.layouts import Layout
 from allocpolicy.bench.regions import MIB, Regions
@@ -28,7 +28,7 @@ class Wanted:
 
     ``at_once``: how many disks are there at a time, and in one guest. ``image``: what
     disks start from; None: one that is written for it. ``kernel``: the guest's; None:
-    the newest in /boot. ``guest``: whether there are any.
+    the newest in /boot. ``guest``: whether there are any. ``policy``: the host's.
     """
 
     directory: Path
@@ -36,6 +36,7 @@ class Wanted:
     size: int
     rounds: int
     at_once: int
+    policy: Policy
     image: BaseInspection | None = None
     kernel: Path | None = None
     guest: bool = True

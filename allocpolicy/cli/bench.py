@@ -16,6 +16,7 @@ from allocpolicy.cli.command import Lister
 from allocpolicy.cli.options.enumeration import one_of
 from allocpolicy.cli.screens.columns import Column, Data, column, sentence
 from allocpolicy.cli.streams import aside, failure, progress
+from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest, NotEnoughSpace
 from allocpolicy.images.inspector import FORMATS
 from allocpolicy.operations.inspect_base import inspect_base
@@ -126,7 +127,7 @@ class Bench(Lister):
         )
 
     def rows(self, arguments: argparse.Namespace) -> Sequence[Data]:
-        wanted = _wanted(arguments)
+        wanted = _wanted(arguments, policy=self.policy(arguments))
         if arguments.plot:
             plot.check(arguments.plot)
         free = settings.filesystem_of(wanted.directory).free
@@ -146,7 +147,7 @@ class Bench(Lister):
         return rows
 
 
-def _wanted(arguments: argparse.Namespace) -> Wanted:
+def _wanted(arguments: argparse.Namespace, *, policy: Policy) -> Wanted:
     """Return what is to be measured.
 
     :raises InvalidRequest: when an argument makes no sense.
@@ -162,6 +163,7 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
         size=regions.checked(written or (128 * _MIB if quick else _GIB)),
         rounds=rounds,
         at_once=4 if quick else 1,
+        policy=policy,
         image=_image(arguments),
         kernel=arguments.kernel,
         guest=not arguments.no_guest,
