@@ -56,10 +56,10 @@ def swept(directory: Path) -> list[Path]:
 def _create(directory: Path) -> tuple[Path, int]:
     """Return a new directory, and its lock, which is held."""
     while True:
-        place = directory / f"{PREFIX}{secrets.token_hex(4)}"
+        place = directory / f"{PREFIX}{secrets.token_hex(8)}"
+        place.mkdir(mode=0o700)
         # Whoever sweeps may be faster than we are, before we hold the lock.
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            place.mkdir(mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             lock = os.open(place / _LOCK, flags, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from allocpolicy import Access, ChangeLog, DiskFormat, Order, Policy, provision
+from allocpolicy import (
+    Access,
+    ChangeLog,
+    DiskFormat,
+    Order,
+    Policy,
+    PreparedDisks,
+    provision,
+)
 from allocpolicy.bench import programs
 from allocpolicy.record import dataclass, field, replace
 
@@ -96,7 +104,8 @@ def policy_in(directory: Path, *, host: Policy) -> Policy:
     """Return the policy of disks that are there to be measured, in a directory.
 
     What the host keeps free it keeps, under the locks of all its disks. But each
-    strategy may be chosen, and does what it does or fails.
+    strategy may be chosen, and does what it does or fails. Nothing is prepared: that
+    would be work beside what is timed.
     """
     return replace(
         host,
@@ -105,6 +114,7 @@ def policy_in(directory: Path, *, host: Policy) -> Policy:
         on_unsupported="fail",
         size_alignment=0,
         image_cache_dir=directory,
+        prepared_disks=PreparedDisks(enabled=False),
         change_log=ChangeLog.NONE,
     )
 
