@@ -80,6 +80,8 @@ from allocpolicy.operations.instance import apply_all as apply_all
 from allocpolicy.operations.prepare import prepare as prepare
 from allocpolicy.operations.provision import Order as Order
 from allocpolicy.operations.provision import provision as provision
+from allocpolicy.operations.provision_many import Result as Result
+from allocpolicy.operations.provision_many import provision_many as provision_many
 from allocpolicy.operations.recording import record_changes as record_changes
 from allocpolicy.operations.unmet import OnUnmet as OnUnmet
 from allocpolicy.progress import Progress as Progress

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from allocpolicy.execute.rewrite_limits import RewriteLimits
 
 
-def _unnoticed() -> None:
-    """Take no note of it that work begins."""
+def unnoticed() -> None:
+    """Take no note of it that work begins, or that a disk gets its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,8 @@ class Job:
     the ones that strategies name. ``limits``: how far an existing disk may be
     rewritten, and ``until`` when, by the monotonic clock. ``attached``: its policy is
     in a VM's definition, and a stamp only its record. ``remark`` is for the report, and
-    so are ``notes``, which are made while the work is done.
+    so are ``notes``, which are made while the work is done. ``publishes`` is called
+    before a new disk gets its name.
     """
 
     request: Request
@@ -95,7 +96,8 @@ class Job:
     attached: bool = False
     remark: str = ""
     notes: list[str] = field(default_factory=list)
-    begins: Callable[[], None] = _unnoticed
+    begins: Callable[[], None] = unnoticed
+    publishes: Callable[[], object] = unnoticed
 
     @property
     def host(self) -> Host:

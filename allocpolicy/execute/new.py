@@ -67,6 +67,7 @@ def _make(
         if not job.trial:
             if job.request.base:
                 identity.refuse_if_changed(job.request.base)
+            job.publishes()
             staged.publish(job.request.destination.name)
         if spare is not None:
             spare.start()

@@ -35,6 +35,7 @@ class Face:
     command: str = ""  #: what makes them; empty: the program
     domain: str | None = None  #: the UUID of the domain for which they are made
     is_silent: bool = False  #: nobody at all is told, our logger neither
+    is_kept: bool = False  #: the receiver alone is told, who tells the others later
 
 
 _NOBODY = Face()
@@ -66,6 +67,14 @@ def untold() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def kept() -> Iterator[list[Record]]:
+    """Keep the records of the body's changes, for another process to `pass_on`."""
+    records: list[Record] = []
+    with _as(replace(_face.get(), receiver=records.append, is_kept=True)):
+        yield records
+
+
+@contextlib.contextmanager
 def _as(face: Face) -> Iterator[None]:
     token = _face.set(face)
     try:
@@ -86,7 +95,14 @@ def tell(entry: Entry) -> None:
         pid=os.getpid(),
         at=time.time(),
     )
-    for told in filter(None, (face.receiver, _log)):
+    pass_on(record)
+
+
+def pass_on(record: Record) -> None:
+    """Tell what is recorded of a change, whatever becomes of what is said."""
+    face = _face.get()
+    log = None if face.is_kept else _log
+    for told in filter(None, (face.receiver, log)):
         with contextlib.suppress(Exception):  # the change is made: it must not fail
             told(record)
 

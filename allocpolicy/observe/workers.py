@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 
 from allocpolicy.errors import WorkerLost
 from allocpolicy.record import dataclass
+from allocpolicy.storage import messages
 from allocpolicy.storage.signals import interrupts_postponed, left_to_parent
 
 Thing = TypeVar("Thing")
@@ -28,7 +29,6 @@ Answer = TypeVar("Answer")
 # All their numbers fit into a pipe (64 KiB, pipe(7)), so no writer has to wait.
 _CHUNKS = 4096
 _CHUNK = struct.Struct("=Q")
-_LENGTH = struct.Struct("=Q")
 _PLACE = struct.Struct("=QQ")  # a chunk's number, and a thing's place in it
 _NOWHERE = (1 << 64) - 1
 
@@ -195,8 +195,7 @@ def _serve(
             message = pickle.dumps((None, chunk, answers))
         except Exception as error:  # noqa: BLE001  (the parent raises it)
             message = pickle.dumps((error, chunk, []))
-        with open(sink, "wb", closefd=False) as stream:
-            stream.write(_LENGTH.pack(len(message)) + message)
+        messages.send(sink, message)
 
 
 def _collect(
@@ -212,7 +211,7 @@ def _collect(
             selector.register(worker.answers, selectors.EVENT_READ)
         while len(done) < missing and selector.get_map():
             for key, _ in selector.select():
-                message = _receive(key.fd)
+                message = messages.receive(key.fd)
                 if message is None:
                     selector.unregister(key.fd)
                     continue
@@ -222,22 +221,3 @@ def _collect(
                 done.add(chunk)
                 yield from answers
     return done
-
-
-def _receive(fd: int) -> bytes | None:
-    """Return the next message of a worker; None when it has ended, even amid one."""
-    head = _read(fd, _LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    message = _read(fd, length)
-    return message if len(message) == length else None
-
-
-def _read(fd: int, length: int) -> bytes:
-    """Return the next bytes; fewer when the other end is closed."""
-    parts, left = [], length
-    while left and (part := os.read(fd, min(left, 1 << 20))):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import DiskRole, Operation, Request
 from allocpolicy.errors import ImageError, InvalidRequest
 from allocpolicy.execute import new
-from allocpolicy.execute.job import Access, Job
+from allocpolicy.execute.job import Access, Job, unnoticed
 from allocpolicy.fields import fit_fields
 from allocpolicy.images import destination, stamp
 from allocpolicy.images.destination import Destination
@@ -34,6 +35,7 @@ from allocpolicy.resolve.selection import resolve
 from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import named
+from allocpolicy.storage.signals import interrupts_postponed
 from allocpolicy.wording import amount, apart
 
 if TYPE_CHECKING:
@@ -105,7 +107,19 @@ def provision(
     """
     arguments.instance(Order, order, "order")
     watch = heard(arguments.call(watch, "watch"))
-    policy = in_force(policy)
+    with ExitStack() as late:
+        return provisioned(order, policy=in_force(policy), watch=watch, late=late)
+
+
+def provisioned(
+    order: Order, *, policy: Policy, watch: Watcher, late: ExitStack
+) -> Report:
+    """Do what `provision` does.
+
+    :param late: what is to be left once the report is where it goes: an interrupt that
+        comes when the disk has its name is raised there.
+    :raises Error: as `provision` does.
+    """
     started = time.monotonic()
     place = directories.absolute(order.destination)
     with (
@@ -113,7 +127,12 @@ def provision(
         named(order.destination, action="create the disk"),
     ):
         done = _provision(
-            order, policy=policy, watch=watch, change=change, started=started
+            order,
+            policy=policy,
+            watch=watch,
+            change=change,
+            started=started,
+            publishes=partial(late.enter_context, interrupts_postponed()),
         )
         change.done(done)
         return done
@@ -148,6 +167,7 @@ def _provision(
     change: logged.Change,
     started: float,
     prepares: bool = False,
+    publishes: Callable[[], object] = unnoticed,
 ) -> Report:
     requested = resolve(
         policy=policy,
@@ -185,6 +205,7 @@ def _provision(
             dry_run=order.dry_run,
             prepares=prepares,
             remark=size.remark,
+            publishes=publishes,
         )
         stamp.encoded(job.stamp)  # now rather than when the disk is made
         if opened and not order.dry_run:

@@ -84,6 +84,16 @@ def left_to_parent() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def ended_by_parent() -> None:
+    """Have SIGTERM raise `Ended` in a child, and leave to its parent what ends that.
+
+    A terminal sends Ctrl-C to both, and the parent decides.
+    """
+    _came.last, _came.postponed = -math.inf, None
+    for number in ENDING:
+        signal.signal(number, _end if number == signal.SIGTERM else signal.SIG_IGN)
+
+
 def _end(number: int, _: object) -> None:
     if _came.postponed is not None:
         _came.postponed.append(number)
