@@ -15,22 +15,33 @@ from pathlib import Path
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.plan import Plan
 from allocpolicy.contract.policy import Policy
-from allocpolicy.errors import DestinationExists, Error, NotEnoughSpace, Unsupported
+from allocpolicy.errors import (
+    DestinationExists,
+    Error,
+    ImageError,
+    NotEnoughSpace,
+    Unsupported,
+)
 from allocpolicy.execute.job import Job
 from allocpolicy.execute.recipe import Recipe
 from allocpolicy.image_cache import (
     entry,
+    guest_data,
     home,
     origin,
+    packed_copy,
     prepared,
     prepared_entries,
     prepared_record,
 )
+from allocpolicy.image_cache.guest_data import Disk
 from allocpolicy.image_cache.home import Cache, Home
+from allocpolicy.image_cache.prepared import Prepared
 from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
 from allocpolicy.observe import account
 from allocpolicy.qcow2 import survey
+from allocpolicy.qcow2.header import Header, read_header
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass
 from allocpolicy.registry import call
@@ -121,7 +132,7 @@ def _make(place: Home, *, disk: int) -> None:
     with home.opened(place) as cache:
         if cache is None:
             with staging.create(place.above) as tried:
-                _fill(tried, disk=disk)
+                _share(tried, disk=disk)
     home.make_directory(place.above, place.name)
 
 
@@ -140,7 +151,7 @@ def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
         explained(fd=staged.directory_fd, path=path, needed=0, action=_WHAT),
     ):
         _refuse_if_short(order, staged, disk=disk)
-        _fill(staged, disk=disk)
+        _fill(order, staged, cache, disk=disk)
         tables = _checked(order, staged, disk=disk)
         entry.mark(staged.fd, cache=cache, name=name, source=_source(order))
         with contextlib.suppress(OSError):  # long paths may have no room there
@@ -186,12 +197,61 @@ def _source(order: Order) -> Path | None:
     return images[-1].path if images else None
 
 
-def _fill(staged: Staged, *, disk: int) -> None:
-    """Let the file share all of the finished disk."""
+def _fill(order: Order, staged: Staged, cache: Cache, *, disk: int) -> None:
+    """Fill the file with what the finished disk holds, packed if that is possible.
+
+    What another author's step made may be of a kind that nobody packs.
+    """
+    _share(staged, disk=disk)
+    path = staged.directory / order.recipe.name
+    try:
+        source = guest_data.disk(
+            disk, path=path, format=order.format, size=order.virtual_size
+        )
+    except ImageError:
+        return
+    with prepared.of_images(cache, order.recipe.images) as others:
+        like = [_as_disk(one, order) for one in others]
+        packed_copy.write(source, staged.fd, like=like, advance=_unheard)
+    if not _is_like(staged.fd, disk, order=order, path=path):
+        os.ftruncate(staged.fd, 0)
+        _share(staged, disk=disk)
+
+
+def _share(staged: Staged, *, disk: int) -> None:
+    """Let an empty file share all of the finished disk.
+
+    :raises Unsupported: where that can't be.
+    """
     keep_hint(disk, staged.fd)
     if not reflink.clone(disk, staged.fd):
         reason = f"{_WHAT}: it shares no blocks with the disk"
         raise Unsupported(staged.directory, reason)
+
+
+def _unheard(count: int) -> None: ...
+
+
+def _as_disk(one: Prepared, order: Order) -> Disk:
+    return guest_data.disk(
+        one.fd, path=one.path, format=one.format, size=one.record.virtual_size
+    )
+
+
+def _is_like(made: int, disk: int, *, order: Order, path: Path) -> bool:
+    """Return whether a packed qcow2 has all that the finished disk's header says."""
+    if order.format is DiskFormat.RAW:
+        return True
+    one, two = (_properties(read_header(fd, path=path)) for fd in (made, disk))
+    return one == two
+
+
+def _properties(header: Header) -> tuple[object, ...]:
+    return (
+        *(header.version, header.virtual_size, header.cluster_size),
+        *(header.refcount_bits, header.incompatible, header.compatible),
+        *(header.autoclear, header.backing_file, header.snapshots),
+    )
 
 
 def _checked(order: Order, staged: Staged, *, disk: int) -> Survey | None:

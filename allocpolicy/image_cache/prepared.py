@@ -15,13 +15,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import Error
-from allocpolicy.image_cache import entry, home, prepared_record
+from allocpolicy.image_cache import entry, home, location, origin, prepared_record
 from allocpolicy.image_cache.home import Cache, Home
+from allocpolicy.image_cache.origin import Image
 from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
 from allocpolicy.record import dataclass
+from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
+
+_AT_ONCE = 8  # of the same images: sizes, formats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,11 @@ class Prepared:
     fd: int
     record: Record
     cache: Cache
+
+    @property
+    def format(self) -> DiskFormat:
+        """Return its format, which its name has."""
+        return DiskFormat(self.path.suffix[1:])
 
     def drop(self) -> None:
         """Remove it: a disk that was cloned from it is not as it should be.
@@ -83,6 +93,30 @@ def _opened(cache: Cache, name: str, stack: contextlib.ExitStack) -> Prepared | 
     if record.file != prepared_record.state(fd):
         return None
     return Prepared(path=cache.path / name, fd=fd, record=record, cache=cache)
+
+
+@contextlib.contextmanager
+def of_images(cache: Cache, images: tuple[Image, ...]) -> Iterator[list[Prepared]]:
+    """Yield the prepared disks that were made from these images, held; they may be few.
+
+    With no images there are none: they have no data in common.
+    """
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name in _names(cache) if images else ():
+            with contextlib.suppress(Error, OSError):
+                one = _opened(cache, name, stack)
+                if one is not None and origin.recorded(one.fd) == images:
+                    found.append(one)
+            if len(found) == _AT_ONCE:
+                break
+        yield found
+
+
+def _names(cache: Cache) -> list[str]:
+    with contextlib.suppress(OSError), directories.readable(cache.directory) as fd:
+        return sorted(filter(location.is_prepared_name, os.listdir(fd)))
+    return []
 
 
 def remove(cache: Cache, name: str, *, file: os.stat_result) -> bool:

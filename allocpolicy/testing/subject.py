@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
-from allocpolicy import Change, DiskFormat, Order, Policy, Strategy
+from allocpolicy import Change, DiskFormat, Order, Policy, PreparedDisks, Strategy
 from allocpolicy.record import dataclass, field, replace
 from allocpolicy.registry import hooks, installed
 from allocpolicy.registry.installed import Loaded
@@ -143,9 +143,11 @@ class Place:
     def policy(self) -> Policy:
         """The operator's decisions under which disks are made: the defaults.
 
-        What the host's operator has configured makes no difference to a promise.
+        What the host's operator has configured makes no difference to a promise. Disks
+        are made by their steps, each time: laws are about those.
         """
-        return Policy(configured=False)
+        steps_run = PreparedDisks(enabled=False)
+        return Policy(prepared_disks=steps_run, configured=False)
 
     def order(self, *, virtual_size: int | None = None) -> Order:
         """Return the order of a new disk in this place.

@@ -98,7 +98,11 @@ def test_a_clone_is_what_the_steps_make(directory: Path, base: Path) -> None:
     one, two = directory / "first", directory / "second"
     assert images.same_content(one, two, formats=formats)
     assert images.same_content(two, base, formats=("qcow2", "raw"))
-    assert images.check(two) == images.check(one) | {"filename": str(two)}
+    checks = [images.check(disk) for disk in (one, two)]
+    for check in checks:  # what differs, or may: where the clusters are
+        del check["filename"]
+        check.pop("fragmented-clusters", None)
+    assert checks[0] == checks[1]
     assert images.fully_mapped(two)
     assert first.observed and second.observed
     assert second.observed.full_size == first.observed.full_size

@@ -146,6 +146,10 @@ SEEN_AT: dict[str, dict[type[Healthy], tuple[DiskFormat, BaseKind | None]]] = {
     "content-survives-resize": {
         content.GrowsNothing: (RAW, None),
     },
+    "recipes-make-the-same": {
+        steps.BrewsByTheClock: (RAW, None),
+        steps.BrewsByThePlace: (RAW, None),
+    },
     "new-disks-meet": {
         verdicts.AlwaysDrifted: (RAW, None),
         verdicts.ReservesThenPunches: (RAW, None),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,38 @@ class _DoesMore(Healthy):
         plan = super().plan(request=request, **given)
         step = Does(what=type(self).more, path=request.destination)
         return replace(plan, steps=(*plan.steps, step))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brews(Does):
+    """Does it, and says that what it makes is a function of a few words."""
+
+    recipe = "something more"
+
+
+class _Brews(_DoesMore):
+    """Has a step with a recipe after the one that creates the disk."""
+
+    def plan(self, *, request: Request, **given: Any) -> Plan:
+        plan = Healthy.plan(self, request=request, **given)
+        step = Brews(what=type(self).more, path=request.destination)
+        return replace(plan, steps=(plan.steps[0], step, *plan.steps[1:]))
+
+
+class BrewsByTheClock(_Brews):
+    """States a recipe, and writes the time of day into the disk."""
+
+    @staticmethod
+    def more(target: Target, path: Path) -> None:
+        os.pwrite(target.fd, str(time.time_ns()).encode(), 0)
+
+
+class BrewsByThePlace(_Brews):
+    """States a recipe, and writes its directory into the disk."""
+
+    @staticmethod
+    def more(target: Target, path: Path) -> None:
+        os.pwrite(target.fd, os.fsencode(target.directory), 0)
 
 
 class LeavesAFileBeside(_DoesMore):
