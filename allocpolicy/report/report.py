@@ -52,9 +52,8 @@ class Report:
     #: the bytes that would be free afterwards, or more; None: the plan was carried out
     free_after_bytes: int | None
     elapsed: float  #: seconds that it took in this process
-    cloned: Path | None = (
-        None  #: the prepared disk that it is a clone of; None: of none
-    )
+    #: the prepared disk that it is a clone of; None: its steps made it
+    cloned: Path | None = None
     #: where it is kept, to be cloned; None: that wasn't asked for
     prepared: Path | None = None
 

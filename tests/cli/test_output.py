@@ -120,6 +120,7 @@ ARGUMENTS = {
     "audit": ("DISK",),
     "bench": ("DIRECTORY", "--quick", "--no-guest", "--yes"),
     "cache list": ("CACHE",),
+    "cache prepare": ("DIRECTORY", "--size", "1M", "--strategy", "performance"),
     "cache prune": ("CACHE",),
     "ensure": ("NEW", "--size", "1M"),
     "explain": (),

@@ -22,7 +22,11 @@ from tests.harness.images import MIB
 from tests.harness.terminal import Shown, on_terminal
 
 LIBVIRT = {one for one in COMMANDS if re.match("libvirt (?!.*hook)", one)}
-SCREENS = sorted(set(COMMANDS) - NO_TABLE - LIBVIRT - {"strategy check"})
+# tests/operations/test_prepare.py looks at the screen of `cache prepare`.
+TAKES_REFLINK = {"cache prepare"}
+SCREENS = sorted(
+    set(COMMANDS) - NO_TABLE - LIBVIRT - {"strategy check"} - TAKES_REFLINK
+)
 WIDTHS: tuple[tuple[int, list[str]], ...] = (
     *((60, []), (200, []), (80, ["--long"])),
     (80, []),  # the last one is what a pipe gets

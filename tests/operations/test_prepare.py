@@ -17,7 +17,7 @@ from allocpolicy import (
 )
 from allocpolicy.operations.provision import provision as provisioned
 from allocpolicy.record import replace
-from tests.harness import images
+from tests.harness import images, schemas
 from tests.harness.cli import Finished, allocpolicy, provision
 from tests.harness.images import MIB
 
@@ -263,3 +263,18 @@ def test_it_is_no_base_image_and_no_disk(
     )
     assert facts(path) == before
     assert not (directory / "disk").exists()
+
+
+@REFLINK
+def test_people_and_programs_see_it(directory: Path, base: Path) -> None:
+    """The first is told what was made, the second that it was there; all is there."""
+    given = ("cache", "prepare", directory, "--base", base, *FAST)
+    first, second = (allocpolicy(*given).stdout for _ in range(2))
+    assert "4 MiB qcow2   performance" in first
+    assert "done     prepared: further disks like it are clones" in first
+    assert "done     it was there already" in second
+    assert max(map(len, second.splitlines()[1:])) <= 80
+    finished = allocpolicy(*given, "-f", "json")
+    shown = schemas.validated(finished, command="cache prepare")
+    some = allocpolicy(*given, "-c", "path", "-c", "ACTUAL_SIZE", "-f", "json")
+    assert some.document == {key: shown[key] for key in ("path", "actual_size")}
