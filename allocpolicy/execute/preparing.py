@@ -52,6 +52,7 @@ from allocpolicy.storage import (
     named_lock,
     reflink,
     staging,
+    unchanged,
 )
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import explained
@@ -161,7 +162,7 @@ def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
         with _room(order, cache, needed=os.fstat(staged.fd).st_blocks * 512):
             _publish(staged, name, cache=cache)
             record = Record(
-                file=prepared_record.state(staged.fd),
+                file=unchanged.state(staged.fd),
                 virtual_size=order.virtual_size,
                 steps=order.steps,
                 tables=tables,

@@ -15,18 +15,16 @@ from allocpolicy.contract import statements
 from allocpolicy.contract.facts import BaseImage
 from allocpolicy.contract.plan import Mode, Plan, Step
 from allocpolicy.execute.job import Job
-from allocpolicy.image_cache import location, origin, prepared_record
+from allocpolicy.image_cache import location, origin
 from allocpolicy.image_cache.origin import Image
 from allocpolicy.record import dataclass
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
-from allocpolicy.storage import digest
+from allocpolicy.storage import digest, unchanged
+from allocpolicy.storage.unchanged import State
 
 _VERSION = 1  # of what is prepared, and of how our steps make it
 _PACKAGE = __name__.partition(".")[0]
-# A write within one tick of the kernel's clock (up to 10 ms) leaves the ctime as it is,
-# and a server may have a coarser one.
-_TICK = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +46,19 @@ def of(plan: Plan, job: Job) -> Recipe | None:
     """
     if why_not(plan, job) is not None:
         return None
-    base = job.facts.base
+    base, at = job.facts.base, time.time_ns()
     images = base.layers if base else ()
+    states = [unchanged.state(image.fd) for image in images]
     text = json.dumps(
         [
             _VERSION,
             job.request.format,
             job.request.virtual_size,
             [_stated(step, job) for step in plan.steps],
-            [_identity(image, job) for image in images],
+            [
+                _identity(image, state, job)
+                for image, state in zip(images, states, strict=True)
+            ],
         ]
     )
     name = digest.sha256(text.encode())
@@ -66,7 +68,7 @@ def of(plan: Plan, job: Job) -> Recipe | None:
             Image(path=image.path, identity=origin.identity(os.fstat(image.fd)))
             for image in images
         ),
-        settled=all(map(_is_settled, images)),
+        settled=all(unchanged.is_settled(state, at=at) for state in states),
     )
 
 
@@ -79,18 +81,32 @@ def why_not(plan: Plan, job: Job) -> str | None:
         return "it is no new disk"
     if plan.reserved_bytes or plan.written:
         return "its storage is reserved or written, and no other disk's"
-    base, found = job.facts.base, job.selection.loaded.found
-    if base is not None and base.pending:
+    reasons = [_why_not_from(job.facts.base)]
+    reasons += [_why_not_by(step, job) for step in plan.steps]
+    return next(filter(None, reasons), None)
+
+
+def _why_not_from(base: BaseImage | None) -> str | None:
+    if base is None:
+        return None
+    if base.pending:
         return f"its base image is still to be converted: {base.pending}"
-    for step in plan.steps:
-        with blaming(found, hook=call.method(step, "recipe")):
-            recipe = statements.recipe_of(step)
-            carried: object = getattr(step, "carries", None)
-            adopts = getattr(step, "adopts", None) is not None
-        if recipe is None or adopts:
-            return f"a step states no recipe: {statements.class_of(step)}"
-        if carried is not None and carried != base:
-            return f"{statements.class_of(step)} carries another image"
+    for image in base.layers:
+        if not unchanged.is_dated(image.fd):
+            return f"{image.path}: its filesystem doesn't show each change"
+    return None
+
+
+def _why_not_by(step: Step, job: Job) -> str | None:
+    found = job.selection.loaded.found
+    with blaming(found, hook=call.method(step, "recipe")):
+        recipe = statements.recipe_of(step)
+        carried: object = getattr(step, "carries", None)
+        adopts = getattr(step, "adopts", None) is not None
+    if recipe is None or adopts:
+        return f"a step states no recipe: {statements.class_of(step)}"
+    if carried is not None and carried != job.facts.base:
+        return f"{statements.class_of(step)} carries another image"
     return None
 
 
@@ -107,14 +123,9 @@ def _stated(step: Step, job: Job) -> list[object]:
         ]
 
 
-def _identity(image: BaseImage, job: Job) -> list[object]:
+def _identity(image: BaseImage, state: State, job: Job) -> list[object]:
     """Return what names the content of an image, from here."""
     device = os.fstat(image.fd).st_dev
     # A device may have another number after a boot; that of the disk is the cache's.
     here = device == os.fstat(job.directory.fd).st_dev
-    state = prepared_record.state(image.fd)
     return [image.format, image.virtual_size, "" if here else device, *state]
-
-
-def _is_settled(image: BaseImage) -> bool:
-    return os.fstat(image.fd).st_ctime < time.time() - _TICK

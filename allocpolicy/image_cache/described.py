@@ -13,6 +13,7 @@ from allocpolicy.image_cache.home import Cache
 from allocpolicy.image_cache.overlays import Overlays
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.record import dataclass
+from allocpolicy.storage import unchanged
 from allocpolicy.wording import printable
 
 _OLD = "an older release converted it, perhaps wrongly"
@@ -104,7 +105,7 @@ def outdated(cache: Cache, name: str, *, file: int) -> str | None:
         return changed
     record = prepared_record.read(cache, name)
     with contextlib.suppress(OSError):
-        is_it = record is not None and record.file == prepared_record.state(file)
+        is_it = record is not None and record.file == unchanged.state(file)
         return None if is_it else _UNCHECKED
     return None
 

@@ -23,7 +23,7 @@ from allocpolicy.image_cache.origin import Image
 from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
 from allocpolicy.record import dataclass
-from allocpolicy.storage import directories
+from allocpolicy.storage import directories, unchanged
 from allocpolicy.storage.directories import Directory
 
 _AT_ONCE = 8  # of the same images: sizes, formats
@@ -90,7 +90,7 @@ def _opened(cache: Cache, name: str, stack: contextlib.ExitStack) -> Prepared | 
     if fd is None:
         return None
     stack.callback(os.close, fd)
-    if record.file != prepared_record.state(fd):
+    if record.file != unchanged.state(fd):
         return None
     return Prepared(path=cache.path / name, fd=fd, record=record, cache=cache)
 

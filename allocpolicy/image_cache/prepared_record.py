@@ -21,7 +21,7 @@ from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import asdict, dataclass
 from allocpolicy.storage import copy, reading, staging, temporary
 from allocpolicy.storage.directories import Directory
-from allocpolicy.storage.inode import generation
+from allocpolicy.storage.unchanged import State
 
 _VERSION = 1
 _MOST = 1 << 20  # bytes
@@ -30,26 +30,16 @@ _COARSE = 600.0  # seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a prepared disk is: its file's `state`, and what made it, in words.
+    """What a prepared disk is: the state of its file, and what made it, in words.
 
     ``tables`` is what those of a qcow2 said when they were checked; None: it is raw, or
     another release checked them.
     """
 
-    file: tuple[int | None, ...]
+    file: State
     virtual_size: int
     steps: tuple[str, ...]
     tables: Survey | None = None
-
-
-def state(fd: int) -> tuple[int | None, ...]:
-    """Return which file it is on its filesystem, and numbers that a change changes.
-
-    No device: that may have another number after a boot.
-    """
-    status = os.fstat(fd)
-    times = status.st_mtime_ns, status.st_ctime_ns
-    return (status.st_ino, generation(fd), status.st_size, *times)
 
 
 def read(cache: Cache, name: str) -> Record | None:
@@ -136,12 +126,13 @@ def _parsed(given: dict[str, Any]) -> Record | None:
         return None
     known = given["tables"] is not None and given["reader"] == __version__
     return Record(
-        file=_numbers(given["file"]),
+        file=_state(given["file"]),
         virtual_size=int(given["virtual_size"]),
         steps=tuple(map(str, given["steps"])),
         tables=survey.decoded(given["tables"]) if known else None,
     )
 
 
-def _numbers(given: list[Any]) -> tuple[int | None, ...]:
-    return tuple(None if one is None else int(one) for one in given)
+def _state(given: list[Any]) -> State:
+    ino, generation, size, mtime, ctime = map(int, given)
+    return ino, generation, size, mtime, ctime

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from allocpolicy.qcow2.consistency import check_tables
 from allocpolicy.qcow2.header import MAX_BACKING_NAME, Header, read_header
 from allocpolicy.qcow2.obstacles import check_base
 from allocpolicy.record import dataclass, field, replace
-from allocpolicy.storage import sparse
+from allocpolicy.storage import read_lease, sparse, unchanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,11 @@ class _Content:
     header: Header | None = None
 
 
+# What this process has looked at: many disks are made from few images.
+_seen: dict[tuple[tuple[int, unchanged.State], str | None], tuple[str, _Content]] = {}
+_MOST_SEEN = 16
+
+
 def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
     """Return an open image, checked.
 
@@ -126,6 +132,50 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
     """
     fd, path = file.fd, file.path
     opened = identity.of(fd)
+    format, content = _looked_at(fd, declared=declared, path=path)
+    return SourceImage(
+        file=file,
+        format=format,
+        virtual_size=content.virtual_size,
+        data_bytes=content.data_bytes,
+        plain=content.plain,
+        identity=opened,
+        declared=declared if format in inspector.PACKED - {inspector.SPLIT} else None,
+        header=content.header,
+    )
+
+
+def _looked_at(fd: int, *, declared: str | None, path: Path) -> tuple[str, _Content]:
+    """Return an image's format and content; this process looks once at each state."""
+    at = time.time_ns()
+    state = _state(fd)
+    known = None if state is None else _seen.get((state, declared))
+    if known is not None:
+        return known
+    found = _look(fd, declared=declared, path=path)
+    certain = state is not None and unchanged.is_settled(state[1], at=at)
+    if certain and found[0] in list(DiskFormat) and _state(fd) == state:
+        if len(_seen) == _MOST_SEEN:
+            _seen.clear()
+        assert state is not None
+        _seen[state, declared] = found
+    return found
+
+
+def _state(fd: int) -> tuple[int, unchanged.State] | None:
+    """Return what changes with an image's content; None if that isn't certain.
+
+    It is while a read lease keeps writers away.
+    """
+    if not read_lease.is_held(fd) or not unchanged.is_dated(fd):
+        return None
+    try:
+        return os.fstat(fd).st_dev, unchanged.state(fd)
+    except OSError:
+        return None
+
+
+def _look(fd: int, *, declared: str | None, path: Path) -> tuple[str, _Content]:
     match = inspector.inspect(fd, path=path)
     format = inspector.agreed_format(fd, match, path=path, declared=declared)
     if format in inspector.PACKED:
@@ -141,16 +191,7 @@ def checked(file: ImageFile, *, declared: str | None) -> SourceImage:
         content = _Content(virtual_size=size, data_bytes=size, plain=False)
     if format not in inspector.PACKED:
         check_size(content.virtual_size, path=path)
-    return SourceImage(
-        file=file,
-        format=format,
-        virtual_size=content.virtual_size,
-        data_bytes=content.data_bytes,
-        plain=content.plain,
-        identity=opened,
-        declared=declared if format in inspector.PACKED - {inspector.SPLIT} else None,
-        header=content.header,
-    )
+    return format, content
 
 
 def claimed(fd: int, *, declared: str | None, path: Path) -> tuple[str, int]:

@@ -26,11 +26,11 @@ from allocpolicy import (
     Unsupported,
     provision,
 )
-from allocpolicy.image_cache import prepared_record
 from allocpolicy.image_cache.entry import XATTR
 from allocpolicy.images import stamp
 from allocpolicy.operations.provision import prepared
 from allocpolicy.progress import unwatched
+from allocpolicy.storage import unchanged
 from tests.conftest import FreshFilesystem
 from tests.harness import filesystems, images
 from tests.harness.images import GIB, MIB, qemu_img
@@ -371,7 +371,7 @@ def test_a_prepared_disk_that_breaks_the_promise_is_removed(directory: Path) -> 
     other.replace(found)
     found.chmod(0o400)
     with found.open("rb") as file:
-        known |= {"file": prepared_record.state(file.fileno()), "tables": None}
+        known |= {"file": unchanged.state(file.fileno()), "tables": None}
     record.write_text(json.dumps(known))
     before = found.stat().st_ino
     assert not is_clone(make(directory, None))

@@ -20,6 +20,7 @@ from allocpolicy.image_cache import (
 )
 from allocpolicy.image_cache.origin import Image
 from allocpolicy.image_cache.prepared_record import Record
+from allocpolicy.storage import unchanged
 from tests.harness import images, ordinary_user
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.images import MIB, qemu_img
@@ -63,9 +64,7 @@ def believed(path: Path, *, used: float | None = None) -> None:
         path.open("rb") as file,
     ):
         assert cache is not None
-        record = Record(
-            file=prepared_record.state(file.fileno()), virtual_size=0, steps=()
-        )
+        record = Record(file=unchanged.state(file.fileno()), virtual_size=0, steps=())
         prepared_record.write(cache, path.name, record)
     if used is not None:
         os.utime(path.parent / location.PREPARED / path.name, (used, used))
