@@ -60,6 +60,9 @@ def require_program(name: str) -> str:
     return found
 
 
+_TRIES = 40  # to unmount what nobody seems to use
+
+
 @contextmanager
 def mounted(
     kind: str,
@@ -176,14 +179,18 @@ def unmount(mount_point: Path) -> None:
 
     :raises AssertionError: when it was in use: a test left something open.
     """
-    umount = require_program("umount")
+    umount, tries = require_program("umount"), _TRIES
     try:
         while True:
             try:
                 run(umount, mount_point)
             except subprocess.CalledProcessError:
                 if not wait_for_preparing(mount_point):
-                    raise
+                    if not tries:
+                        raise
+                    # One may just begin, under another command's name, or have ended.
+                    tries -= 1
+                    time.sleep(0.05)
             else:
                 return
     except subprocess.CalledProcessError as error:
@@ -219,13 +226,13 @@ def _prepares(process: int) -> bool:
 def open_below(directory: Path) -> list[str]:
     """Return what processes hold open below a directory, as ``pid: path``."""
     found = []
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            target = os.readlink(link)
-        except OSError:  # the process or its descriptor is gone by now
-            continue
-        if target.startswith(f"{directory}/"):
-            found.append(f"{link.parts[2]}: {target}")
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # the process is gone by now
+            for number in os.listdir(f"/proc/{process}/fd"):
+                with contextlib.suppress(OSError):  # or its descriptor
+                    target = os.readlink(f"/proc/{process}/fd/{number}")
+                    if target.startswith(f"{directory}/"):
+                        found.append(f"{process}: {target}")
     return found
 
 
