@@ -49,6 +49,7 @@ class Oracle:
         yield from self.wrong_files(ended)
         if ended.status == DONE:
             yield from wrong_records(self.place.path / CACHE)
+            yield from wrong_prepared(self.place.path / CACHE)
         if done and self.scenario.effect is not Effect.PRUNES:
             yield from wrong_output(ended, fault, reference=self.reference)
 
@@ -89,6 +90,11 @@ class Oracle:
             base = self.place.path / RAW
             if not images.same_content(path, base, formats=("raw", "raw")):
                 yield f"{name} is not the image that it is named by"
+        if location.is_prepared_name(path.name) and "/." not in name and name in now:
+            base = self.place.path / RAW
+            if not images.same_content(path, base, formats=("qcow2", "raw")):
+                yield f"{name} is not the disk that it is named by"
+            yield from wrong_tables(path, leaks=False)
         if self.scenario.effect is Effect.LOOKS and now != self.place.picture:
             yield f"{name} was changed"
         if name.endswith("vmdk.raw") and name in self.place.picture and name not in now:
@@ -164,6 +170,15 @@ def wrong_records(cache: Path) -> Iterator[str]:
         for line in users.read_text().splitlines():
             if not re.fullmatch(r'"/.*"', line):
                 yield f"{users.name} has a record that is none: {line!r}"
+
+
+def wrong_prepared(cache: Path) -> Iterator[str]:
+    """What is recorded of prepared disks is whole, and they are there."""
+    for record in (cache / location.PREPARED).glob("*"):
+        if not record.read_text().startswith('{"version": '):
+            yield f"{record.name} is no record: {record.read_text()!r}"
+        if not (cache / record.name).exists():
+            yield f"{record.name} is recorded, and isn't there"
 
 
 def is_of_cache(name: str) -> bool:

@@ -42,6 +42,7 @@ class Effect(StrEnum):
     CHANGES = "changes"  # an existing disk
     LOOKS = "looks"  # and leaves everything as it is
     PRUNES = "prunes"  # removes entries of an image cache
+    PREPARES = "prepares"  # adds a prepared disk to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,18 @@ def base(place: Path, kind: str) -> Path:
     if kind == "compressed":
         return images.convert(raw, format="qcow2", compress=True)
     return images.convert(raw, format=kind)
+
+
+PREPARE = (
+    *("cache", "prepare", "{}/disks", "--size", str(SIZE)),
+    *("--base", "{}/" + RAW, *STRATEGIES["performance"]),
+)
+
+
+def prepared(place: Path) -> None:
+    """Have a disk ready, of which others are clones."""
+    base(place, "raw")
+    done(*(word.format(place) for word in PREPARE))
 
 
 def done(*arguments: object) -> None:
@@ -268,6 +281,18 @@ def scenarios() -> list[Scenario]:
         ),
         looked("host probe", fleet, "host", "probe", "{}/disks"),
         looked("host capacity", fleet, "host", "capacity", "{}/disks"),
+        Scenario(
+            name="cache prepare",
+            effect=Effect.PREPARES,
+            prepare=lambda place: base(place, "raw"),
+            words=(*PREPARE, "-f", "json"),
+        ),
+        Scenario(
+            name="cache prune --prepared",
+            effect=Effect.PRUNES,
+            prepare=prepared,
+            words=("cache", "prune", "{}/disks", "--prepared", "-f", "json"),
+        ),
         looked("cache list", cached, "cache", "list", "{}/disks"),
         Scenario(
             name="cache prune",
