@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import bitmaps, claims, geometry, stored, tables
+from allocpolicy.qcow2 import bitmaps, claims, counted_once, geometry, stored, tables
 from allocpolicy.qcow2.consistency import Checked
 from allocpolicy.qcow2.geometry import (
     LARGEST_REQUEST,
@@ -54,12 +54,14 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
     (discard=ignore): of the free clusters between used ones, those that such requests
     may skip don't count. What snapshots share is copied, and QEMU stores persistent
     bitmaps anew when it closes the image. A fully mapped image without them needs
-    nothing more; if that is evident, numpy isn't imported.
+    nothing more; if that is evident, numpy isn't imported. If it has no cluster but
+    those that are referred to, each must be counted once.
 
     What the tables refer to is in use, whatever its refcount. Where refcounts may lag,
     QEMU may have to make new ones for all of the image, after a crash.
 
-    :raises ImageError: when a table is malformed or cut short.
+    :raises ImageError: when a table is malformed or cut short, or a cluster is counted
+        wrongly.
     """
     header, mapped, references = checked.header, checked.mapped, checked.references
     size = header.cluster_size
@@ -68,7 +70,7 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
     in_bitmaps = bitmaps.storage(fd, header, path=path)
     wanted = mapped.missing or in_bitmaps.most
     whole = not wanted and (not alone or present <= references.count)
-    if whole and not header.refcounts_may_lag:
+    if whole and not header.refcounts_may_lag and _is_exact(fd, checked, path, present):
         return Count(full_size=present * size, leaked=0 if alone else None)
     table = tables.read_refcount_table(fd, header, path=path)
     usage = _usage(fd, header, table, path=path)
@@ -87,6 +89,14 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
         full_size=max(present, end) * size,
         leaked=max(0, usage.used - references.count) if alone else None,
     )
+
+
+def _is_exact(fd: int, checked: Checked, path: Path, present: int) -> bool:
+    """Return whether refcounts needn't be counted: the file has no cluster to spare."""
+    header, references = checked.header, checked.references
+    if not are_all(header, beyond=checked.mapped.beyond) or references.count > present:
+        return True
+    return counted_once.check(fd, header, clusters=present, path=path)
 
 
 def uncounted(fd: int, checked: Checked, *, path: Path) -> int:
