@@ -68,14 +68,16 @@ class Knowledge:
         :raises ImageError: when the qcow2 header or its tables are malformed.
         """
         known = self.prepare(fd)
-        if known is None:
+        now, state = time.time_ns(), None
+        if known is not None:
+            storage = file_storage(fd, surroundings=surroundings)
+            state = _state(fd)
+        if known is None or state is None:
             return Seen(observation=_read(fd, path, surroundings)[0])
-        now = time.time_ns()
-        storage = file_storage(fd, surroundings=surroundings)
-        state = unchanged.state(fd)
         tables = known.recalled(state, layout=storage.layout)
         if tables is not None:
-            return Seen(observation=_observed(fd, path, tables, storage, surroundings))
+            observation = _observed(fd, path, tables, storage, surroundings)
+            return Seen(observation=observation)
         tables = self._by_twin(fd, known, state=state, path=path)
         if tables is not None:
             observation = _observed(fd, path, tables, storage, surroundings)
@@ -93,10 +95,10 @@ class Knowledge:
 
         :raises ImageError: when the qcow2 header or its tables are malformed.
         """
-        known = self.prepare(fd)
-        if known is None:
+        known, now = self.prepare(fd), time.time_ns()
+        layout, state = _layout(fd), _state(fd)
+        if known is None or state is None:
             return surveys.of(fd, path=path), None
-        now, layout, state = time.time_ns(), _layout(fd), unchanged.state(fd)
         tables = known.recalled(state, layout=layout)
         if tables is not None:
             return tables, None
@@ -109,12 +111,15 @@ class Knowledge:
     def _by_twin(
         self, fd: int, known: Memo, *, state: State, path: Path
     ) -> Survey | None:
-        name = self._names[os.fstat(fd).st_dev]
-        if name not in self._opened:
-            self._opened.add(name)
-            for one in known.lasting():
-                self._twins.open(one)
-        return self._twins.survey(fd, filesystem=name, state=state, path=path)
+        device = os.fstat(fd).st_dev
+        name = self._names[device]
+        with contextlib.suppress(OSError):  # whatever it is, reading it tells
+            if name not in self._opened:
+                self._opened.add(name)
+                for one in known.lasting():
+                    self._twins.open(one, device=device)
+            return self._twins.survey(fd, filesystem=name, state=state, path=path)
+        return None
 
     def _learnt(
         self,
@@ -132,7 +137,7 @@ class Knowledge:
             and unchanged.is_settled(state, at=now)
             and unchanged.is_quiet(fd)
             and _layout(fd) == layout
-            and unchanged.state(fd) == state
+            and _state(fd) == state
         )
         if not certain or layout is None:
             return None
@@ -172,8 +177,16 @@ def survey(fd: int, *, path: Path) -> Survey:
 
 
 def _layout(fd: int) -> int | None:
-    found = extent.measure(fd, file_size=os.fstat(fd).st_size)
-    return found.layout if found is not None else None
+    with contextlib.suppress(OSError):
+        found = extent.measure(fd, file_size=os.fstat(fd).st_size)
+        return found.layout if found is not None else None
+    return None
+
+
+def _state(fd: int) -> State | None:
+    with contextlib.suppress(OSError):
+        return unchanged.state(fd)
+    return None
 
 
 def _observed(

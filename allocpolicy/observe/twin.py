@@ -58,16 +58,18 @@ class Twins:
 
     def add(self, learnt: Learnt, fd: int) -> None:
         """Add an open image, unless it shares nothing, or with one that is here."""
-        known = _known(learnt, fd)
+        known = None
+        with contextlib.suppress(OSError):
+            known = _known(learnt, fd)
         if known is None or not any(shared for *_, shared in known.pieces):
             return
         for shift in known.shifts:
             if len(self._by_shift) < _MOST:
                 self._by_shift.setdefault((learnt.filesystem, shift), known)
 
-    def open(self, learnt: Learnt) -> None:
+    def open(self, learnt: Learnt, *, device: int) -> None:
         """Add an image that is where it was when it was read."""
-        with self._opened(learnt) as fd:
+        with self._opened(learnt, device=device) as fd:
             if fd is not None and unchanged.state(fd) == learnt.state:
                 self.add(learnt, fd)
 
@@ -78,11 +80,12 @@ class Twins:
 
         :raises OSError: when it can't be read.
         """
+        device = os.fstat(fd).st_dev
         for key in self._keys(fd, filesystem, size=state[2]):
             known = self._by_shift[key]
             if known.learnt.state[2] != state[2]:
                 continue
-            with self._opened(known.learnt) as other:
+            with self._opened(known.learnt, device=device) as other:
                 survey = None
                 if other is not None:
                     survey = _compared(fd, other, known, path=path)
@@ -99,20 +102,22 @@ class Twins:
         return [key for key in keys if key in self._by_shift]
 
     @contextlib.contextmanager
-    def _opened(self, learnt: Learnt) -> Iterator[int | None]:
+    def _opened(self, learnt: Learnt, *, device: int) -> Iterator[int | None]:
         """Open the file, if it is the one that was read; its lease is not broken."""
         with contextlib.ExitStack() as stack:
             fd = None
             with contextlib.suppress(OSError):
-                fd = self._reopened(learnt, stack)
+                fd = self._reopened(learnt, stack, device=device)
             yield fd
 
-    def _reopened(self, learnt: Learnt, stack: contextlib.ExitStack) -> int | None:
+    def _reopened(
+        self, learnt: Learnt, stack: contextlib.ExitStack, *, device: int
+    ) -> int | None:
         way = os.open(learnt.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         stack.callback(os.close, way)
-        if not unchanged.is_seen(learnt.state, os.fstat(way)):
-            return None
-        if self._leases.include(way):
+        status = os.fstat(way)
+        same = status.st_dev == device and unchanged.is_seen(learnt.state, status)
+        if not same or self._leases.include(way):
             return None
         fd = found.reopen(way)
         stack.callback(os.close, fd)

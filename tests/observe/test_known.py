@@ -25,6 +25,7 @@ from allocpolicy.qcow2 import survey as surveys
 from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.qcow2.tables import OFFSET
+from allocpolicy.record import replace
 from allocpolicy.storage import extent, trust, unchanged
 from tests.harness import filesystems
 from tests.harness.cli import provision
@@ -95,18 +96,23 @@ def is_known(disk: Path) -> bool:
 
 
 def looked(disk: Path, knowledge: Knowledge | None) -> object:
-    """Return an observation, or why there is none."""
+    """Return an observation, but for its storage, or why there is none."""
     fd = os.open(disk, os.O_RDONLY)
     try:
         around = surroundings(fd, directory=disk.parent, policy=POLICY)
         if knowledge is not None:
-            return knowledge.look(fd, path=disk, surroundings=around).observation
-        format = DiskFormat.QCOW2
-        look = observe.look(fd, path=disk, format=format, surroundings=around)
+            seen = knowledge.look(fd, path=disk, surroundings=around).observation
+        else:
+            format = DiskFormat.QCOW2
+            look = observe.look(fd, path=disk, format=format, surroundings=around)
+            seen = look.observation
     except ImageError as error:
         return error.reason
     else:
-        return look.observation
+        # which changes by itself
+        return replace(
+            seen, actual_size=0, extents=None, shared_bytes=None, exception=None
+        )
     finally:
         os.close(fd)
 
@@ -200,12 +206,16 @@ def test_a_flipped_bit_in_any_metadata_is_seen(
 
 @on_all
 def test_a_change_just_after_a_look_is_seen(directory: Path) -> None:
-    """A second write in the tick of the first changes no date: it isn't relied on."""
+    """A second write in the tick of the first may change no date: it isn't relied on.
+
+    From Linux 6.13 on a date that somebody has seen is changed by the next write.
+    """
     disk = prepared(directory, size=64 * MiB)
     l2 = places(disk)["L2 table"]
     for number_of_entry in range(50):
         by_write(disk, l2 + 8 * number_of_entry + 7, 0)
         assert knows(disk) == read(disk)
+        assert not is_known(disk) or time.time() > disk.stat().st_ctime + 2
         by_write(disk, l2 + 8 * number_of_entry, 7)
         assert not is_known(disk)
         assert knows(disk) == read(disk)
@@ -368,9 +378,7 @@ def test_the_tables_of_a_clone_are_known(directory: Path) -> None:
 def test_a_flipped_bit_in_any_metadata_of_a_clone_is_seen(directory: Path) -> None:
     """Blocks that a clone shares can't have changed; any other are compared."""
     original = prepared(directory)
-    settled(original)
-    knowledge = Knowledge()
-    looked(original, knowledge)
+    knowledge = knowing(original)
     chance = random.Random(3)
     for kind, start in places(original).items():
         for how in HOW:
@@ -389,9 +397,7 @@ def test_a_clone_that_its_guest_wrote_to_is_known(directory: Path) -> None:
     original = directory / "original.qcow2"
     provision(original, "--strategy", "performance", "--size", 100 * GiB)
     clone = reflinked(original, directory / "clone")
-    settled(original)
-    knowledge = Knowledge()
-    looked(original, knowledge)
+    knowledge = knowing(original)
     write(clone, *(f"write {at}M 64k" for at in range(0, 1000, 100)))
     write(clone, "write -z 300M 1M", "write 301M 64k")
     forget_pages(clone)
@@ -404,9 +410,7 @@ def test_a_clone_that_its_guest_wrote_to_is_known(directory: Path) -> None:
 def test_a_clone_whose_mapping_changed_is_read(directory: Path) -> None:
     original = prepared(directory)
     clone = reflinked(original, directory / "clone")
-    settled(original)
-    knowledge = Knowledge()
-    looked(original, knowledge)
+    knowledge = knowing(original)
     write(clone, "discard 300M 1M")
     found = looked(clone, knowledge)
     assert found == looked(clone, None)
@@ -417,9 +421,7 @@ def test_a_clone_whose_mapping_changed_is_read(directory: Path) -> None:
 def test_a_clone_of_what_has_changed_is_read(directory: Path) -> None:
     """Who is compared with must be as it was; a file that is gone is no measure."""
     original = prepared(directory)
-    settled(original)
-    knowledge = Knowledge()
-    looked(original, knowledge)
+    knowledge = knowing(original)
     by_write(original, places(original)["L2 table"], 7)
     clone = reflinked(original, directory / "clone")
     assert looked(clone, knowledge) == looked(clone, None)
@@ -455,6 +457,18 @@ def test_blocks_at_an_equal_place_prove_nothing(directory: Path) -> None:
     by_write(disk, places(disk)["L2 table"], 7)
     os.sync()
     assert looked(disk, knowledge) == looked(disk, None)
+
+
+def knowing(original: Path) -> Knowledge:
+    """Return what knows a file, and by it its clones."""
+    clone = reflinked(original, original.with_name("unchanged"))
+    settled(original)
+    knowledge = Knowledge()
+    looked(original, knowledge)
+    forget_pages(clone)
+    looked(clone, knowledge)
+    assert resident(clone) <= TRIAL
+    return knowledge
 
 
 def reflinked(original: Path, clone: Path) -> Path:
