@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from allocpolicy import DiskFormat, ImageError, Policy
+from allocpolicy import DiskFormat, ImageError, Policy, audit
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe import known, memo
 from allocpolicy.observe.known import Knowledge
@@ -26,6 +26,7 @@ from allocpolicy.qcow2.header import read_header
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.qcow2.tables import OFFSET
 from allocpolicy.record import replace
+from allocpolicy.report.audit import Row
 from allocpolicy.storage import extent, trust, unchanged
 from tests.harness import filesystems
 from tests.harness.cli import provision
@@ -442,6 +443,34 @@ def test_a_template_that_nobody_may_write_to_is_remembered(directory: Path) -> N
     found = looked(clone, Knowledge())
     assert resident(clone) <= TRIAL
     assert found == looked(clone, None)
+
+
+@on_all
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_audit_reads_what_changed_and_only_that(directory: Path, jobs: int) -> None:
+    """The second audit's rows are the first one's, whatever process learnt of it."""
+    disks = [directory / f"{index}.qcow2" for index in range(3)]
+    for disk in disks:
+        provision(disk, "--strategy", "performance", "--size", 8 * GiB)
+    settled(*disks)
+    before = rows_of(directory, jobs=jobs)
+    for disk in disks:
+        forget_pages(disk)
+    assert rows_of(directory, jobs=jobs) == before
+    assert all(resident(disk) <= TRIAL for disk in disks)
+    by_write(disks[1], places(disks[1])["L2 table"], 7)
+    after = rows_of(directory, jobs=jobs)
+    assert after == rows_of(directory, jobs=jobs, read_all=True)
+    assert [row.disk for row in after if row not in before] == [disks[1]]
+    forget_pages(disks[0])
+    rows_of(directory, jobs=jobs, read_all=True)
+    assert resident(disks[0]) > TRIAL
+
+
+def rows_of(directory: Path, *, jobs: int, read_all: bool = False) -> list[Row]:
+    """Return an audit's rows, but for storage, which changes by itself."""
+    found = audit([directory], policy=POLICY, jobs=jobs, read_all=read_all)
+    return [replace(row, observed=None, actual_size=0) for row in found.rows]
 
 
 @on_all
