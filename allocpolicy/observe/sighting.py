@@ -138,9 +138,10 @@ class Observer:
         """Return what the file is; None when it is gone."""
         path = Path(found.path)
         try:
+            has_stamp = stamps.is_visible(found.path)
             with image_file.found_resolved(path) as file:
                 if self._is_leased(file):
-                    if found.named or stamps.is_visible(found.path):
+                    if has_stamp or found.named:
                         raise ImageError(path, existing.BEING_REWRITTEN)
                     return _unopened(file, found)
                 with image_file.reopened(file) as image, effort.bounded(self._bound):
