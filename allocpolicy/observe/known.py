@@ -79,6 +79,7 @@ class Knowledge:
             observation = _observed(fd, path, tables, storage, surroundings)
             return Seen(observation=observation)
         tables = self._by_twin(fd, known, state=state, path=path)
+        is_read = tables is None
         if tables is not None:
             observation = _observed(fd, path, tables, storage, surroundings)
         else:
@@ -86,7 +87,7 @@ class Knowledge:
         learnt = self._learnt(
             fd, tables, state=state, layout=storage.layout, path=path, now=now
         )
-        if learnt is not None:
+        if learnt is not None and is_read:
             self._twins.add(learnt, fd)
         return Seen(observation=observation, learnt=learnt)
 

@@ -110,12 +110,15 @@ def remember(learnt: Iterable[Learnt]) -> None:
         by_filesystem.setdefault(one.filesystem, []).append(one)
     for filesystem, some in by_filesystem.items():
         rows = {one.state[0]: one for one in _read(filesystem)}
+        last, text = None, ""
         for one in some:
+            if one.survey != last:  # clones come one after another
+                last, text = one.survey, json.dumps(surveys.encoded(one.survey))
             rows.pop(one.state[0], None)
             rows[one.state[0]] = _Row(
                 state=one.state,
                 layout=one.layout,
-                survey=json.dumps(surveys.encoded(one.survey)),
+                survey=text,
                 path=one.path if one.lasting else None,
             )
         _write(filesystem, [*rows.values()][-MOST:])
