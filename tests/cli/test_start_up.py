@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from tests.harness.cli import PROGRAM, environment
 
+# Libraries that take 5 to 70 ms each.
 HEAVY = frozenset(
     {
-        "jsonschema",
-        "numpy",
-        "oslo_config",
-        "oslo_utils.imageutils.format_inspector",
-        "oslo_utils.strutils",
-        "rich",
-        "yaml",
+        *("cliff", "cryptography", "importlib.metadata", "jsonschema", "numpy"),
+        *("oslo_config", "oslo_i18n", "oslo_utils.imageutils.format_inspector"),
+        *("oslo_utils.strutils", "rich", "stevedore", "yaml"),
     }
 )
-INSPECTOR = {"oslo_utils.imageutils.format_inspector"}
+# All that a command may import besides, and why. What begins with an underscore belongs
+# to these.
+ALLOWED = frozenset(
+    {
+        # of the interpreter's own start, and of the script that setuptools writes
+        *("abc", "codecs", "encodings", "io", "os", "re", "stat", "sys", "zipimport"),
+        *("genericpath", "posixpath", "posix", "ntpath", "nt", "marshal", "site"),
+        *("sitecustomize", "time", "warnings", "importlib", "enum", "types"),
+        *("copyreg", "sre_compile", "sre_constants", "sre_parse"),
+        # the command line, in the language of the user: argparse imports gettext, and
+        # that locale
+        *("argparse", "gettext", "locale", "shlex", "textwrap", "unicodedata"),
+        # paths: pathlib imports fnmatch, and urllib, which imports ipaddress
+        *("pathlib", "fnmatch", "urllib", "ipaddress", "glob", "ntpath"),
+        # records, and what all modules are made of
+        *("collections", "contextlib", "contextvars", "functools", "itertools"),
+        *("keyword", "operator", "reprlib", "typing", "copy", "weakref", "org"),
+        # system calls and signals
+        *("ctypes", "errno", "fcntl", "grp", "mmap", "pwd", "resource", "signal"),
+        *("threading", "gc"),
+        # tables of images, stamps, reports
+        *("array", "bisect", "json", "math", "struct"),
+    }
+)
+# A worker for each processor looks at disks.
+OF_WORKERS = frozenset({"pickle", "select", "selectors"})
+INSPECTOR = {
+    *("cryptography", "oslo_i18n", "oslo_utils.imageutils.format_inspector"),
+}
 
 
 def imported(*arguments: object) -> set[str]:
@@ -34,8 +61,25 @@ def imported(*arguments: object) -> set[str]:
         env=environment(),
         check=False,
     )
-    lines = [line for line in finished.stderr.splitlines() if "import time:" in line]
-    return {line.rpartition("|")[2].strip() for line in lines}
+    return _named(finished.stderr)
+
+
+def _named(told: str) -> set[str]:
+    lines = [line for line in told.splitlines() if "import time:" in line]
+    return {line.rpartition("|")[2].strip() for line in lines} - {"imported package"}
+
+
+@functools.cache
+def imported_by_nothing() -> frozenset[str]:
+    """Return the modules that this installation of Python starts with."""
+    finished = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", ""],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    return frozenset(_named(finished.stderr))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +99,34 @@ def test_what_answers_at_once_imports_nothing_heavy(
     arguments: tuple[str, ...],
 ) -> None:
     assert not imported(*arguments) & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("arguments", "besides", "most"),
+    [
+        (("explain",), (), 112),
+        (("audit", "."), OF_WORKERS, 190),
+        (("provision", "disk", "--size", "40G", "--strategy", "none"), (), 200),
+        (("provision", "disk", "--size", "40G", "--strategy", "performance"), (), 200),
+        (("provision", "disk", "--size", "1T", "--strategy", "performance"), (), 200),
+        (("provision", "disk", "--size", "1M", "--strategy", "space"), (), 222),
+    ],
+)
+def test_a_command_imports_what_it_is_allowed_to(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    besides: Collection[str],
+    most: int,
+) -> None:
+    """And of our own modules hardly more than it calls: 0.1 to 0.3 ms each."""
+    monkeypatch.chdir(tmp_path)
+    found = imported(*arguments) - imported_by_nothing()
+    own = {one for one in found if one.startswith("allocpolicy")}
+    others = {one.partition(".")[0] for one in found - own}
+    others = {one for one in others if not one.startswith("_")}
+    assert not others - ALLOWED - {*besides}
+    assert len(own) <= most
 
 
 @pytest.mark.parametrize("strategy", ["none", "performance"])
