@@ -14,7 +14,13 @@ from pathlib import Path
 
 from allocpolicy.contract.facts import BaseImage, DiskFormat
 from allocpolicy.errors import ImageError
-from allocpolicy.images import identity, image_file, inspector, vmdk_files
+from allocpolicy.images import (
+    identity,
+    image_file,
+    inspector,
+    known_content,
+    vmdk_files,
+)
 from allocpolicy.images.image_file import ImageFile
 from allocpolicy.images.vmdk_files import Files
 from allocpolicy.qcow2 import bitmaps, cut_short, geometry
@@ -176,8 +182,8 @@ def _state(fd: int) -> tuple[int, unchanged.State] | None:
 
 
 def _look(fd: int, *, declared: str | None, path: Path) -> tuple[str, _Content]:
-    match = inspector.inspect(fd, path=path)
-    format = inspector.agreed_format(fd, match, path=path, declared=declared)
+    found = known_content.found(fd, path=path)
+    format = inspector.agreed_format(fd, found, path=path, declared=declared)
     if format in inspector.PACKED:
         content = _Content(virtual_size=0, data_bytes=0, plain=False)
     elif format == "raw":
@@ -201,9 +207,9 @@ def claimed(fd: int, *, declared: str | None, path: Path) -> tuple[str, int]:
 
     :raises ImageError: when it is unsafe, malformed or not of the declared format.
     """
-    match = inspector.inspect(fd, path=path)
+    found = inspector.inspect(fd, path=path)
     format = inspector.agreed_format(
-        fd, match, path=path, declared=declared, unpacked=True
+        fd, found, path=path, declared=declared, unpacked=True
     )
     if format in inspector.PACKED:
         return format, 0

@@ -41,8 +41,8 @@ _OLD_VPC_FOOTER_SIZE = 511  # "Virtual Hard Disk Image Format Specification" 1.0
 _STRUTILS = "oslo_utils.strutils"
 
 
-def inspect(fd: int, *, path: Path) -> FileInspector | None:
-    """Return the inspector that matches the content; None if the content is raw.
+def inspect(fd: int, *, path: Path) -> str:
+    """Return the name of the inspector that matches the content; raw if none does.
 
     No more is read than the file stores, and a little: a header can send an inspector
     to the end of a sparse file of any size.
@@ -65,16 +65,16 @@ def inspect(fd: int, *, path: Path) -> FileInspector | None:
         matches: list[FileInspector] = wrapper.formats or []
     names = {str(match) for match in matches}
     if names <= _RAW_CONTENT:
-        return None
+        return "raw"
     if len(matches) > 1:
         several = ", ".join(sorted(names))
         raise ImageError(path, f"its content matches several formats: {several}")
-    return matches[0]
+    return str(matches[0])
 
 
 def agreed_format(
     fd: int,
-    inspector: FileInspector | None,
+    found: str,
     *,
     path: Path,
     declared: str | None,
@@ -87,7 +87,6 @@ def agreed_format(
 
     :raises ImageError: when they don't, or the format is ambiguous or not supported.
     """
-    found = "raw" if inspector is None else str(inspector)
     if found in ("raw", "vmdk") and declared in (None, "vmdk") and _is_split(fd):
         return SPLIT
     if declared is None:
