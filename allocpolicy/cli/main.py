@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import io
+import locale  # gettext, which argparse has, imports it as well
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -169,6 +171,8 @@ def _failed(error: Error) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    with contextlib.suppress(locale.Error):  # the user's may not be installed
+        locale.setlocale(locale.LC_ALL, "")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A path that is not UTF-8 must not break the report of a finished disk.
