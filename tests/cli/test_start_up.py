@@ -237,6 +237,44 @@ def test_a_module_that_is_missing_is_no_finding_of_an_audit(
     assert bool(before) == bool(options)
 
 
+LOGS = """
+import logging
+logging.getLogger("acme").warning("said by a plugin")
+logging.getLogger("acme").info("said to nobody")
+logging.getLogger("stevedore.named").warning("said by a library")
+from allocpolicy import Strategy
+class Acme(Strategy):
+    api_version, summary = 1, "It logs."
+"""
+
+
+def test_what_a_plugin_logs_is_shown_though_logging_is_imported_late(
+    tmp_path: Path,
+) -> None:
+    plugin = tmp_path / "acme.py"
+    plugin.write_text(LOGS)
+    plugin.chmod(0o600)
+    script = f"""
+import sys
+from allocpolicy.storage import trusted_file
+before = trusted_file.opened
+trusted_file.opened = lambda path, trusted: before(path, trusted=False)
+assert "logging" not in sys.modules
+sys.argv[1:] = ["explain", "--plugin", {str(plugin)!r}]
+from allocpolicy.cli.program import run
+sys.exit(run())
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0
+    assert finished.stderr == "said by a plugin\n"
+
+
 def test_no_command_looks_through_every_installed_distribution() -> None:
     """On a host of OpenStack there are hundreds of them, and thousands of files."""
     script = """
