@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # what else is tested at its bound; testing is pytest itself
-EXTRAS = ("libvirt",)
+EXTRAS = ("libvirt", "plot")
 SETUP_CFG = Path(__file__).parent.parent / "setup.cfg"
 REQUIREMENT = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]+\])?\s*>=\s*(?P<bound>[0-9][0-9A-Za-z.]*)"
