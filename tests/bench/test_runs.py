@@ -22,6 +22,7 @@ from allocpolicy.bench.guest.initramfs import STARTED
 from tests.harness.cli import allocpolicy, allocpolicy_process, command, environment
 from tests.harness.images import MIB
 from tests.harness.patience import PATIENCE
+from tests.harness.terminal import on_terminal
 
 SMALL = ("--quick", "--size", "8M", "--yes")
 OUTSIDE = "file, no VM"
@@ -54,6 +55,18 @@ def test_a_guest_writes_to_each_layout(directory: Path) -> None:
     assert [name for name, row in rows.items() if row["recommended"]] == ["performance"]
     assert "in a guest by" in finished.stderr
     assert left(directory) == []
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_what_people_see_fits(tmp_path: Path, width: int) -> None:
+    """Without bars, as -q has it."""
+    names = ("performance", "qemu-img: overlay, preallocate filter", OUTSIDE)
+    line = ("-q", "bench", tmp_path, *SMALL, "--no-guest", *of(*names))
+    shown = on_terminal(*line, width=width, NO_COLOR="1")
+    assert shown.status == 0, shown.text
+    assert shown.lines[0].startswith("LAYOUT")
+    assert len(shown.lines) > len(names)
+    assert max(map(len, shown.lines)) <= width, shown.text
 
 
 @pytest.mark.filesystems("btrfs", "ext2")

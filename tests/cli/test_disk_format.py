@@ -17,6 +17,7 @@ OF_A_DISK = {
 PRINTS_ITS_OWN = {"nova provider-config"}
 REQUIRED = {
     "apply": ["DISK"],
+    "bench": ["DIR"],
     "cache list": [],
     "ensure": ["DISK"],
     "flavor validate": ["FILE"],

@@ -118,7 +118,11 @@ def test_a_shell_runs_nothing(disk: Path, tmp_path: Path) -> None:
 ARGUMENTS = {
     "apply": ("DISK",),
     "audit": ("DISK",),
-    "bench": ("DIRECTORY", "--quick", "--no-guest", "--yes"),
+    "bench": (
+        *("DIRECTORY", "--quick", "--size", "8M", "--no-guest", "--yes"),
+        *("--layout", "qemu-img: overlay, preallocate filter"),
+        *("--layout", "performance"),
+    ),
     "cache list": ("CACHE",),
     "cache prepare": ("DIRECTORY", "--size", "1M", "--strategy", "performance"),
     "cache prune": ("CACHE",),

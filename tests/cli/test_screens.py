@@ -24,9 +24,9 @@ from tests.harness.terminal import Shown, on_terminal
 LIBVIRT = {one for one in COMMANDS if re.match("libvirt (?!.*hook)", one)}
 # tests/operations/test_prepare.py looks at the screen of `cache prepare`.
 TAKES_REFLINK = {"cache prepare"}
-SCREENS = sorted(
-    set(COMMANDS) - NO_TABLE - LIBVIRT - {"strategy check"} - TAKES_REFLINK
-)
+# Those that take long say how far they are; their own tests hold them to a width.
+LONG = {"bench", "strategy check"}
+SCREENS = sorted(set(COMMANDS) - NO_TABLE - LIBVIRT - LONG - TAKES_REFLINK)
 WIDTHS: tuple[tuple[int, list[str]], ...] = (
     *((60, []), (200, []), (80, ["--long"])),
     (80, []),  # the last one is what a pipe gets

@@ -91,7 +91,11 @@ def _run(
 ) -> str:
     """Run QEMU to its end, or kill it when it takes too long; return what it said."""
     machine = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     with machine:
         try:
