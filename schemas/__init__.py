@@ -32,6 +32,7 @@ OF_COMMANDS = {
     "libvirt unset": "libvirt_domain",
     "nova provider-config": "provider_config",
     "provision": "report",
+    "provision --batch": "batch_result",
     "resize": "report",
     "stamp all": "stamp_all",
     "stamp remove": "stamp_remove",

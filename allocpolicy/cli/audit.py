@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from allocpolicy.cli.command import Lister
-from allocpolicy.cli.options import choice, disk_format, disk_map, disk_paths
+from allocpolicy.cli.options import choice, disk_format, disk_map, disk_paths, number
 from allocpolicy.cli.options.argument_path import path_of
 from allocpolicy.cli.screens import brief, columns, formats
 from allocpolicy.cli.screens.columns import Column, Data, column, said, sentence, size
@@ -100,7 +100,7 @@ class Audit(Lister):
         )
         parser.add_argument(
             "--jobs",
-            type=_jobs,
+            type=number.at_least_one,
             metavar="N",
             help="how many processes look at disks (default: one per core)",
         )
@@ -231,12 +231,6 @@ def _check_directory(textfile: Path) -> None:
         raise DestinationError(textfile, reason) from error
     if not there:
         raise DestinationError(textfile, "its directory does not exist")
-
-
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
 
 
 _DIGITS = 9

@@ -105,7 +105,14 @@ def flavor(path: Path, *, name: str) -> Flavor:
 
     :raises FlavorError: when there is none, or the file is not valid.
     """
-    flavors = load_flavors(path)
+    return chosen(load_flavors(path), name=name, path=path)
+
+
+def chosen(flavors: Mapping[str, Flavor], *, name: str, path: Path) -> Flavor:
+    """Return the flavor with a name, or else an ID, of those of a file.
+
+    :raises FlavorError: when there is none.
+    """
     if name in flavors:
         return flavors[name]
     for one in flavors.values():

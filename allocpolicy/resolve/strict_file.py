@@ -6,8 +6,9 @@ than interpreted; errors are reported with line and column.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +43,10 @@ def text(path: Path) -> str:
         raise Invalid(f"cannot be read: {error.strerror}") from error
     if len(content) > SIZE_LIMIT:
         raise Invalid(f"it is larger than {SIZE_LIMIT} bytes")
+    return _decoded(content)
+
+
+def _decoded(content: bytes) -> str:
     try:
         decoded = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -58,9 +63,18 @@ def _parse(text: str, *, is_yaml: bool) -> object:
     return _parse_yaml(text)
 
 
+def json_of(text: str) -> object:
+    """Return the data in a text.
+
+    :raises Invalid: when a key appears twice in an object.
+    :raises ValueError: when it is not valid (`json.JSONDecodeError`).
+    """
+    return json.loads(text, object_pairs_hook=_without_duplicates)
+
+
 def _parse_json(text: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
+        return json_of(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise Invalid(f"{place}: not valid JSON: {error.msg}") from error
@@ -77,7 +91,29 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
+def yaml_items(content: bytes) -> list[tuple[int, object]]:
+    """Return the items of a list in YAML, each with its line.
+
+    :raises Invalid: when it is no list, or not valid, saying where.
+    """
+    text = _decoded(content)
+    with _yaml_errors():
+        loader = _loader(text)
+        node = loader.get_single_node()
+        if node is None or node.id != "sequence":
+            raise Invalid("it is no list")
+        return [
+            (one.start_mark.line + 1, loader.construct_document(one))
+            for one in node.value
+        ]
+
+
 def _parse_yaml(text: str) -> object:
+    with _yaml_errors():
+        return cast(object, _loader(text).get_single_data())
+
+
+def _loader(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -95,8 +131,23 @@ def _parse_yaml(text: str) -> object:
             _check_keys(node, fail=yaml.MarkedYAMLError)
             return node
 
+    return Loader(text)
+
+
+@contextlib.contextmanager
+def _yaml_errors() -> Iterator[None]:
+    """Tell PyYAML's errors.
+
+    :raises Invalid: instead of them.
+    """
+    import yaml
+
     try:
-        return cast(object, Loader(text).get_single_data())
+        yield
+    except Invalid:
+        raise
+    except RecursionError as error:
+        raise Invalid("it is nested too deeply") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

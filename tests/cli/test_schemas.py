@@ -5,6 +5,7 @@ Of `strategy check`, and of the commands about domains, their own tests hold it 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.harness.images import MIB
 from tests.harness.schemas import OF_COMMANDS, SCHEMAS, validated
 
 # What is read, what is recorded on disks, and what is logged.
-OF_NO_COMMAND = {"change", "flavors", "map"}
+OF_NO_COMMAND = {"batch_order", "change", "flavors", "map"}
 
 FLAVORS = """\
 flavors:
@@ -156,6 +157,24 @@ def test_provision_resize_and_ensure(tmp_path: Path) -> None:
     check("resize", disk, "2M")
     for size in ("2M", "3M"):
         check("ensure", disk, "--size", size, "--strategy", "performance")
+
+
+def test_provision_batch(tmp_path: Path) -> None:
+    """Each line, of a disk that was made and of one that wasn't."""
+    orders: list[dict[str, object]] = [
+        {"disk": str(tmp_path / "disk"), "size": "1M", "mode": "0640"},
+        {"disk": str(tmp_path / "disk"), "size": 1 << 20, "role": None},
+    ]
+    wanted = schema.load("batch_order")
+    assert [schema.validate(one, schema=wanted) for one in orders] == [[], []]
+    file = tmp_path / "orders"
+    file.write_text("".join(f"{json.dumps(one)}\n" for one in orders) + "no\n")
+    finished = allocpolicy("provision", "--batch", file, "--jobs", 2)
+    results = [json.loads(line) for line in finished.stdout.splitlines()]
+    found = schema.load(OF_COMMANDS["provision --batch"])
+    assert [schema.validate(one, schema=found) for one in results] == [[], [], []]
+    assert schema.validate(results[0]["report"], schema=schema.load("report")) == []
+    assert [one["exit_status"] for one in results] == [0, 2, 2]
 
 
 def test_stamp(host: Path) -> None:

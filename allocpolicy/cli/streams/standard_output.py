@@ -29,21 +29,22 @@ def begin() -> None:
 
 
 @contextlib.contextmanager
-def reserved() -> Iterator[None]:
+def reserved() -> Iterator[int]:
     """Have what the body prints on standard output on standard error.
 
-    That holds for descriptor 1, too, which C code and child processes write to.
+    That holds for descriptor 1, too, which C code and child processes write to. Yield a
+    descriptor of standard output, for what is printed meanwhile all the same.
     """
     sys.stdout.flush()
     try:
         kept = fcntl.fcntl(_STDOUT, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
     except OSError:  # it is closed: there is nothing to reserve
-        yield
+        yield _STDOUT
         return
     try:
         with contextlib.redirect_stdout(sys.stderr):
             _lead_to_stderr()
-            yield
+            yield kept
     finally:
         os.dup2(kept, _STDOUT)
         os.close(kept)

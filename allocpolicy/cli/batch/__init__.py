@@ -1,0 +1,1 @@
+"""``provision --batch``: many disks, by a file of orders."""
