@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 from allocpolicy.errors import WorkerLost
 from allocpolicy.record import dataclass
-from allocpolicy.storage import messages
+from allocpolicy.storage import lately, messages
 from allocpolicy.storage.signals import ended_by_parent, interrupts_postponed
 
 Thing = TypeVar("Thing")
@@ -61,6 +61,8 @@ class Crew(Generic[Thing]):
         interrupt is raised in it as `signals.Ended`, and is its own to answer.
     :param lost: the answer for a thing at which a worker was killed.
     :param workers: the most processes.
+    :param first: gets the first thing before any worker is there: what it imports, they
+        have.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Crew(Generic[Thing]):
         *,
         lost: Callable[[Thing], bytes],
         workers: int,
+        first: Callable[[Thing], None] | None = None,
     ) -> None:
         self._work, self._lost, self._most = work, lost, workers
+        self._first = first
         self._idle: list[_Worker] = []
         self._busy: dict[int, tuple[_Worker, int, Thing]] = {}  # by answers' pipe
         self._selector = selectors.DefaultSelector()
@@ -135,6 +139,9 @@ class Crew(Generic[Thing]):
             self._is_waiting = thing is None
             if thing is None:
                 return
+            first, self._first = self._first, None
+            if first is not None:
+                first(thing)
             with interrupts_postponed():
                 self._give(thing)
 
@@ -192,7 +199,8 @@ class Crew(Generic[Thing]):
                 try:
                     ended_by_parent()
                     self._become_worker(things, answers)
-                    self._serve(source, sink)
+                    with lately.remembered():
+                        self._serve(source, sink)
                 finally:
                     os._exit(0)
         return _Worker(pid=pid, things=things, answers=answers)

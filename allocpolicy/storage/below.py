@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.record import dataclass
-from allocpolicy.storage import inode_flags, libc, mount
+from allocpolicy.storage import inode_flags, lately, libc, mount
 from allocpolicy.storage.inode_flags import InodeFlag
 from allocpolicy.wording import apart
 
@@ -62,6 +62,10 @@ def layers(fd: int) -> tuple[Layer, ...]:
 
 def exception(fd: int) -> str | None:
     """Return why the filesystem of the open file can't guarantee storage, or None."""
+    return lately.recalled((exception, os.fstat(fd).st_dev), lambda: _exception(fd))
+
+
+def _exception(fd: int) -> str | None:
     try:
         found = layers(fd)
     except OSError:

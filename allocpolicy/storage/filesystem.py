@@ -14,11 +14,13 @@ from allocpolicy.storage import (
     budget,
     fallocate,
     inode_flags,
+    lately,
     mount,
     space,
 )
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import FAULTS, NO_SPACE, UNSUPPORTED
+from allocpolicy.storage.inode import inode
 from allocpolicy.storage.inode_flags import InodeFlag
 
 if TYPE_CHECKING:
@@ -74,19 +76,28 @@ def probe_file(staged: Staged) -> Filesystem:
     """
     identity = mount.identify(staged.directory_fd)
     found = budget.space_of(staged.directory_fd)
-    # First, because btrfs accepts the flag only while the file is empty.
-    nocow = identity.copy_on_write and _accepts_nocow(staged.fd)
+    nocow, reserves, has_xattrs = lately.recalled(
+        (probe_file, inode(os.fstat(staged.directory_fd))),
+        lambda: _tried(staged.fd, copy_on_write=identity.copy_on_write),
+    )
     return Filesystem(
         type=identity.type,
         key=identity.key,
         block_size=os.fstatvfs(staged.directory_fd).f_bsize,
         size=found.size,
         free=found.free,
-        fallocate=_reserves(staged.fd),
+        fallocate=reserves,
         copy_on_write=identity.copy_on_write,
         nocow=nocow,
-        user_xattr=_accepts_user_xattr(staged.fd),
+        user_xattr=has_xattrs,
     )
+
+
+def _tried(fd: int, *, copy_on_write: bool) -> tuple[bool, bool, bool]:
+    """Return whether an empty file can be NOCOW, be reserved, and have user xattrs."""
+    # First, because btrfs accepts the flag only while the file is empty.
+    nocow = copy_on_write and _accepts_nocow(fd)
+    return nocow, _reserves(fd), _accepts_user_xattr(fd)
 
 
 def of_file(fd: int) -> Filesystem:

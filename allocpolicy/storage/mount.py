@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from allocpolicy.record import dataclass
-from allocpolicy.storage import libc
+from allocpolicy.storage import lately, libc
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 # include/uapi/linux/magic.h; ext2, ext3 and ext4 share one number.
@@ -117,10 +117,16 @@ def _parse(line: str) -> Mount:
 
 
 def type_by_magic(fd: int) -> str:
-    """Return the type of the open file's own filesystem (fstatfs(2)); cheap.
+    """Return the type of the open file's own filesystem (fstatfs(2)).
 
     ext2, ext3 and ext4 have one number.
     """
+    # On xfs it waits for inodes that are being freed (xfs_inodegc_push, Linux 5.14).
+    key = type_by_magic, os.fstat(fd).st_dev
+    return lately.recalled(key, lambda: _type_by_magic(fd))
+
+
+def _type_by_magic(fd: int) -> str:
     buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes, f_type its first
     libc.call("fstatfs", fd, buffer)
     return _MAGIC.get(buffer[0], f"filesystem {buffer[0]:#x}")

@@ -11,9 +11,10 @@ import fcntl
 import os
 import stat
 
-from allocpolicy.storage import directories, lease, qemu_lock
+from allocpolicy.storage import directories, lately, lease, qemu_lock
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.found import found, reopen
+from allocpolicy.storage.inode import inode
 
 PRIVATE = 0o600
 _PREFIX, _SUFFIX = ".allocpolicy-", ".tmp"
@@ -80,6 +81,11 @@ def sweep(directory: Directory) -> None:
 
     :raises PermissionError: when the directory can't be listed.
     """
+    key = sweep, inode(os.fstat(directory.fd))
+    lately.recalled(key, lambda: _sweep(directory))
+
+
+def _sweep(directory: Directory) -> None:
     with directories.readable(directory) as fd, os.scandir(fd) as entries:
         names = [entry.name for entry in entries if is_temporary(entry.name)]
         for name in names:

@@ -22,7 +22,7 @@ from allocpolicy.log import telling
 from allocpolicy.log.entry import Record
 from allocpolicy.operations.each_once import EachOnce
 from allocpolicy.operations.provision import provisioned
-from allocpolicy.operations.provision_many import LOST
+from allocpolicy.operations.provision_many import LOST, warm
 from allocpolicy.progress import unwatched
 from allocpolicy.record import dataclass, replace
 from allocpolicy.storage.signals import Ended, interrupts_postponed
@@ -52,6 +52,11 @@ class Work:
         with telling.kept() as records:
             told = self._told(line, late=late)
         return pickle.dumps(replace(told, records=tuple(records)))
+
+    def warm(self, line: Line) -> None:
+        """Import what such disks take, if the line is an order."""
+        with contextlib.suppress(Error):  # it is told of the line
+            warm(order.of(line.given, self._beside), policy=self._policy)
 
     def _told(self, line: Line, *, late: ExitStack) -> Told:
         try:

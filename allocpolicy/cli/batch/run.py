@@ -69,7 +69,7 @@ class Batch:
             lines.opened(arguments.batch) as given,
             results.output() as out,
             progress.shown(counted=True) as watch,
-            Crew(work, lost=results.lost, workers=workers) as crew,
+            Crew(work, lost=results.lost, workers=workers, first=work.warm) as crew,
         ):
             report = (unwatched if out.is_terminal else watch)("create disks")
             for _ in self._told(crew, given, out):
