@@ -18,7 +18,8 @@ import pytest
 from allocpolicy.cli.batch import lines
 from allocpolicy.cli.batch.order import KEYS
 from allocpolicy.images.inspector import FORMATS
-from tests.harness.cli import Finished, allocpolicy, command, environment
+from tests.harness import images, ordinary_user
+from tests.harness.cli import Finished, allocpolicy, at_once, command, environment
 from tests.harness.images import MIB
 from tests.harness.schemas import SCHEMAS
 
@@ -412,6 +413,52 @@ def test_killed_at_any_moment_it_leaves_no_half_disk(tmp_path: Path) -> None:
             assert disk.name.isdecimal()
             finished = allocpolicy("inspect", disk, "-f", "json")
             assert finished.document["verdict"]["judgement"] == "meets", disk
+
+
+@pytest.mark.filesystems("ext4", "xfs", "btrfs")
+def test_of_twenty_batches_at_once_each_disk_is_of_one(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Half of a batch's disks are another's, too: one of both has it, and says so."""
+    for batch in range(20):
+        text = "".join(
+            line(directory / str(5 * batch + number), strategy="performance")
+            for number in range(10)
+        )
+        (tmp_path / str(batch)).write_text(text)
+    commands = [
+        ("provision", "--batch", tmp_path / str(batch), "--jobs", 2)
+        for batch in range(20)
+    ]
+    results = [
+        json.loads(one)
+        for finished in at_once(*commands)
+        for one in finished.stdout.splitlines()
+    ]
+    made = [one["disk"] for one in results if not one["exit_status"]]
+    assert len(results) == 200
+    assert sorted(made) == sorted(str(directory / str(one)) for one in range(105))
+    assert {one["kind"] for one in results} == {None, "DestinationExists"}
+    for disk in made:
+        assert "leaks" not in images.check(Path(disk))
+
+
+def test_an_ordinary_user_makes_disks_as_well() -> None:
+    """What isn't theirs to give is told of its line alone."""
+    with ordinary_user.public_directory() as place:
+        text = line(place / "mine") + line(place / "given", owner="root:root")
+        done = subprocess.run(
+            ordinary_user.command(*command("provision", "--batch", "-")),
+            input=text,
+            capture_output=True,
+            text=True,
+            env=environment(HOME=str(place), XDG_RUNTIME_DIR=""),
+            check=False,
+        )
+        results = [json.loads(one) for one in done.stdout.splitlines()]
+        assert [one["exit_status"] for one in results] == [0, 2], done.stderr
+        assert "only root may give files to others" in results[1]["error"]
+        assert (place / "mine").stat().st_uid == ordinary_user.UID
 
 
 def test_the_schema_has_what_is_taken() -> None:

@@ -37,9 +37,9 @@ def test_it_is_found_out_once_a_moment_for_each_key(
 
 def test_a_failure_is_no_answer() -> None:
     def fail() -> int:
-        raise OSError
+        raise OSError("it failed")
 
     with lately.remembered():
-        with pytest.raises(OSError, match=""):
+        with pytest.raises(OSError, match="it failed"):
             lately.recalled("key", fail)
         assert lately.recalled("key", lambda: 1) == 1
