@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     audit,
+    batch,
     copies,
     hook,
     known_tables,
@@ -43,6 +44,7 @@ PARTS = {
     "known": known_tables.run,
     "hook": hook.run,
     "prepared": prepared.run,
+    "batch": batch.run,
     "startup": startup.run,
     "touch": touch.run,
 }

@@ -194,12 +194,12 @@ def in_turn(
 
 
 @contextmanager
-def mounted(kind: str, *, directory: Path) -> Iterator[Path]:
+def mounted(
+    kind: str, *, directory: Path, size: int = FILESYSTEM_SIZE
+) -> Iterator[Path]:
     """Make and mount a filesystem with its defaults; it is gone afterwards."""
     say(f"  {kind}")
-    with filesystems.mounted(
-        kind, size=FILESYSTEM_SIZE, directory=directory
-    ) as mount_point:
+    with filesystems.mounted(kind, size=size, directory=directory) as mount_point:
         yield mount_point
 
 
