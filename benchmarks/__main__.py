@@ -18,7 +18,7 @@ from benchmarks import (
     batch,
     copies,
     hook,
-    known_tables,
+    known,
     measure,
     memory,
     metadata,
@@ -41,11 +41,11 @@ PARTS = {
     "writes": writes.run,
     "memory": memory.run,
     "audit": audit.run,
-    "known": known_tables.run,
     "hook": hook.run,
     "prepared": prepared.run,
     "batch": batch.run,
     "startup": startup.run,
+    "known": known.run,
     "touch": touch.run,
 }
 KINDS = ("xfs", "ext4", "btrfs")

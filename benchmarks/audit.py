@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from allocpolicy import DiskFormat, Order, Policy, provision
-from benchmarks import disks, measure
+from allocpolicy import DiskFormat, Order, provision
+from benchmarks import disks, measure, worker
 from benchmarks.cost import Cost, Stopwatch
 from benchmarks.measure import (
     GIB,
@@ -106,7 +106,7 @@ def _make_fleet(directory: Path, count: int) -> None:
             format=DiskFormat.QCOW2,
             extra_specs={"allocpolicy:strategy": strategy, **options},
         )
-        provision(order, policy=Policy(lock_path=bases, configured=False))
+        provision(order, policy=worker.policy(bases))
         if number % 3 == 0:
             _write_to(disk)
 

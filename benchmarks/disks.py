@@ -7,7 +7,8 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from allocpolicy import Access, DiskFormat, Order, Policy, provision
+from allocpolicy import Access, DiskFormat, Order, provision
+from benchmarks import worker
 from benchmarks.measure import DISK, MIB, output
 
 BASES = {"raw": "base.raw", "qcow2": "base.qcow2"}
@@ -55,6 +56,7 @@ def ours(
     *,
     size: int,
     base: str | None = None,
+    base_path: Path | None = None,
     strategy: str = "performance",
     options: Mapping[str, str] | None = None,
     disk_format: str = "qcow2",
@@ -67,10 +69,10 @@ def ours(
     order = Order(
         destination=directory / DISK,
         virtual_size=size,
-        base=directory / BASES[base] if base else None,
+        base=base_path or (directory / BASES[base] if base else None),
         base_format=base,
         format=DiskFormat(disk_format),
         extra_specs=specs,
         access=Access(),
     )
-    provision(order, policy=Policy(lock_path=directory, configured=False))
+    provision(order, policy=worker.policy(directory))

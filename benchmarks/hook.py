@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks import disks, measure, whole_command
+from benchmarks import disks, measure
 from benchmarks.measure import (
     GIB,
     MIB,
@@ -148,10 +148,8 @@ class _Place:
 
     def mapped(self, name: str) -> Path:
         path = self._directory / name
-        line = f"{whole_command.provision(SIZE, None)} --base {self._base}"
-        output(f"{line} --base-format raw", directory=self._directory)
-        (self._directory / measure.DISK).rename(path)
-        return path
+        disks.ours(self._directory, size=SIZE, base="raw", base_path=self._base)
+        return (self._directory / measure.DISK).rename(path)
 
     def again(self, path: Path) -> Callable[[], None]:
         """Return what makes the disk as it is now."""

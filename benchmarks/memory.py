@@ -49,6 +49,7 @@ def _measure(size: str, directory: Path) -> Comparison:
     create = f"{copies.CREATE} -o preallocation=metadata"
     ours = whole_command.provision(count, None)
     small = "--extra-spec allocpolicy:performance.cluster_size=64K"
+    whole_command.prepare(count, None, release=Release(), directory=directory)
     lines = {
         "allocpolicy provision": ours,
         "allocpolicy provision, 64K": f"{ours} {small}",

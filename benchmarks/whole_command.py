@@ -81,7 +81,7 @@ def _what(size: int, base: str | None) -> str:
 
 def prepare(size: int, base: str | None, *, release: Release, directory: Path) -> None:
     """Prepare such a disk, where the release can, so that none is made meanwhile."""
-    line = f"{release.command} cache prepare {DISK} {_what(size, base)}"
+    line = f"{release.command} cache prepare . {_what(size, base)}"
     with contextlib.suppress(subprocess.CalledProcessError):
         output(line, directory=directory, environment=release.environment)
 

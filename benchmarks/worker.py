@@ -50,11 +50,12 @@ def _about() -> dict[str, Any]:
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Do what is asked, and return what it cost."""
-    order, policy = _order(request["order"]), _policy(request)
+    order = _order(request["order"])
+    chosen = policy(Path(request["locks"]), prepared=request["prepared"])
     action = getattr(allocpolicy, request["action"])
     with _profiled(to=request.get("profile")):
         used, started = _cpu(), time.perf_counter()
-        action(order, policy=policy)
+        action(order, policy=chosen)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "cpu": _cpu() - used}
 
@@ -72,13 +73,15 @@ def _order(document: Mapping[str, Any]) -> Order:
     )
 
 
-def _policy(request: Mapping[str, Any]) -> Policy:
-    """Return the defaults; what a release has no word for, it doesn't do."""
-    options: dict[str, Any] = {"lock_path": Path(request["locks"]), "configured": False}
+def policy(locks: Path, *, prepared: bool = False) -> Policy:
+    """Return the defaults, with prepared disks or without them.
+
+    Without, none is prepared while others are measured. A release that has no word for
+    them prepares none.
+    """
+    options: dict[str, Any] = {"lock_path": locks, "configured": False}
     if hasattr(allocpolicy, "PreparedDisks"):
-        options["prepared_disks"] = allocpolicy.PreparedDisks(
-            enabled=request["prepared"]
-        )
+        options["prepared_disks"] = allocpolicy.PreparedDisks(enabled=prepared)
     return Policy(**options)
 
 
