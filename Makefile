@@ -20,7 +20,7 @@ help:
 	@echo 'make demo   provision one base image under three flavors; show how they differ'
 	@echo 'make check  format, lint, types, imports and fast tests, in a few minutes'
 	@echo 'make test   run the test matrix (tox): what CI runs'
-	@echo 'make bench  measure us and qemu-img in ten minutes, as root'
+	@echo 'make bench  measure us against qemu-img, in some ten minutes; as root'
 	@echo 'make docs   run what the pages show, and build their site in build/docs'
 	@echo 'make venv   install the project, editable, into $(VENV)'
 	@echo 'make clean  remove what the others made'

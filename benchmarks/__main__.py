@@ -83,6 +83,7 @@ def _run(name: str, settings: Settings, output: Path) -> None:
         "pairs": settings.pairs,
         "caches": "warm",
         "quick": settings.quick,
+        "short": settings.short,
     }
     tables.store(output / "results.json", [part], about=about)
     _render(output)

@@ -62,7 +62,9 @@ def load(path: Path) -> list[tuple[Part, str]]:
     found = []
     for document in json.loads(path.read_text())["parts"].values():
         about = document.pop("about")
-        text = f"{about['machine']}; {about['pairs']} rounds; caches {about['caches']}."
+        form = "; the short form" if about.get("short") else ""
+        rounds = f"{about['pairs']} rounds{form}"
+        text = f"{about['machine']}; {rounds}; caches {about['caches']}."
         found.append((_part(document), text))
     return found
 
