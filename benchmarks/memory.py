@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from allocpolicy import automatic_cluster_size
@@ -14,6 +14,7 @@ from benchmarks.releases import Release
 
 SIZES = {"1 TiB": TIB, "8 TiB": 8 * TIB}
 KIND = "xfs"
+SMALL = "--extra-spec allocpolicy:performance.cluster_size=64K"
 # ru_maxrss outlives execve, so that a child inherits its parent's: start it from a
 # process that is as small as Python can be.
 _SMALL_PARENT = """
@@ -34,7 +35,9 @@ automatic cluster size and at its own default, 64K, the latter up to 1 TiB."""
 
 def run(settings: Settings) -> Part:
     with measure.mounted(KIND, directory=settings.directory) as mount_point:
-        comparisons = tuple(_measure(size, mount_point) for size in _sizes(settings))
+        comparisons = tuple(
+            _measure(size, mount_point, settings) for size in _sizes(settings)
+        )
     return Part(
         name="memory", title="(e) Peak memory", text=TEXT, comparisons=comparisons
     )
@@ -44,15 +47,15 @@ def _sizes(settings: Settings) -> Sequence[str]:
     return ("1 TiB",) if settings.short else list(SIZES)
 
 
-def _measure(size: str, directory: Path) -> Comparison:
+def _measure(size: str, directory: Path, settings: Settings) -> Comparison:
     count = SIZES[size]
+    records = [
+        _ours(release, count, options, directory)
+        for options in ("", SMALL)
+        for release in settings.releases
+    ]
     create = f"{copies.CREATE} -o preallocation=metadata"
-    ours = whole_command.provision(count, None)
-    small = "--extra-spec allocpolicy:performance.cluster_size=64K"
-    whole_command.prepare(count, None, release=Release(), directory=directory)
     lines = {
-        "allocpolicy provision": ours,
-        "allocpolicy provision, 64K": f"{ours} {small}",
         "qemu-img create": f"{create},cluster_size={automatic_cluster_size(count)}"
         f" {DISK} {count}",
     }
@@ -63,17 +66,39 @@ def _measure(size: str, directory: Path) -> Comparison:
         "python -c pass": f"{sys.executable} -c pass",
         "true": "true",
     }
-    records = tuple(
-        Record(name=name, values=(_peak(line, directory) / MIB,), unit="MiB")
-        for name, line in lines.items()
+    records += [_record(name, line, directory) for name, line in lines.items()]
+    return Comparison(filesystem=KIND, case=size, records=tuple(records))
+
+
+def _ours(release: Release, count: int, options: str, directory: Path) -> Record:
+    """Return the peak of a release's command, the disk prepared where it can be."""
+    whole_command.prepare(
+        count, None, release=release, directory=directory, options=options
     )
-    return Comparison(filesystem=KIND, case=size, records=records)
+    line = f"{whole_command.provision(count, None, release=release)} {options}"
+    name = release.named("allocpolicy provision" + (", 64K" if options else ""))
+    return _record(name, line, directory, release.environment)
 
 
-def _peak(line: str, directory: Path) -> int:
+def _record(
+    name: str,
+    line: str,
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Record:
+    peak = _peak(line, directory, environment)
+    return Record(name=name, values=(peak / MIB,), unit="MiB")
+
+
+def _peak(line: str, directory: Path, environment: Mapping[str, str] | None) -> int:
     command = [sys.executable, "-I", "-S", "-c", _SMALL_PARENT, *line.split()]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, cwd=directory, text=True
+        command,
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=directory,
+        env=environment,
+        text=True,
     )
     (directory / DISK).unlink(missing_ok=True)
     return int(done.stdout)

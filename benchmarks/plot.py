@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.measure import Comparison, Part
+from benchmarks.releases import BEFORE
 
 _OURS = ("provision", "allocpolicy", "performance", "space", "none")
 _LINEAR_UP_TO = 8  # times from the shortest bar to the longest
@@ -22,7 +23,7 @@ _SUMMARY = {
     ): "make a disk of 1 TiB from an image, as a process",
     ("writes", "xfs", "4 KiB scattered, first"): "QEMU's first writes, 4 KiB each",
 }
-_COLOURS = {True: "#1f6f8b", False: "#c9a66b"}
+_OUR_COLOUR, _EARLIER_COLOUR, _RIVAL_COLOUR = "#1f6f8b", "#8fb8c6", "#c9a66b"
 
 
 def draw(part: Part, directory: Path) -> None:
@@ -74,10 +75,10 @@ def _draw_comparison(axes: Axes, comparison: Comparison) -> None:
     records = comparison.records
     unit = records[0].unit
     factor = 1000 if unit == "s" else 1
-    colours = [_COLOURS[_is_ours(record.name)] for record in records]
+    colours = [_colour(record.name) for record in records]
     widths = [record.median * factor for record in records]
     bars = axes.barh([record.name for record in records], widths, color=colours)
-    axes.bar_label(bars, fmt=lambda width: f"{width:,.4g}", padding=2, fontsize=7)
+    axes.bar_label(bars, fmt=_number, padding=2, fontsize=7)
     axes.invert_yaxis()
     least, most = min(widths), max(widths)
     wide = most / least > _LINEAR_UP_TO
@@ -88,6 +89,16 @@ def _draw_comparison(axes: Axes, comparison: Comparison) -> None:
     shown = "ms" if unit == "s" else unit
     axes.set_xlabel(f"{shown}, logarithmic" if wide else shown, fontsize=7)
     axes.tick_params(labelsize=7)
+
+
+def _number(width: float) -> str:
+    return f"{width:,.0f}" if width >= 1000 else f"{width:.4g}"
+
+
+def _colour(name: str) -> str:
+    if not _is_ours(name):
+        return _RIVAL_COLOUR
+    return _EARLIER_COLOUR if name.endswith(f", {BEFORE}") else _OUR_COLOUR
 
 
 def _is_ours(name: str) -> bool:

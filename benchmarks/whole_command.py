@@ -79,9 +79,16 @@ def _what(size: int, base: str | None) -> str:
     return f"{line} --base {disks.BASES[base]} --base-format {base}" if base else line
 
 
-def prepare(size: int, base: str | None, *, release: Release, directory: Path) -> None:
+def prepare(
+    size: int,
+    base: str | None,
+    *,
+    release: Release,
+    directory: Path,
+    options: str = "",
+) -> None:
     """Prepare such a disk, where the release can, so that none is made meanwhile."""
-    line = f"{release.command} cache prepare . {_what(size, base)}"
+    line = f"{release.command} cache prepare . {_what(size, base)} {options}"
     with contextlib.suppress(subprocess.CalledProcessError):
         output(line, directory=directory, environment=release.environment)
 
