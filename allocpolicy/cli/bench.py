@@ -18,7 +18,7 @@ from allocpolicy.cli.screens.columns import NOTHING, Column, Data, column, sente
 from allocpolicy.cli.streams import aside, failure, progress
 from allocpolicy.contract.policy import ChangeLog, Policy
 from allocpolicy.errors import InvalidRequest, NotEnoughSpace
-from allocpolicy.images.inspector import FORMATS
+from allocpolicy.images.formats import FORMATS
 from allocpolicy.operations.inspect_base import inspect_base
 from allocpolicy.progress import unwatched
 from allocpolicy.record import replace

@@ -17,7 +17,7 @@ import pytest
 
 from allocpolicy.cli.batch import lines
 from allocpolicy.cli.batch.order import KEYS
-from allocpolicy.images.inspector import FORMATS
+from allocpolicy.images.formats import FORMATS
 from tests.harness import images, ordinary_user
 from tests.harness.cli import Finished, allocpolicy, at_once, command, environment
 from tests.harness.images import MIB

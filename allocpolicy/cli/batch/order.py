@@ -12,7 +12,7 @@ from allocpolicy.cli.options import access, choice
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.contract.strategy import DiskRole
 from allocpolicy.errors import ExtraSpecError, InvalidRequest
-from allocpolicy.images.inspector import FORMATS
+from allocpolicy.images.formats import FORMATS
 from allocpolicy.operations.provision import Order
 from allocpolicy.record import dataclass
 from allocpolicy.resolve import flavors, labels
