@@ -7,6 +7,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from allocpolicy.cli.streams.failure import (
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error
 from allocpolicy.log import telling
+from allocpolicy.registry import loading
 from allocpolicy.storage.signals import Ended, endings_raised
 from allocpolicy.wording import one_line, raised
 
@@ -49,6 +51,8 @@ class Command(ABC):
     exit_status = 0  #: that of a run to its end
     #: the distribution that a plugin's command is from
     owner: ClassVar[str | None] = None
+    #: strategies are loaded by stevedore: it is about them, and may take that time
+    takes_stevedore: ClassVar[bool] = False
     is_done = False  #: its work is, and what is left is to print it
     _policy: Policy | None = None
 
@@ -97,6 +101,7 @@ class Command(ABC):
         try:
             with (
                 endings_raised(),
+                nullcontext() if self.takes_stevedore else loading.directly(),
                 aside.said_by(self.named, quiet=self._is_quiet),
                 plugin_option.registered(*self._before, parsed_args),
                 change_log.kept(self._given, partial(self.policy, parsed_args)),

@@ -20,6 +20,8 @@ from allocpolicy.registry.installed import Loaded
 class StrategyList(Lister):
     """List the installed strategies, including those that cannot be used."""
 
+    takes_stevedore = True
+
     fields = ("name", "distribution", "version", "changes_existing", "summary")
     columns = (
         *(column("name"), column("distribution")),
@@ -37,6 +39,8 @@ class StrategyShow(ShowOne):
     For what it serves its plans are asked for, with its default options and with facts
     of typical storage: no disk is made.
     """
+
+    takes_stevedore = True
 
     columns = fields = (
         *("name", "summary", "distribution", "version", "target", "api_version"),

@@ -36,6 +36,8 @@ class StrategyCheck(Lister):
     Exit status 1: it breaks a law that is not waived.
     """
 
+    takes_stevedore = True
+
     fields = ("law", "outcome", "reasons")
     columns = ("law", "outcome", sentence("reasons", cell=_reasons))
     state = "what was made to try it is removed"

@@ -19,7 +19,7 @@ from allocpolicy.errors import CommandError, InvalidRequest
 from allocpolicy.libvirt.stub import OnMissing, Settings
 
 _LONGEST = 60  # seconds
-_MODULES = ("jsonschema", "numpy", "oslo_config", "oslo_utils", "yaml")
+_MODULES = ("jsonschema", "numpy", "oslo_config", "oslo_utils", "stevedore", "yaml")
 
 # It prints the same if the same modules are found. Strategies are imported: what they
 # import is found as well, or the error is the same.

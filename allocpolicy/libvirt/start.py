@@ -15,6 +15,7 @@ from allocpolicy.operations.instance import apply_all
 from allocpolicy.operations.recording import record_changes
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.record import replace
+from allocpolicy.registry import loading
 from allocpolicy.report.report import Report
 from allocpolicy.resolve.policy import load_policy
 from allocpolicy.storage import named_lock, signals
@@ -41,6 +42,7 @@ def begin(root: Element, *, said: Said) -> None:
     try:
         with (
             signals.endings_raised(),
+            loading.directly(),
             named_lock.patience(policy.libvirt.deadline or _PATIENCE),
             record_changes(policy=policy, command=_COMMAND),
             telling.for_domain(domain.uuid),

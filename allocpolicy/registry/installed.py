@@ -1,7 +1,8 @@
 """The installed strategies: found by entry point, loaded one at a time, checked.
 
-They are the entry points that stevedore reads. They are found here, as its cache
-outlives a reinstallation and its check for duplicates compares only neighbours.
+They are the entry points that stevedore reads, and it loads them; finding them is done
+here, as its cache outlives a reinstallation and its check for duplicates compares only
+neighbours.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _order(found: Found) -> tuple[str, str, str, str]:
 
 def _instance(found: Found) -> Strategy:
     """Import the target and call it."""
-    strategy = loading.instance(found.target)
+    strategy = loading.instance(found.name, found.target, group=GROUP)
     if not isinstance(strategy, Strategy):
         reason = f"{type(strategy).__name__} is not a subclass of allocpolicy.Strategy"
         raise StrategyFailed(found.name, str(found), "", reason)

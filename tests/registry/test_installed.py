@@ -12,7 +12,7 @@ from stevedore.extension import ExtensionManager
 
 from allocpolicy.contract.strategy import Strategy
 from allocpolicy.errors import DuplicateStrategy, StrategyFailed, StrategyNotFound
-from allocpolicy.registry import installed
+from allocpolicy.registry import installed, loading
 from allocpolicy.registry.entry_points import Found
 
 GOOD = """
@@ -211,8 +211,24 @@ def test_a_target_that_names_nothing_is_told(install: Install, target: str) -> N
     assert "module:object" in failure("brisk").reason
 
 
-def test_stevedore_finds_and_loads_the_same_strategies() -> None:
-    """Whoever uses it has what is found here."""
+def test_without_stevedore_the_same_is_loaded() -> None:
+    """What a command finds, the start of a VM finds."""
+    kinds = {name: type(installed.load(name).strategy) for name in installed.names()}
+    assert kinds
+    with loading.directly():
+        assert kinds == {name: type(installed.load(name).strategy) for name in kinds}
+
+
+@pytest.mark.parametrize("target", ["acme:Gone", "acme.gone:Brisk", "acme;Brisk"])
+def test_without_stevedore_the_same_is_told(install: Install, target: str) -> None:
+    install("acme", f"brisk = {target}")
+    told = failure("brisk")
+    with loading.directly():
+        assert failure("brisk").args == told.args
+
+
+def test_stevedore_finds_the_same_strategies() -> None:
+    """Whoever uses it finds what is found here."""
     manager: ExtensionManager[Strategy] = ExtensionManager(
         installed.GROUP, invoke_on_load=True
     )
