@@ -54,11 +54,14 @@ class CreateQcow2(Step):
 
     @property
     def recipe(self) -> str | None:
-        """Return what it makes; an overlay names a path, and is made at once."""
-        if self.backing is not None:
+        """Return what it makes if all of it is mapped.
+
+        An overlay names a path. Others are made at once, and may have another length
+        where files can't be as long.
+        """
+        if self.backing is not None or not self.mapped:
             return None
-        mapped = "mapped" if self.mapped else "unmapped"
-        return f"{mapped}, {self.virtual_size} bytes, clusters of {self.cluster_size}"
+        return f"mapped, {self.virtual_size} bytes, clusters of {self.cluster_size}"
 
     @property
     def full_size(self) -> int:
