@@ -7,7 +7,6 @@ clusters that something else uses.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,7 +194,7 @@ def metadata_places(fd: int, header: Header, *, path: Path) -> list[Place]:
 
 
 def _linear_places(fd: int, header: Header, *, path: Path) -> list[Place] | None:
-    """Return what is used if one run of tables maps one run of clusters.
+    """Return what is used if all of the guest is mapped in a few runs.
 
     That is so in images with preallocated metadata. None means: look closer; something
     may overlap.
@@ -208,12 +207,11 @@ def _linear_places(fd: int, header: Header, *, path: Path) -> list[Place] | None
     if runs is None:
         return None
     size = header.cluster_size
-    first, data = runs.l2_offset // size, runs.data_offset // size
+    pieces = ((host // size, count) for _, host, count in (*runs.l2, *runs.data))
     return _apart(
         [
             *metadata_places(fd, header, path=path),
-            (first, first + header.needed_l1_entries),
-            (data, data + -(-header.virtual_size // size)),
+            *((first, first + count) for first, count in pieces),
         ]
     )
 
@@ -241,10 +239,16 @@ def _plain_places(
 
 
 def _apart(places: list[Place]) -> list[Place] | None:
-    """Return the places in order; None if any two overlap."""
-    places.sort()
-    overlap = any(end > after for (_, end), (after, _) in itertools.pairwise(places))
-    return None if overlap else places
+    """Return the places in order, adjacent ones as one; None if any two overlap."""
+    found: list[Place] = []
+    for start, end in sorted(places):
+        if found and start < found[-1][1]:
+            return None
+        if found and start == found[-1][1]:
+            found[-1] = found[-1][0], end
+        else:
+            found.append((start, end))
+    return found
 
 
 def _check_entries(batch: Batch, *, file_size: int, path: Path) -> None:

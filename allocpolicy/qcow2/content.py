@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import enum
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import mapping, plain, tables
+from allocpolicy.qcow2 import linear, mapping, plain, tables
 from allocpolicy.qcow2.geometry import SECTOR_SIZE, SUBCLUSTERS
 from allocpolicy.qcow2.header import Header
-from allocpolicy.qcow2.plain import Plain
+from allocpolicy.qcow2.plain import Piece
 from allocpolicy.qcow2.tables import ALL_SUBCLUSTERS, COMPRESSED, OFFSET
 from allocpolicy.record import dataclass
 from allocpolicy.storage import reading
@@ -70,9 +70,9 @@ def runs(fd: int, header: Header, *, path: Path) -> Iterator[Run]:
 
     :raises ImageError: when the L1 is malformed or a table is cut short.
     """
-    found = plain.find(fd, header)
-    if found is not None:
-        yield from _runs_of_pieces(found, header)
+    pieces = _pieces(fd, header)
+    if pieces is not None:
+        yield from _runs_of_pieces(pieces, header)
         return
     l2 = tables.read_l2_tables(fd, header, path=path)
     if l2 is None:
@@ -83,10 +83,21 @@ def runs(fd: int, header: Header, *, path: Path) -> Iterator[Run]:
             yield from _merged(units, header)
 
 
-def _runs_of_pieces(found: Plain, header: Header) -> Iterator[Run]:
-    """Yield the runs of an image with plain tables: pieces differ by COPIED as well."""
+def _pieces(fd: int, header: Header) -> Sequence[Piece] | None:
+    """Return the pieces of an image whose tables are simple; None: look closer."""
+    if header.has_external_data_file:
+        return None
+    whole = None if header.extended_l2 else linear.find(fd, header)
+    if whole is not None:
+        return whole.data
+    found = plain.find(fd, header)
+    return None if found is None else found.pieces
+
+
+def _runs_of_pieces(pieces: Iterable[Piece], header: Header) -> Iterator[Run]:
+    """Yield the runs of an image with simple tables; pieces may differ by COPIED."""
     size, last = header.cluster_size, None
-    for cluster, entry, count in found.pieces:
+    for cluster, entry, count in pieces:
         kind = Kind.ZERO if entry & tables.ZERO else Kind.DATA
         host = 0 if kind is Kind.ZERO else entry & OFFSET
         here = Run(cluster * size, count * size, kind, host, 0)
