@@ -230,7 +230,10 @@ def test_strategies_are_listed_with_their_distributions() -> None:
 
 def test_a_strategy_shows_its_options_from_its_schema() -> None:
     finished = allocpolicy("strategy", "show", "performance")
-    assert "allocpolicy:performance.data = sparse | falloc | full" in finished.stdout
+    assert (
+        "allocpolicy:performance.data = sparse | copied | falloc | full"
+        in finished.stdout
+    )
     document = allocpolicy("strategy", "show", "space", "-f", "json").document
     assert document["options"]["properties"]["reserve"]["default"] == "fallocate"
     assert allocpolicy("strategy", "show", "spaec").status == 2
