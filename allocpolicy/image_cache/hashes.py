@@ -25,6 +25,7 @@ from allocpolicy.storage import (
     temporary,
 )
 from allocpolicy.storage.directories import Directory
+from allocpolicy.storage.inode import inode, marks
 
 _NAME = r"[0-9]+(-[0-9]+){4}"
 _DIGEST = rb"[0-9a-f]{64}"
@@ -140,11 +141,4 @@ def _read(memo: Directory, name: str) -> str | None:
 
 def _name(fd: int) -> str:
     status = os.fstat(fd)
-    parts = (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
-    return "-".join(map(str, parts))
+    return "-".join(map(str, (*inode(status), *marks(status))))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from allocpolicy.record import dataclass
 from allocpolicy.storage.failure import EXHAUSTED, FAULTS
+from allocpolicy.storage.inode import marks
 
 XATTR = "user.allocpolicy.origin"
 _MOST_IMAGES = 4096  # more than any chain of backing files has
@@ -35,8 +36,7 @@ def identity(status: os.stat_result) -> Identity:
 
     No device: that may have another number after a boot.
     """
-    times = status.st_mtime_ns, status.st_ctime_ns
-    return (status.st_ino, status.st_size, *times)
+    return (status.st_ino, *marks(status))
 
 
 def record(fd: int, images: Iterable[Image]) -> None:

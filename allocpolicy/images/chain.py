@@ -21,7 +21,7 @@ from allocpolicy.record import dataclass
 from allocpolicy.storage import direct_io, writers
 from allocpolicy.storage.credentials import User
 from allocpolicy.storage.failure import refuse_failure
-from allocpolicy.storage.inode import Inode, inode
+from allocpolicy.storage.inode import Inode, inode, marks
 from allocpolicy.wording import shell_word
 
 MAX_DEPTH = 200  # QEMU itself slows down long before that
@@ -177,8 +177,7 @@ def _described(path: Path, format: DiskFormat, reach: Reach) -> _Described:
         status = os.stat(path)
     except OSError:
         return _read.__wrapped__(path, format, (), reach)  # which says why it can't
-    state = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return _read(path, format, (*inode(status), *state), reach)
+    return _read(path, format, (*inode(status), *marks(status)), reach)
 
 
 # Thousands of disks share a few base images.

@@ -18,7 +18,7 @@ from typing import Protocol
 from allocpolicy.errors import ImageError
 from allocpolicy.storage import qemu_lock, read_lease
 from allocpolicy.storage.failure import explained
-from allocpolicy.storage.inode import inode
+from allocpolicy.storage.inode import inode, marks
 
 _PATIENCE = 5.0  # seconds; who has just written a file closes it within less
 
@@ -63,8 +63,7 @@ def of(fd: int) -> tuple[int, ...]:
     status = os.fstat(fd)
     if read_lease.is_held(fd):
         return inode(status)
-    times = status.st_mtime_ns, status.st_ctime_ns
-    return (*inode(status), status.st_size, *times)
+    return (*inode(status), *marks(status))
 
 
 def refuse_if_changed(image: Opened) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from allocpolicy.images import inspector
 from allocpolicy.storage import named_lock, remembered
+from allocpolicy.storage.inode import inode, is_settled, marks
 
 _KNOWN = ("raw", "qcow2")
-_SETTLED = 2_000_000_000  # nanoseconds: in one tick of the clock it may change twice
 _MOST = 64  # memories, of one image each
 
 
@@ -29,11 +29,12 @@ def found(fd: int, *, path: Path) -> str:
     :raises ImageError: as `inspector.inspect` does.
     """
     at, before = time.time_ns(), _identity(fd)
+    *_, ctime = marks(os.fstat(fd))
     place = _place(fd)
     if (known := _recalled(place, before)) is not None:
         return known
     name = inspector.inspect(fd, path=path)
-    if name in _KNOWN and _is_settled(fd, at=at) and _identity(fd) == before:
+    if name in _KNOWN and is_settled(ctime, at=at) and _identity(fd) == before:
         content = {"identity": before, "found": name}
         remembered.write(place, json.dumps(content).encode())
     return name
@@ -62,19 +63,12 @@ def _identity(fd: int) -> list[int]:
     try:
         for one in (fd, theirs, inspector.__file__):
             status = os.stat(one)
-            times = status.st_mtime_ns, status.st_ctime_ns
-            identity += [status.st_dev, status.st_ino, status.st_size, *times]
+            identity += [*inode(status), *marks(status)]
     except OSError:  # it is in a zip file
         return []
     return identity
 
 
-def _is_settled(fd: int, *, at: int) -> bool:
-    status = os.fstat(fd)
-    return max(status.st_mtime_ns, status.st_ctime_ns) < at - _SETTLED
-
-
 def _place(fd: int) -> Path:
-    status = os.fstat(fd)
-    slot = hash((status.st_dev, status.st_ino)) % _MOST
+    slot = hash(inode(os.fstat(fd))) % _MOST
     return named_lock.own_directory() / f"content-{slot}.json"

@@ -1,8 +1,6 @@
 """Which files and directories decided about a configuration, and whether they still do.
 
-A file is the same if its inode, its size and its times are: whoever changes a file
-changes its ctime, which nobody can put back. Only within one tick of the kernel's clock
-it may be changed twice: what is as new as that is not settled.
+A file is the same if its inode and its marks are (`storage.inode`), and its owner.
 """
 
 from __future__ import annotations
@@ -10,7 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-_SETTLED = 2_000_000_000  # nanoseconds: many ticks of any clock
+from allocpolicy.storage.inode import inode, is_settled, marks
+
 _DEEPEST = 3  # directories in a directory; oslo.config looks into two
 _MOST = 200  # files
 
@@ -42,8 +41,7 @@ def of(path: str) -> Identity:
     except (FileNotFoundError, NotADirectoryError):
         return None
     owner = [status.st_mode, status.st_uid, status.st_gid]
-    times = [status.st_mtime_ns, status.st_ctime_ns]
-    return [status.st_dev, status.st_ino, *owner, status.st_size, *times]
+    return [*inode(status), *owner, *marks(status)]
 
 
 def are_settled(identities: Identities, *, at: int) -> bool:
@@ -52,7 +50,7 @@ def are_settled(identities: Identities, *, at: int) -> bool:
     :param at: nanoseconds since 1970, of before the identities were found.
     """
     known = (one for one in identities.values() if one is not None)
-    return all(max(one[-2:]) < at - _SETTLED for one in known)
+    return all(is_settled(one[-1], at=at) for one in known)
 
 
 def _below(path: str, *, depth: int) -> Iterator[str]:

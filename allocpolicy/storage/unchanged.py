@@ -25,13 +25,12 @@ import fcntl
 import os
 import struct
 
-from allocpolicy.storage import lease, mount, read_lease
+from allocpolicy.storage import inode, lease, mount, read_lease
 
 FS_IOC_GETVERSION = 0x80087601
 _VERSION = struct.Struct(
     "=i4x"
 )  # the kernel writes an int, although the macro says long
-_SETTLED = 2_000_000_000  # nanoseconds: many ticks of any clock
 _DATED = frozenset({"ext4", "xfs", "btrfs"})  # ext2 and ext3 have ext4's number
 
 #: inode number, generation, size, and mtime and ctime in nanoseconds
@@ -45,20 +44,14 @@ def state(fd: int) -> State:
     """
     status = os.fstat(fd)
     answer = fcntl.ioctl(fd, FS_IOC_GETVERSION, bytes(_VERSION.size))
-    return (
-        status.st_ino,
-        _VERSION.unpack(answer)[0],
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+    (generation,) = _VERSION.unpack(answer)
+    return (status.st_ino, generation, *inode.marks(status))
 
 
 def is_seen(known: State, status: os.stat_result) -> bool:
     """Return whether a file that is not open seems to be in a known state."""
-    ino, _, *rest = known
-    times = [status.st_mtime_ns, status.st_ctime_ns]
-    return [ino, *rest] == [status.st_ino, status.st_size, *times]
+    number, _, *marks = known
+    return (number, *marks) == (status.st_ino, *inode.marks(status))
 
 
 def is_settled(known: State, *, at: int) -> bool:
@@ -66,7 +59,7 @@ def is_settled(known: State, *, at: int) -> bool:
 
     :param at: nanoseconds since 1970, of before the state was asked for.
     """
-    return known[-1] < at - _SETTLED
+    return inode.is_settled(known[-1], at=at)
 
 
 def is_dated(fd: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from allocpolicy.errors import ImageError
 from allocpolicy.images import base_image, inspector, known_content
-from allocpolicy.storage import named_lock, trust
+from allocpolicy.storage import inode, named_lock, trust
 from tests.harness import images
 
 
@@ -25,7 +25,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             pytest.skip(f"others may change {one}")
     directory = Path(tempfile.mkdtemp(dir=top, prefix="allocpolicy-test-"))
     monkeypatch.setattr(named_lock, "own_directory", lambda: directory)
-    monkeypatch.setattr(known_content, "_SETTLED", -(10**15))
+    monkeypatch.setattr(inode, "_SETTLED", -(10**15))
     yield directory
     shutil.rmtree(directory)
 
@@ -91,7 +91,7 @@ def test_an_image_that_changed_is_looked_at_again(
 def test_what_is_too_new_to_tell_a_change_is_not_remembered(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_content, "_SETTLED", 10**15)
+    monkeypatch.setattr(inode, "_SETTLED", 10**15)
     assert found(raw(tmp_path)) == "raw"
     assert not [*memory.iterdir()]
 

@@ -32,8 +32,9 @@ mkdir -p /run/allocpolicy && mount -t tmpfs -o mode=755 none /run/allocpolicy &&
 """
 # As if the configuration had been written long ago.
 REMEMBER = """
-from allocpolicy.resolve import config_identity, policy
-config_identity._SETTLED = -10**15
+from allocpolicy.resolve import policy
+from allocpolicy.storage import inode
+inode._SETTLED = -10**15
 policy.load_policy()
 """
 

@@ -28,13 +28,12 @@ from allocpolicy.contract.policy import (
 from allocpolicy.errors import ConfigError
 from allocpolicy.resolve import (
     config,
-    config_identity,
     config_mention,
     policy_document,
     remembered_policy,
 )
 from allocpolicy.resolve.policy import load_policy
-from allocpolicy.storage import trust
+from allocpolicy.storage import inode, trust
 
 DEFAULT = remembered_policy.Asked()
 SPACE = "[allocpolicy]\npreallocate_images = space\n"
@@ -58,7 +57,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with a configuration, of which all that is written counts as settled."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(config_identity, "_SETTLED", -(10**15))
+    monkeypatch.setattr(inode, "_SETTLED", -(10**15))
     for name in list(os.environ):
         if name.startswith(("OS_", "AL", "SNAP")):
             monkeypatch.delenv(name)
@@ -274,7 +273,7 @@ def test_another_source_is_always_asked(memory: Path, home: Path) -> None:
 def test_what_is_too_new_to_tell_a_change_is_not_remembered(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config_identity, "_SETTLED", 10**15)
+    monkeypatch.setattr(inode, "_SETTLED", 10**15)
     load_policy()
     assert not memory.exists()
 
