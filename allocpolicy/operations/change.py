@@ -12,7 +12,7 @@ from functools import partial
 from allocpolicy import arguments
 from allocpolicy.contract.policy import Policy
 from allocpolicy.contract.strategy import Operation
-from allocpolicy.operations import again, changing, exclusive, prepared
+from allocpolicy.operations import again, changing, exclusive, planned
 from allocpolicy.operations.again import Repeats
 from allocpolicy.operations.change_order import Change
 from allocpolicy.progress import Watcher, heard, unwatched
@@ -61,7 +61,7 @@ def _change(
     decided, started = in_force(policy), time.monotonic()
 
     def changed(locks: frozenset[str], *, repeats: Repeats) -> Report:
-        with prepared.disk(
+        with planned.disk(
             change,
             operation=operation,
             policy=decided,

@@ -1,4 +1,4 @@
-"""Changing a prepared disk: what is planned is done to it, or why not is recorded."""
+"""Changing a disk: what is planned is done to it, or why not is recorded."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from allocpolicy.operations import data_path, logged, unmet
 from allocpolicy.operations.again import Repeats
 from allocpolicy.operations.attempt import Attempt
 from allocpolicy.operations.data_path import NOTHING_TO_DO
-from allocpolicy.operations.prepared import Prepared, naming_the_disk
+from allocpolicy.operations.planned import Planned, naming_the_disk
 from allocpolicy.record import replace
 from allocpolicy.report.report import Report
 
 _RECORDED = "the disk meets it as it is"
 
 
-def executed(one: Prepared, *, repeats: Repeats = logged.never) -> Report:
+def executed(one: Planned, *, repeats: Repeats = logged.never) -> Report:
     """Do to the disk what is planned, and return the report.
 
     :param repeats: says of an error that this is done again, and it isn't told.
@@ -41,7 +41,7 @@ def executed(one: Prepared, *, repeats: Repeats = logged.never) -> Report:
         return done
 
 
-def _attempt(one: Prepared) -> Attempt:
+def _attempt(one: Planned) -> Attempt:
     job = one.course.job
     if one.unmet is not None:
         return unmet.left(job, one.hold, reason=one.unmet)
@@ -57,7 +57,7 @@ def _attempt(one: Prepared) -> Attempt:
             return unmet.left(job, one.hold, reason=reason)
 
 
-def _nothing_to_do(one: Prepared) -> Attempt:
+def _nothing_to_do(one: Planned) -> Attempt:
     (plan, job), earlier = one.part, one.earlier
     attempt = Attempt(
         job=job,
@@ -72,7 +72,7 @@ def _nothing_to_do(one: Prepared) -> Attempt:
     return replace(attempt, reason=_RECORDED) if attempt.records else attempt
 
 
-def _with_uncovered(attempt: Attempt, one: Prepared) -> Attempt:
+def _with_uncovered(attempt: Attempt, one: Planned) -> Attempt:
     """Return the attempt; its reason says which overlay the guest writes to instead."""
     from allocpolicy.operations import snapshots
 

@@ -12,7 +12,7 @@ from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import Error
 from allocpolicy.execute import rehearsal
 from allocpolicy.execute.foreseen import Rehearsal
-from allocpolicy.operations import prepared
+from allocpolicy.operations import planned
 from allocpolicy.operations.change_order import Change
 from allocpolicy.progress import unwatched
 from allocpolicy.record import replace
@@ -30,7 +30,7 @@ def foreseen(rewrite: Report, wanted: Change, size: int, *, policy: Policy) -> R
     :raises InvalidRequest: when one disk may not be promised so much.
     :raises NotEnoughSpace: when it would not fit any more.
     """
-    with prepared.disk(
+    with planned.disk(
         replace(wanted, dry_run=True),
         operation=Operation.APPLY,
         policy=policy,

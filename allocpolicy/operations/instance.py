@@ -20,9 +20,9 @@ from allocpolicy.contract.strategy import Operation
 from allocpolicy.errors import Error, ImageError, InvalidRequest
 from allocpolicy.execute import admission
 from allocpolicy.execute.foreseen import Rehearsal
-from allocpolicy.operations import changing, exclusive, held_disk, prepared
+from allocpolicy.operations import changing, exclusive, held_disk, planned
 from allocpolicy.operations.change_order import Change
-from allocpolicy.operations.prepared import Prepared
+from allocpolicy.operations.planned import Planned
 from allocpolicy.operations.unmet import OnUnmet
 from allocpolicy.progress import Progress, Watcher, heard, unwatched
 from allocpolicy.record import replace
@@ -66,8 +66,8 @@ def apply_all(
     _refuse_twice(changes)
 
     def work(locks: frozenset[str]) -> tuple[Report, ...]:
-        prepare = partial(
-            prepared.disk,
+        plan = partial(
+            planned.disk,
             operation=Operation.APPLY,
             policy=decided,
             on_unmet=unmet,
@@ -76,7 +76,7 @@ def apply_all(
         )
         rehearsal = Rehearsal()
         asked = [replace(one, rehearsal=one.rehearsal or rehearsal) for one in changes]
-        return _applied(asked, policy=decided, prepare=prepare, watch=watch, done=done)
+        return _applied(asked, policy=decided, plan=plan, watch=watch, done=done)
 
     return exclusive.with_needed(work, policy=decided, jobs=len(changes))
 
@@ -109,17 +109,17 @@ def _applied(
     changes: Sequence[Change],
     *,
     policy: Policy,
-    prepare: Callable[..., contextlib.AbstractContextManager[Prepared]],
+    plan: Callable[..., contextlib.AbstractContextManager[Planned]],
     watch: Watcher,
     done: Callable[[Report], object],
 ) -> tuple[Report, ...]:
     disks = [change.disk for change in changes if not change.dry_run]
     with contextlib.ExitStack() as stack:
         has_turn = stack.enter_context(held_disk.all_locked(disks, policy=policy))
-        ready: list[Prepared] = []
+        ready: list[Planned] = []
         for number, change in enumerate(changes):
             with _naming(change.disk), _telling_a_chain(change.disk, ready):
-                one = prepare(
+                one = plan(
                     change,
                     has_turn=has_turn and not change.dry_run,
                     watch=_letting_in(ready, watch, but=number),
@@ -134,7 +134,7 @@ def _applied(
 
 
 @contextlib.contextmanager
-def _telling_a_chain(disk: Path, ready: Sequence[Prepared]) -> Iterator[None]:
+def _telling_a_chain(disk: Path, ready: Sequence[Planned]) -> Iterator[None]:
     """Let an error say if it is that one of the disks is below another."""
     try:
         yield
@@ -147,7 +147,7 @@ def _telling_a_chain(disk: Path, ready: Sequence[Prepared]) -> Iterator[None]:
         raise
 
 
-def _letting_in(ready: Sequence[Prepared], watch: Watcher, *, but: int) -> Watcher:
+def _letting_in(ready: Sequence[Planned], watch: Watcher, *, but: int) -> Watcher:
     """Return the watcher; who opens another of the disks doesn't wait for this one.
 
     :param but: which disk the work is on: it ends by itself when that is opened.
@@ -168,7 +168,7 @@ def _letting_in(ready: Sequence[Prepared], watch: Watcher, *, but: int) -> Watch
 
 
 @contextlib.contextmanager
-def _admitted(ready: Sequence[Prepared]) -> Iterator[Iterator[Prepared]]:
+def _admitted(ready: Sequence[Planned]) -> Iterator[Iterator[Planned]]:
     """Yield the disks in the order in which they are executed, if all fit.
 
     What reserves comes first: others wait until that is done. What a single disk needs
@@ -195,7 +195,7 @@ def _admitted(ready: Sequence[Prepared]) -> Iterator[Iterator[Prepared]]:
             held=[one.hold.disk for one in ready if not one.changes],
         )
 
-        def in_turn() -> Iterator[Prepared]:
+        def in_turn() -> Iterator[Planned]:
             for one in reserving:
                 yield one.admitted(has_turn=True)
                 is_done(one.course.job)
@@ -207,8 +207,8 @@ def _admitted(ready: Sequence[Prepared]) -> Iterator[Iterator[Prepared]]:
 
 
 def _executed(
-    in_turn: Iterable[Prepared],
-    ready: Sequence[Prepared],
+    in_turn: Iterable[Planned],
+    ready: Sequence[Planned],
     reports: dict[Path, Report],
     *,
     done: Callable[[Report], object],
@@ -244,7 +244,7 @@ def _add(remark: str, error: Error) -> None:
 
 
 def _told(
-    failed: Path, ready: Sequence[Prepared], reports: Mapping[Path, Report]
+    failed: Path, ready: Sequence[Planned], reports: Mapping[Path, Report]
 ) -> Iterator[str]:
     """Yield what became of the disks beside the one at which the work ended."""
     if reports:

@@ -38,7 +38,7 @@ while True:
     rename.exchange("disk", "link", directory=directory)
 """
 BOUND = (
-    "import allocpolicy.operations.prepared as p; from allocpolicy.storage import"
+    "import allocpolicy.operations.planned as p; from allocpolicy.storage import"
     " effort; p._BOUND = effort.Bound(seconds=0, memory=0)"
 )
 

@@ -1,6 +1,6 @@
 """An existing disk that is about to be changed: locked, held, observed, and planned.
 
-Nothing of it is changed here, but in `changing`: the disks of a VM are all prepared
+Nothing of it is changed here, but in `changing`: the disks of a VM are all planned
 before the first of them is changed.
 """
 
@@ -49,8 +49,8 @@ _BOUND = Bound(seconds=20, memory=1 << 30)  # as for one disk of an audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A disk that is held until its preparation ends, and what is to be done to it.
+class Planned:
+    """A disk that is held until `disk` ends, and what is to be done to it.
 
     ``meets``: nothing is, but to stamp it; ``earlier``: as it came before, in a dry run
     of several disks. ``unmet``: why it is left as it is, short of its policy.
@@ -85,7 +85,7 @@ class Prepared:
         assert self.course.plan is not None
         return self.course.plan, self.course.job
 
-    def admitted(self, *, has_turn: bool) -> Prepared:
+    def admitted(self, *, has_turn: bool) -> Planned:
         """Return it, its plan admitted, and its turn taken or not."""
         plan, job = self.part
         job = replace(job, admitted=plan, has_turn=has_turn)
@@ -103,7 +103,7 @@ def disk(
     locks: frozenset[str],
     has_turn: bool | None = None,
     started: float | None = None,
-) -> Iterator[Prepared]:
+) -> Iterator[Planned]:
     """Yield the disk, planned and held for the body, which may let it be changed.
 
     :param locks: those that are held of the ones that strategies name.
@@ -130,7 +130,7 @@ def disk(
         job = replace(one.job, has_turn=has_turn, locks=locks, until=until)
         stamps.encoded(job.stamp)  # now rather than when the disk is changed
         course, reason = _planned(replace(one, job=job), on_unmet=on_unmet)
-        yield Prepared(
+        yield Planned(
             course=course,
             hold=one.hold,
             meets=one.meets or (one.conforms and _leaves_it(course)),
