@@ -96,7 +96,8 @@ class Audit(Lister):
         parser.add_argument(
             "--all",
             action="store_true",
-            help="also list the base images and ISO images, which need no policy",
+            help="also list base images, prepared disks and ISO images, which need no"
+            " policy",
         )
         parser.add_argument(
             "--jobs",

@@ -163,6 +163,7 @@ def audit(  # noqa: PLR0913  (its options)
         passed_over=no_disks,
         bases=passed_over.base_images(no_disks),
         data_files=passed_over.data_files(no_disks),
+        prepared=passed_over.prepared_disks(no_disks),
         unlisted=len(walked.unreadable) + len(unread),
         found=audit_rows.counted(named, there, inodes=inodes),
         aliases=audit_rows.aliases(there, inodes=inodes),

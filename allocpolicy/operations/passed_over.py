@@ -32,6 +32,11 @@ def data_files(rows: Iterable[Row]) -> int:
     return sum(row.verdict.reason == _DATA for row in rows)
 
 
+def prepared_disks(rows: Iterable[Row]) -> int:
+    """Return how many of the rows are of prepared disks."""
+    return sum(row.verdict.reason == _PREPARED for row in rows)
+
+
 def _bases(seen: Sequence[Sighting]) -> set[Inode]:
     """Return the base images: backing files of others that have none themselves."""
     held = [(one.inode, one.holding) for one in seen if one.holding is not None]

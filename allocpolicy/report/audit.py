@@ -117,6 +117,7 @@ class Audit:
     passed_over: tuple[Row, ...] = ()  #: files that look like images and are no disks
     bases: int = 0  #: how many of these are base images
     data_files: int = 0  #: how many of these are data files of disks
+    prepared: int = 0  #: how many of these are prepared disks, in an image cache
     unlisted: int = 0  #: how many rows are of paths that could not be read
     #: how many disks are at and below each path that was to be looked at
     found: Mapping[Path, int] = field(default_factory=dict)
@@ -214,7 +215,8 @@ class Audit:
         """Return the audit in one line, which says what was not judged, too."""
         counts = self.counts
         seldom = (Remark.PENDING, Remark.OUTDATED, Remark.MISSING, Remark.UNCOVERED)
-        isos = len(self.passed_over) - self.bases - self.data_files
+        others = self.bases + self.data_files + self.prepared
+        isos = len(self.passed_over) - others
         parts = [
             f"{counts[Judgement.MEETS.value]} meet",
             f"{counts[Judgement.DRIFTED.value]} drifted",
@@ -226,6 +228,7 @@ class Audit:
             f"{counts[Remark.NO_POLICY.value]} without policy",
             _counted(self.bases, "base image"),
             *([_counted(self.data_files, "data file")] if self.data_files else ()),
+            *([_counted(self.prepared, "prepared disk")] if self.prepared else ()),
             *([_counted(isos, "ISO image")] if isos else ()),
         ]
         if self.aliases:

@@ -210,6 +210,20 @@ def test_base_images_and_isos_are_counted_and_can_be_listed(mixed: Path) -> None
 
 
 @on_all
+def test_a_prepared_disk_is_counted_as_one(directory: Path) -> None:
+    provision(directory / "disk", "--size", SIZE)
+    cache = directory / "_base"
+    cache.mkdir()
+    prepared = cache / f"{'0' * 64}.prepared.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", prepared, SIZE)
+    shown = {"disk": "meets", prepared.name: "passed over"}
+    assert verdicts(directory, "--all") == shown
+    assert summary(directory) == (
+        "1 disk: 1 meet, 0 drifted, 0 without policy, 0 base images, 1 prepared disk"
+    )
+
+
+@on_all
 def test_capacity_lists_what_it_counts_and_as_what(mixed: Path) -> None:
     """What is no disk promises nothing, whatever its size; the sums are the list's."""
     shown = allocpolicy("host", "capacity", mixed, "--disks", *JSON).document
