@@ -28,11 +28,13 @@ def required_recipe(plan: Plan, job: Job) -> Recipe:
     :raises InvalidRequest: when it can't be, saying why.
     """
     if not job.policy.prepared_disks.enabled:
-        raise InvalidRequest("no disks are prepared: prepared_disks is off")
+        raise InvalidRequest(
+            "no disks are prepared: prepared_disks is off; set it to on, or to a size"
+        )
     found, why = recipe(plan, job), recipes.why_not(plan, job)
     if found is None:
         disk = f"such a disk in {job.directory.path} can't be prepared"
-        raise InvalidRequest(f"{disk}: {why}")
+        raise InvalidRequest(f"{disk}: {why}; provision makes it by its steps")
     return found
 
 

@@ -226,7 +226,10 @@ def _share(staged: Staged, *, disk: int) -> None:
     """
     keep_hint(disk, staged.fd)
     if not reflink.clone(disk, staged.fd):
-        reason = f"{_WHAT}: it shares no blocks with the disk"
+        reason = (
+            f"{_WHAT}: it can share no blocks with the disks (reflink, on one"
+            " filesystem); provision makes them by their steps"
+        )
         raise Unsupported(staged.directory, reason)
 
 

@@ -134,7 +134,8 @@ def _opened(directory: Path, *, configured: Path | None) -> Iterator[Cache]:
             raise InvalidRequest(
                 f"{directory} is not an image cache: its name is not"
                 f" {location.DEFAULT_NAME}, it is not image_cache_dir, and it has no"
-                f" {location.HASHES}"
+                f" {location.HASHES} and no {location.PREPARED}; a directory of disks"
+                f" has one, {location.DEFAULT_NAME}, once something is cached for them"
             )
         yield cache
 
