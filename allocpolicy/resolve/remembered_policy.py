@@ -36,6 +36,7 @@ _OURS = (
     "resolve/config.py",
     "resolve/config_options.py",
     "resolve/config_strays.py",
+    "resolve/config_types.py",
     "resolve/policy_document.py",
     "size.py",
 )
