@@ -104,7 +104,10 @@ def _why_not_by(step: Step, job: Job) -> str | None:
         carried: object = getattr(step, "carries", None)
         adopts = getattr(step, "adopts", None) is not None
     if recipe is None or adopts:
-        return f"a step states no recipe: {statements.class_of(step)}"
+        kind = statements.class_of(step)
+        return (
+            f"{kind} states no recipe (none does that makes an overlay: it is as fast)"
+        )
     if carried is not None and carried != job.facts.base:
         return f"{statements.class_of(step)} carries another image"
     return None
