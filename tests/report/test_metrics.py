@@ -171,6 +171,14 @@ def test_no_series_appears_twice(names: tuple[str, str]) -> None:
         assert 'verdict="drifted"' in holds
 
 
+def test_every_metric_is_in_the_page() -> None:
+    text = metrics.text(Audit(rows=(), filesystems=()))
+    names = set(re.findall(r"# TYPE (\w+)", text))
+    page = (ALERTS.parents[2] / "docs/how-to/auditing.md").read_text()
+    assert "allocpolicy_filesystem_prepared_bytes" in names
+    assert names == set(re.findall(r"^\| `(allocpolicy_\w+)`", page, re.MULTILINE))
+
+
 @every_parser
 def test_an_audit_of_nothing_is_valid_too(parse: object) -> None:
     assert callable(parse)
