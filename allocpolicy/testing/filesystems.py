@@ -212,8 +212,8 @@ def wait_for_preparing(directory: Path) -> bool:
 
 def preparing(directory: Path) -> set[int]:
     """Return the processes that prepare a disk below a directory."""
-    users = {int(user.partition(":")[0]) for user in open_below(directory)}
-    return {process for process in users if _prepares(process)}
+    named = filter(_prepares, _processes())
+    return {process for process in named if _open_of(process, directory)}
 
 
 def _prepares(process: int) -> bool:
@@ -225,19 +225,35 @@ def _prepares(process: int) -> bool:
 
 def open_below(directory: Path) -> list[str]:
     """Return what processes hold open below a directory, as ``pid: path``."""
+    return [
+        f"{process}: {target}"
+        for process in _processes()
+        for target in _open_of(process, directory)
+    ]
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _open_of(process: int, directory: Path) -> list[str]:
+    """Return what a process holds open below a directory; nothing if it is gone."""
     found = []
-    for process in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # the process is gone by now
-            for number in os.listdir(f"/proc/{process}/fd"):
-                with contextlib.suppress(OSError):  # or its descriptor
-                    target = os.readlink(f"/proc/{process}/fd/{number}")
-                    if target.startswith(f"{directory}/"):
-                        found.append(f"{process}: {target}")
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{process}/fd"):
+            with contextlib.suppress(OSError):  # the descriptor is gone by now
+                target = os.readlink(f"/proc/{process}/fd/{number}")
+                if target.startswith(f"{directory}/"):
+                    found.append(target)
     return found
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory with all in it, immutable and append-only files included."""
+    """Remove a directory with all in it, immutable and append-only files included.
+
+    A disk that is being prepared there is waited for: it would get its name meanwhile.
+    """
+    wait_for_preparing(directory)
     # chattr fails where the filesystem has no such flags; then there are none to clear.
     subprocess.run(
         [require_program("chattr"), "-R", "-f", "-i", "-a", directory],

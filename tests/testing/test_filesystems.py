@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.filesystems import at_rest
+from tests.harness.cli import provision
+from tests.harness.filesystems import at_rest, preparing, remove_tree
 from tests.harness.images import MIB
 
 
@@ -20,3 +21,15 @@ def test_at_rest_a_file_has_the_storage_of_what_was_written(directory: Path) -> 
         at_rest(directory)
         held = os.fstat(file.fileno()).st_blocks * 512
     assert 8 * MIB <= held < 9 * MIB
+
+
+@pytest.mark.filesystems("xfs", "btrfs")
+def test_what_is_removed_is_not_prepared_for_any_more(directory: Path) -> None:
+    """A prepared disk that gets its name meanwhile would be left, with its directory."""
+    disks = directory / "disks"
+    disks.mkdir()
+    # 33 MiB of tables: what prepares them is at it for longer than this is
+    provision(disks / "disk", "--size", "256G", "--strategy", "performance")
+    remove_tree(disks)
+    assert not disks.exists()
+    assert not preparing(directory)
