@@ -25,7 +25,7 @@ def test_at_rest_a_file_has_the_storage_of_what_was_written(directory: Path) -> 
 
 @pytest.mark.filesystems("xfs", "btrfs")
 def test_what_is_removed_is_not_prepared_for_any_more(directory: Path) -> None:
-    """A prepared disk that gets its name meanwhile would be left, with its directory."""
+    """A prepared disk that got its name meanwhile would be left there."""
     disks = directory / "disks"
     disks.mkdir()
     # 33 MiB of tables: what prepares them is at it for longer than this is
