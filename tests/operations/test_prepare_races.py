@@ -14,13 +14,14 @@ import pytest
 
 from tests.conftest import FreshFilesystem
 from tests.harness import filesystems, images, ordinary_user
-from tests.harness.cli import allocpolicy, command, environment, provision
+from tests.harness.cli import allocpolicy, at_once, command, environment, provision
 from tests.harness.images import MIB
 
 REFLINK = pytest.mark.filesystems("xfs", "btrfs")
 FAST = ("--strategy", "performance")
 SIZE = ("--size", "20G")  # 3.2 MiB of tables: worth to be prepared by itself
 RECORDS = ".prepared"
+KILLS = 8  # spread over what the command takes
 
 
 @pytest.fixture
@@ -62,12 +63,15 @@ def test_twenty_disks_are_made_while_all_is_pruned(
     if twenty:
         allocpolicy("cache", "prepare", directory, "--base", base, *SIZE, *FAST)
     disks = [directory / f"disk-{number}" for number in range(20)]
-    making = [start("provision", disk, "--base", base, *SIZE, *FAST) for disk in disks]
-    while any(one.poll() is None for one in making):
-        if (directory / "_base").exists():
-            pruned = allocpolicy("cache", "prune", directory, "--prepared")
-            assert pruned.status == 0, pruned.stderr
-    assert ended(making) == [0] * 20
+    prune = ("cache", "prune", directory, "--prepared")
+    (directory / "_base").mkdir(exist_ok=True)
+    commands: list[tuple[object, ...]] = []
+    for number, disk in enumerate(disks):
+        commands.append(("provision", disk, "--base", base, *SIZE, *FAST))
+        if number % 2:
+            commands.append(prune)
+    for finished in at_once(*commands):
+        assert finished.status == 0, finished.stderr
     filesystems.wait_for_preparing(directory)
     assert allocpolicy("cache", "prune", directory, "--prepared").status == 0
     assert entries(directory) == []
@@ -86,9 +90,13 @@ def settled(base: Path) -> None:
 def test_a_kill_leaves_nothing_that_is_believed(directory: Path, base: Path) -> None:
     """At any moment: the next command prepares it, and no temporary name stays."""
     arguments = ("cache", "prepare", directory, "--base", base, *SIZE, *FAST)
-    for number in range(12):
+    begun = time.monotonic()
+    assert ended([start(*arguments)]) == [0]
+    whole = time.monotonic() - begun
+    assert allocpolicy("cache", "prune", directory, "--prepared").status == 0
+    for number in range(KILLS):
         killed = start(*arguments)
-        time.sleep(0.05 * number)
+        time.sleep(whole * number / KILLS)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         names = {one.name for one in directory.iterdir()}
