@@ -1,10 +1,9 @@
 """Preparing in the background what the first disk of a recipe was made of.
 
-A clone of the finished disk, made before that has a name, is handed to a process of our
-own: no guest has ever written to it. The process is started by exec and not by fork,
-has its own session and the lowest priority, and outlives the one that started it; when
-it is killed, nothing is left. What fails there is told where changes are told, and
-never disturbs the request.
+A clone of the finished disk (`execute.spare`) is handed to a process of our own. The
+process is started by exec and not by fork, has its own session and the lowest priority,
+and outlives the one that started it; when it is killed, nothing is left. What fails
+there is told where changes are told, and never disturbs the request.
 """
 
 from __future__ import annotations
@@ -19,20 +18,14 @@ from functools import partial
 from pathlib import Path
 
 import allocpolicy
-from allocpolicy.contract.facts import DiskFormat
-from allocpolicy.contract.plan import Plan
 from allocpolicy.errors import Error
 from allocpolicy.execute import preparing
-from allocpolicy.execute.job import Job, Outcome
+from allocpolicy.execute import recipe as recipes
 from allocpolicy.execute.preparing import Order
-from allocpolicy.execute.recipe import Recipe
-from allocpolicy.image_cache import home, prepared
 from allocpolicy.record import dataclass, replace
-from allocpolicy.storage import named_lock, reflink, staging
+from allocpolicy.storage import named_lock
 from allocpolicy.storage.directories import Directory
 
-_LEAST_MADE = 1 << 20  # bytes: what takes no longer to write isn't worth a copy
-_LEAST_READ = 16 << 20
 _FIRST = 3  # descriptor of the child's, after those of its standard streams
 _ORDER, _DISK, _LOCK, _DISKS = range(_FIRST, _FIRST + 4)
 _APART = 32  # above all of those
@@ -61,64 +54,6 @@ class Spare:
                 pickle.dump(_portable(self.order), file)
             given = (order, self.disk, self.lock, self.order.disks.fd)
             _reap(_spawned([_high(fd, stack) for fd in given]))
-
-
-@contextlib.contextmanager
-def spare(
-    plan: Plan, job: Job, recipe: Recipe | None, *, disk: int, outcome: Outcome
-) -> Iterator[Spare | None]:
-    """Yield a clone of the finished disk if it is worth to be prepared, or None.
-
-    Whatever prevents it, the request goes on.
-    """
-    with contextlib.ExitStack() as stack:
-        kept = None
-        if recipe is not None and recipe.settled and _is_worth_it(plan, job, outcome):
-            with contextlib.suppress(Error, OSError):
-                kept = _kept(plan, job, recipe, disk=disk, stack=stack)
-        yield kept
-
-
-def _is_worth_it(plan: Plan, job: Job, outcome: Outcome) -> bool:
-    """Return whether making such a disk again takes longer than cloning it.
-
-    A raw disk that shares the blocks of a raw image is a clone already.
-    """
-    base, seen = job.facts.base, outcome.observation
-    made = min(plan.peak_bytes, seen.actual_size)
-    raw = job.request.format is DiskFormat.RAW
-    if base is not None and base.data_bytes >= _LEAST_READ:
-        is_clone = raw and base.format is DiskFormat.RAW and job.facts.shares_base
-        return not is_clone
-    return made >= _LEAST_MADE
-
-
-def _kept(
-    plan: Plan, job: Job, recipe: Recipe, *, disk: int, stack: contextlib.ExitStack
-) -> Spare | None:
-    if not _is_python(sys.executable):
-        return None
-    policy, disks = job.policy, job.directory
-    place = prepared.place(disks, configured=policy.image_cache_dir)
-    cache = stack.enter_context(home.opened(stack.enter_context(place)))
-    # Where it will be: that it can be made there is found by trying.
-    directory = cache.directory if cache else disks
-    staged = stack.enter_context(staging.create(directory))
-    preparing.keep_hint(disk, staged.fd)
-    if not reflink.clone(disk, staged.fd):
-        return None
-    name = preparing.lock(recipe, disks=disks, policy=policy)
-    lock = named_lock.take(name, lock_path=policy.lock_path)
-    if lock is None:  # somebody prepares it
-        return None
-    stack.callback(os.close, lock)
-    order = preparing.order(plan, job, recipe)
-    return Spare(order=order, disk=staged.fd, lock=lock)
-
-
-def _is_python(executable: str | None) -> bool:
-    """Return whether it is one: in a program that embeds Python it isn't."""
-    return os.path.basename(executable or "").startswith("python")
 
 
 def _portable(order: Order) -> Order:
@@ -194,5 +129,5 @@ def _released(order: Order) -> Iterator[None]:
         yield
     finally:
         policy = order.policy
-        name = preparing.lock(order.recipe, disks=order.disks, policy=policy)
+        name = recipes.lock(order.recipe, disks=order.disks, policy=policy)
         named_lock.forget(name, lock_path=policy.lock_path)

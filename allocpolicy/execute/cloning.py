@@ -56,9 +56,7 @@ def cloned(template: Prepared, target: int) -> bool:
 
     The file is empty then, and the steps can run.
     """
-    hint = extent_size.of(template.fd)
-    if hint:  # as the steps had set it, before there were extents
-        extent_size.hint(target, size=hint)
+    extent_size.carry(template.fd, target)  # as the steps had set it
     if not reflink.clone(template.fd, target):
         return False
     prepared_record.used(template.cache, template.path.name)

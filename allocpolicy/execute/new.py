@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
 
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import InvalidRequest, PromiseBroken, StrategyFailed
-from allocpolicy.execute import cloning
+from allocpolicy.execute import cloning, spare
+from allocpolicy.execute import recipe as recipes
 from allocpolicy.execute.build import built
 from allocpolicy.execute.job import Access, Job, Outcome
 from allocpolicy.execute.recipe import Recipe
@@ -21,9 +20,6 @@ from allocpolicy.storage import named_lock, staging
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.failure import said
 from allocpolicy.storage.staging import Staged
-
-if TYPE_CHECKING:
-    from allocpolicy.execute.background import Spare
 
 
 def make(plan: Plan, job: Job) -> Outcome:
@@ -62,26 +58,16 @@ def _make(
     prepare = partial(_give, owner=job.access.owner)
     with (
         built(plan, job, prepare=prepare, template=template) as (staged, outcome),
-        _spare(plan, job, recipe, disk=staged.fd, outcome=outcome) as spare,
+        spare.kept(plan, job, recipe, disk=staged.fd, outcome=outcome) as kept,
     ):
         if not job.trial:
             if job.request.base:
                 identity.refuse_if_changed(job.request.base)
             job.publishes()
             staged.publish(job.request.destination.name)
-        if spare is not None:
-            spare.start()
+        if kept is not None:
+            kept.start()
     return outcome
-
-
-def _spare(
-    plan: Plan, job: Job, recipe: Recipe | None, *, disk: int, outcome: Outcome
-) -> AbstractContextManager[Spare | None]:
-    if recipe is None:
-        return nullcontext()
-    from allocpolicy.execute import background  # for the first disk of a kind
-
-    return background.spare(plan, job, recipe, disk=disk, outcome=outcome)
 
 
 def prepare(plan: Plan, job: Job) -> Outcome:
@@ -93,12 +79,10 @@ def prepare(plan: Plan, job: Job) -> Outcome:
     :raises Unsupported: when the image cache can't share blocks with disks there.
     :raises Error: as `make` does.
     """
-    from allocpolicy.execute import preparing
-
     check_mode(plan, job)
     recipe = cloning.required_recipe(plan, job)
     policy = job.policy
-    name = preparing.lock(recipe, disks=job.directory, policy=policy)
+    name = recipes.lock(recipe, disks=job.directory, policy=policy)
     with (
         named_lock.hold(name, lock_path=policy.lock_path, transient=True),
         cloning.template(recipe, job) as template,

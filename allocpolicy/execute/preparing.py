@@ -49,7 +49,6 @@ from allocpolicy.storage import (
     budget,
     directories,
     extent_size,
-    named_lock,
     reflink,
     staging,
     unchanged,
@@ -91,16 +90,10 @@ def order(plan: Plan, job: Job, recipe: Recipe) -> Order:
     )
 
 
-def lock(recipe: Recipe, *, disks: Directory, policy: Policy) -> str:
-    """Return the name of the lock of who prepares by a recipe for a directory."""
-    place = policy.image_cache_dir or disks.path
-    return named_lock.key("prepare", of=os.fsencode(place / recipe.name))
-
-
 def prepare(order: Order, *, disk: int) -> Path:
     """Keep what an open finished disk holds, unless it is there; return its path.
 
-    The caller holds the recipe's `lock`.
+    The caller holds the recipe's lock (`recipe.lock`).
 
     :raises NotEnoughSpace: when that would take what others need.
     :raises Unsupported: when the image cache can't share blocks with the disk.
@@ -224,7 +217,7 @@ def _share(staged: Staged, *, disk: int) -> None:
 
     :raises Unsupported: where that can't be.
     """
-    keep_hint(disk, staged.fd)
+    extent_size.carry(disk, staged.fd)
     if not reflink.clone(disk, staged.fd):
         reason = (
             f"{_WHAT}: it can share no blocks with the disks (reflink, on one"
@@ -271,12 +264,6 @@ def _checked(order: Order, staged: Staged, *, disk: int) -> Survey | None:
     if (made.mapped, made.counted) != (before.mapped, before.counted):
         raise Error(f"{path}: what was made isn't mapped as the disk is; not kept")
     return made
-
-
-def keep_hint(disk: int, target: int) -> None:
-    """Give an empty file the extent-size hint of another."""
-    if hint := extent_size.of(disk):
-        extent_size.hint(target, size=hint)
 
 
 def _publish(staged: Staged, name: str, *, cache: Cache) -> None:

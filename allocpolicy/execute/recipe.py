@@ -14,13 +14,15 @@ import time
 from allocpolicy.contract import statements
 from allocpolicy.contract.facts import BaseImage
 from allocpolicy.contract.plan import Mode, Plan, Step
+from allocpolicy.contract.policy import Policy
 from allocpolicy.execute.job import Job
 from allocpolicy.image_cache import location, origin
 from allocpolicy.image_cache.origin import Image
 from allocpolicy.record import dataclass
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
-from allocpolicy.storage import digest, unchanged
+from allocpolicy.storage import digest, named_lock, unchanged
+from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.unchanged import State
 
 _VERSION = 1  # of what is prepared, and of how our steps make it
@@ -70,6 +72,12 @@ def of(plan: Plan, job: Job) -> Recipe | None:
         ),
         settled=all(unchanged.is_settled(state, at=at) for state in states),
     )
+
+
+def lock(recipe: Recipe, *, disks: Directory, policy: Policy) -> str:
+    """Return the name of the lock of who prepares by a recipe for a directory."""
+    place = policy.image_cache_dir or disks.path
+    return named_lock.key("prepare", of=os.fsencode(place / recipe.name))
 
 
 def why_not(plan: Plan, job: Job) -> str | None:

@@ -13,7 +13,6 @@ import functools
 import json
 import os
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -162,6 +161,8 @@ def _write(filesystem: str, rows: list[_Row]) -> None:
 
 
 def _sum(body: bytes) -> bytes:
+    import zlib
+
     return b"%08x" % zlib.crc32(body)
 
 

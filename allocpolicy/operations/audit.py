@@ -32,7 +32,6 @@ from allocpolicy.observe.known import Knowledge
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.sighting import Observer, Sighting
 from allocpolicy.observe.walk import Found, walk
-from allocpolicy.observe.workers import spread
 from allocpolicy.operations import attached as attachment
 from allocpolicy.operations import audit_books, audit_rows, expectation, passed_over
 from allocpolicy.operations.attached import Attached, Attachments
@@ -196,6 +195,10 @@ def _look(
     read_all: bool,
     watch: Watcher,
 ) -> Iterator[Sighting]:
+    if not files:
+        return
+    from allocpolicy.observe.workers import spread
+
     knowledge = None if read_all else known.of_files(files)
     if jobs is None:
         jobs = len(os.sched_getaffinity(0)) if _are_many(files, knowledge) else 1

@@ -6,12 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from allocpolicy.contract.facts import Headroom
 from allocpolicy.contract.policy import Policy
-from allocpolicy.observe import account
-from allocpolicy.observe.account import Account
 from allocpolicy.observe.holding import Place
 from allocpolicy.observe.likeness import Likeness
 from allocpolicy.observe.sighting import Sighting
@@ -20,6 +18,9 @@ from allocpolicy.record import replace
 from allocpolicy.report.audit import Storage
 from allocpolicy.storage import budget, directories, mount
 from allocpolicy.storage.tree import Listing
+
+if TYPE_CHECKING:
+    from allocpolicy.observe.account import Account
 
 _FEW = 16  # places of a disk, which aren't worth a copy of what was seen
 
@@ -56,6 +57,8 @@ class Books:
             if home is not None:
                 parents[home].add(one.path.parent)
         measured = {one.inode: one.holding for one in seen if one.inode and one.holding}
+        if parents:
+            from allocpolicy.observe import account
         for home, found in parents.items():
             with suppress(OSError):  # it is gone by now, or may not be read
                 self._accounts[home] = account.take(

@@ -6,12 +6,15 @@ import enum
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import Observation
 from allocpolicy.contract.strategy import Judgement, Verdict
-from allocpolicy.observe.account import Account
 from allocpolicy.record import dataclass, field
 from allocpolicy.wording import printable
+
+if TYPE_CHECKING:
+    from allocpolicy.observe.account import Account
 
 
 class Remark(enum.StrEnum):

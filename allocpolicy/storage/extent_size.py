@@ -42,3 +42,12 @@ def of(fd: int) -> int:
         if error.errno not in UNSUPPORTED | {errno.EINVAL, errno.EPERM}:
             raise
         return 0
+
+
+def carry(source: int, target: int) -> None:
+    """Give a file without extents the hint of another, if that has one.
+
+    :raises OSError: as `hint`.
+    """
+    if size := of(source):
+        hint(target, size=size)
