@@ -471,9 +471,9 @@ def test_a_stream_of_any_length_takes_no_more_memory(tmp_path: Path) -> None:
     """A line that is no order is as good as any to see it; the first ones are warm."""
     program = (
         "import resource, sys\n"
-        "from allocpolicy.cli.program import run\n"
+        "from allocpolicy.cli.program import served\n"
         "sys.argv[1:] = ['provision', '--batch', '-', '--jobs', '1']\n"
-        "run()\n"
+        "served()\n"
         "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(used, file=sys.__stderr__)\n"
     )
