@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ def asdict(record: Any, *, dict_factory: Made = dict) -> Any:
 
 def _plain(value: Any, made: Made) -> Any:
     kind = type(value)
-    if kind in _ATOMIC:
+    if kind in _ATOMIC or isinstance(value, enum.Enum):
         return value
     if (fields := record_class.of(kind)) is not None:
         return made([(name, _plain(getattr(value, name), made)) for name in fields])

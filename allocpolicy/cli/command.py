@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from allocpolicy.cli.running import Command
 from allocpolicy.cli.screens import columns, formats, screen
-from allocpolicy.cli.screens.cells import cell
 from allocpolicy.cli.screens.columns import Column, Data, Lines, normal
 from allocpolicy.cli.streams import aside, failure, standard_output
 
@@ -249,4 +248,6 @@ def _cell(column: Column, row: Data, arguments: argparse.Namespace) -> object:
 
 
 def _safe(row: Sequence[Any], arguments: argparse.Namespace) -> Row:
+    from allocpolicy.cli.screens.cells import cell
+
     return tuple(cell(value, formatter=arguments.formatter) for value in row)

@@ -29,7 +29,6 @@ from allocpolicy.contract.facts import Limits
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import InvalidRequest
-from allocpolicy.execute import in_time
 from allocpolicy.execute.job import Job
 from allocpolicy.storage import budget, directories, mount, named_lock, space
 from allocpolicy.storage.inode import inode
@@ -111,6 +110,8 @@ def turn(plan: Plan, job: Job) -> Iterator[Callable[[int], None]]:
     with contextlib.ExitStack() as held:
         if not job.has_turn and (plan.reserved_bytes or by_ratio):
             key, lock_path = job.host.filesystem.key, job.policy.lock_path
+            from allocpolicy.execute import in_time
+
             with in_time.patience(job if plan.mode is Mode.STAGED else None):
                 held.enter_context(named_lock.hold(key, lock_path=lock_path))
 

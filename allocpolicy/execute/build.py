@@ -14,7 +14,7 @@ from pathlib import Path
 
 from allocpolicy.contract.plan import Plan, Target
 from allocpolicy.errors import ContractBroken, PromiseBroken, Replan, StrategyFailed
-from allocpolicy.execute import admission, cloning, in_time, made, sizes
+from allocpolicy.execute import admission, cloning, made, sizes
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.execute.judged import verified
 from allocpolicy.execute.unswapped import unswapped
@@ -125,6 +125,7 @@ def _made_in_time(
     job, fd = work.job, work.staged.fd
     if job.until is None or job.disk is None:
         return _made(work, prepare=prepare, has_taken=has_taken)
+    from allocpolicy.execute import in_time
 
     def timed(watch: Watcher, has_taken: Callable[[int], None]) -> bool:
         mine = replace(work, job=replace(job, watch=watch))

@@ -10,7 +10,7 @@ from allocpolicy.errors import Error, InvalidRequest
 from allocpolicy.execute import recipe as recipes
 from allocpolicy.execute.job import Job
 from allocpolicy.execute.recipe import Recipe
-from allocpolicy.image_cache import prepared, prepared_record
+from allocpolicy.image_cache import prepared
 from allocpolicy.image_cache.prepared import Prepared
 from allocpolicy.storage import extent_size, reflink
 
@@ -59,6 +59,8 @@ def cloned(template: Prepared, target: int) -> bool:
     extent_size.carry(template.fd, target)  # as the steps had set it
     if not reflink.clone(template.fd, target):
         return False
+    from allocpolicy.image_cache import prepared_record
+
     prepared_record.used(template.cache, template.path.name)
     return True
 

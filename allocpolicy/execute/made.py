@@ -25,7 +25,6 @@ from allocpolicy.errors import (
 from allocpolicy.execute.in_place_failure import are_ours
 from allocpolicy.execute.job import Job
 from allocpolicy.image_cache.prepared import Prepared
-from allocpolicy.images import backing_name
 from allocpolicy.images import reach as reaches
 from allocpolicy.observe import disk as observe
 from allocpolicy.observe.surroundings import surroundings
@@ -161,6 +160,8 @@ def _wrong_backing(job: Job, header: Header) -> Iterator[str]:
     if name is None:
         return
     formats = None
+    from allocpolicy.images import backing_name
+
     if not backing_name.has_protocol(name):
         path = backing_name.path(name, image=job.request.destination)
         formats = _asked(job).get(_inode_of(path))

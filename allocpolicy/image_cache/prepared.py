@@ -14,17 +14,20 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocpolicy.contract.facts import DiskFormat
 from allocpolicy.errors import Error
-from allocpolicy.image_cache import entry, home, location, origin, prepared_record
+from allocpolicy.image_cache import home, location
 from allocpolicy.image_cache.home import Cache, Home
-from allocpolicy.image_cache.origin import Image
-from allocpolicy.image_cache.prepared_record import Record
 from allocpolicy.log import telling
 from allocpolicy.record import dataclass
-from allocpolicy.storage import directories, unchanged
+from allocpolicy.storage import directories
 from allocpolicy.storage.directories import Directory
+
+if TYPE_CHECKING:
+    from allocpolicy.image_cache.origin import Image
+    from allocpolicy.image_cache.prepared_record import Record
 
 _AT_ONCE = 8  # of the same images: sizes, formats
 
@@ -83,6 +86,10 @@ def found(
 
 
 def _opened(cache: Cache, name: str, stack: contextlib.ExitStack) -> Prepared | None:
+    # Where nothing was prepared, nobody needs these.
+    from allocpolicy.image_cache import entry, prepared_record
+    from allocpolicy.storage import unchanged
+
     record = prepared_record.read(cache, name)
     if record is None:
         return None
@@ -101,6 +108,8 @@ def of_images(cache: Cache, images: tuple[Image, ...]) -> Iterator[list[Prepared
 
     With no images there are none: they have no data in common.
     """
+    from allocpolicy.image_cache import origin
+
     with contextlib.ExitStack() as stack:
         found = []
         for name in _names(cache) if images else ():
@@ -124,5 +133,7 @@ def remove(cache: Cache, name: str, *, file: os.stat_result) -> bool:
 
     :raises OSError: as unlink(2).
     """
+    from allocpolicy.image_cache import entry, prepared_record
+
     prepared_record.forget(cache, name)
     return entry.remove(cache, name, file=file)

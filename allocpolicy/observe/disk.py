@@ -19,7 +19,7 @@ from allocpolicy.contract.facts import (
     Use,
 )
 from allocpolicy.errors import ImageError, InvalidRequest
-from allocpolicy.images import chain
+from allocpolicy.images.reach import Reach
 from allocpolicy.observe.allocation import FileStorage, exception, file_storage
 from allocpolicy.observe.surroundings import Surroundings
 from allocpolicy.qcow2 import survey
@@ -206,7 +206,7 @@ def _read_qcow2(
         virtual_size=header.virtual_size,
         full_size=counted.full_size,
         mapping=MappingState(mapped.state),
-        backing_chain=chain.chain(header, fd=fd, path=path, reach=reach),
+        backing_chain=_chain(header, fd=fd, path=path, reach=reach),
         cluster_size=header.cluster_size,
         extended_l2=header.extended_l2,
         version=header.version,
@@ -223,6 +223,16 @@ def _read_qcow2(
         unknown=_unknown(header, mapped, in_use=in_use),
         repair=_repair(header, mapped),
     )
+
+
+def _chain(
+    header: Header, *, fd: int, path: Path, reach: Reach
+) -> tuple[BackingFile, ...]:
+    if header.backing_file is None:
+        return ()
+    from allocpolicy.images import chain
+
+    return chain.chain(header, fd=fd, path=path, reach=reach)
 
 
 def _data_file(

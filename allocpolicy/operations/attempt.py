@@ -8,7 +8,6 @@ from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.images.stamp import Stamp
 from allocpolicy.record import dataclass
-from allocpolicy.report import recording
 from allocpolicy.report.report import Report
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ class Attempt:
         job, outcome = self.job, self.outcome
         if job.disk is None:
             return ()
+        from allocpolicy.report import recording
+
         before = job.disk.disk.stamp
         if outcome is not None:
             return recording.lines(before, outcome.stamp or before)

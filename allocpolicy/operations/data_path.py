@@ -20,7 +20,6 @@ from allocpolicy.errors import (
     Replan,
     Unsupported,
 )
-from allocpolicy.execute import rewrite_limits
 from allocpolicy.execute.execution import execute
 from allocpolicy.execute.job import Job, Outcome
 from allocpolicy.operations import exclusive
@@ -200,6 +199,8 @@ def _plan(job: Job) -> Plan:
     facts = replace(job.facts, observed=observed)
     if job.current is None:
         return call.plan(loaded, request=job.request, options=options, facts=facts)
+    from allocpolicy.execute import rewrite_limits
+
     plan = call.amend(
         loaded,
         request=job.request,

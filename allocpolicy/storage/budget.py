@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.record import dataclass
-from allocpolicy.storage import below, fsxattr, mount, quota, space
+from allocpolicy.storage import below, fsxattr, mount, space
 from allocpolicy.storage.found import reopen
-from allocpolicy.storage.quota import QuotaType
 from allocpolicy.storage.space import Space
 
 # struct btrfs_ioctl_get_subvol_info_args of include/uapi/linux/btrfs.h (Linux 4.18).
@@ -85,6 +84,9 @@ def _of_project(fd: int) -> Budget | None:
     project = project_of(fd)
     if not project or not fsxattr.read(fd).flags & fsxattr.FS_XFLAG_PROJINHERIT:
         return None
+    from allocpolicy.storage import quota
+    from allocpolicy.storage.quota import QuotaType
+
     own, whole = space.of(fd), _whole(fd)
     limits = quota.read(fd, kind=QuotaType.PROJECT, id=project)
     limited = limits is not None and (limits.soft_limit or limits.hard_limit)

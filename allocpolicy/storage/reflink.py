@@ -7,10 +7,13 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from allocpolicy.progress import Advance
-from allocpolicy.storage import copy, patience
-from allocpolicy.storage.copy import Run
+from allocpolicy.storage import patience
+
+if TYPE_CHECKING:
+    from allocpolicy.storage.copy import Run
 
 FICLONE = 0x40049409
 FICLONERANGE = 0x4020940D
@@ -29,6 +32,8 @@ def can_share(source: int, target: int) -> bool:
 
     Found by sharing the first block, which stays in the target.
     """
+    from allocpolicy.storage.copy import Run
+
     length = min(os.fstatvfs(source).f_bsize, os.fstat(source).st_size)
     try:
         share(source, target, run=Run(source=0, target=0, length=length))
@@ -76,6 +81,8 @@ def share_runs(
 
     :raises OSError: as `share`, or as `copy.copy_runs`.
     """
+    from allocpolicy.storage import copy
+
     for run in runs:
         whole = _whole_blocks(run, block_size=block_size)
         if whole == run.length <= _CHUNK:  # as most of a qcow2's thousands of runs are

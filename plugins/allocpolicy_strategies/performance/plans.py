@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from allocpolicy import (
     Allocation,
     BaseImage,
-    CopyBase,
     CreateQcow2,
     CreateRaw,
     DiskFormat,
     Facts,
-    FillHoles,
     MappingState,
     Mode,
     Observation,
@@ -21,16 +20,14 @@ from allocpolicy import (
     Plan,
     PlanError,
     Request,
-    Reserve,
     SetNocow,
-    Sharing,
     Step,
     automatic_cluster_size,
-    growing_steps,
-    grown_size,
-    missing_storage,
 )
 from allocpolicy_strategies.performance.options import CLUSTER_SIZES, Wanted
+
+if TYPE_CHECKING:
+    from allocpolicy import Sharing
 
 _QCOW2_DEFAULTS = {"cluster_size": "auto", "layout": "standalone"}
 
@@ -150,7 +147,7 @@ def _staged(
     new: bool,
 ) -> Plan:
     length = create.full_size
-    shared = _sharing(wanted, facts) is Sharing.SHARED
+    shared = wanted.shares and facts.shares_base
     data_bytes = copied.data_bytes if copied and not shared else 0
     peak = create.data_offset + data_bytes if wanted.thin else length
     whose = "the base image" if new else "its data"
@@ -180,8 +177,12 @@ def _staged_steps(
         yield SetNocow(inherited=new)
     yield create
     if wanted.reserved_by(facts):
+        from allocpolicy import Reserve  # each is imported by plans that need it
+
         yield Reserve(length=create.full_size)
     if copied:
+        from allocpolicy import CopyBase
+
         yield CopyBase(
             base=copied,
             format=_format(create),
@@ -189,6 +190,8 @@ def _staged_steps(
             sharing=_sharing(wanted, facts),
         )
     if wanted.filled:
+        from allocpolicy import FillHoles
+
         yield FillHoles(length=create.full_size)
 
 
@@ -198,6 +201,8 @@ def _format(create: CreateQcow2 | CreateRaw) -> DiskFormat:
 
 def _sharing(wanted: Wanted, facts: Facts) -> Sharing:
     """Return whether blocks may be shared; shared ones would not be the disk's own."""
+    from allocpolicy import Sharing
+
     if not wanted.shares:
         return Sharing.NEVER
     return Sharing.SHARED if facts.shares_base else Sharing.ALLOWED
@@ -225,6 +230,8 @@ def amended(
     request: Request, current: Observation, wanted: Wanted, facts: Facts
 ) -> Plan:
     """Reserve or fill in place, in a mapped disk, the parts without storage."""
+    from allocpolicy import Reserve, missing_storage
+
     length = current.reserved_size
     hidden = current.allocation is Allocation.UNVERIFIABLE
     if hidden and not wanted.thin and not missing_storage(current, length=length):
@@ -246,6 +253,8 @@ def _nothing(length: int, *, reason: str) -> Plan:
 
 def grown(request: Request, current: Observation, wanted: Wanted, facts: Facts) -> Plan:
     """Grow the disk, mapped as before; reserve or fill the parts without storage."""
+    from allocpolicy import growing_steps, grown_size
+
     size = request.virtual_size
     length = grown_size(current, virtual_size=size)
     steps = growing_steps(
@@ -267,6 +276,8 @@ def _in_place(
     tables: int,
     online: bool = False,
 ) -> Plan:
+    from allocpolicy import FillHoles, missing_storage
+
     missing = missing_storage(current, length=length)
     if wanted.filled:
         steps = (*steps, FillHoles(length=length))
