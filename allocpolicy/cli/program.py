@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 
+from allocpolicy.cli import paths_alone
 from allocpolicy.cli.streams import standard_error, standard_output
 from allocpolicy.cli.streams.failure import (
     PROGRAM,
@@ -63,6 +64,7 @@ def _is_awaited() -> bool:
 def _ended() -> int:
     """Run the command, or print its help; return the exit status."""
     try:
+        paths_alone.begin()
         from allocpolicy.cli.main import main
 
         return main()

@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING
 from allocpolicy.contract.facts import Host, Limits
 from allocpolicy.contract.plan import Mode, Plan
 from allocpolicy.errors import NotEnoughSpace, Overcommitted
-from allocpolicy.execute.foreseen import NONE_AHEAD, Ahead
 from allocpolicy.execute.job import Job
-from allocpolicy.observe import unknown as unknowns
-from allocpolicy.observe.unknown import Unknown
 from allocpolicy.record import dataclass, field, replace
 from allocpolicy.storage.inode import Inode, inode
 from allocpolicy.storage.space import Space
 from allocpolicy.wording import amount
 
 if TYPE_CHECKING:
+    from allocpolicy.execute.foreseen import Ahead
     from allocpolicy.observe.account import Account
     from allocpolicy.observe.holding import Holding
+    from allocpolicy.observe.unknown import Unknown
 
 Part = tuple[Plan, Job]
 
@@ -69,6 +68,8 @@ class Demand:
         """Return what the ratio was judged without knowing, in words, if anything."""
         if not self._by_ratio or not self.unknown:
             return ""
+        from allocpolicy.observe import unknown as unknowns
+
         return f"the over-commit ratio isn't known: {unknowns.said(self.unknown)}"
 
     @property
@@ -127,6 +128,8 @@ class Demand:
             ratio,
             limits.max_overcommit_ratio,
         )
+        from allocpolicy.observe import unknown as unknowns
+
         together = f"that is together with {', '.join(map(str, beside))}"
         remarks = (together if beside else "", unknowns.said(self.unknown))
         refused.remark = "; ".join(filter(None, remarks))
@@ -137,7 +140,7 @@ def of(
     parts: Sequence[Part],
     *,
     measured: Mapping[Inode, Holding] = MappingProxyType({}),
-    ahead: Ahead = NONE_AHEAD,
+    ahead: Ahead | None = None,
 ) -> Demand:
     """Return what plans need of the filesystem, or the budget, that all are on.
 
@@ -166,8 +169,9 @@ def _accounted(
     parts: Sequence[Part],
     *,
     measured: Mapping[Inode, Holding],
-    ahead: Ahead,
+    ahead: Ahead | None,
 ) -> Demand:
+    from allocpolicy.execute.foreseen import Ahead
     from allocpolicy.observe import account
 
     first = parts[0][1]
@@ -182,6 +186,7 @@ def _accounted(
             measured=measured,
         )
     held = [one for _, one in found]
+    ahead = ahead or Ahead()
     unwritten = others.unwritten + ahead.unwritten
     return replace(
         demand,

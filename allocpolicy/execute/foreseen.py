@@ -33,9 +33,6 @@ class Ahead:
     promised: int = 0
 
 
-NONE_AHEAD = Ahead()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """A filesystem by its key, and the name of the budget there; empty: all of it."""

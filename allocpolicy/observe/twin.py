@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from allocpolicy.observe.memo import Learnt
-from allocpolicy.qcow2 import likewise
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass
 from allocpolicy.storage import extent, found, unchanged
@@ -155,6 +154,8 @@ def _compared(fd: int, other: int, known: _Known, *, path: Path) -> Survey | Non
     whole = sum(end - start for start, end in known.ranges) // size
     if len(clusters) * _SHARE > whole:
         return None
+    from allocpolicy.qcow2 import likewise
+
     found = likewise.survey(fd, other, survey, clusters=sorted(clusters), path=path)
     return found if _is_as_it_was(other, known) else None
 

@@ -21,7 +21,7 @@ import fcntl
 import functools
 import os
 import pwd
-import threading
+from _thread import RLock
 from collections.abc import Iterator
 
 from allocpolicy.record import dataclass
@@ -37,7 +37,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # its inode: PROC_USER_INIT_INO, proc_ns.h
-_ONE_AT_A_TIME = threading.RLock()
+_ONE_AT_A_TIME = RLock()
 _UNCHANGED = 0xFFFFFFFF  # setfsuid(-1) only tells
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import threading
+import sys
 import time
 from collections.abc import Iterator
 
@@ -104,4 +104,8 @@ def _end(number: int, _: object) -> None:
 
 
 def _is_in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    # Before it is imported there is one thread; to import it takes 1 ms.
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return True
+    return bool(threading.current_thread() is threading.main_thread())
