@@ -46,8 +46,11 @@ class Spare:
     lock: int
 
     def start(self) -> None:
-        """Have it prepared; return at once. What can't be started is left."""
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        """Have it prepared; return at once. What can't be started is left.
+
+        The disk is there by now: nothing is a reason to fail.
+        """
+        with contextlib.suppress(Exception), contextlib.ExitStack() as stack:
             order = os.memfd_create("order")
             stack.callback(os.close, order)
             with open(os.dup(order), "wb") as file:
@@ -91,7 +94,11 @@ def _paths() -> list[str]:
 
 
 def _reap(process: int) -> None:
-    """Wait for the process in a thread, lest it stays as a zombie."""
+    """Wait for the process in a thread, lest it stays as a zombie.
+
+    :raises RuntimeError: where no thread may be started: under RLIMIT_NPROC or a
+        cgroup's pids.max, and while Python ends.
+    """
     import threading
 
     def wait() -> None:
@@ -103,7 +110,7 @@ def _reap(process: int) -> None:
 
 def main() -> None:
     """Prepare what was handed over: the process that `Spare.start` starts."""
-    os.closerange(_DISKS + 1, os.sysconf("SC_OPEN_MAX"))
+    _close_others()
     os.setsid()
     os.nice(19)
     os.chdir("/")
@@ -120,6 +127,18 @@ def main() -> None:
         _released(order),
     ):
         preparing.prepare(order, disk=_DISK)
+
+
+def _close_others() -> None:
+    """Close what the program that started us has left open to its children.
+
+    What is open is listed: in a container the limit may be 2**30, and what was opened
+    before the limit was lowered lies above it.
+    """
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > _DISKS:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(number)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import resource
+import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +34,8 @@ from allocpolicy.image_cache.entry import XATTR
 from allocpolicy.images import stamp
 from allocpolicy.operations.provision import prepared
 from allocpolicy.progress import unwatched
-from allocpolicy.storage import inode, unchanged
+from allocpolicy.record import replace
+from allocpolicy.storage import inode, named_lock, unchanged
 from tests.conftest import FreshFilesystem
 from tests.harness import filesystems, images
 from tests.harness.images import GIB, MIB, qemu_img
@@ -315,6 +320,43 @@ def test_the_first_disk_is_prepared_in_the_background(
     assert len(prepared_names(directory)) == 1
     names = {path.name for path in directory.iterdir()} - {base.name, "files"}
     assert names == {"_base", "first", "second"}
+
+
+def test_a_program_without_room_for_a_thread_gets_its_disk(directory: Path) -> None:
+    """What can't be awaited is prepared all the same: the disk is there."""
+    before = threading.stack_size(1 << 47)  # more than there are addresses
+    try:
+        with pytest.raises(RuntimeError, match="thread"):
+            threading.Thread(target=print).start()
+        make(directory, None, "first")
+    finally:
+        threading.stack_size(before)
+    wait(directory)
+    assert is_clone(make(directory, None, "second"))
+
+
+def test_what_prepares_keeps_nothing_open_of_its_parents(directory: Path) -> None:
+    """Neither what the program leaves to its children, nor what lies above a limit."""
+    cache = directory / "_base"
+    cache.mkdir()
+    status = cache.stat()
+    policy = replace(POLICY, prepared_disks=PreparedDisks(max_bytes=GIB))
+    room = f"prepared-{status.st_dev:x}-{status.st_ino:x}"
+    reader, writer = os.pipe()
+    high = fcntl.fcntl(writer, fcntl.F_DUPFD, 1000)  # open in children, too
+    os.close(writer)
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with named_lock.hold(room, lock_path=policy.lock_path):  # it waits for that
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (900, most))
+            provision(order(directory / "first"), policy=policy)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+            os.close(high)
+        assert select.select([reader], [], [], 60)[0]
+        assert os.read(reader, 1) == b""  # nobody has the other end open
+        assert filesystems.preparing(directory)
+    os.close(reader)
 
 
 def test_twenty_at_once_are_prepared_once(directory: Path, base: Path) -> None:
