@@ -115,6 +115,7 @@ def prepare(order: Order, *, disk: int) -> Path:
                 raise Error(f"image cache {place.path}: it vanished; try again")
             status = _prepared(order, cache, disk=disk)
             done(_state(order, status))
+            prepared_entries.sweep(cache, roots=_roots(order))
             return cache.path / name
 
 
@@ -177,13 +178,18 @@ def _room(order: Order, cache: Cache, *, needed: int) -> Iterator[None]:
         needed=needed,
         most=most,
         lock_path=policy.lock_path,
-        roots=() if policy.image_cache_dir else (order.disks.path,),
+        roots=_roots(order),
     ) as fits:
         if not fits:
             assert most is not None
             reason = "prepared_disks allows no more"
             raise NotEnoughSpace(cache.path, needed, most, reason)
         yield
+
+
+def _roots(order: Order) -> tuple[Path, ...]:
+    """Return where overlays may be that somebody made on a prepared disk."""
+    return () if order.policy.image_cache_dir else (order.disks.path,)
 
 
 def _source(order: Order) -> Path | None:

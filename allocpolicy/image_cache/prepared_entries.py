@@ -11,10 +11,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from allocpolicy.errors import Error
 from allocpolicy.image_cache import (
     described,
     entry,
     location,
+    origin,
     overlays,
     prepared_record,
     records,
@@ -87,6 +89,27 @@ def _forget_gone(cache: Cache) -> None:
                 os.lstat(name, dir_fd=cache.directory.fd)
             except FileNotFoundError:
                 prepared_record.forget(cache, name)
+
+
+def sweep(cache: Cache, *, roots: Iterable[Path]) -> None:
+    """Remove those whose images are gone or have changed, as by who touches them often.
+
+    What a job uses stays, and so does what can't be looked at. Another that isn't what
+    was checked may be one that is just being recorded.
+
+    :param roots: as of `prune`.
+    """
+    with contextlib.suppress(Error, OSError):
+        outdated = [name for name in _names(cache) if _has_lost_its_images(cache, name)]
+        seen = overlays.look(roots if outdated else ())
+        for name in outdated:
+            _is_removed(cache, name, seen)
+
+
+def _has_lost_its_images(cache: Cache, name: str) -> bool:
+    with contextlib.suppress(OSError), _opened(cache, name) as fd:
+        return origin.changed(origin.recorded(fd) or ()) is not None
+    return False
 
 
 @contextlib.contextmanager
@@ -173,12 +196,15 @@ def _taken(cache: Cache, name: str, *, fd: int) -> _Taken:
 def _there(cache: Cache) -> dict[str, _Taken]:
     """Return what each prepared disk of the cache takes, as far as it can be read."""
     there = {}
-    with directories.readable(cache.directory) as fd:
-        names = [name for name in os.listdir(fd) if location.is_prepared_name(name)]
-    for name in names:
+    for name in _names(cache):
         with contextlib.suppress(OSError), _opened(cache, name) as fd:
             there[name] = _taken(cache, name, fd=fd)
     return there
+
+
+def _names(cache: Cache) -> list[str]:
+    with directories.readable(cache.directory) as fd:
+        return [name for name in os.listdir(fd) if location.is_prepared_name(name)]
 
 
 @contextlib.contextmanager

@@ -57,9 +57,13 @@ def prepare(
     wanted = order(directory / "unnamed", base=base, format=format)
     report = prepared(wanted, policy=POLICY, watch=unwatched)
     assert not wanted.destination.exists()
-    (name,) = prepared_names(directory)
-    assert str(directory / "_base" / name) in report.steps[-1]
-    return directory / "_base" / name
+    (path,) = [
+        directory / "_base" / name
+        for name in prepared_names(directory)
+        if name in report.steps[-1]
+    ]
+    assert str(path) in report.steps[-1]
+    return path
 
 
 def become_fifo(path: Path) -> None:
@@ -210,6 +214,27 @@ def test_nothing_is_believed_without_its_record(
     found = prepare(directory)
     tamper(found.parent / ".prepared" / found.name)
     assert not is_clone(make(directory, None))
+
+
+def test_an_image_that_is_touched_again_and_again_fills_no_cache(
+    directory: Path, base: Path
+) -> None:
+    """What was prepared of its earlier states goes, of all sizes; no other does."""
+    other = base.with_name("other")
+    other.write_bytes(os.urandom(MIB))
+    kept = prepare(directory, base=other)
+    blank = prepare(directory)
+    for number in range(3):
+        os.utime(base)
+        for size in (SIZE, 2 * SIZE):
+            wanted = Order(destination=directory / "no", virtual_size=size, base=base)
+            prepared(wanted, policy=POLICY, watch=unwatched)
+        assert len(prepared_names(directory)) == 2 + 2, number
+        records = os.listdir(directory / "_base" / ".prepared")
+        assert sorted(records) == sorted(prepared_names(directory))
+    assert kept.exists()
+    assert blank.exists()
+    assert is_clone(make(directory, base))
 
 
 def test_what_is_not_believed_is_prepared_anew(directory: Path) -> None:
