@@ -2,13 +2,15 @@
 
 Each step states its own. The executor adds what none can know: who wrote the step, the
 disk's format and size, and the image that the step carries, by numbers that change when
-somebody writes to it.
+somebody writes to it. Of another author's step that is also the state of the files that
+have its code: those of a plugin that is being written change, and its version doesn't.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 
 from allocpolicy.contract import statements
@@ -21,12 +23,13 @@ from allocpolicy.image_cache.origin import Image
 from allocpolicy.record import dataclass
 from allocpolicy.registry import call
 from allocpolicy.registry.blame import blaming
-from allocpolicy.storage import digest, named_lock, unchanged
+from allocpolicy.storage import digest, mount, named_lock, read_lease, unchanged
 from allocpolicy.storage.directories import Directory
 from allocpolicy.storage.unchanged import State
 
 _VERSION = 1  # of what is prepared, and of how our steps make it
-_PACKAGE = __name__.partition(".")[0]
+_KNOWN = {__name__.partition(".")[0], *sys.stdlib_module_names}  # packages
+_WRITTEN_BACK = 120_000_000_000  # nanoseconds; dirty pages wait for 30 seconds or so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,9 @@ def of(plan: Plan, job: Job) -> Recipe | None:
     """
     if why_not(plan, job) is not None:
         return None
+    stated = [_stated(step, job) for step in plan.steps]
+    if None in stated:  # by now
+        return None
     base, at = job.facts.base, time.time_ns()
     images = base.layers if base else ()
     states = [unchanged.state(image.fd) for image in images]
@@ -56,7 +62,7 @@ def of(plan: Plan, job: Job) -> Recipe | None:
             _VERSION,
             job.request.format,
             job.request.virtual_size,
-            [_stated(step, job) for step in plan.steps],
+            stated,
             [
                 _identity(image, state, job)
                 for image, state in zip(images, states, strict=True)
@@ -70,7 +76,10 @@ def of(plan: Plan, job: Job) -> Recipe | None:
             Image(path=image.path, identity=origin.identity(os.fstat(image.fd)))
             for image in images
         ),
-        settled=all(unchanged.is_settled(state, at=at) for state in states),
+        settled=all(
+            _is_settled(image, state, at=at)
+            for image, state in zip(images, states, strict=True)
+        ),
     )
 
 
@@ -116,27 +125,74 @@ def _why_not_by(step: Step, job: Job) -> str | None:
         return (
             f"{kind} states no recipe (none does that makes an overlay: it is as fast)"
         )
+    if _code(step) is None:
+        return f"the code of {statements.class_of(step)} is in no file"
     if carried is not None and carried != job.facts.base:
         return f"{statements.class_of(step)} carries another image"
     return None
 
 
-def _stated(step: Step, job: Job) -> list[object]:
-    kind = type(step)
-    ours = kind.__module__.partition(".")[0] == _PACKAGE
-    found = job.selection.loaded.found
+def _stated(step: Step, job: Job) -> list[object] | None:
+    """Return what a step states, and who wrote it; None: it states nothing."""
+    kind, found = type(step), job.selection.loaded.found
+    code = _code(step)
     with blaming(found, hook=call.method(step, "recipe")):
+        recipe = statements.recipe_of(step)
+        if recipe is None or code is None:
+            return None
         return [
-            "" if ours else f"{found.distribution} {found.version}",
+            f"{found.distribution} {found.version}" if code else "",
+            code,
             f"{kind.__module__}.{kind.__qualname__}",
-            statements.recipe_of(step),
+            recipe,
             getattr(step, "carries", None) is not None,
         ]
 
 
+def _code(step: Step) -> list[list[object]] | None:
+    """Return the states of the files that have a step's code, without our own.
+
+    None: that of one can't be known, as it was typed in or comes from an archive.
+    """
+    names = {one.__module__ for one in type(step).__mro__}
+    files = []
+    for name in sorted(names):
+        if name.partition(".")[0] in _KNOWN:
+            continue
+        try:
+            path = str(sys.modules[name].__file__)
+            status = os.stat(path)
+        except (KeyError, AttributeError, OSError, ValueError):
+            return None
+        times = status.st_mtime_ns, status.st_ctime_ns
+        files.append([path, status.st_ino, status.st_size, *times])
+    return files
+
+
+def _is_settled(image: BaseImage, state: State, *, at: int) -> bool:
+    """Return whether what was read is what the image holds in that state.
+
+    Who may not hold it by a lease doesn't see a page that somebody keeps mapped and
+    dirty: a store there changes no date until the kernel has written it back.
+    """
+    if not read_lease.is_held(image.fd):
+        at -= _WRITTEN_BACK
+    return unchanged.is_settled(state, at=at)
+
+
 def _identity(image: BaseImage, state: State, job: Job) -> list[object]:
     """Return what names the content of an image, from here."""
-    device = os.fstat(image.fd).st_dev
-    # A device may have another number after a boot; that of the disk is the cache's.
-    here = device == os.fstat(job.directory.fd).st_dev
-    return [image.format, image.virtual_size, "" if here else device, *state]
+    return [image.format, image.virtual_size, _place(image.fd, job), *state]
+
+
+def _place(fd: int, job: Job) -> str:
+    """Return what tells the image's filesystem from others, as long as it can.
+
+    A device may have another number after a boot; that of the disk is the cache's. Each
+    subvolume of btrfs has inode numbers of its own, a device number of the moment, and
+    a number that stays in f_fsid.
+    """
+    if mount.type_by_magic(fd) == "btrfs":
+        return f"{os.fstatvfs(fd).f_fsid:x}"
+    device = os.fstat(fd).st_dev
+    return "" if device == os.fstat(job.directory.fd).st_dev else str(device)

@@ -35,9 +35,11 @@ from allocpolicy.images import stamp
 from allocpolicy.operations.provision import prepared
 from allocpolicy.progress import unwatched
 from allocpolicy.record import replace
+from allocpolicy.registry import plugin_file
 from allocpolicy.storage import inode, named_lock, unchanged
 from tests.conftest import FreshFilesystem
-from tests.harness import filesystems, images
+from tests.harness import capabilities, filesystems, images, plugin
+from tests.harness.cli import command, environment
 from tests.harness.images import GIB, MIB, qemu_img
 
 pytestmark = pytest.mark.filesystems("xfs", "btrfs")
@@ -326,6 +328,99 @@ def test_qemu_finds_nothing_wrong(directory: Path, base: Path) -> None:
     assert found.stat().st_ctime_ns == before
 
 
+LABELLING = """
+import os
+from allocpolicy import *
+
+class Label:
+    states = {states}
+    @property
+    def recipe(self):
+        self.states = self.states - 1
+        return "label" if self.states >= 0 else None
+    def describe(self): return "label it"
+    def run(self, target, progress): os.pwrite(target.fd, b"{label}", 0)
+
+class Labelling(Strategy):
+    api_version = max(API_VERSIONS)
+    summary = "labels"
+    def plan(self, *, request, options, facts):
+        size = request.virtual_size
+        return Plan(
+            mode=Mode.STAGED,
+            steps=(CreateRaw(virtual_size=size), Label()),
+            peak_bytes=1 << 20,
+            promised_bytes=size,
+        )
+    def verify(self, *, options, observation):
+        return Verdict(judgement=Judgement.MEETS, reason="")
+    def attach(self, *, options, observation):
+        return Attachment(
+            discard="unmap", detect_zeroes="off", cache="none", io="native"
+        )
+"""
+
+
+def labelled(directory: Path, plugin: Path, *, label: str, states: int = 99) -> Report:
+    """Prepare a disk by a strategy in a file, if that can be; make one, and report."""
+    plugin.write_text(LABELLING.format(label=label, states=states))
+    policy = Policy(default_strategy="labelling", configured=False)
+    wanted = order(directory / label, format="raw")
+    with plugin_file.registered([plugin]):
+        with contextlib.suppress(InvalidRequest):
+            prepared(wanted, policy=policy, watch=unwatched)
+        return provision(wanted, policy=policy)
+
+
+def test_code_that_changed_makes_another_disk(directory: Path) -> None:
+    """Whoever writes a plugin gets what it does, and no disk of its last version."""
+    with plugin.directory() as place:
+        for label in ("one", "two"):
+            assert is_clone(labelled(directory, place / "label.py", label=label))
+            with (directory / label).open("rb") as file:
+                assert file.read(3) == label.encode()
+    assert len(prepared_names(directory)) == 2
+
+
+@pytest.mark.parametrize("states", range(4))  # as often as it is asked for
+def test_a_recipe_that_comes_and_goes_is_none(directory: Path, states: int) -> None:
+    """However often it is stated: a disk is never known by the lack of one."""
+    with plugin.directory() as place:
+        file = place / "label.py"
+        report = labelled(directory, file, label="one", states=states)
+    assert not is_clone(report)
+    assert prepared_names(directory) == []
+
+
+@pytest.mark.filesystems("btrfs")
+def test_images_of_two_subvolumes_are_two(fresh_filesystem: FreshFilesystem) -> None:
+    """Also with one inode number, generation, size, mtime and ctime, as snapshots."""
+    mount_point = fresh_filesystem("btrfs")
+    policy = replace(POLICY, image_cache_dir=mount_point / "cache")
+    one, two = (mount_point / name for name in ("one", "two"))
+    for _ in range(100):  # until both are written in one tick of the clock
+        filesystems.run("btrfs", "-q", "subvolume", "create", str(one))
+        (one / "base").write_bytes(bytes(MIB))
+        filesystems.run("btrfs", "-q", "subvolume", "snapshot", str(one), str(two))
+        files = [os.open(place / "base", os.O_WRONLY) for place in (one, two)]
+        for number, fd in enumerate(files):
+            os.pwrite(fd, bytes([number]), 0)
+        states = [unchanged.state(fd) for fd in files]
+        for fd in files:
+            os.close(fd)
+        if states[0] == states[1]:
+            break
+        for place in (one, two):
+            filesystems.run("btrfs", "-q", "subvolume", "delete", str(place))
+    assert states[0] == states[1]
+    for place in (one, two):
+        wanted = order(place / "disk", base=place / "base")
+        prepared(wanted, policy=policy, watch=unwatched)
+        assert is_clone(provision(wanted, policy=policy))
+        formats = ("qcow2", "raw")
+        assert images.same_content(place / "disk", place / "base", formats=formats)
+
+
 def wait(directory: Path) -> None:
     """Wait until what is prepared in the background is there, or has failed."""
     filesystems.wait_for_preparing(directory)
@@ -407,6 +502,24 @@ def test_an_image_that_may_still_change_unseen_is_not_prepared_from(
     is_settled = time.time() > base.stat().st_ctime + 2  # the machine was that busy
     wait(directory)
     assert prepared_names(directory) == [] or is_settled
+
+
+def test_an_image_that_nobody_can_hold_is_not_prepared_from_at_once(
+    directory: Path, base: Path
+) -> None:
+    """A page that its owner keeps mapped may be written to, and no date shows it."""
+    os.chown(base, 1234, 1234)
+    settled(base)
+    disk = directory / "disk"
+    arguments = ("provision", disk, "--base", base, "--strategy", "performance")
+    subprocess.run(
+        capabilities.without("lease", "setuid", command=command(*arguments)),
+        env=environment(),
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    wait(directory)
+    assert prepared_names(directory) == []
 
 
 @pytest.mark.filesystems("ext4")
