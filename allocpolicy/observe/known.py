@@ -29,6 +29,7 @@ from allocpolicy.storage.lease import Leases
 from allocpolicy.storage.unchanged import State
 
 _ANY_WRITES = 0o222
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,7 @@ def of_files(files: Iterable[Found]) -> Knowledge:
     first = {one.status.st_dev: one.path for one in files if one.status is not None}
     for path in first.values():
         with contextlib.suppress(OSError):
-            fd = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+            fd = os.open(os.path.dirname(path), _DIRECTORY)
             try:
                 knowledge.prepare(fd)
             finally:

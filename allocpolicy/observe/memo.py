@@ -2,8 +2,8 @@
 
 It holds surveys by the state of the file (`storage.unchanged`) and by its layout. It is
 believed if nobody but us and root can have written it (`storage.remembered`), since
-the machine has started, and if the same code has read the images; whatever is wrong
-with it, it is as if there were none.
+the machine has started and the filesystem is mounted, and if the same code has read the
+images; whatever is wrong with it, it is as if there were none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import allocpolicy
 from allocpolicy.qcow2 import survey as surveys
 from allocpolicy.qcow2.survey import Survey
 from allocpolicy.record import dataclass
-from allocpolicy.storage import named_lock, remembered, unchanged
+from allocpolicy.storage import mounting, named_lock, remembered, unchanged
 from allocpolicy.storage.unchanged import State
 
 MOST = 100_000  #: files of a filesystem; those that were read first go first
@@ -96,10 +96,14 @@ class Memo:
 
 
 def filesystem_of(fd: int) -> str | None:
-    """Return the name of an open file's filesystem; None if its states don't count."""
-    if not unchanged.is_dated(fd):
+    """Return the name of an open file's filesystem, as it is mounted now.
+
+    None if its files' states don't count.
+    """
+    number = mounting.number(fd) if unchanged.is_dated(fd) else None
+    if number is None:
         return None
-    return f"{os.fstat(fd).st_dev:x}-{os.fstatvfs(fd).f_fsid:x}"
+    return f"{os.fstat(fd).st_dev:x}-{os.fstatvfs(fd).f_fsid:x}-{number:x}"
 
 
 def remember(learnt: Iterable[Learnt]) -> None:
@@ -124,7 +128,8 @@ def remember(learnt: Iterable[Learnt]) -> None:
 
 
 def _path(filesystem: str) -> Path:
-    return named_lock.own_directory() / f"tables-{filesystem}.json"
+    name, _, _ = filesystem.rpartition("-")  # what is mounted again has the same
+    return named_lock.own_directory() / f"tables-{name}.json"
 
 
 def _read(filesystem: str) -> list[_Row]:
@@ -136,7 +141,7 @@ def _read(filesystem: str) -> list[_Row]:
     if sum_of_it != _sum(body):  # cut short, or worse
         return []
     document = json.loads(body)
-    if document["reader"] != reader:
+    if [document["reader"], document["filesystem"]] != [reader, filesystem]:
         return []
     texts = document["surveys"]
     return [
@@ -154,7 +159,12 @@ def _write(filesystem: str, rows: list[_Row]) -> None:
         (*one.state, one.layout, texts.setdefault(one.survey, len(texts)), one.path)
         for one in rows
     ]
-    document = {"reader": reader, "surveys": list(texts), "files": files}
+    document = {
+        "reader": reader,
+        "filesystem": filesystem,
+        "surveys": list(texts),
+        "files": files,
+    }
     body = json.dumps(document).encode()
     content = _sum(body) + b"\n" + body
     remembered.write(_path(filesystem), content, most=_BYTES)

@@ -3,7 +3,9 @@
 A write, a truncation and the first store through a mapping set the file's ctime to the
 clock's time, and nobody can put that back, as utime(2) puts back mtime. Three things
 could hide a write all the same, and none does if they are asked for in this order: the
-state, the content, whether it `is_quiet`, the state once more.
+state, the content, whether it `is_quiet`, the state once more. All of that is of one
+`mounting`: fdatasync(2) stores data and no ctime, and a filesystem that loses its
+device, and is mounted again, has what was written since at the old ctime.
 
 - The clock ticks in steps of up to 10 ms before Linux 6.13: a second write in a tick
   leaves ctime as it is. What `is_settled` is many ticks old.

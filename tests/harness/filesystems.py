@@ -6,6 +6,7 @@ from pathlib import Path
 
 from allocpolicy.testing.filesystems import (
     KINDS,
+    NODISCARD,
     Unavailable,
     at_rest,
     available,
@@ -23,6 +24,7 @@ from allocpolicy.testing.filesystems import (
 
 __all__ = [
     "KINDS",
+    "NODISCARD",
     "Unavailable",
     "assert_clean",
     "at_rest",

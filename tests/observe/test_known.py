@@ -27,7 +27,15 @@ from allocpolicy.qcow2.survey import Survey
 from allocpolicy.qcow2.tables import OFFSET
 from allocpolicy.record import replace
 from allocpolicy.report.audit import Row
-from allocpolicy.storage import extent, trust, unchanged
+from allocpolicy.storage import (
+    extent,
+    mount,
+    mounting,
+    named_lock,
+    trust,
+    unchanged,
+)
+from tests.conftest import FreshFilesystem
 from tests.harness import filesystems
 from tests.harness.cli import provision
 from tests.harness.images import qemu_img
@@ -50,7 +58,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if trust.distrust(one.stat()) is not None:
             pytest.skip(f"others may change {one}")
     place = Path(tempfile.mkdtemp(dir=top, prefix="allocpolicy-test-"))
-    monkeypatch.setattr(memo, "_path", lambda name: place / f"tables-{name}.json")
+    monkeypatch.setattr(named_lock, "own_directory", lambda: place)
     yield place
     place.unlink() if place.is_symlink() else filesystems.remove_tree(place)
 
@@ -220,6 +228,86 @@ def test_a_change_just_after_a_look_is_seen(directory: Path) -> None:
         by_write(disk, l2 + 8 * number_of_entry, 7)
         assert not is_known(disk)
         assert knows(disk) == read(disk)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_change_whose_date_was_lost_is_seen(
+    fresh_filesystem: FreshFilesystem, kind: str
+) -> None:
+    """fdatasync(2) stores data and no ctime, and the filesystem may lose its device."""
+    top = fresh_filesystem(kind)
+    disk = prepared(top, size=64 * MiB)
+    os.sync()
+    settled(disk)
+    before, dates = knows(disk), disk.stat()
+    assert is_known(disk)
+    place = places(disk)["L2 table"]
+    with disk.open("r+b", buffering=0) as stream:
+        os.pwrite(stream.fileno(), b"\0", place)
+        os.fdatasync(stream.fileno())
+    lose_device(top)
+    remount(top)
+    assert disk.stat().st_ctime_ns == dates.st_ctime_ns
+    assert not is_known(disk)
+    assert knows(disk) == read(disk) != before
+
+
+@pytest.mark.filesystems("ext2", "ext4", "xfs", "btrfs")
+def test_each_mounting_has_a_number(directory: Path) -> None:
+    """What isn't open for reading may have none, but no wrong one."""
+    found = []
+    for flags in (os.O_RDONLY, os.O_PATH):
+        fd = os.open(directory, flags | os.O_DIRECTORY)
+        try:
+            found.append(mounting.number(fd))
+        finally:
+            os.close(fd)
+    readable, unreadable = found
+    assert readable is not None
+    assert unreadable in (readable, None)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_what_is_mounted_again_is_read(
+    fresh_filesystem: FreshFilesystem, memory: Path, kind: str
+) -> None:
+    """One memo of a filesystem is kept, of how it is mounted now."""
+    top = fresh_filesystem(kind)
+    disk = prepared(top, size=64 * MiB)
+    settled(disk)
+    before = knows(disk)
+    for _ in range(2):
+        assert is_known(disk)
+        remount(top)
+        assert not is_known(disk)
+        assert knows(disk) == before
+    assert len([*memory.iterdir()]) == 1
+
+
+def lose_device(top: Path) -> None:
+    """Have a filesystem stop at once, as it does when its device is gone.
+
+    What is in memory only is lost, the log's end too (FS_SHUTDOWN_FLAGS_NOLOGFLUSH).
+    """
+    fd = os.open(top, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, 0x8004587D, struct.pack("=I", 2))
+    finally:
+        os.close(fd)
+
+
+def remount(top: Path) -> None:
+    """Unmount a filesystem and mount it again, on the same loop device."""
+    fd = os.open(top, os.O_PATH)
+    try:
+        found = mount.of(fd)
+        source = Path(found.source)
+    finally:
+        os.close(fd)
+    with source.open("rb"):  # else the loop device goes with the mount
+        filesystems.unmount(top)
+        options = filesystems.NODISCARD.get(found.type, ("rw",))
+        filesystems.mount(found.type, source=source, mount_point=top, options=options)
 
 
 @on_all
