@@ -53,10 +53,9 @@ def _replace(name: str, content: bytes, *, directory: int) -> None:
             os.unlink(new, dir_fd=directory)
         return
     try:
-        with open(fd, "wb", buffering=0) as file:
-            written = file.write(content)
-        if written == len(content):
-            os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+        with open(fd, "wb") as file:  # a single write(2) may write less, and tell none
+            file.write(content)
+        os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(new, dir_fd=directory)
