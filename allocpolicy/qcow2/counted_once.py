@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
-from allocpolicy.qcow2 import tables
+from allocpolicy.qcow2 import consistency, tables
 from allocpolicy.qcow2.geometry import REFCOUNT_SIZE
 from allocpolicy.qcow2.header import Header
 from allocpolicy.storage import effort, reading
@@ -25,15 +25,17 @@ _ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
 def check(fd: int, header: Header, *, clusters: int, path: Path) -> bool:
     """Return whether nothing more is counted than the file's clusters, each once.
 
-    False, too, where refcounts have another width than 16 bits.
+    False, too, where refcounts have another width than 16 bits. To QEMU it is a leak if
+    what isn't said to have a refcount of one (the COPIED bit) is counted more often.
 
     :param clusters: how many the file has, all of which are referred to once.
-    :raises ImageError: when one of these has another refcount.
+    :raises ImageError: when one of these has another refcount, which isn't a leak.
     """
     if header.refcount_bits != 8 * REFCOUNT_SIZE:
         return False
     table = tables.read_refcount_table(fd, header, path=path)
     per_block, done = header.cluster_size // REFCOUNT_SIZE, 0
+    exact = True
     for offset, blocks in _runs(table, size=header.cluster_size):
         effort.check()
         count = blocks * per_block
@@ -42,13 +44,14 @@ def check(fd: int, header: Header, *, clusters: int, path: Path) -> bool:
             found = reading.read(fd, count * REFCOUNT_SIZE, offset=offset)
         used = min(count, max(0, clusters - done))
         if not found.startswith(_ONE * used):
-            _refuse(found, header, done, used, path=path)
+            _refuse(fd, found, header, done, used, path=path)
+            exact = False
         if found.count(0, used * REFCOUNT_SIZE) < len(found) - used * REFCOUNT_SIZE:
             return False
         done += count
     if done < clusters:
-        _refuse(b"", header, done, clusters - done, path=path)
-    return True
+        _refuse(fd, b"", header, done, clusters - done, path=path)
+    return exact
 
 
 def _runs(table: tuple[int, ...], *, size: int) -> Iterator[tuple[int, int]]:
@@ -66,15 +69,21 @@ def _runs(table: tuple[int, ...], *, size: int) -> Iterator[tuple[int, int]]:
         yield start, count
 
 
-def _refuse(found: bytes, header: Header, done: int, used: int, *, path: Path) -> None:
-    """Name the first cluster whose refcount isn't one.
+def _refuse(
+    fd: int, found: bytes, header: Header, done: int, used: int, *, path: Path
+) -> None:
+    """Name the first cluster with a wrong refcount.
 
-    :raises ImageError: if there is any among those in use.
+    :raises ImageError: if there is any among those in use but leaks.
     """
+    places = consistency.metadata_places(fd, header, path=path)
     for index in range(used):
         entry = found[index * REFCOUNT_SIZE : (index + 1) * REFCOUNT_SIZE]
-        if entry != _ONE:
-            host = (done + index) * header.cluster_size
-            number = int.from_bytes(entry, "big")
-            reason = f"the cluster at host offset {host} is in use once, and counted"
-            raise ImageError(path, f"{reason} {number} times: {_REPAIR}")
+        if entry == _ONE:
+            continue
+        number, cluster = int.from_bytes(entry, "big"), done + index
+        if number and any(start <= cluster < end for start, end in places):
+            continue
+        host = cluster * header.cluster_size
+        reason = f"the cluster at host offset {host} is in use once, and counted"
+        raise ImageError(path, f"{reason} {number} times: {_REPAIR}")

@@ -40,6 +40,7 @@ from tests.harness.qcow2_disks import (
 from tests.harness.qcow2_writes import guest_commands, qemu_io, running
 
 pytestmark = pytest.mark.qemu
+_LEAKS = 3  # the exit status of qemu-img check that found nothing else
 CLUSTER_SIZES = [512 << shift for shift in range(13)]
 
 
@@ -416,3 +417,29 @@ def test_a_refcount_block_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     patch(disk, end, bytes(512))
     with pytest.raises(ImageError, match="the file ends inside its refcount blocks"):
         used_of(disk)
+
+
+@pytest.mark.parametrize("refcount", [0, 2, 3])
+@pytest.mark.parametrize("options", ["", "compat=0.10", "cluster_size=4K"])
+def test_what_qemu_calls_a_leak_is_no_error(
+    tmp_path: Path, options: str, refcount: int
+) -> None:
+    """Of a disk all of whose clusters are in use, one refcount changed."""
+    chosen = ["preallocation=metadata", *filter(None, [options])]
+    disk = create(tmp_path / "disk", MiB, *chosen)
+    header = header_of(disk)
+    blocks = number(disk, header.refcount_table_offset)
+    last = disk.stat().st_size // header.cluster_size - 1
+    for cluster in (0, 1, 2, 3, 4, 5, 6, last):
+        place = blocks + 2 * cluster
+        patch(disk, place, refcount.to_bytes(2, "big"))
+        done = subprocess.run(
+            ["qemu-img", "check", "-q", disk], capture_output=True, check=False
+        )
+        if done.returncode == _LEAKS:
+            assert count_of(disk).leaked == 0
+        else:
+            assert done.returncode
+            with pytest.raises(ImageError, match="in use once, and counted"):
+                count_of(disk)
+        patch(disk, place, (1).to_bytes(2, "big"))
