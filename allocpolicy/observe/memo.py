@@ -26,7 +26,8 @@ from allocpolicy.storage.unchanged import State
 MOST = 100_000  #: files of a filesystem; those that were read first go first
 _BYTES = 64 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_READING = ("qcow2", "storage")  # our rooms whose code makes a survey
+# Our rooms whose code makes a survey, and the memo.
+_READING = ("qcow2", "storage", "observe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ def _read(filesystem: str) -> list[_Row]:
     if sum_of_it != _sum(body):  # cut short, or worse
         return []
     document = json.loads(body)
-    if [document["reader"], document["filesystem"]] != [reader, filesystem]:
+    if document["reader"] != [*reader, filesystem]:
         return []
     texts = document["surveys"]
     return [
@@ -159,12 +160,8 @@ def _write(filesystem: str, rows: list[_Row]) -> None:
         (*one.state, one.layout, texts.setdefault(one.survey, len(texts)), one.path)
         for one in rows
     ]
-    document = {
-        "reader": reader,
-        "filesystem": filesystem,
-        "surveys": list(texts),
-        "files": files,
-    }
+    known_as = [*reader, filesystem]
+    document = {"reader": known_as, "surveys": list(texts), "files": files}
     body = json.dumps(document).encode()
     content = _sum(body) + b"\n" + body
     remembered.write(_path(filesystem), content, most=_BYTES)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -413,6 +414,8 @@ def test_a_memo_that_is_wrong_is_as_none(directory: Path, memory: Path) -> None:
         changed = bytearray(whole)
         changed[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
         wrong.append(bytes(changed))
+    earlier = b'{"reader": ["of an earlier version"]}'
+    wrong.append(b"%08x\n" % zlib.crc32(earlier) + earlier)
     for content in wrong:
         file.write_bytes(content)
         assert not is_known(disk)
