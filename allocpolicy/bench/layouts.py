@@ -51,9 +51,10 @@ class Layout:
     def node(self, disk: Path, *, aio: str) -> dict[str, Any]:
         """Return the options of QEMU's block drivers that open the disk.
 
-        Discards and zeroes are written as they come.
+        QEMU runs in its directory: a path may have bytes that JSON can't say. Discards
+        and zeroes are written as they come.
         """
-        file: dict[str, Any] = {"driver": "file", "filename": str(disk), "aio": aio}
+        file: dict[str, Any] = {"driver": "file", "filename": disk.name, "aio": aio}
         if self.preallocates:
             file = {"driver": "preallocate", "file": file}
         as_it_comes = {"discard": "ignore", "detect-zeroes": "off"}

@@ -23,6 +23,7 @@ from allocpolicy.operations.inspect_base import inspect_base
 from allocpolicy.progress import unwatched
 from allocpolicy.record import replace
 from allocpolicy.report.base_inspection import BaseInspection
+from allocpolicy.storage import directories
 from allocpolicy.wording import amount
 
 _SHARE = 10  # what takes more than one part in ten of what is free is asked for
@@ -162,7 +163,7 @@ def _wanted(arguments: argparse.Namespace, *, policy: Policy) -> Wanted:
     if arguments.rounds is not None and arguments.rounds < 1:
         raise InvalidRequest(f"--rounds is {arguments.rounds}: at least 1")
     return Wanted(
-        directory=arguments.directory,
+        directory=directories.absolute(arguments.directory),
         layouts=layouts.chosen(arguments.layout),
         size=regions.checked(written or (128 * _MIB if quick else _GIB)),
         rounds=rounds,

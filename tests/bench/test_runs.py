@@ -87,6 +87,25 @@ def test_every_layout_is_measured_or_says_why_not(directory: Path) -> None:
     assert left(directory) == []
 
 
+@pytest.mark.system
+def test_a_directory_of_any_name_is_measured_wherever_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a relative path as well, and though no text can say the name."""
+    monkeypatch.chdir(tmp_path)
+    directory = Path("a,b =\n\udcff")
+    directory.mkdir()
+    names = ("performance", "qemu-img: overlay", OUTSIDE)
+    finished = allocpolicy("bench", directory, *SMALL, *of(*names), "-f", "json")
+    assert finished.status == 0, finished.stderr
+    for row in finished.document:
+        assert (row["reason"], row["no_guest"]) == (None, None)
+        assert row["dd_rate"] > 0
+        assert row["directory"] == str(tmp_path / directory)
+    assert list(tmp_path.iterdir()) == [tmp_path / directory]
+    assert list(directory.iterdir()) == []
+
+
 @contextmanager
 def in_a_guest(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """Have a run that takes long, and whose guest has started to write."""

@@ -54,7 +54,8 @@ def run(
 ) -> Ended:
     """Run a machine until it powers off, and return what its guest wrote.
 
-    :param place: the directory of the files that the serial lines go to.
+    :param place: the directory that QEMU runs in, which gets the files of the serial
+        lines.
     :param devices: options of QEMU's command line.
     :param boots_within: seconds until the script must start.
     :param timeout: seconds from then until the machine must be off.
@@ -69,13 +70,12 @@ def run(
         programs.find("qemu-system-x86_64"),
         *("-accel", accelerator, "-machine", "q35", "-m", str(_MEBIBYTES), "-smp", "1"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-serial", f"file:{_escaped(console)}"),
-        *("-serial", f"file:{_escaped(output)}"),
-        *("-kernel", str(kernel.path), "-initrd", str(initrd)),
+        *("-serial", f"file:{CONSOLE}", "-serial", f"file:{OUTPUT}"),
+        *("-kernel", str(kernel.path.absolute()), "-initrd", str(initrd.absolute())),
         *("-append", COMMAND_LINE),
         *devices,
     ]
-    said = _run(command, console=console, boots_within=boots_within, timeout=timeout)
+    said = _run(command, place=place, boots_within=boots_within, timeout=timeout)
     written, found, status = _read(output).rpartition(EXIT_STATUS)
     return Ended(
         status=int(status) if found else None,
@@ -87,11 +87,12 @@ def run(
 
 
 def _run(
-    command: Sequence[str], *, console: Path, boots_within: float, timeout: float
+    command: Sequence[str], *, place: Path, boots_within: float, timeout: float
 ) -> str:
     """Run QEMU to its end, or kill it when it takes too long; return what it said."""
     machine = subprocess.Popen(
         command,
+        cwd=place,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,7 +100,7 @@ def _run(
     )
     with machine:
         try:
-            if not _starts(machine, console, within=boots_within):
+            if not _starts(machine, place / CONSOLE, within=boots_within):
                 machine.kill()
             return machine.communicate(timeout=timeout)[1]
         except subprocess.TimeoutExpired:
@@ -122,8 +123,3 @@ def _starts(machine: subprocess.Popen[str], console: Path, *, within: float) -> 
 
 def _read(path: Path) -> str:
     return path.read_text(errors="replace")
-
-
-def _escaped(path: Path) -> str:
-    """Return a path in an option of QEMU's, in which commas part values."""
-    return str(path).replace(",", ",,")
