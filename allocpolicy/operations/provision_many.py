@@ -185,7 +185,7 @@ def warm(order: Order, *, policy: Policy) -> None:
     """Import what such disks take, so that each worker needn't: 0.1 s of CPU in all."""
     for name in _LATE:
         import_module(f"allocpolicy.{name}")
-    with suppress(Error):  # it is told of the order
+    with suppress(Exception):  # it is told of the order
         resolve(
             policy=policy,
             disk_role=order.disk_role,

@@ -86,7 +86,11 @@ BAD = {
     '{"disk": "/x", "role": "rot"}': "did you mean 'root'?",
     '{"disk": "/x", "mode": 640}': "octal digits in quotes",
     '{"disk": "/x", "mode": "0999"}': "octal permission bits",
+    '{"disk": "/x", "mode": "\\u0666\\u0664\\u0660"}': "octal permission bits",
+    '{"disk": "/x", "mode": "6_4_0"}': "octal permission bits",
     '{"disk": "/x", "owner": "root"}': "USER:GROUP",
+    '{"disk": "/x", "owner": "root\\u0000:root"}': "there is no user",
+    '{"disk": "/x", "owner": "root:\\ud800"}': "there is no group",
     '{"disk": "/x", "owner": ["root", "root"]}': "give a str",
     '{"disk": "/x", "strategy": "spcae", "size": "1M"}': "did you mean 'space'?",
     '{"disk": "/x", "strategy": 1}': "give a str",
@@ -118,6 +122,13 @@ def test_a_bad_line_harms_no_other(tmp_path: Path) -> None:
     assert all(disk.exists() for disk in disks)
     told = f"{len(BAD)} of {2 * len(BAD)} disks failed"
     assert (finished.status, finished.stderr) == (2, f"allocpolicy provision: {told}\n")
+
+
+@pytest.mark.parametrize("bad", ['{"disk": "/x", "owner": "a\\u0000:b"}', "nonsense"])
+def test_a_bad_first_line_harms_no_other(tmp_path: Path, bad: str) -> None:
+    """It is the one by which the command learns what there is to import."""
+    results, finished = batch(tmp_path, f"{bad}\n{line(tmp_path / 'disk')}")
+    assert [one["exit_status"] for one in results] == [2, 0], finished.stderr
 
 
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class Work:
 
     def warm(self, line: Line) -> None:
         """Import what such disks take, if the line is an order."""
-        with contextlib.suppress(Error):  # it is told of the line
+        with contextlib.suppress(Exception):  # it is told of the line
             warm(order.of(line.given, self._beside), policy=self._policy)
 
     def _told(self, line: Line, *, late: ExitStack) -> Told:

@@ -19,10 +19,8 @@ def parse(*, owner: str | None, mode: str) -> Access:
 
     :raises InvalidRequest: for an unknown user or group, or an invalid mode.
     """
-    try:
-        bits = int(mode, 8)
-    except ValueError:
-        bits = -1
+    # int() takes underscores, blanks, prefixes and the digits of all alphabets.
+    bits = int(mode, 8) if re.fullmatch(r"(0o)?[0-7]{1,6}", mode) else -1
     if not 0 <= bits <= MODE_BITS:
         raise InvalidRequest(
             f"mode {mode!r}: write octal permission bits, such as 0640"
@@ -47,5 +45,5 @@ def _number(name: str, kind: str, look_up: Callable[[str], int]) -> int:
         raise InvalidRequest(f"owner: {name} is not a valid {kind} number")
     try:
         return look_up(name)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:  # ValueError: NUL, or half a character
         raise InvalidRequest(f"owner: there is no {kind} {name!r}") from error
