@@ -28,6 +28,8 @@ Thing_contra = TypeVar("Thing_contra", contravariant=True)
 
 #: answers that wait for those before them, and things in work: what a stream may take
 WINDOW = 1024
+#: seconds until it is looked whether a worker is gone whose pipe is open all the same
+_LOOK = 1.0
 _NO_WORKER = "no worker process can be started: {}; try again with fewer --jobs"
 
 
@@ -48,10 +50,36 @@ class _Worker:
 
     def end(self) -> None:
         """Kill it, whatever it is doing."""
+        if not self.is_gone:  # before it ends by itself, where nobody awaits it
+            self.signal(signal.SIGKILL)
         os.close(self.things)
         os.close(self.answers)
-        os.kill(self.pid, signal.SIGKILL)  # nobody else has the pid before waitpid
-        os.waitpid(self.pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; nobody else has its pid before waitpid.
+
+        But where a program ignores SIGCHLD, the kernel doesn't wait for that.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended. What a plugin forked there may keep its pipes open."""
+        try:
+            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.pid, how) is not None
+        except ChildProcessError:
+            return True
+
+    def last_answer(self) -> bytes | None:
+        """Return the answer that it gave before it ended; None: it gave none."""
+        os.set_blocking(self.answers, False)
+        with contextlib.suppress(BlockingIOError):
+            return messages.receive(self.answers)
+        return None
 
 
 class Crew(Generic[Thing]):
@@ -115,7 +143,7 @@ class Crew(Generic[Thing]):
         """
         with interrupts_postponed():
             for worker, _, _ in self._busy.values():
-                os.kill(worker.pid, signal.SIGTERM)
+                worker.signal(signal.SIGTERM)
         while self._busy:
             self._wait(None)
         for number in sorted(self._answered):
@@ -158,6 +186,9 @@ class Crew(Generic[Thing]):
             worker = self._idle.pop() if self._idle else self._begun()
             if worker is None:
                 self._wait(None)
+                continue
+            if worker.is_gone:
+                worker.end()
                 continue
             try:
                 messages.send(worker.things, message)
@@ -229,10 +260,12 @@ class Crew(Generic[Thing]):
         if awaited is not None:
             self._selector.register(awaited, selectors.EVENT_READ)
         try:
-            ready = [key.fd for key, _ in self._selector.select()]
+            timeout = _LOOK if self._busy else None
+            ready = [key.fd for key, _ in self._selector.select(timeout)]
         finally:
             if awaited is not None:
                 self._selector.unregister(awaited)
+        ready = ready or [fd for fd, (one, _, _) in self._busy.items() if one.is_gone]
         for fd in ready:
             if fd in self._busy:
                 with interrupts_postponed():
@@ -241,12 +274,12 @@ class Crew(Generic[Thing]):
     def _take(self, answers: int) -> None:
         """Take the answer of a worker, which is idle then, or gone."""
         worker, number, thing = self._busy[answers]
-        message = messages.receive(answers)
+        is_gone = worker.is_gone
+        message = worker.last_answer() if is_gone else messages.receive(answers)
         self._selector.unregister(answers)
         del self._busy[answers]
-        if message is None:
+        if is_gone or message is None:
             worker.end()
-            message = self._lost(thing)
         else:
             self._idle.append(worker)
-        self._answered[number] = message
+        self._answered[number] = self._lost(thing) if message is None else message

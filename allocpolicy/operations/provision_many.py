@@ -7,8 +7,8 @@ import io
 import os
 import pickle
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -34,8 +34,8 @@ _PER_CORE = 4  # processes: most of a disk's time is waiting for its syncs
 # What is imported when a disk is made: by the admission, and for its tables.
 _LATE = ("execute.demand", "images.appearance", "observe.account", "qcow2.writer")
 LOST = (
-    "its worker process was killed, perhaps for lack of memory: if the disk is there,"
-    " it is complete"
+    "its worker process was killed, perhaps for lack of memory, or ended by a plugin:"
+    " if the disk is there, it is complete"
 )
 
 
@@ -125,15 +125,18 @@ def _given(orders: Iterable[Order]) -> Iterator[_Given]:
 
 
 def _watched(
-    results: Iterator[Result], *, watch: Watcher, total: int
+    results: Generator[Result, None, None], *, watch: Watcher, total: int
 ) -> Iterator[Result]:
     progress = watch("create disks")
-    for number, result in enumerate(results, start=1):
-        progress(done=number, total=total)
-        yield result
+    with closing(results):  # at once, whoever holds the traceback of what ended it
+        for number, result in enumerate(results, start=1):
+            progress(done=number, total=total)
+            yield result
 
 
-def _one_by_one(given: Iterable[_Given], *, policy: Policy) -> Iterator[Result]:
+def _one_by_one(
+    given: Iterable[_Given], *, policy: Policy
+) -> Generator[Result, None, None]:
     for one in given:
         with ExitStack() as late:
             result = _result(one, policy=policy, late=late)
@@ -142,7 +145,7 @@ def _one_by_one(given: Iterable[_Given], *, policy: Policy) -> Iterator[Result]:
 
 def _by_workers(
     given: Iterator[_Given], *, policy: Policy, processes: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     orders: deque[Order] = deque()
     told = -1
 

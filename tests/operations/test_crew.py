@@ -84,6 +84,42 @@ def test_what_a_killed_worker_was_at_is_lost_and_nothing_else() -> None:
         assert answers_of(work, 40, workers=workers) == wanted
 
 
+def test_a_worker_is_gone_though_a_process_that_it_forked_is_not() -> None:
+    """Which has the worker's pipes as well, as what a plugin leaves behind."""
+    source, sink = os.pipe()
+
+    def work(number: int, *, late: ExitStack) -> bytes:
+        if number % 3 == 1:
+            if not os.fork():
+                os.close(sink)
+                os.read(source, 1)
+            os._exit(0)
+        return b"%d" % number
+
+    try:
+        found = answers_of(work, 6, workers=2)
+    finally:
+        os.close(sink)
+        os.close(source)
+    assert found == [lost(one) if one % 3 == 1 else b"%d" % one for one in range(6)]
+
+
+def test_nobody_need_await_the_children_of_the_program() -> None:
+    """Who ignores SIGCHLD has that done by the kernel, and so may its parent."""
+
+    def work(number: int, *, late: ExitStack) -> bytes:
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return b"%d" % number
+
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        found = answers_of(work, 9, workers=3)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert found == [b"%d" % one if one != 5 else lost(one) for one in range(9)]
+
+
 def test_work_that_is_interrupted_has_an_answer_and_what_was_not_begun_has_none() -> (
     None
 ):
