@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from allocpolicy.errors import CommandError
+from allocpolicy.errors import CommandError, WorkerLost
 from allocpolicy.progress import Progress
 from allocpolicy.qemu_failure import MISSING, NOT_INSTALLED, PROGRAM, damage, explain
 from allocpolicy.qemu_nodes import Image, file_node, served
@@ -29,6 +29,10 @@ MEMORY_LIMIT = 4 << 30
 OUTPUT_SLACK = 64 << 20
 CPU_SECONDS = 60
 CPU_BYTES_PER_SECOND = 4 << 20  # slower than any machine decompresses
+_UNKNOWN = (
+    "how a program ended that converts images is unknown: this process ignores SIGCHLD,"
+    " or awaits children that aren't its own; have it do neither"
+)
 MESSAGE_LIMIT = 64 << 10
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
@@ -189,20 +193,36 @@ def _run(
         raise CommandError((command[0],), MISSING, NOT_INSTALLED) from error
     try:
         stderr = _follow(process, work, progress)
+        status = status_of(process)
     except BaseException:
         process.kill()
         raise
     finally:
         process.wait()
-    if process.returncode:
+    if status:
         explain(
             stderr,
             command=(PROGRAM, *arguments),
-            status=process.returncode,
+            status=status,
             source=source,
             target=target,
             work=work,
         )
+
+
+def status_of(process: subprocess.Popen[bytes]) -> int:
+    """Wait until a program has ended, and return its exit status.
+
+    Where a program that uses us ignores SIGCHLD, or awaits any child, nobody knows it:
+    `subprocess` has 0 then, and half a copy would be a whole one.
+
+    :raises WorkerLost: when nobody knows it.
+    """
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError as error:
+        raise WorkerLost(_UNKNOWN) from error
+    return process.wait()
 
 
 def limits(*, work: int, output: int) -> list[str]:

@@ -6,14 +6,15 @@ import contextlib
 import os
 import re
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from allocpolicy import qemu_img
-from allocpolicy.errors import Error, ImageError, NotEnoughSpace
+from allocpolicy import Order, Policy, provision, qemu_img
+from allocpolicy.errors import Error, ImageError, NotEnoughSpace, WorkerLost
 from allocpolicy.progress import unwatched
 from allocpolicy.qemu_nodes import Image
 from tests.harness import cli, filesystems, images, ordinary_user, vhd
@@ -61,6 +62,52 @@ def test_a_lower_limit_that_we_were_given_is_kept(
     )
     assert finished.returncode == 0, finished.stderr
     assert images.same_content(disk, base, formats=("qcow2", "qcow2"))
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """An image of which QEMU reads a part, and then fails."""
+    image, raw = tmp_path / "image.vmdk", tmp_path / "image.raw"
+    raw.write_bytes(b"".join(b"%07d\n" % one for one in range(MIB)))
+    options = ("-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized")
+    subprocess.run(["qemu-img", "convert", *options, raw, image], check=True)
+    with image.open("r+b") as file:
+        file.seek(image.stat().st_size // 2)
+        file.write(bytes(4096))
+    return image
+
+
+@pytest.mark.qemu
+def test_a_command_learns_of_a_failure_whatever_its_parent_ignores(
+    tmp_path: Path, damaged: Path
+) -> None:
+    """An ignored SIGCHLD is inherited, and the status of a child is lost by it."""
+    finished = subprocess.run(
+        cli.command("provision", tmp_path / "disk", "--base", damaged),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=cli.environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+    )
+    assert finished.returncode == 2, finished.stdout
+    assert "it is damaged" in finished.stderr
+    assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.qemu
+def test_where_nobody_knows_how_it_ended_it_has_failed(
+    tmp_path: Path, damaged: Path
+) -> None:
+    """As in a program that ignores SIGCHLD."""
+    order = Order(destination=tmp_path / "disk", base=damaged)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(WorkerLost, match="SIGCHLD"):
+            provision(order, policy=Policy(configured=False))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert not (tmp_path / "disk").exists()
 
 
 @pytest.fixture

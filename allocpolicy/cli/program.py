@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 
 from allocpolicy.cli import paths_alone
@@ -33,6 +34,8 @@ def served() -> int:
     """Run the command of the command line; return its exit status."""
     standard_output.begin()
     standard_error.begin()
+    # Who ignores it, as a parent may, never learns that a program has failed.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Imports create tens of thousands of lasting objects; searching them repeatedly
     # for cyclic garbage took a tenth of a command's time.
     gc.set_threshold(200_000)

@@ -100,7 +100,7 @@ def _output(
     while chunk := process.stdout.read(_CHUNK):
         yield chunk
     said = process.stderr.read(qemu_img.MESSAGE_LIMIT).decode(errors="replace")
-    status = process.wait()
+    status = qemu_img.status_of(process)
     if status in _NOT_THE_IMAGE:
         reason = qemu_failure.NOT_INSTALLED if status == 127 else said
         raise CommandError(_PROGRAMS[source.format], status, reason)
