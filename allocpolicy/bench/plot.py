@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,20 @@ def check(path: Path) -> None:
         raise InvalidRequest(f"--plot {path}: {suffix!r} is no picture; {allowed}")
     if not directories.absolute(path).parent.is_dir():
         raise InvalidRequest(f"--plot {path}: its directory does not exist")
-    if importlib.util.find_spec("matplotlib") is None:
+    if path.is_dir():
+        raise InvalidRequest(f"--plot {path}: it is a directory")
+    try:  # root may write by the mode bits where the filesystem lets nobody
+        with tempfile.TemporaryFile(dir=directories.absolute(path).parent):
+            pass
+    except OSError as error:
+        raise InvalidRequest(f"--plot {path}: {error.strerror}") from error
+    try:
+        import matplotlib.figure  # noqa: F401  (it may be there, and not work)
+    except ImportError as error:
         raise InvalidRequest(
-            f"--plot {path}: matplotlib is not installed: pip install"
+            f"--plot {path}: matplotlib can't be imported ({error}): pip install"
             " 'allocpolicy[plot]'"
-        )
+        ) from error
 
 
 def draw(result: Result, path: Path) -> None:

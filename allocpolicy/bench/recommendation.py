@@ -105,7 +105,8 @@ def _sentence(best: Measured, io: str | None, rows: Sequence[Measured]) -> str:
     attached = f", attached with io={io}," if io else ""
     beside = next((row for row in rows if row.layout.original == _COW), None)
     said = "; ".join(_compared(best, beside))
-    return f"{specs}{attached} is the least that is as fast as any: {said}"
+    least = "is the least that is as fast as any measured strategy"
+    return f"{specs}{attached} {least}: {said}"
 
 
 def _compared(best: Measured, beside: Measured | None) -> Iterator[str]:

@@ -265,6 +265,19 @@ def test_what_can_t_be_drawn_is_told_before_anything_is_measured(
     assert said in finished.stderr
 
 
+def test_a_picture_that_nobody_can_write_is_told_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    """Not when the figures are there, which would be lost."""
+    (tmp_path / "a.svg").mkdir()
+    for path in (tmp_path / "a.svg", Path("/proc/a.svg")):
+        options = (*SMALL, "--no-guest", *of(OUTSIDE), "--plot", path)
+        finished = allocpolicy("-v", "bench", tmp_path, *options)
+        assert finished.status == 2
+        assert f"--plot {path}: " in finished.stderr
+        assert "Linux" not in finished.stderr
+
+
 def test_a_picture_needs_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
