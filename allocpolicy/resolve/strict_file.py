@@ -6,18 +6,26 @@ than interpreted; errors are reported with line and column.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from allocpolicy.record import dataclass
 from allocpolicy.schema import Invalid
 
 if TYPE_CHECKING:
     import yaml
 
 SIZE_LIMIT = 4 * 1024 * 1024  # bytes; some ten thousand flavors
+# An item of a list that isn't in brackets, whose lines are indented but for the first;
+# and what may be before such a list.
+_ITEM = re.compile(r"^-(?=[ \t\r\n])", re.MULTILINE)
+_COMMENTS = re.compile(r"(?:(?:#|%|---(?=\s)).*\n|[ \t\r]*\n)*")
 
 
 def read(path: Path) -> object:
@@ -91,21 +99,75 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def yaml_items(content: bytes) -> list[tuple[int, object]]:
-    """Return the items of a list in YAML, each with its line.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """An item of a list: the line that it begins in, its data, or why it has none."""
 
-    :raises Invalid: when it is no list, or not valid, saying where.
+    line: int
+    data: object = None
+    problem: str = ""
+
+
+def yaml_items(content: bytes) -> list[Item]:
+    """Return the items of a list in YAML; one that is not valid harms no other.
+
+    :raises Invalid: when it is no list, or it can't be seen where an item begins.
     """
     text = _decoded(content)
-    with _yaml_errors():
-        loader = _loader(text)
+    try:
+        return _yaml_items(text)
+    except Invalid:
+        parts = list(_ITEM.finditer(text))
+        if not parts or _COMMENTS.fullmatch(text, 0, parts[0].start()) is None:
+            raise
+    return list(_each_alone(text, [one.start() for one in parts]))
+
+
+def _each_alone(text: str, starts: Sequence[int]) -> Iterator[Item]:
+    """Yield the items of a list that as a whole is not valid."""
+    line = 1 + text.count("\n", 0, starts[0])
+    for start, end in itertools.pairwise([*starts, len(text)]):
+        part = text[start:end]
+        try:
+            yield from _yaml_items(part, before=line - 1)
+        except Invalid as error:
+            yield Item(line=line, problem=str(error))
+        line += part.count("\n")
+
+
+def _yaml_items(text: str, *, before: int = 0) -> list[Item]:
+    """Return the items of a list, some of which may break our rules.
+
+    :param before: how many lines there are before the text.
+    :raises Invalid: when it is no list, or not valid.
+    """
+    problems: list[Any] = []
+    with _yaml_errors(before=before):
+        loader = _loader(text, refuse=problems.append)
         node = loader.get_single_node()
         if node is None or node.id != "sequence":
             raise Invalid("it is no list")
-        return [
-            (one.start_mark.line + 1, loader.construct_document(one))
-            for one in node.value
-        ]
+    starts = [one.start_mark.index for one in node.value]
+    broken = {
+        bisect.bisect_right(starts, one.problem_mark.index) - 1: one
+        # The first of an item is told.
+        for one in sorted(problems, key=lambda one: -one.problem_mark.index)
+    }
+    return [
+        _item(loader, one, broken.get(number), before=before)
+        for number, one in enumerate(node.value)
+    ]
+
+
+def _item(loader: Any, node: Any, broken: Exception | None, *, before: int) -> Item:
+    line = node.start_mark.line + 1 + before
+    try:
+        with _yaml_errors(before=before):
+            if broken is not None:
+                raise broken
+            return Item(line=line, data=loader.construct_document(node))
+    except Invalid as error:
+        return Item(line=line, problem=str(error))
 
 
 def _parse_yaml(text: str) -> object:
@@ -113,7 +175,15 @@ def _parse_yaml(text: str) -> object:
         return cast(object, _loader(text).get_single_data())
 
 
-def _loader(text: str) -> Any:
+def _raised(error: Exception) -> None:
+    raise error
+
+
+def _loader(text: str, *, refuse: Callable[[Exception], None] = _raised) -> Any:
+    """Return what loads the text.
+
+    :param refuse: gets each error that is a breach of our rules, not of YAML's.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -123,21 +193,24 @@ def _loader(text: str) -> Any:
             if self.check_event(yaml.AliasEvent):
                 mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
                 problem = "aliases are refused; write the value again"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+                refuse(yaml.MarkedYAMLError(problem=problem, problem_mark=mark))
+                return yaml.ScalarNode("tag:yaml.org,2002:str", "", mark, mark)
             return super().compose_node(parent, index)
 
         def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
             node = super().compose_mapping_node(anchor)
-            _check_keys(node, fail=yaml.MarkedYAMLError)
+            for problem, mark in _bad_keys(node):
+                refuse(yaml.MarkedYAMLError(problem=problem, problem_mark=mark))
             return node
 
     return Loader(text)
 
 
 @contextlib.contextmanager
-def _yaml_errors() -> Iterator[None]:
+def _yaml_errors(*, before: int = 0) -> Iterator[None]:
     """Tell PyYAML's errors.
 
+    :param before: how many lines there are before the text.
     :raises Invalid: instead of them.
     """
     import yaml
@@ -150,7 +223,9 @@ def _yaml_errors() -> Iterator[None]:
         raise Invalid("it is nested too deeply") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        place = (
+            f"line {mark.line + 1 + before}, column {mark.column + 1}: " if mark else ""
+        )
         problem = error.problem or error.context
         raise Invalid(f"{place}not valid YAML: {problem}") from error
     except (yaml.YAMLError, ValueError, KeyError, OverflowError) as error:
@@ -160,13 +235,16 @@ def _yaml_errors() -> Iterator[None]:
         ) from error
 
 
-def _check_keys(node: yaml.MappingNode, *, fail: Callable[..., Exception]) -> None:
+def _bad_keys(node: yaml.MappingNode) -> Iterator[tuple[str, Any]]:
+    """Yield what is wrong with the keys of a mapping, and where."""
     seen = set()
     for key, _ in node.value:
         if key.tag != "tag:yaml.org,2002:str":
-            problem = f"the key {key.value!r} is not a string: put it in quotes"
-            raise fail(problem=problem, problem_mark=key.start_mark)
-        if key.value in seen:
-            problem = f"the key {key.value!r} appears twice"
-            raise fail(problem=problem, problem_mark=key.start_mark)
-        seen.add(key.value)
+            yield (
+                f"the key {key.value!r} is not a string: put it in quotes",
+                key.start_mark,
+            )
+        elif key.value in seen:
+            yield f"the key {key.value!r} appears twice", key.start_mark
+        else:
+            seen.add(key.value)

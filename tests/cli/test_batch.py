@@ -192,18 +192,49 @@ def test_yaml_has_the_same_orders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("item", "said"),
     [
-        ("- disk: /x\n  disk: /y\n", "appears twice"),
-        ("- &a {disk: /x}\n- *a\n", "aliases are refused"),
-        ("- disk: [\n", "not valid YAML"),
-        ("disks: []\n", "it is no list"),
+        (
+            "- disk: /x\n  disk: /y\n",
+            "line 4, column 3: not valid YAML: the key 'disk'",
+        ),
+        ("- {disk: &a /x, 5: *a}\n", "line 3, column 17: not valid YAML: the key '5'"),
+        ("- *a\n", "aliases are refused"),
+        ("- disk: [\n", "line 4, column 1: not valid YAML"),
+        ("- disk: 'x\n", "line 4, column 1: not valid YAML"),
         ("- 2001-99-99\n", "does not match its type"),
         ("- " * 5000 + "\n", "too deeply"),
+        ("- disk: c\n", "give an absolute path"),
+    ],
+)
+@pytest.mark.parametrize("last", ["", "- @\n"])
+def test_a_bad_item_of_yaml_harms_no_other(
+    tmp_path: Path, item: str, said: str, last: str
+) -> None:
+    """Not even where the whole is no YAML; it is told in its place."""
+    good = f"- {{disk: {tmp_path}/%s, size: 1M}}\n"
+    text = f"# disks\n{good % 'a'}{item}{good % 'b'}{last}"
+    results, finished = batch(tmp_path, text, name="orders.yml")
+    assert finished.status == 2
+    after = 3 + item.count("\n")
+    assert [one["line"] for one in results] == [2, 3, after, after + 1][
+        : 3 + bool(last)
+    ]
+    assert [one["exit_status"] for one in results] == [0, 2, 0, 2][: 3 + bool(last)]
+    assert said in results[1]["error"]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[{disk: /x}, {disk: ]\n", "not valid YAML"),
+        ("disks: []\n", "it is no list"),
+        ("disks:\n- disk: /x\n", "it is no list"),
         ("[\xff", "not UTF-8"),
     ],
 )
-def test_yaml_that_cannot_be_read_makes_nothing(
+def test_yaml_that_is_no_list_makes_nothing(
     tmp_path: Path, text: str, said: str
 ) -> None:
     results, finished = batch(tmp_path, text.encode("latin-1"), name="orders.yml")

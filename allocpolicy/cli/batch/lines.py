@@ -1,7 +1,7 @@
 """The orders of a batch: lines of JSON, as they come, or a list in YAML.
 
 Lines are read as there is work for them, and none of them harms another: one that is
-no order says why. YAML is read as a whole, and refused as a whole if it can't be.
+no order says why. YAML is read as a whole, and refused if it is no list.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Lines:
     def _of_yaml(self, begin: bytes) -> Iterator[Line | None]:
         """Yield the items of a list.
 
-        :raises InvalidRequest: when it is none, or not valid.
+        :raises InvalidRequest: when it is none.
         """
         content = begin
         for piece in self._pieces():
@@ -132,8 +132,11 @@ class Lines:
             items = strict_file.yaml_items(content)
         except Invalid as error:
             raise InvalidRequest(f"{self._name}: {error}") from error
-        for number, item in items:
-            yield _checked(number, item)
+        for item in items:
+            if item.problem:
+                yield Line(number=item.line, problem=item.problem)
+            else:
+                yield _checked(item.line, item.data)
 
 
 def _line(number: int, content: bytes) -> Line | None:
