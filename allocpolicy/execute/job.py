@@ -71,7 +71,8 @@ class Job:
     rewritten, and ``until`` when, by the monotonic clock. ``attached``: its policy is
     in a VM's definition, and a stamp only its record. ``remark`` is for the report, and
     so are ``notes``, which are made while the work is done. ``publishes`` is called
-    before a new disk gets its name.
+    before a new disk gets its name. ``tried_ahead`` is of one that is like others to
+    come: the recipes by which this process tried to have a disk prepared ahead of them.
     """
 
     request: Request
@@ -98,6 +99,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
     begins: Callable[[], None] = unnoticed
     publishes: Callable[[], object] = unnoticed
+    tried_ahead: set[str] | None = None
 
     @property
     def host(self) -> Host:

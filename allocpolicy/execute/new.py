@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from functools import partial
 
 from allocpolicy.contract.plan import Mode, Plan
@@ -34,14 +35,29 @@ def make(plan: Plan, job: Job) -> Outcome:
     """
     check_mode(plan, job)
     recipe = cloning.recipe(plan, job)
+    if (cloned := _cloned(plan, job, recipe)) is not None:
+        return cloned
+    if recipe is None or job.tried_ahead is None:
+        return _make(plan, job, recipe=recipe)
+    from allocpolicy.execute import ahead  # for the first disks of a kind
+
+    with ahead.turn(plan, job, recipe) as is_mine:
+        if is_mine:
+            prepare = partial(ahead.prepare, plan, job, recipe)
+            return _make(plan, job, ahead=prepare)
+    return _cloned(plan, job, recipe) or _make(plan, job, recipe=recipe)
+
+
+def _cloned(plan: Plan, job: Job, recipe: Recipe | None) -> Outcome | None:
+    """Clone the disk and publish it; return None if it isn't prepared, or not well."""
     with cloning.template(recipe, job) as template:
         if template is None:
-            return _make(plan, job, recipe=recipe)
+            return None
         try:
             return _make(plan, job, template=template)
         except (PromiseBroken, StrategyFailed):
             cloning.drop(template)
-    return _make(plan, job, recipe=recipe)
+    return None
 
 
 def _make(
@@ -50,10 +66,12 @@ def _make(
     *,
     recipe: Recipe | None = None,
     template: Prepared | None = None,
+    ahead: Callable[..., None] | None = None,
 ) -> Outcome:
     """Build the disk, from a prepared one if there is one, and publish it.
 
     :param recipe: by which others like it may be cloned; it is prepared then.
+    :param ahead: prepares it before it has its name.
     """
     prepare = partial(_give, owner=job.access.owner)
     with (
@@ -63,6 +81,8 @@ def _make(
         if not job.trial:
             if job.request.base:
                 identity.refuse_if_changed(job.request.base)
+            if ahead is not None:
+                ahead(disk=staged.fd, outcome=outcome)
             job.publishes()
             staged.publish(job.request.destination.name)
         if kept is not None:

@@ -38,24 +38,26 @@ def kept(
     """
     with contextlib.ExitStack() as stack:
         found = None
-        if recipe is not None and recipe.settled and _is_worth_it(plan, job, outcome):
+        made = outcome.observation.actual_size
+        if recipe is not None and recipe.settled and is_worth_it(plan, job, made=made):
             with contextlib.suppress(Error, OSError):
                 found = _kept(plan, job, recipe, disk=disk, stack=stack)
         yield found
 
 
-def _is_worth_it(plan: Plan, job: Job, outcome: Outcome) -> bool:
+def is_worth_it(plan: Plan, job: Job, *, made: int) -> bool:
     """Return whether making such a disk again takes longer than cloning it.
 
     A raw disk that shares the blocks of a raw image is a clone already.
+
+    :param made: the storage that the disk takes, in bytes.
     """
-    base, seen = job.facts.base, outcome.observation
-    made = min(plan.peak_bytes, seen.actual_size)
+    base = job.facts.base
     raw = job.request.format is DiskFormat.RAW
     if base is not None and base.data_bytes >= _LEAST_READ:
         is_clone = raw and base.format is DiskFormat.RAW and job.facts.shares_base
         return not is_clone
-    return made >= _LEAST_MADE
+    return min(plan.peak_bytes, made) >= _LEAST_MADE
 
 
 def _kept(

@@ -112,12 +112,18 @@ def provision(
 
 
 def provisioned(
-    order: Order, *, policy: Policy, watch: Watcher, late: ExitStack
+    order: Order,
+    *,
+    policy: Policy,
+    watch: Watcher,
+    late: ExitStack,
+    tried_ahead: set[str] | None = None,
 ) -> Report:
     """Do what `provision` does.
 
     :param late: what is to be left once the report is where it goes: an interrupt that
         comes when the disk has its name is raised there.
+    :param tried_ahead: the `Job`'s.
     :raises Error: as `provision` does.
     """
     started = time.monotonic()
@@ -133,6 +139,7 @@ def provisioned(
             change=change,
             started=started,
             publishes=partial(late.enter_context, interrupts_postponed()),
+            tried_ahead=tried_ahead,
         )
         change.done(done)
         return done
@@ -168,6 +175,7 @@ def _provision(
     started: float,
     prepares: bool = False,
     publishes: Callable[[], object] = unnoticed,
+    tried_ahead: set[str] | None = None,
 ) -> Report:
     requested = resolve(
         policy=policy,
@@ -206,6 +214,7 @@ def _provision(
             prepares=prepares,
             remark=size.remark,
             publishes=publishes,
+            tried_ahead=tried_ahead,
         )
         stamp.encoded(job.stamp)  # now rather than when the disk is made
         if opened and not order.dry_run:

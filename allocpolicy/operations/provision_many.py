@@ -18,6 +18,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error, InvalidRequest, WorkerLost
 from allocpolicy.log import telling
 from allocpolicy.log.entry import Record
+from allocpolicy.operations.alike import Alike
 from allocpolicy.operations.crew import Crew
 from allocpolicy.operations.each_once import EachOnce
 from allocpolicy.operations.provision import Order, provisioned
@@ -106,10 +107,14 @@ def checked_jobs(jobs: int | None) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Given:
-    """An order, and why it is refused, if it is."""
+    """An order, and why it is refused, if it is.
+
+    ``is_alike``: one before it asks for such a disk.
+    """
 
     order: Order
     refusal: InvalidRequest | None
+    is_alike: bool
 
 
 def _given(orders: Iterable[Order]) -> Iterator[_Given]:
@@ -117,11 +122,22 @@ def _given(orders: Iterable[Order]) -> Iterator[_Given]:
 
     :raises InvalidRequest: when one is no `Order`.
     """
-    before = EachOnce()
+    before, kinds = EachOnce(), Alike()
     for number, order in enumerate(orders):
         arguments.instance(Order, order, f"orders[{number}]")
-        refusal = before.refusal(order.destination, base=order.base)
-        yield _Given(order=order, refusal=refusal)
+        disk = order.destination
+        yield _Given(
+            order=order,
+            refusal=before.refusal(disk, base=order.base),
+            is_alike=kinds.was_seen(disk, *_kind(order)),
+        )
+
+
+def _kind(order: Order) -> tuple[object, ...]:
+    return (
+        *(order.virtual_size, order.base, order.base_format, order.format),
+        *(order.disk_role, order.flavor, order.extra_specs, order.labels),
+    )
 
 
 def _watched(
@@ -137,9 +153,10 @@ def _watched(
 def _one_by_one(
     given: Iterable[_Given], *, policy: Policy
 ) -> Generator[Result, None, None]:
+    tried = set[str]()
     for one in given:
         with ExitStack() as late:
-            result = _result(one, policy=policy, late=late)
+            result = _result(one, policy=policy, late=late, tried=tried)
         yield result
 
 
@@ -155,7 +172,7 @@ def _by_workers(
             yield one
 
     with Crew(
-        partial(_answer, policy=policy),
+        partial(_answer, policy=policy, tried=set[str]()),
         lost=_lost,
         workers=processes,
         first=lambda one: warm(one.order, policy=policy),
@@ -172,13 +189,22 @@ def _by_workers(
             raise
 
 
-def _result(one: _Given, *, policy: Policy, late: ExitStack) -> Result:
-    """Return what becomes of an order, an error too."""
+def _result(one: _Given, *, policy: Policy, late: ExitStack, tried: set[str]) -> Result:
+    """Return what becomes of an order, an error too.
+
+    :param tried: the recipes of disks that this process tried to have prepared ahead.
+    """
     order = one.order
     if one.refusal is not None:
         return Result(order=order, error=one.refusal)
     try:
-        report = provisioned(order, policy=policy, watch=unwatched, late=late)
+        report = provisioned(
+            order,
+            policy=policy,
+            watch=unwatched,
+            late=late,
+            tried_ahead=tried if one.is_alike else None,
+        )
     except Exception as error:  # noqa: BLE001  (the other disks' turn)
         return Result(order=order, error=error)
     return Result(order=order, report=report)
@@ -198,11 +224,11 @@ def warm(order: Order, *, policy: Policy) -> None:
         )
 
 
-def _answer(one: _Given, *, policy: Policy, late: ExitStack) -> bytes:
+def _answer(one: _Given, *, policy: Policy, late: ExitStack, tried: set[str]) -> bytes:
     """Return what becomes of an order, and the records of it, for the parent."""
     with telling.kept() as records:
         try:
-            done = _result(one, policy=policy, late=late)
+            done = _result(one, policy=policy, late=late, tried=tried)
         except KeyboardInterrupt as error:  # the parent gives everything up
             return _sent(None, Error(telling.said(error)), records)
     return _sent(done.report, done.error, records)

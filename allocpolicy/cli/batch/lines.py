@@ -33,11 +33,15 @@ _YAML_BEGINS = b"-[#%"  # no line of JSON that is an order begins so
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """An order of a batch, by its keys, or why it is none; ``number`` is from 1."""
+    """An order of a batch, by its keys, or why it is none; ``number`` is from 1.
+
+    ``is_alike``: one before it asks for such a disk.
+    """
 
     number: int
     given: Mapping[str, object] = field(default_factory=dict)
     problem: str = ""
+    is_alike: bool = False
 
     @property
     def disk(self) -> str | None:

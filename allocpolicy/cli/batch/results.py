@@ -20,6 +20,7 @@ from allocpolicy.contract.policy import Policy
 from allocpolicy.errors import Error, InvalidRequest, WorkerLost
 from allocpolicy.log import telling
 from allocpolicy.log.entry import Record
+from allocpolicy.operations.alike import Alike
 from allocpolicy.operations.each_once import EachOnce
 from allocpolicy.operations.provision import provisioned
 from allocpolicy.operations.provision_many import LOST, warm
@@ -28,6 +29,7 @@ from allocpolicy.record import dataclass, replace
 from allocpolicy.storage.signals import Ended, interrupts_postponed
 from allocpolicy.wording import one_line
 
+_ITS_OWN = ("disk", "owner", "mode")
 LEFT = "no unfinished disk was left behind"
 
 
@@ -47,6 +49,7 @@ class Work:
 
     def __init__(self, beside: Defaults, *, policy: Policy, debug: bool) -> None:
         self._beside, self._policy, self._debug = beside, policy, debug
+        self._tried = set[str]()  # by each worker for itself
 
     def __call__(self, line: Line, /, *, late: ExitStack) -> bytes:
         with telling.kept() as records:
@@ -64,7 +67,11 @@ class Work:
                 raise InvalidRequest(line.problem)
             wanted = order.of(line.given, self._beside)
             report = provisioned(
-                wanted, policy=self._policy, watch=unwatched, late=late
+                wanted,
+                policy=self._policy,
+                watch=unwatched,
+                late=late,
+                tried_ahead=self._tried if line.is_alike else None,
             )
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (others' turn)
             if self._debug:
@@ -128,9 +135,12 @@ def _said(
     )
 
 
-def each_once(lines: Iterator[Line | None]) -> Iterator[Line | None]:
-    """Yield the lines; one whose disk an earlier one asks for says so."""
-    before = EachOnce()
+def compared(lines: Iterator[Line | None]) -> Iterator[Line | None]:
+    """Yield the lines; one whose disk an earlier one asks for, or such a one, says so.
+
+    That of the same disk is none.
+    """
+    before, kinds = EachOnce(), Alike()
     for line in lines:
         if line is None or line.problem or not line.disk:
             yield line
@@ -141,7 +151,14 @@ def each_once(lines: Iterator[Line | None]) -> Iterator[Line | None]:
             refusal = before.refusal(
                 Path(line.disk), base=Path(base) if isinstance(base, str) else None
             )
-        yield replace(line, problem=refusal.reason) if refusal else line
+        problem = refusal.reason if refusal else ""
+        is_alike = kinds.was_seen(Path(line.disk), *_kind(line))
+        yield replace(line, problem=problem, is_alike=is_alike)
+
+
+def _kind(line: Line) -> list[tuple[str, object]]:
+    """Return all that the line says but whose disk it is."""
+    return sorted(one for one in line.given.items() if one[0] not in _ITS_OWN)
 
 
 class Output:

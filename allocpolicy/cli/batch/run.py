@@ -80,7 +80,7 @@ class Batch:
 
     def _told(self, crew: Crew[Line], given: Lines, out: Output) -> Iterator[None]:
         """Print what becomes of each line; yield after each."""
-        things = results.each_once(iter(given))
+        things = results.compared(iter(given))
         try:
             for number, answer in crew.answers(things, source=given.source):
                 self._note(number, answer, out)
