@@ -86,16 +86,17 @@ class Stamp:
 
     def as_document(self) -> dict[str, object]:
         """Return what is recorded: schemas/stamp.json."""
-        document = asdict(self)
-        document["requested"] = _choice_document(self.requested)
-        document["effective"] = _choice_document(self.effective)
-        document["format"] = self.format.value
-        if self.asked is None:
-            del document["asked"]
-        else:
-            document["asked"]["disk"] = self.asked.disk.value
+        document: dict[str, object] = {
+            "requested": _choice_document(self.requested),
+            "effective": _choice_document(self.effective),
+            "format": self.format.value,
+            "version": self.version,
+        }
+        if self.asked is not None:
+            asked = document["asked"] = asdict(self.asked)
+            asked["disk"] = self.asked.disk.value
             if not self.asked.labels:
-                del document["asked"]["labels"]
+                del asked["labels"]
         return document
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from allocpolicy.record import dataclass
 from allocpolicy.storage import lately, libc
+from allocpolicy.storage.inode import inode
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 # include/uapi/linux/magic.h; ext2, ext3 and ext4 share one number.
@@ -64,6 +65,11 @@ def identify(fd: int) -> Identity:
 
     :raises OSError: when the mount cannot be found.
     """
+    key = identify, inode(os.fstat(fd))
+    return lately.recalled(key, lambda: _identified(fd))
+
+
+def _identified(fd: int) -> Identity:
     mount = of(fd)
     storage = storage_of(mount, fd)
     return Identity(
