@@ -80,7 +80,8 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
         usage = _usage_with(runs, fd, header, table, path=path)
         behind = usage.used > counted
     end = usage.end if behind else 0
-    clusters = mapped.missing + _for_bitmaps(in_bitmaps, lost=usage.lost)
+    moved = bool(mapped.missing)
+    clusters = mapped.missing + _for_bitmaps(in_bitmaps, lost=usage.lost, moved=moved)
     if clusters:
         end = _end(header, table, usage, clusters=clusters)
     if behind or (clusters and header.refcounts_may_lag):
@@ -112,13 +113,18 @@ def uncounted(fd: int, checked: Checked, *, path: Path) -> int:
     return max(0, checked.references.count - used)
 
 
-def _for_bitmaps(stored: bitmaps.Storage, *, lost: int) -> int:
+def _for_bitmaps(stored: bitmaps.Storage, *, lost: int, moved: bool) -> int:
     """Return the clusters for two generations of the bitmaps, and the holes they leave.
 
     It is such that the file's end stays where it is when the bitmaps are stored again.
 
     :param lost: the clusters of holes that are there already.
+    :param moved: QEMU stores the bitmaps after data that it may have put at the file's
+        end, past those holes: where they are now is then a hole, too, and no room.
     """
+    if moved:
+        holes = max(0, _HOLES_OF_BITMAPS * stored.most - lost - stored.now)
+        return 2 * stored.most + holes
     holes = max(0, _HOLES_OF_BITMAPS * stored.most - lost)
     return 2 * stored.most - stored.now + holes
 

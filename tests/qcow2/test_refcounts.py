@@ -318,6 +318,18 @@ def test_a_file_of_the_full_size_never_grows_whatever_qemu_has_not_written_yet(
     largest=st.sampled_from([1, 64 * KiB, 4 * MiB]),
     runs=st.integers(1, 4),
 )
+@example(  # the hole is too small for the write, and large enough for the bitmaps
+    life=(
+        ("cluster_size=512", "refcount_bits=1", "preallocation=metadata"),
+        7168,
+        [["discard 0 6656"], []],
+    ),
+    granularities=[512],
+    idle=False,
+    seed=0,
+    largest=64 * KiB,
+    runs=1,
+)
 def test_a_file_of_the_full_size_never_grows_when_bitmaps_are_stored(
     life: tuple[tuple[str, ...], int, list[list[str]]],
     granularities: list[int],
