@@ -135,15 +135,35 @@ def rounded(ranges: Iterable[Range], *, virtual_size: int) -> list[Range]:
     so that they can share what was packed for one of them.
     """
     exact = list(ranges)
-    most = sum(length for _, length in exact)
-    most += most // _TOLERATED
     best = exact
     for granule in _GRANULES:
         wider = _joined(exact, granule, virtual_size=virtual_size)
-        if granule > _GRANULES[0] and sum(length for _, length in wider) > most:
+        length = sum(length for _, length in wider)
+        if granule > _GRANULES[0] and not adds_little(length, to=exact):
             break
         best = wider
     return best
+
+
+def adds_little(length: int, *, to: Sequence[Range]) -> bool:
+    """Return whether so many bytes are little more than the ranges have."""
+    least = sum(length for _, length in to)
+    return length <= least + least // _TOLERATED
+
+
+def parts(placed: Sequence[Run], *, ranges: Iterable[Range]) -> Iterator[Run]:
+    """Yield the ranges' parts of what is placed; both are in the guest's order."""
+    runs = iter(placed)
+    run = next(runs, None)
+    for offset, length in ranges:
+        while run is not None and run.source < offset + length:
+            end = run.source + run.length
+            start, stop = max(offset, run.source), min(offset + length, end)
+            if start < stop:
+                yield run.part(start=start - run.source, length=stop - start)
+            if end > offset + length:
+                break
+            run = next(runs, None)
 
 
 def _joined(ranges: Iterable[Range], granule: int, *, virtual_size: int) -> list[Range]:

@@ -1,12 +1,14 @@
 """Packing a finished disk: the same guest content and mapping, in few extents.
 
 The data comes from where it costs least: shared with a disk that was packed before, or
-with the disk itself where that gives few extents; else it is copied once, in the
-guest's order. In any case both are read and compared afterwards.
+with the disk itself where that gives few extents; else it is copied, in the guest's
+order, once for all disks of a base image. Where whole clusters are much more than their
+data, the rest of them stays a hole. In any case both are read and compared afterwards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -18,9 +20,11 @@ from allocpolicy.image_cache.guest_data import Disk, Range
 from allocpolicy.progress import Advance
 from allocpolicy.qcow2 import packing
 from allocpolicy.qcow2.geometry import geometry
+from allocpolicy.qcow2.packing import Packing
 from allocpolicy.storage import (
     copy,
     effort,
+    extent,
     fallocate,
     reading,
     reflink,
@@ -53,8 +57,10 @@ def write(
         guest_data.written(source), virtual_size=source.virtual_size
     )
     packed = _Packed(source, target, ranges=ranges, advance=advance)
-    for one in (*like, source):
-        if packed.share(one) and packed.is_same():
+    copies = [one for one in like if packed.is_copy(one)]
+    tried = [(one, True) for one in (*like, source)]
+    for one, in_few in (*tried, *((one, False) for one in copies)):
+        if packed.share(one, in_few=in_few) and packed.is_same():
             return f"shared with {one.path}"
     packed.copy()
     if not packed.is_same():
@@ -80,11 +86,29 @@ class _Packed:
                 source.virtual_size, cluster_size=source.header.cluster_size
             )
             self._layout = packing.packing(whole, data=ranges)
-            self._placed = list(self._layout.placed)
+            self._placed = _without_much_more(self._layout, ranges=ranges)
             self._size = whole.file_size
 
-    def share(self, disk: Disk) -> bool:
-        """Share the data of a disk; return False where that gives many extents."""
+    def is_copy(self, disk: Disk) -> bool:
+        """Return whether another disk has its data elsewhere: it was copied."""
+        places = [self._first_place(one) for one in (self._source, disk)]
+        return None not in places and places[0] != places[1]
+
+    def _first_place(self, disk: Disk) -> int | None:
+        """Return where the first data is on the device; None: nobody tells."""
+        for run in disk.moves(self._placed[:1]) or ():
+            end = run.source + run.length
+            with contextlib.suppress(OSError):
+                for _, place, *_ in extent.pieces(disk.fd, start=run.source, end=end):
+                    if place != extent.ZEROES:
+                        return place
+        return None
+
+    def share(self, disk: Disk, *, in_few: bool) -> bool:
+        """Share the data of a disk; return False if that can't be.
+
+        :param in_few: nor if that gives many extents.
+        """
         found = disk.moves(self._placed)
         self._empty()
         if found is None or not reflink.can_share(disk.fd, self._target):
@@ -99,7 +123,7 @@ class _Packed:
         )
         self._finish()
         count = guest_data.extents(self._target)
-        return count is not None and count <= self._most_extents()
+        return not in_few or (count is not None and count <= self._most_extents())
 
     def copy(self) -> None:
         """Copy the data in the guest's order."""
@@ -140,6 +164,17 @@ class _Packed:
         if self._layout is not None:
             packing.write(self._target, self._layout, advance=self._advance)
         os.fsync(self._target)
+
+
+def _without_much_more(layout: Packing, *, ranges: list[Range]) -> list[Run]:
+    """Return what is placed: whole clusters, or the ranges alone if that is much less.
+
+    With clusters of 2 MiB, data in small parts would take many times its storage.
+    """
+    whole = list(layout.placed)
+    if guest_data.adds_little(sum(run.length for run in whole), to=ranges):
+        return whole
+    return list(guest_data.parts(whole, ranges=ranges))
 
 
 def _together(placed: Iterable[Run]) -> Iterator[Range]:
