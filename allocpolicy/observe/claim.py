@@ -13,7 +13,6 @@ from pathlib import Path
 
 from allocpolicy.errors import InvalidRequest
 from allocpolicy.observe.unknown import Why
-from allocpolicy.qcow2 import ending
 from allocpolicy.qcow2.geometry import geometry
 from allocpolicy.qcow2.header import MAGIC, Header, read_header
 from allocpolicy.record import dataclass
@@ -53,8 +52,11 @@ def of(fd: int, *, path: Path) -> Claim:
         return DISBELIEVED
     there = os.fstatvfs(fd)
     absurd = full_size > there.f_blocks * there.f_frsize
-    if absurd and not ending.is_explained(fd, header):
-        return DISBELIEVED
+    if absurd:
+        from allocpolicy.qcow2 import ending
+
+        if not ending.is_explained(fd, header):
+            return DISBELIEVED
     return Claim(
         virtual_size=header.virtual_size,
         full_size=full_size,

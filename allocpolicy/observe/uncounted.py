@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from allocpolicy.errors import ImageError
-from allocpolicy.images import data_file as data_files
 from allocpolicy.images import reach as reaches
 from allocpolicy.qcow2.header import Header
 
@@ -19,6 +18,8 @@ def of(header: Header, *, fd: int, path: Path) -> int | None:
     Below the disk's directory it is a file of the same account, and counts as long as
     it is. On another filesystem it takes nothing of the disk's.
     """
+    from allocpolicy.images import data_file as data_files
+
     reach = reaches.of(fd, trusted=())
     try:
         with data_files.opened(header, disk=fd, path=path, reach=reach) as image:
