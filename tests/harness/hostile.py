@@ -109,16 +109,23 @@ def in_disorder(path: Path, *, virtual_size: int, bits: int = 16, step: int) -> 
     """
     size, count = 1 << bits, virtual_size >> bits
     tables = -(-count * 8 // size)
-    first = 1 + max(1, -(-8 * tables // size)) + 1 + tables
+    free = 1 + 1 + max(1, -(-8 * tables // size))
+    # one block more than what its own clusters need: they are few
+    blocks = 1 + 2 * (free + tables + count) // size
+    total = free + tables + blocks + count
+    first = free + tables + blocks
     places = ((first + one * step % count) * size | COPIED for one in range(count))
     return qcow2(
         path,
         cluster_bits=bits,
         virtual_size=virtual_size,
         l1=list(range(tables)),
-        blocks=[None],
-        clusters=tables + count,
-        pieces={0: struct.pack(f">{count}Q", *places)},
+        blocks=list(range(tables, tables + blocks)),
+        clusters=tables + blocks + count,
+        pieces={
+            0: struct.pack(f">{count}Q", *places),
+            tables: struct.pack(">H", 1) * total,
+        },
     )
 
 
