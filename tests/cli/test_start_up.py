@@ -105,7 +105,7 @@ def test_what_answers_at_once_imports_nothing_heavy(
     ("arguments", "besides", "most"),
     [
         (("explain",), (), 110),
-        (("audit", "."), OF_WORKERS, 195),
+        (("audit", "."), OF_WORKERS, 190),
         (("provision", "disk", "--size", "40G", "--strategy", "none"), (), 200),
         (("provision", "disk", "--size", "40G", "--strategy", "performance"), (), 196),
         (("provision", "disk", "--size", "1T", "--strategy", "performance"), (), 196),
