@@ -88,11 +88,16 @@ def _contenders(directory: Path, settings: Settings) -> Iterator[Contender]:
     """Make the base and what is cloned, and yield who makes disks of them."""
     data = settings.amount(DATA, short=DATA, quick=64 * MIB)
     disks.make_bases(directory, virtual_size=10 * GIB, data=data)
+    place = directory / PLACE
+    place.mkdir()
+    (place / disks.BASES["raw"]).symlink_to(directory / disks.BASES["raw"])
     for release in settings.releases:
         release.compile()
-        whole_command.prepare(SIZE, "raw", release=release, directory=directory)
-    measure.output(whole_command.provision(SIZE, "raw"), directory=directory)
-    (directory / DISK).rename(directory / FINISHED)
+        # What is prepared is in the directory of the disks.
+        whole_command.prepare(SIZE, "raw", release=release, directory=place)
+    measure.output(whole_command.provision(SIZE, "raw"), directory=place)
+    (place / DISK).rename(directory / FINISHED)
+    (place / disks.BASES["raw"]).unlink()
     for release in settings.releases:
         if has_batch(release):
             name = release.named(BATCH)
@@ -187,14 +192,14 @@ def _measure(
 
 def _made(one: Contender, count: int, directory: Path) -> tuple[Cost, Sequence[float]]:
     place = directory / PLACE
-    place.mkdir()
     measure.settle(directory)
     watch = Stopwatch(children_only=True)
     seconds = one.make(place, count)
     cost = watch.read()
-    made = sum(one.is_file() for one in place.iterdir())  # beside an image cache
-    assert made == count, f"{one.name} made {made} disks of {count}"
-    shutil.rmtree(place)
+    made = [path for path in place.iterdir() if path.is_file()]
+    assert len(made) == count, f"{one.name} made {len(made)} disks of {count}"
+    for path in made:
+        path.unlink()
     return cost, seconds
 
 
