@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from allocpolicy.image_cache import location
 from allocpolicy.testing.filesystems import (
     KINDS,
     NODISCARD,
@@ -29,6 +31,7 @@ __all__ = [
     "assert_clean",
     "at_rest",
     "available",
+    "disks_in",
     "leave_free",
     "make_image",
     "mount",
@@ -40,6 +43,20 @@ __all__ = [
     "unmount",
     "wait_for_preparing",
 ]
+
+
+def disks_in(directory: Path) -> list[str]:
+    """Return the sorted names in a directory, but for a cache of prepared disks alone.
+
+    Where disks share blocks the first one of a kind is prepared in the background.
+    """
+    wait_for_preparing(directory)
+    names, cache = sorted(os.listdir(directory)), directory / location.DEFAULT_NAME
+    if cache.is_dir():
+        kept = (one for one in os.listdir(cache) if one != location.PREPARED)
+        if all(map(location.is_prepared_name, kept)):
+            names.remove(cache.name)
+    return names
 
 
 def assert_clean(directory: Path) -> None:

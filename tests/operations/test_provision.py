@@ -19,7 +19,7 @@ from tests.conftest import FreshFilesystem
 from tests.harness import images
 from tests.harness.cli import allocpolicy, command, environment, provision
 from tests.harness.direct_io import qemu_io
-from tests.harness.filesystems import available
+from tests.harness.filesystems import available, disks_in
 from tests.harness.images import GIB, MIB
 
 SIZE = 128 * MIB
@@ -75,7 +75,7 @@ def test_every_disk_holds_its_base_image_and_keeps_its_promise(
     )
     assert_disk(disk, format=format, base=source, base_format=base_format)
     assert not schema.validate(report, schema=schema.load("report"))
-    assert os.listdir(directory) == ["disk"]
+    assert disks_in(directory) == ["disk"]
     status = disk.stat()
     observed = report["observed"]
     assert stat.S_IMODE(status.st_mode) == 0o600
