@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 from allocpolicy.errors import WorkerLost
 from allocpolicy.record import dataclass
 from allocpolicy.storage import lately, messages
-from allocpolicy.storage.signals import ended_by_parent, interrupts_postponed
+from allocpolicy.storage.signals import Ended, ended_by_parent, interrupts_postponed
 
 Thing = TypeVar("Thing")
 Thing_contra = TypeVar("Thing_contra", contravariant=True)
@@ -30,6 +30,7 @@ Thing_contra = TypeVar("Thing_contra", contravariant=True)
 WINDOW = 1024
 #: seconds until it is looked whether a worker is gone whose pipe is open all the same
 _LOOK = 1.0
+_NOT_BEGUN = b""
 _NO_WORKER = "no worker process can be started: {}; try again with fewer --jobs"
 
 
@@ -37,7 +38,10 @@ class Work(Protocol[Thing_contra]):
     """Makes the answer of a thing."""
 
     def __call__(self, thing: Thing_contra, /, *, late: contextlib.ExitStack) -> bytes:
-        """Return it; what is to last until it is sent goes on the stack ``late``."""
+        """Return it; what is to last until it is sent goes on the stack ``late``.
+
+        An interrupt that it lets pass has come before anything was done.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,7 @@ class Crew(Generic[Thing]):
         self._selector = selectors.DefaultSelector()
         self._answered: dict[int, bytes] = {}
         self._given = self._told = 0
-        self._is_waiting = self._is_at_end = False
+        self._is_waiting = self._is_at_end = self._is_interrupted = False
 
     def __enter__(self) -> Crew[Thing]:
         return self
@@ -141,6 +145,7 @@ class Crew(Generic[Thing]):
 
         The first may be one that `answers` was interrupted with.
         """
+        self._is_interrupted = True
         with interrupts_postponed():
             for worker, _, _ in self._busy.values():
                 worker.signal(signal.SIGTERM)
@@ -247,6 +252,13 @@ class Crew(Generic[Thing]):
         os.close(nowhere)
 
     def _serve(self, source: int, sink: int) -> None:
+        try:
+            self._answer_each(source, sink)
+        except Ended:  # a thing that was given, if any, isn't begun
+            with interrupts_postponed():
+                messages.send(sink, _NOT_BEGUN)
+
+    def _answer_each(self, source: int, sink: int) -> None:
         while (message := messages.receive(source)) is not None:
             thing = pickle.loads(message)  # noqa: S301  (our own)
             with contextlib.ExitStack() as late:
@@ -282,4 +294,5 @@ class Crew(Generic[Thing]):
             worker.end()
         else:
             self._idle.append(worker)
-        self._answered[number] = self._lost(thing) if message is None else message
+        if message != _NOT_BEGUN or not self._is_interrupted:
+            self._answered[number] = message or self._lost(thing)

@@ -154,6 +154,28 @@ def test_work_that_is_interrupted_has_an_answer_and_what_was_not_begun_has_none(
     os.close(beginning)
 
 
+def test_work_that_lets_an_interrupt_pass_has_not_begun() -> None:
+    """It has no answer, and is not lost: nothing of it is there."""
+    begun, beginning = os.pipe()
+
+    def work(number: int, *, late: ExitStack) -> bytes:
+        os.write(beginning, b".")
+        while True:
+            time.sleep(0.001)
+
+    def things() -> Iterator[int]:
+        yield 0
+        os.read(begun, 1)
+        raise KeyboardInterrupt
+
+    with Crew(work, lost=lost, workers=2) as some:
+        with pytest.raises(KeyboardInterrupt):
+            list(some.answers(things()))
+        assert list(some.last_answers()) == []
+    os.close(begun)
+    os.close(beginning)
+
+
 def test_none_says_that_there_is_nothing_yet() -> None:
     """What was given before is answered meanwhile; the source wakes it up."""
     source, sink = os.pipe()
