@@ -62,4 +62,4 @@ def prepare(
     """
     if spare.is_worth_it(plan, job, made=outcome.observation.actual_size):
         with contextlib.suppress(Error, OSError):
-            preparing.prepare(preparing.order(plan, job, recipe), disk=disk)
+            preparing.prepare(preparing.preparation(plan, job, recipe), disk=disk)

@@ -21,13 +21,13 @@ import allocpolicy
 from allocpolicy.errors import Error
 from allocpolicy.execute import preparing
 from allocpolicy.execute import recipe as recipes
-from allocpolicy.execute.preparing import Order
+from allocpolicy.execute.preparing import Preparation
 from allocpolicy.record import dataclass, replace
 from allocpolicy.storage import named_lock
 from allocpolicy.storage.directories import Directory
 
 _FIRST = 3  # descriptor of the child's, after those of its standard streams
-_ORDER, _DISK, _LOCK, _DISKS = range(_FIRST, _FIRST + 4)
+_WANTED, _DISK, _LOCK, _DISKS = range(_FIRST, _FIRST + 4)
 _APART = 32  # above all of those
 _CODE = """\
 import sys
@@ -41,7 +41,7 @@ background.main()
 class Spare:
     """A finished disk without a name, to be prepared; and the recipe's lock."""
 
-    order: Order
+    wanted: Preparation
     disk: int
     lock: int
 
@@ -51,17 +51,17 @@ class Spare:
         The disk is there by now: nothing is a reason to fail.
         """
         with contextlib.suppress(Exception), contextlib.ExitStack() as stack:
-            order = os.memfd_create("order")
-            stack.callback(os.close, order)
-            with open(os.dup(order), "wb") as file:
-                pickle.dump(_portable(self.order), file)
-            given = (order, self.disk, self.lock, self.order.disks.fd)
+            told = os.memfd_create("wanted")
+            stack.callback(os.close, told)
+            with open(os.dup(told), "wb") as file:
+                pickle.dump(_portable(self.wanted), file)
+            given = (told, self.disk, self.lock, self.wanted.disks.fd)
             _reap(_spawned([_high(fd, stack) for fd in given]))
 
 
-def _portable(order: Order) -> Order:
-    disks = Directory(path=order.disks.path, fd=_DISKS)
-    return replace(order, disks=disks)
+def _portable(wanted: Preparation) -> Preparation:
+    disks = Directory(path=wanted.disks.path, fd=_DISKS)
+    return replace(wanted, disks=disks)
 
 
 def _high(fd: int, stack: contextlib.ExitStack) -> int:
@@ -114,19 +114,19 @@ def main() -> None:
     os.setsid()
     os.nice(19)
     os.chdir("/")
-    with open(_ORDER, "rb") as file:
+    with open(_WANTED, "rb") as file:
         file.seek(0)
-        order: Order = pickle.load(file)  # noqa: S301  (of `Spare.start`)
+        wanted: Preparation = pickle.load(file)  # noqa: S301  (of `Spare.start`)
     from allocpolicy.log import telling
 
-    receiver = partial(telling.sent, to=order.policy.change_log)
+    receiver = partial(telling.sent, to=wanted.policy.change_log)
     # What fails was told.
     with (
         contextlib.suppress(Error, OSError),
         telling.told_to(receiver, command="prepare"),
-        _released(order),
+        _released(wanted),
     ):
-        preparing.prepare(order, disk=_DISK)
+        preparing.prepare(wanted, disk=_DISK)
 
 
 def _close_others() -> None:
@@ -142,11 +142,11 @@ def _close_others() -> None:
 
 
 @contextlib.contextmanager
-def _released(order: Order) -> Iterator[None]:
+def _released(wanted: Preparation) -> Iterator[None]:
     """Remove the file of the recipe's lock at the end; a process that ends drops it."""
     try:
         yield
     finally:
-        policy = order.policy
-        name = recipes.lock(order.recipe, disks=order.disks, policy=policy)
+        policy = wanted.policy
+        name = recipes.lock(wanted.recipe, disks=wanted.disks, policy=policy)
         named_lock.forget(name, lock_path=policy.lock_path)

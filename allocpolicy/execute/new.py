@@ -120,12 +120,12 @@ def _prepare(
 ) -> Outcome:
     from allocpolicy.execute import preparing
 
-    order = preparing.order(plan, job, recipe)
+    wanted = preparing.preparation(plan, job, recipe)
     prepare = partial(_give, owner=job.access.owner)
     with built(plan, job, prepare=prepare, template=template) as (staged, outcome):
         if job.request.base:
             identity.refuse_if_changed(job.request.base)
-        path = preparing.prepare(order, disk=staged.fd)
+        path = preparing.prepare(wanted, disk=staged.fd)
         return replace(outcome, prepared=path)
 
 

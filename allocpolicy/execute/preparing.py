@@ -64,7 +64,7 @@ _REFUSALS = (NotEnoughSpace, Unsupported)  # no faults: disks are made by their 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Preparation:
     """What is to be prepared: the recipe, and the finished disk that has its content.
 
     ``disks`` is the directory of the disks; ``steps`` are what made it, in words.
@@ -78,9 +78,9 @@ class Order:
     steps: tuple[str, ...]
 
 
-def order(plan: Plan, job: Job, recipe: Recipe) -> Order:
+def preparation(plan: Plan, job: Job, recipe: Recipe) -> Preparation:
     """Return what is to be prepared when a job's plan was carried out."""
-    return Order(
+    return Preparation(
         recipe=recipe,
         disks=job.directory,
         policy=job.policy,
@@ -90,7 +90,7 @@ def order(plan: Plan, job: Job, recipe: Recipe) -> Order:
     )
 
 
-def prepare(order: Order, *, disk: int) -> Path:
+def prepare(wanted: Preparation, *, disk: int) -> Path:
     """Keep what an open finished disk holds, unless it is there; return its path.
 
     The caller holds the recipe's lock (`recipe.lock`).
@@ -99,12 +99,12 @@ def prepare(order: Order, *, disk: int) -> Path:
     :raises Unsupported: when the image cache can't share blocks with the disk.
     :raises InvalidRequest: when nobody could believe what is in the image cache.
     """
-    configured, name = order.policy.image_cache_dir, order.recipe.name
-    with prepared.found(name, disks=order.disks, configured=configured) as found:
+    configured, name = wanted.policy.image_cache_dir, wanted.recipe.name
+    with prepared.found(name, disks=wanted.disks, configured=configured) as found:
         if found is not None:
             return found.path
     with (
-        prepared.place(order.disks, configured=configured) as place,
+        prepared.place(wanted.disks, configured=configured) as place,
         telling.changing(
             "cache add", file=place.path / name, refusals=_REFUSALS
         ) as done,
@@ -113,9 +113,9 @@ def prepare(order: Order, *, disk: int) -> Path:
         with home.opened(place) as cache:
             if cache is None:
                 raise Error(f"image cache {place.path}: it vanished; try again")
-            status = _prepared(order, cache, disk=disk)
-            done(_state(order, status))
-            prepared_entries.sweep(cache, roots=_roots(order))
+            status = _prepared(wanted, cache, disk=disk)
+            done(_state(wanted, status))
+            prepared_entries.sweep(cache, roots=_roots(wanted))
             return cache.path / name
 
 
@@ -131,34 +131,34 @@ def _make(place: Home, *, disk: int) -> None:
     home.make_directory(place.above, place.name)
 
 
-def _state(order: Order, status: os.stat_result) -> dict[str, object]:
+def _state(wanted: Preparation, status: os.stat_result) -> dict[str, object]:
     return {
-        "format": str(order.format),
-        "virtual_size": order.virtual_size,
+        "format": str(wanted.format),
+        "virtual_size": wanted.virtual_size,
         "actual_size": status.st_blocks * 512,
     }
 
 
-def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
-    name, path = order.recipe.name, cache.path
+def _prepared(wanted: Preparation, cache: Cache, *, disk: int) -> os.stat_result:
+    name, path = wanted.recipe.name, cache.path
     with (
         staging.create(cache.directory) as staged,
         explained(fd=staged.directory_fd, path=path, needed=0, action=_WHAT),
     ):
-        _refuse_if_short(order, staged, disk=disk)
-        _fill(order, staged, cache, disk=disk)
-        tables = _checked(order, staged, disk=disk)
-        entry.mark(staged.fd, cache=cache, name=name, source=_source(order))
+        _refuse_if_short(wanted, staged, disk=disk)
+        _fill(wanted, staged, cache, disk=disk)
+        tables = _checked(wanted, staged, disk=disk)
+        entry.mark(staged.fd, cache=cache, name=name, source=_source(wanted))
         with contextlib.suppress(OSError):  # long paths may have no room there
-            origin.record(staged.fd, order.recipe.images)
+            origin.record(staged.fd, wanted.recipe.images)
         os.fchmod(staged.fd, _OURS_ALONE)
         os.fsync(staged.fd)
-        with _room(order, cache, needed=os.fstat(staged.fd).st_blocks * 512):
+        with _room(wanted, cache, needed=os.fstat(staged.fd).st_blocks * 512):
             _publish(staged, name, cache=cache)
             record = Record(
                 file=unchanged.state(staged.fd),
-                virtual_size=order.virtual_size,
-                steps=order.steps,
+                virtual_size=wanted.virtual_size,
+                steps=wanted.steps,
                 tables=tables,
             )
             prepared_record.write(cache, name, record)
@@ -166,19 +166,19 @@ def _prepared(order: Order, cache: Cache, *, disk: int) -> os.stat_result:
 
 
 @contextlib.contextmanager
-def _room(order: Order, cache: Cache, *, needed: int) -> Iterator[None]:
+def _room(wanted: Preparation, cache: Cache, *, needed: int) -> Iterator[None]:
     """Make room among other prepared disks, of which there may be a limited amount.
 
     :raises NotEnoughSpace: when there isn't enough.
     """
-    policy = order.policy
+    policy = wanted.policy
     most = policy.prepared_disks.max_bytes
     with prepared_entries.room(
         cache,
         needed=needed,
         most=most,
         lock_path=policy.lock_path,
-        roots=_roots(order),
+        roots=_roots(wanted),
     ) as fits:
         if not fits:
             assert most is not None
@@ -187,33 +187,33 @@ def _room(order: Order, cache: Cache, *, needed: int) -> Iterator[None]:
         yield
 
 
-def _roots(order: Order) -> tuple[Path, ...]:
+def _roots(wanted: Preparation) -> tuple[Path, ...]:
     """Return where overlays may be that somebody made on a prepared disk."""
-    return () if order.policy.image_cache_dir else (order.disks.path,)
+    return () if wanted.policy.image_cache_dir else (wanted.disks.path,)
 
 
-def _source(order: Order) -> Path | None:
-    images = order.recipe.images
+def _source(wanted: Preparation) -> Path | None:
+    images = wanted.recipe.images
     return images[-1].path if images else None
 
 
-def _fill(order: Order, staged: Staged, cache: Cache, *, disk: int) -> None:
+def _fill(wanted: Preparation, staged: Staged, cache: Cache, *, disk: int) -> None:
     """Fill the file with what the finished disk holds, packed if that is possible.
 
     What another author's step made may be of a kind that nobody packs.
     """
     _share(staged, disk=disk)
-    path = staged.directory / order.recipe.name
+    path = staged.directory / wanted.recipe.name
     try:
         source = guest_data.disk(
-            disk, path=path, format=order.format, size=order.virtual_size
+            disk, path=path, format=wanted.format, size=wanted.virtual_size
         )
     except ImageError:
         return
-    with prepared.of_images(cache, order.recipe.images) as others:
-        like = [_as_disk(one, order) for one in others]
+    with prepared.of_images(cache, wanted.recipe.images) as others:
+        like = [_as_disk(one, wanted) for one in others]
         packed_copy.write(source, staged.fd, like=like, advance=_unheard)
-    if not _is_like(staged.fd, disk, order=order, path=path):
+    if not _is_like(staged.fd, disk, wanted=wanted, path=path):
         os.ftruncate(staged.fd, 0)
         _share(staged, disk=disk)
 
@@ -235,15 +235,15 @@ def _share(staged: Staged, *, disk: int) -> None:
 def _unheard(count: int) -> None: ...
 
 
-def _as_disk(one: Prepared, order: Order) -> Disk:
+def _as_disk(one: Prepared, wanted: Preparation) -> Disk:
     return guest_data.disk(
         one.fd, path=one.path, format=one.format, size=one.record.virtual_size
     )
 
 
-def _is_like(made: int, disk: int, *, order: Order, path: Path) -> bool:
+def _is_like(made: int, disk: int, *, wanted: Preparation, path: Path) -> bool:
     """Return whether a packed qcow2 has all that the finished disk's header says."""
-    if order.format is DiskFormat.RAW:
+    if wanted.format is DiskFormat.RAW:
         return True
     one, two = (_properties(read_header(fd, path=path)) for fd in (made, disk))
     return one == two
@@ -257,15 +257,15 @@ def _properties(header: Header) -> tuple[object, ...]:
     )
 
 
-def _checked(order: Order, staged: Staged, *, disk: int) -> Survey | None:
+def _checked(wanted: Preparation, staged: Staged, *, disk: int) -> Survey | None:
     """Return what the tables say of what was made: the same as the finished disk's.
 
     :raises ImageError: when they are not consistent.
     :raises Error: when they say something else.
     """
-    if order.format is DiskFormat.RAW:
+    if wanted.format is DiskFormat.RAW:
         return None
-    path = staged.directory / order.recipe.name
+    path = staged.directory / wanted.recipe.name
     made, before = survey.of(staged.fd, path=path), survey.of(disk, path=path)
     if (made.mapped, made.counted) != (before.mapped, before.counted):
         raise Error(f"{path}: what was made isn't mapped as the disk is; not kept")
@@ -296,13 +296,13 @@ def _unused(cache: Cache, name: str) -> Iterator[os.stat_result]:
         yield held.status
 
 
-def _refuse_if_short(order: Order, staged: Staged, *, disk: int) -> None:
+def _refuse_if_short(wanted: Preparation, staged: Staged, *, disk: int) -> None:
     """Leave what others need: the host, and disks whose storage is not written yet.
 
     :raises NotEnoughSpace: when less would be free, if all of the disk were copied.
     """
-    policy, needed = order.policy, os.fstat(disk).st_blocks * 512
-    reserved = account.take(order.disks.path, policy=policy).unwritten
+    policy, needed = wanted.policy, os.fstat(disk).st_blocks * 512
+    reserved = account.take(wanted.disks.path, policy=policy).unwritten
     needed += policy.limits.reserved_host_disk + policy.headroom.bytes_for(reserved)
     free = budget.space_of(staged.directory_fd).free
     if free < needed:

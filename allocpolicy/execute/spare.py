@@ -81,8 +81,8 @@ def _kept(
     stack.callback(os.close, lock)
     from allocpolicy.execute import background, preparing
 
-    order = preparing.order(plan, job, recipe)
-    return background.Spare(order=order, disk=staged.fd, lock=lock)
+    wanted = preparing.preparation(plan, job, recipe)
+    return background.Spare(wanted=wanted, disk=staged.fd, lock=lock)
 
 
 def _is_python(executable: str | None) -> bool:
