@@ -22,20 +22,21 @@ _BATCH = 1 << 20
 _ONE = (1).to_bytes(REFCOUNT_SIZE, "big")
 
 
-def check(fd: int, header: Header, *, clusters: int, path: Path) -> bool:
-    """Return whether nothing more is counted than the file's clusters, each once.
+def check(fd: int, header: Header, *, clusters: int, path: Path) -> int | None:
+    """Return how many of the file's clusters leak, as they are counted more than once.
 
-    False, too, where refcounts have another width than 16 bits. To QEMU it is a leak if
-    what isn't said to have a refcount of one (the COPIED bit) is counted more often.
+    None if more than the file's clusters is counted, or where refcounts have another
+    width than 16 bits. To QEMU it is a leak if what isn't said to have a refcount of
+    one (the COPIED bit) is counted more often.
 
     :param clusters: how many the file has, all of which are referred to once.
     :raises ImageError: when one of these has another refcount, which isn't a leak.
     """
     if header.refcount_bits != 8 * REFCOUNT_SIZE:
-        return False
+        return None
     table = tables.read_refcount_table(fd, header, path=path)
     per_block, done = header.cluster_size // REFCOUNT_SIZE, 0
-    exact = True
+    leaked = 0
     for offset, blocks in _runs(table, size=header.cluster_size):
         effort.check()
         count = blocks * per_block
@@ -44,14 +45,13 @@ def check(fd: int, header: Header, *, clusters: int, path: Path) -> bool:
             found = reading.read(fd, count * REFCOUNT_SIZE, offset=offset)
         used = min(count, max(0, clusters - done))
         if not found.startswith(_ONE * used):
-            _refuse(fd, found, header, done, used, path=path)
-            exact = False
+            leaked += _leaked(fd, found, header, done, used, path=path)
         if found.count(0, used * REFCOUNT_SIZE) < len(found) - used * REFCOUNT_SIZE:
-            return False
+            return None
         done += count
     if done < clusters:
-        _refuse(fd, b"", header, done, clusters - done, path=path)
-    return exact
+        _leaked(fd, b"", header, done, clusters - done, path=path)
+    return leaked
 
 
 def _runs(table: tuple[int, ...], *, size: int) -> Iterator[tuple[int, int]]:
@@ -69,21 +69,24 @@ def _runs(table: tuple[int, ...], *, size: int) -> Iterator[tuple[int, int]]:
         yield start, count
 
 
-def _refuse(
+def _leaked(
     fd: int, found: bytes, header: Header, done: int, used: int, *, path: Path
-) -> None:
-    """Name the first cluster with a wrong refcount.
+) -> int:
+    """Return how many of these clusters are counted more than once, and may be.
 
-    :raises ImageError: if there is any among those in use but leaks.
+    :raises ImageError: naming the first with another wrong refcount.
     """
     places = consistency.metadata_places(fd, header, path=path)
+    leaked = 0
     for index in range(used):
         entry = found[index * REFCOUNT_SIZE : (index + 1) * REFCOUNT_SIZE]
         if entry == _ONE:
             continue
         number, cluster = int.from_bytes(entry, "big"), done + index
         if number and any(start <= cluster < end for start, end in places):
+            leaked += 1
             continue
         host = cluster * header.cluster_size
         reason = f"the cluster at host offset {host} is in use once, and counted"
         raise ImageError(path, f"{reason} {number} times: {_REPAIR}")
+    return leaked

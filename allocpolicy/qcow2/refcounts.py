@@ -70,8 +70,10 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
     in_bitmaps = bitmaps.storage(fd, header, path=path)
     wanted = mapped.missing or in_bitmaps.most
     whole = not wanted and (not alone or present <= references.count)
-    if whole and not header.refcounts_may_lag and _is_exact(fd, checked, path, present):
-        return Count(full_size=present * size, leaked=0 if alone else None)
+    if whole and not header.refcounts_may_lag:
+        leaked = _leaked_of_whole(fd, checked, path, present)
+        if leaked is not None:
+            return Count(full_size=present * size, leaked=leaked if alone else None)
     table = tables.read_refcount_table(fd, header, path=path)
     usage = _usage(fd, header, table, path=path)
     behind = False
@@ -92,11 +94,14 @@ def count(fd: int, checked: Checked, *, path: Path, file_size: int) -> Count:
     )
 
 
-def _is_exact(fd: int, checked: Checked, path: Path, present: int) -> bool:
-    """Return whether refcounts needn't be counted: the file has no cluster to spare."""
+def _leaked_of_whole(fd: int, checked: Checked, path: Path, present: int) -> int | None:
+    """Return how many clusters leak of a file that has none to spare.
+
+    None if all refcounts must be added up to know.
+    """
     header, references = checked.header, checked.references
     if not are_all(header, beyond=checked.mapped.beyond) or references.count > present:
-        return True
+        return 0
     return counted_once.check(fd, header, clusters=present, path=path)
 
 
