@@ -217,9 +217,13 @@ def preparing(directory: Path) -> set[int]:
 
 
 def _prepares(process: int) -> bool:
+    """Return whether a process prepares a disk, or is one that exec(2) is starting.
+
+    Who started it goes on before the kernel has set the new command line.
+    """
     with contextlib.suppress(OSError):
         command = Path(f"/proc/{process}/cmdline").read_bytes()
-        return b"background.main()" in command
+        return not command or b"background.main()" in command
     return False
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from allocpolicy import Order, Policy, PreparedDisks, Report, provision_many
-from allocpolicy.execute import ahead, background, preparing
+from allocpolicy.execute import ahead, preparing, recipe, spare
 from allocpolicy.operations.alike import Alike
 from allocpolicy.storage import named_lock
 from tests.harness import filesystems, images
@@ -83,7 +83,7 @@ def test_nobody_waits_for_ever(
 ) -> None:
     """Where another process has the lock, the disks are made by their steps."""
     monkeypatch.setattr(ahead, "_LONGEST", 0.1)
-    monkeypatch.setattr(preparing, "lock", lambda *_, **__: "prepare-held")
+    monkeypatch.setattr(recipe, "lock", lambda *_, **__: "prepare-held")
     policy = Policy(configured=False, lock_path=tmp_path)
     with named_lock.hold("prepare-held", lock_path=tmp_path):
         assert cloned(reports(directory, policy, jobs=4)) == 0
@@ -94,8 +94,8 @@ def test_nobody_waits_for_ever(
 def test_what_is_not_worth_it_is_not_waited_for(
     directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(background, "_LEAST_MADE", SIZE)
-    monkeypatch.setattr(preparing, "lock", lambda *_, **__: "prepare-held")
+    monkeypatch.setattr(spare, "_LEAST_MADE", SIZE)
+    monkeypatch.setattr(recipe, "lock", lambda *_, **__: "prepare-held")
     policy = Policy(configured=False, lock_path=tmp_path)
     with named_lock.hold("prepare-held", lock_path=tmp_path):
         assert cloned(reports(directory, policy, jobs=4)) == 0

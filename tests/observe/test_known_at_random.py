@@ -34,7 +34,7 @@ from tests.observe.test_known import (
     settled,
 )
 
-memory = test_known.memory
+memory, settled_early = test_known.memory, test_known.settled_early
 _SIZE = 48 * MiB
 _PAGE = 4096
 _FICLONERANGE = 0x4020940D
