@@ -109,7 +109,7 @@ def remember(
         now = ground(asked)
         if now is None or (now.reading, now.files) != (before.reading, before.files):
             return
-        if not before.files.keys() >= {*read}:
+        if not before.files.keys() >= {*map(os.path.abspath, read)}:
             return
         if not config_identity.are_settled(before.files, at=before.at):
             return

@@ -118,6 +118,18 @@ def test_a_relative_path_means_the_file_that_is_there(
     assert len(reads) == 3
 
 
+def test_a_file_with_a_relative_path_is_remembered(
+    memory: Path, home: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever path it is asked for."""
+    (home / "x.conf").write_text(SPACE)
+    monkeypatch.chdir(home)
+    for path in (Path("x.conf"), Path("x.conf"), home / "x.conf"):
+        found = load_policy(config_files=path)
+        assert f"{home}/x.conf" in found.default_origin
+    assert len(reads) == 1
+
+
 def test_what_comes_through_a_pipe_is_read_each_time(
     memory: Path, reads: list[int]
 ) -> None:
