@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ OURS = "allocpolicy"
 PYTHON = "python -c pass"
 SIZE = 40 * GIB
 DATA = 1434 * MIB
+_SETTLED = 3.0  # seconds after which what a file says can be remembered
 EMPTY, EXISTING, CONFIGURATION = "empty", "existing", "allocpolicy.conf"
 _PROVISION = f"provision {DISK} --strategy performance --size {SIZE}"
 _CONFIGURED = """\
@@ -93,6 +95,7 @@ def _prepare(directory: Path, settings: Settings) -> None:
     disks.make_bases(directory, virtual_size=3 * GIB, data=data)
     (directory / EMPTY).mkdir()
     (directory / CONFIGURATION).write_text(_CONFIGURED)
+    time.sleep(_SETTLED)
     for release in settings.releases:
         for base in (*disks.BASES, None):
             whole_command.prepare(SIZE, base, release=release, directory=directory)
