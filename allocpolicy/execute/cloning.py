@@ -31,8 +31,9 @@ def required_recipe(plan: Plan, job: Job) -> Recipe:
         raise InvalidRequest(
             "no disks are prepared: prepared_disks is off; set it to on, or to a size"
         )
-    found, why = recipe(plan, job), recipes.why_not(plan, job)
+    found = recipe(plan, job)
     if found is None:
+        why = recipes.why_not(plan, job)
         disk = f"such a disk in {job.directory.path} can't be prepared"
         raise InvalidRequest(f"{disk}: {why}; provision makes it by its steps")
     return found

@@ -27,8 +27,8 @@ def refuse_longer(fd: int, length: int, *, path: Path) -> None:
         if length <= os.fstat(fd).st_size:
             return
         most = None if _reaches(fd, length) else _longest(fd)
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY and length > limit:
+    limit = _limit()
+    if limit is not None and length > limit:
         raise _too_long(path, length, f"RLIMIT_FSIZE (ulimit -f) allows {limit} bytes")
     if most is not None:
         said = f"the filesystem's longest file has {format_size(most)}"
@@ -42,10 +42,16 @@ def lengthen(fd: int, length: int) -> None:
 
     :raises OSError: as ftruncate(2), other than for the length.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    allowed = limit == resource.RLIM_INFINITY or length <= limit
+    limit = _limit()
+    allowed = limit is None or length <= limit
     if allowed and os.fstat(fd).st_size < length and _reaches(fd, length):
         os.ftruncate(fd, length)
+
+
+def _limit() -> int | None:
+    """Return the bytes of the process's longest file (RLIMIT_FSIZE); None: no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _too_long(path: Path, length: int, reason: str) -> Unsupported:
